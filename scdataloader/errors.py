@@ -1,0 +1,21 @@
+"""The errors that a caller may want to catch; all else is a built-in exception with a message that says what to do."""
+
+
+class ScDataLoaderError(Exception):
+    """Base of every error below."""
+
+
+class NotCountsError(ScDataLoaderError, ValueError):
+    """A matrix that should hold counts has a negative value, a fraction, or no candidate at all."""
+
+
+class GeneOverlapError(ScDataLoaderError, ValueError):
+    """A source shares too few genes with the vocabulary."""
+
+
+class SourceFormatError(ScDataLoaderError, ValueError):
+    """A file or folder is not what its name says, or is damaged."""
+
+
+class StateMismatchError(ScDataLoaderError, ValueError):
+    """A saved state belongs to other data, other weights or another way of sampling."""

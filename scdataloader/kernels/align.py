@@ -1,0 +1,246 @@
+"""From a source's genes to the vocabulary's: look up, sort where the order changed, sum where two genes became one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+OK, BAD_INDEX, NOT_COUNT = 0, 1, 2
+
+
+_CACHE_LINE = 64
+# One word of the bit set covers 64 genes, of which a cell expresses a handful. So many are written without asking; only
+# a fuller word takes a branch that the processor has to guess.
+_USUAL_PER_WORD = 8
+
+
+@intrinsic
+def _count_trailing_zeros(typing_context: Any, word: Any) -> Any:
+    """Number of zero bits below the lowest set one; 64 for a word of zeros."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return nb.uint64(nb.uint64), generate
+
+
+@intrinsic
+def _count_ones(typing_context: Any, word: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return nb.uint64(nb.uint64), generate
+
+
+@intrinsic
+def _prefetch(typing_context: Any, address: Any) -> Any:
+    """Ask for the cache line at an address; an address that is not mapped is no error."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        i32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", (pointer,), ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+        )
+        read, keep, data_cache = ir.Constant(i32, 0), ir.Constant(i32, 2), ir.Constant(i32, 1)
+        builder.call(function, [builder.inttoptr(args[0], pointer), read, keep, data_cache])
+        return context.get_dummy_value()
+
+    return nb.void(nb.uintp), generate
+
+
+@nb.njit(nogil=True, cache=True)
+def _prefetch_range(values: NDArray[Any], begin: int, end: int) -> None:
+    address = values.ctypes.data
+    for byte in range(begin * values.itemsize, end * values.itemsize, _CACHE_LINE):
+        _prefetch(np.uintp(address + byte))
+
+
+@nb.njit(nogil=True, cache=True)
+def align_rows(
+    indptr: NDArray[np.int64],
+    indices: NDArray[Any],
+    data: NDArray[Any],
+    take: NDArray[np.int64],
+    lut: NDArray[np.int32],
+    n_genes: int,
+    monotone: bool,
+    counts_only: bool,
+    place: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    out_indices: NDArray[np.int32],
+    out_data: NDArray[np.float32],
+    out_size: NDArray[np.int64],
+    out_depth: NDArray[np.float32],
+) -> tuple[int, int]:
+    """Write rows ``take`` of a CSR matrix, with genes renumbered by ``lut``, into slots of the output.
+
+    Row ``take[i]`` goes to slot ``p = place[i]``: its entries, ascending by gene, to ``out_indices`` and ``out_data``
+    from ``starts[p]`` on (the slot has room for all entries as stored), their number to ``out_size[p]``, the total over
+    all genes, dropped ones too, to ``out_depth[p]``. Entries whose ``lut`` is -1 are dropped; entries that meet in one
+    gene are summed. ``monotone`` says that ``lut`` without its -1 strictly ascends: rows stored in ascending order then
+    need no sorting.
+
+    Returns (status, i): `OK`, or what is wrong with ``take[i]``. Nothing outside the slots is touched, whatever
+    ``indices`` holds.
+    """
+    scratch = np.zeros(n_genes + 1, np.float32)
+    present = np.zeros(n_genes // 64 + 1, np.uint64)
+    for i in range(len(take)):
+        begin, end = indptr[take[i]], indptr[take[i] + 1]
+        if i + 1 < len(take):
+            # Random rows of a large matrix are never in cache: fetch the next while this one is worked on.
+            _prefetch_range(indices, indptr[take[i + 1]], indptr[take[i + 1] + 1])
+            _prefetch_range(data, indptr[take[i + 1]], indptr[take[i + 1] + 1])
+        row_indices, row_data = indices[begin:end], data[begin:end]
+        in_range, ascending = _check_indices(row_indices, len(lut))
+        if not in_range:
+            return BAD_INDEX, i
+        valid, depth = _check_values(row_data)
+        if counts_only and not valid:
+            return NOT_COUNT, i
+        slot = place[i]
+        out = starts[slot]
+        room = slice(out, out + end - begin)
+        if monotone and ascending:
+            size = _renumber(row_indices, row_data, lut, out_indices[room], out_data[room])
+        else:
+            size = _scatter(row_indices, row_data, lut, n_genes, scratch, present, out_indices[room], out_data[room])
+        out_size[slot] = size
+        out_depth[slot] = depth
+    return OK, 0
+
+
+@nb.njit(nogil=True, cache=True)
+def _check_indices(indices: NDArray[Any], n: int) -> tuple[bool, bool]:
+    """Whether all indices lie in [0, n), and whether they strictly ascend. Without branches, so that it vectorises."""
+    low, high, disorder = 0, -1, 0
+    for j in range(len(indices)):
+        low = min(low, indices[j])
+        high = max(high, indices[j])
+    for j in range(1, len(indices)):
+        disorder |= indices[j] <= indices[j - 1]
+    return low >= 0 and high < n, disorder == 0
+
+
+@nb.njit(nogil=True, cache=True, fastmath={"reassoc"})
+def _check_values(data: NDArray[Any]) -> tuple[bool, float]:
+    """Whether all values are counts, and their sum. Sums of counts are exact in float64, so their order is free."""
+    bad = 0
+    total = 0.0
+    for j in range(len(data)):
+        value = np.float32(data[j])
+        bad |= not (value >= 0 and value == np.floor(value))
+        total += np.float64(value)
+    return bad == 0, total
+
+
+@nb.njit(nogil=True, cache=True)
+def _renumber(
+    indices: NDArray[Any],
+    data: NDArray[Any],
+    lut: NDArray[np.int32],
+    out_indices: NDArray[np.int32],
+    out_data: NDArray[np.float32],
+) -> int:
+    """Look each gene up and keep what the vocabulary has. Every entry is written; the next one overwrites a dropped one."""
+    size = 0
+    for j in range(len(indices)):
+        gene = lut[indices[j]]
+        out_indices[size] = gene
+        out_data[size] = data[j]
+        size += gene >= 0
+    return size
+
+
+@nb.njit(nogil=True, cache=True)
+def _scatter(
+    indices: NDArray[Any],
+    data: NDArray[Any],
+    lut: NDArray[np.int32],
+    n_genes: int,
+    scratch: NDArray[np.float32],
+    present: NDArray[np.uint64],
+    out_indices: NDArray[np.int32],
+    out_data: NDArray[np.float32],
+) -> int:
+    """Sort one row by gene and sum what meets, through a dense row and a bit set.
+
+    ``scratch`` has ``n_genes + 1`` places, whose content is free; ``present`` a bit for each, all zero before and after.
+    With a few thousand entries among some 10^4 genes this takes a fraction of the time of a comparison sort. Dropped
+    entries go to the place behind the last gene, which is never read.
+    """
+    one = np.uint64(1)
+    kept = 0
+    for j in range(len(indices)):
+        gene = min(np.uint32(lut[indices[j]]), np.uint32(n_genes))
+        kept += gene < n_genes
+        scratch[gene] = data[j]
+        present[gene >> np.uint32(6)] |= one << np.uint64(gene & np.uint32(63))
+    present[n_genes >> 6] &= ~(one << np.uint64(n_genes & 63))
+    size = _drain(present, out_indices)
+    if size < kept:
+        _sum_into(indices, data, lut, n_genes, out_indices[:size], scratch)
+    for k in range(size):
+        out_data[k] = scratch[out_indices[k]]
+    return size
+
+
+@nb.njit(nogil=True, cache=True)
+def _drain(present: NDArray[np.uint64], out: NDArray[np.int32]) -> int:
+    """Write the numbers of the set bits in ascending order, and clear them; returns how many there were."""
+    size = np.int64(0)
+    for word in range(len(present)):
+        bits = present[word]
+        present[word] = 0
+        base = np.int32(word << 6)
+        end = size + np.int64(_count_ones(bits))
+        k = size
+        if size + _USUAL_PER_WORD <= len(out):
+            for _ in range(_USUAL_PER_WORD):
+                out[k] = base + np.int32(_count_trailing_zeros(bits))
+                bits &= bits - np.uint64(1)
+                k += 1
+        while bits:
+            out[k] = base + np.int32(_count_trailing_zeros(bits))
+            bits &= bits - np.uint64(1)
+            k += 1
+        size = end
+    return size
+
+
+@nb.njit(nogil=True, cache=True)
+def _sum_into(
+    indices: NDArray[Any],
+    data: NDArray[Any],
+    lut: NDArray[np.int32],
+    n_genes: int,
+    genes: NDArray[np.int32],
+    scratch: NDArray[np.float32],
+) -> None:
+    """Put the sum of each gene's entries into the dense row: the rare case of entries that meet."""
+    for k in range(len(genes)):
+        scratch[genes[k]] = 0
+    for j in range(len(indices)):
+        gene = min(np.uint32(lut[indices[j]]), np.uint32(n_genes))
+        scratch[gene] += np.float32(data[j])
+
+
+@nb.njit(nogil=True, cache=True)
+def close_gaps(
+    starts: NDArray[np.int64], sizes: NDArray[np.int64], indices: NDArray[np.int32], data: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """Move the rows of slots that were not filled up together, in place; returns the ``indptr`` of the result."""
+    indptr = np.zeros(len(sizes) + 1, np.int64)
+    for row in range(len(sizes)):
+        begin, out = starts[row], indptr[row]
+        indptr[row + 1] = out + sizes[row]
+        if begin != out:
+            for k in range(sizes[row]):
+                indices[out + k] = indices[begin + k]
+                data[out + k] = data[begin + k]
+    return indptr

@@ -1,0 +1,242 @@
+"""From stored arrays to rows: gather whole rows, scatter pieces of decoded chunks, put a row in order.
+
+Stored numbers are not trusted. Slices bound every access, and what comes back is a set of `FLAGS`, so that a damaged
+file ends in an error message and never in a crash.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+UNSORTED, OUT_OF_RANGE, NOT_COUNTS = 1, 2, 4
+FLAGS = {
+    UNSORTED: "some row's genes do not strictly ascend",
+    OUT_OF_RANGE: "some gene number is negative or too large",
+    NOT_COUNTS: "some value is negative, not whole or not finite",
+}
+"""What a kernel reports, added up; 0 says that the rows are in order."""
+
+
+def take_rows_reference(
+    indptr: NDArray[Any], indices: NDArray[Any], data: NDArray[Any], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+    """What `row_offsets` and `take_rows` together compute, in NumPy: ``(indptr, indices, data)`` of ``rows``."""
+    sizes = indptr[rows + 1] - indptr[rows]
+    out_indptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    where = np.concatenate([np.arange(indptr[r], indptr[r + 1]) for r in rows] or [np.empty(0, np.int64)])
+    return out_indptr, indices[where].astype(np.int32), data[where].astype(np.float32)
+
+
+@nb.njit(nogil=True, cache=True)
+def row_offsets(indptr: NDArray[np.int64], rows: NDArray[np.int64], out_indptr: NDArray[np.int64]) -> int:
+    """Fill ``out_indptr`` ``(len(rows) + 1,)`` with the offsets of ``rows`` laid end to end; returns the last."""
+    total = 0
+    out_indptr[0] = 0
+    for i in range(rows.size):
+        total += indptr[rows[i] + 1] - indptr[rows[i]]
+        out_indptr[i + 1] = total
+    return total
+
+
+@nb.njit(nogil=True, cache=True)
+def _outside(genes: NDArray[Any], n_genes: int) -> bool:
+    low, high = genes[0], genes[0]
+    for j in range(1, genes.size):
+        low, high = min(low, genes[j]), max(high, genes[j])
+    return low < 0 or high >= n_genes
+
+
+@nb.njit(nogil=True, cache=True)
+def _copy_genes(genes: NDArray[Any], n_genes: int, out: NDArray[np.int32]) -> int:
+    # Judged on the stored numbers: a cast to 32 bits could bring a wild one back into range.
+    size = genes.size
+    if size == 0:
+        return 0
+    out[0] = genes[0]
+    before, after, out_after = genes[: size - 1], genes[1:], out[1:]
+    unsorted = False
+    for j in range(after.size):
+        out_after[j] = after[j]
+        unsorted |= after[j] <= before[j]
+    if unsorted:
+        return UNSORTED | (OUT_OF_RANGE if _outside(genes, n_genes) else 0)
+    return 0 if genes[0] >= 0 and genes[size - 1] < n_genes else OUT_OF_RANGE
+
+
+@nb.njit(nogil=True, cache=True)
+def _copy_values(values: NDArray[Any], out: NDArray[np.float32]) -> int:
+    odd = False
+    for j in range(out.size):
+        value = np.float32(values[j])
+        out[j] = value
+        # One condition, and a difference that is NaN for infinities: the form that the compiler vectorises best.
+        odd |= not (value >= 0 and value - np.floor(value) == 0)
+    return NOT_COUNTS if odd else 0
+
+
+@nb.njit(nogil=True, cache=True)
+def take_rows(
+    indptr: NDArray[np.int64],
+    indices: NDArray[Any],
+    data: NDArray[Any],
+    rows: NDArray[np.int64],
+    n_genes: int,
+    out_indptr: NDArray[np.int64],
+    out_indices: NDArray[np.int32],
+    out_data: NDArray[np.float32],
+) -> int:
+    """Copy ``rows`` of a CSR matrix to the places that `row_offsets` gave; returns `FLAGS`.
+
+    Rows come out as they are stored; `sort_rows` puts them in order where ``UNSORTED`` is set. ``rows`` and ``indptr``
+    have to be valid.
+    """
+    flags = 0
+    for i in range(rows.size):
+        start, stop = indptr[rows[i]], indptr[rows[i] + 1]
+        to, end = out_indptr[i], out_indptr[i + 1]
+        flags |= _copy_genes(indices[start:stop], n_genes, out_indices[to:end])
+        flags |= _copy_values(data[start:stop], out_data[to:end])
+    return flags
+
+
+@nb.njit(nogil=True, cache=True)
+def _ascends(genes: NDArray[np.int32]) -> bool:
+    unsorted = False
+    for j in range(1, genes.size):
+        unsorted |= genes[j] <= genes[j - 1]
+    return not unsorted
+
+
+@nb.njit(nogil=True, cache=True)
+def rows_ascend(indptr: NDArray[np.int64], indices: NDArray[np.int32]) -> bool:
+    """Whether the genes of every row strictly ascend."""
+    ascend = True
+    for i in range(indptr.size - 1):
+        ascend = ascend and _ascends(indices[indptr[i] : indptr[i + 1]])
+    return ascend
+
+
+@nb.njit(nogil=True, cache=True)
+def scatter_genes(
+    chunk: NDArray[Any],
+    begin: int,
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    n_genes: int,
+    out: NDArray[np.int32],
+) -> int:
+    """Copy the parts of rows that lie in one decoded chunk to where those rows belong; returns `FLAGS`.
+
+    ``chunk`` holds the stored values from number ``begin`` on. Row ``k`` is the stored range
+    ``[starts[k], stops[k])`` and goes to ``out[targets[k]:]``. Whether a row that spans two chunks ascends from one to
+    the other is for `rows_ascend` to say.
+    """
+    flags = 0
+    for k in range(starts.size):
+        start, stop = max(starts[k], begin), min(stops[k], begin + chunk.size)
+        if stop > start:
+            to = targets[k] + start - starts[k]
+            flags |= _copy_genes(chunk[start - begin : stop - begin], n_genes, out[to : to + stop - start])
+    return flags
+
+
+@nb.njit(nogil=True, cache=True)
+def scatter_values(
+    chunk: NDArray[Any],
+    begin: int,
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    out: NDArray[np.float32],
+) -> int:
+    """`scatter_genes` for the values."""
+    flags = 0
+    for k in range(starts.size):
+        start, stop = max(starts[k], begin), min(stops[k], begin + chunk.size)
+        if stop > start:
+            to = targets[k] + start - starts[k]
+            flags |= _copy_values(chunk[start - begin : stop - begin], out[to : to + stop - start])
+    return flags
+
+
+@nb.njit(nogil=True, cache=True)
+def _sort_row(genes: NDArray[np.int32], values: NDArray[np.float32]) -> int:
+    """Order one row by gene and add up what shares a gene, in place; returns how many genes are left."""
+    order = np.argsort(genes, kind="mergesort")
+    sorted_genes, sorted_values = genes[order], values[order]
+    kept = -1
+    for j in range(genes.size):
+        if kept >= 0 and sorted_genes[j] == genes[kept]:
+            values[kept] += sorted_values[j]
+        else:
+            kept += 1
+            genes[kept], values[kept] = sorted_genes[j], sorted_values[j]
+    return kept + 1
+
+
+@nb.njit(nogil=True, cache=True)
+def sort_rows(indptr: NDArray[np.int64], indices: NDArray[np.int32], data: NDArray[np.float32]) -> None:
+    """Put every row in ascending gene order and sum genes that occur twice, all three arrays in place.
+
+    Rows move up where sums left room: ``indptr[-1]`` says how much of ``indices`` and ``data`` is still in use.
+    """
+    kept, start = 0, 0
+    for i in range(indptr.size - 1):
+        stop = indptr[i + 1]
+        genes, values = indices[start:stop], data[start:stop]
+        size = genes.size if _ascends(genes) else _sort_row(genes, values)
+        for j in range(size):
+            indices[kept + j], data[kept + j] = genes[j], values[j]
+        kept, start = kept + size, stop
+        indptr[i + 1] = kept
+
+
+@nb.njit(nogil=True, cache=True)
+def count_nonzero(block: NDArray[Any], rows: NDArray[np.int64], out_indptr: NDArray[np.int64]) -> int:
+    """`row_offsets` for the rows of a dense block ``(n, n_genes)``: what is not zero counts. Returns the last offset."""
+    total = 0
+    out_indptr[0] = 0
+    for i in range(rows.size):
+        values = block[rows[i]]
+        filled = 0
+        for j in range(values.size):
+            filled += np.int64(values[j] != 0)
+        total += filled
+        out_indptr[i + 1] = total
+    return total
+
+
+@nb.njit(nogil=True, cache=True)
+def take_nonzero(
+    block: NDArray[Any],
+    rows: NDArray[np.int64],
+    out_indptr: NDArray[np.int64],
+    out_indices: NDArray[np.int32],
+    out_data: NDArray[np.float32],
+) -> int:
+    """`take_rows` for the rows of a dense block, to the places that `count_nonzero` gave; returns `FLAGS`."""
+    for i in range(rows.size):
+        values = block[rows[i]]
+        to = out_indptr[i]
+        for j in range(values.size):
+            if values[j] != 0:
+                out_indices[to], out_data[to] = j, values[j]
+                to += 1
+    return _copy_values(out_data, out_data)
+
+
+@nb.njit(nogil=True, cache=True)
+def unshuffle(shuffled: NDArray[np.uint8], item_size: int, out: NDArray[np.uint8]) -> None:
+    """Undo HDF5's shuffle filter: ``out`` gets byte ``b`` of item ``i`` from ``shuffled[b * n_items + i]``."""
+    n_items = shuffled.size // item_size
+    for byte in range(item_size):
+        plane = shuffled[byte * n_items : (byte + 1) * n_items]
+        for i in range(n_items):
+            out[i * item_size + byte] = plane[i]
+    for i in range(n_items * item_size, shuffled.size):
+        out[i] = shuffled[i]
