@@ -114,8 +114,8 @@ def test_no_global_generator_is_read_or_written():
 def test_two_processes_with_other_hash_seeds_draw_the_same():
     code = (
         "import numpy as np; from scdataloader.samplers import *;"
-        "print(WeightedSampler(np.arange(9.), classes=np.arange(9) % 3, num_samples=99, seed=4).draw(2, 0, 99).tolist(),"
-        "ShuffleSampler(99, seed=4).draw(2, 0, 99).tolist())"
+        "w = WeightedSampler(np.arange(9.), classes=np.arange(9) % 3, num_samples=99, seed=4);"
+        "print(w.draw(2, 0, 99).tolist(), ShuffleSampler(99, seed=4).draw(2, 0, 99).tolist())"
     )
     outputs = {
         subprocess.run(

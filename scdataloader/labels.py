@@ -1,0 +1,199 @@
+"""Labels: columns of the cell table as integers.
+
+Codes depend on the sorted set of labels that occur, and on nothing else: not on the order of files, rows or
+categories, not on unused categories, not on the process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+UNKNOWN = frozenset({"", "unknown", "na", "nan"})
+"""Labels that mean "not known", in lower case; missing values mean it too. Their code is -1."""
+
+_STEP = 1 << 20
+"""Cells at a time: index arrays are cast to 64 bits, and those of 10⁸ cells should not all be so at once."""
+_TABLE_LIMIT = 1 << 20
+"""A table of joint classes may have this many entries, or four per cell; past that, sorting is cheaper."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelEncoder:
+    """Labels of one column to codes ``0 … n_classes - 1``, in sorted order; -1 is unknown.
+
+    Raises:
+        ValueError: the classes are not sorted, occur twice, or hold a word for "unknown".
+    """
+
+    column: str
+    """Column of the cell table."""
+    classes: tuple[str, ...]
+    """Labels, sorted; the code of a label is its place."""
+    encoder: dict[str, int] = field(init=False, repr=False, compare=False)
+    """``{label: code}``, without unknown."""
+
+    def __post_init__(self) -> None:
+        if list(self.classes) != sorted(set(self.classes)):
+            raise ValueError(f"the classes of {self.column!r} must be sorted and distinct, not {self.classes[:5]} …")
+        if any(_is_unknown(label) for label in self.classes):
+            raise ValueError(
+                f"the classes of {self.column!r} hold a word for 'unknown', which has the code -1 and no class"
+            )
+        object.__setattr__(self, "encoder", {label: code for code, label in enumerate(self.classes)})
+
+    @classmethod
+    def fit(cls, column: str, parts: Iterable[pd.Series[Any]]) -> LabelEncoder:
+        """The encoder of all labels that occur in ``parts``, the column in each source.
+
+        Raises:
+            ValueError: every label is unknown.
+        """
+        labels: set[str] = set()
+        n_cells = 0
+        for part in parts:
+            names, codes = _factorize(part)
+            used = _used(codes, len(names))
+            labels.update(name for name, occurs in zip(names, used, strict=True) if occurs and not _is_unknown(name))
+            n_cells += len(part)
+        if not labels:
+            raise ValueError(
+                f"all labels of {column!r} are unknown (missing, or one of {sorted(UNKNOWN)}) in {n_cells:,} cells; "
+                "name a column that holds labels"
+            )
+        return cls(column=column, classes=tuple(sorted(labels)))
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, without unknown."""
+        return len(self.classes)
+
+    @property
+    def decoder(self) -> dict[int, str]:
+        """``{code: label}``, with ``-1: "unknown"`` last."""
+        return {**dict(enumerate(self.classes)), -1: "unknown"}
+
+    def encode(self, values: pd.Series[Any]) -> NDArray[np.int32]:
+        """``(n,)`` codes of ``values``; unknown labels, and labels that are no class (see `unseen`), are -1."""
+        names, codes = _factorize(values)
+        # the last entry answers the code -1 of a missing value
+        lut = np.array([*(self.encoder.get(name, -1) for name in names), -1], dtype=np.int32)
+        out = np.empty(len(codes), dtype=np.int32)
+        for part in _steps(len(codes)):
+            out[part] = lut[codes[part]]
+        return out
+
+    def unseen(self, values: pd.Series[Any]) -> dict[str, int]:
+        """Labels in ``values`` that are no class, though not unknown, with the number of their cells, most first."""
+        names, codes = _factorize(values)
+        counts = np.zeros(len(names) + 1, dtype=np.int64)
+        for part in _steps(len(codes)):
+            counts += np.bincount(codes[part].astype(np.int64) + 1, minlength=len(names) + 1)
+        found: dict[str, int] = {}
+        for name, count in zip(names, counts[1:].tolist(), strict=True):
+            if count and name not in self.encoder and not _is_unknown(name):
+                found[name] = found.get(name, 0) + count
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The encoder as plain values, for a checkpoint."""
+        return {"column": self.column, "classes": list(self.classes)}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> LabelEncoder:
+        """The encoder that `to_dict` described."""
+        return cls(column=state["column"], classes=tuple(state["classes"]))
+
+
+def joint(codes: Sequence[NDArray[np.integer[Any]]], sizes: Sequence[int]) -> tuple[NDArray[np.int32], int]:
+    """Classes of cells by several columns at once.
+
+    Args:
+        codes: ``(n,)`` codes of each column; -1 is unknown.
+        sizes: number of classes of each column.
+
+    Returns:
+        ``(n,)`` codes of the combinations that occur, numbered in the order of their tuples of codes, -1 where any
+        column is unknown; and how many combinations there are.
+
+    Raises:
+        ValueError: no column, columns of different length, or a code outside its column's classes.
+    """
+    if not codes or len(codes) != len(sizes) or len({len(column) for column in codes}) != 1:
+        raise ValueError(
+            f"need one size and equally many cells per column, not {len(sizes)} sizes for {[len(c) for c in codes]}"
+        )
+    for number, (column, size) in enumerate(zip(codes, sizes, strict=True)):
+        if len(column) and (column.min() < -1 or column.max() >= size):
+            raise ValueError(f"column {number} has codes {column.min()} to {column.max()}, outside -1 to {size - 1}")
+    joined, n_classes = _compress(codes[0], sizes[0])
+    for column, size in zip(codes[1:], sizes[1:], strict=True):
+        # at most 2³¹ classes of cells times 2³¹ of a column: never past 63 bits
+        joined, n_classes = _compress(_pair(joined, column, size), n_classes * size)
+    return joined, n_classes
+
+
+def _pair(first: NDArray[np.int32], second: NDArray[np.integer[Any]], size: int) -> NDArray[np.int64]:
+    out = np.empty(len(first), dtype=np.int64)
+    for part in _steps(len(first)):
+        out[part] = first[part].astype(np.int64) * size + second[part]
+        out[part][(first[part] < 0) | (second[part] < 0)] = -1
+    return out
+
+
+def _compress(codes: NDArray[np.integer[Any]], size: int) -> tuple[NDArray[np.int32], int]:
+    """Number the codes that occur in ascending order, from 0; -1 stays."""
+    if size > max(_TABLE_LIMIT, 4 * len(codes)):
+        values, inverse = np.unique(codes, return_inverse=True)
+        has_unknown = int(len(values) > 0 and values[0] < 0)
+        return (inverse - has_unknown).astype(np.int32), len(values) - has_unknown
+    used = _used(codes, size)
+    lut = np.full(size + 1, -1, dtype=np.int32)
+    n_used = int(np.count_nonzero(used))
+    lut[:-1][used] = np.arange(n_used, dtype=np.int32)
+    out = np.empty(len(codes), dtype=np.int32)
+    for part in _steps(len(codes)):
+        out[part] = lut[codes[part]]
+    return out, n_used
+
+
+def _factorize(values: pd.Series[Any]) -> tuple[list[str], NDArray[np.integer[Any]]]:
+    """Names, perhaps repeated or unused, and each cell's place among them; -1 where missing."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return [_name(label) for label in values.cat.categories], values.cat.codes.to_numpy()
+    codes, labels = pd.factorize(values)
+    return [_name(label) for label in labels], codes
+
+
+def _name(label: object) -> str:
+    """A label as text.
+
+    A whole number is the same label as an integer and as a float: one missing value turns a column of integers into
+    floats.
+    """
+    if isinstance(label, float | np.floating) and float(label).is_integer():
+        return str(int(label))
+    return str(label)
+
+
+def _is_unknown(label: str) -> bool:
+    return label.strip().lower() in UNKNOWN
+
+
+def _used(codes: NDArray[np.integer[Any]], size: int) -> NDArray[np.bool_]:
+    """``(size,)`` which codes occur."""
+    used = np.zeros(size + 1, dtype=np.bool_)
+    for part in _steps(len(codes)):
+        used[codes[part]] = True
+    return used[:-1]
+
+
+def _steps(n_cells: int) -> Iterator[slice]:
+    return (slice(start, start + _STEP) for start in range(0, n_cells, _STEP))

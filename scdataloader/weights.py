@@ -1,0 +1,255 @@
+"""Weights: how much of the draws each class gets, and each cell within its class.
+
+| scheme       | mass of a class of c cells | what it does                                                      |
+|--------------|----------------------------|-------------------------------------------------------------------|
+| `natural`    | c                          | classes as often as they are in the data                          |
+| `uniform`    | 1                          | every class equally often                                         |
+| `power`      | c^τ                        | between the two: τ = 0 is uniform, τ = 1 natural                  |
+| `saturating` | s·c / (s + c)              | small s → nearly uniform; large s → natural. Classes far below    |
+|              |                            | s cells count by their size, those far above all alike            |
+
+Masses are normalised over the classes that are present among the training cells. The probability of a cell is the mass
+of its class times the cell's share of the class's factors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Scheme = Literal["natural", "uniform", "power", "saturating"]
+
+NNZ = "nnz"
+"""The name in ``cell_factors`` that stands for `nnz_factor`, not for a column."""
+
+_STEP = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How training cells are drawn.
+
+    Args:
+        by: Columns whose classes are weighted; several columns weigh their joint values. None is one class of all
+            cells.
+        scheme: Mass of a class of c cells: natural c, uniform 1, power c^tau, saturating s*c/(s+c).
+        tau: Exponent of the power scheme: 0 is uniform, 1 natural.
+        saturation: s of the saturating scheme, in cells: small is nearly uniform, large is natural.
+        num_samples: Draws in one epoch over all ranks; None is the number of cells that can be drawn.
+        cell_factors: Numeric columns that multiply the weights of cells within their class; "nnz" is a sigmoid of the
+            number of expressed genes.
+        unknown_mass: Share of the draws, from 0 to below 1, that goes to cells of unknown label; 0 leaves them out.
+
+    Raises:
+        ValueError: an option is out of its range, or asks for something without effect.
+    """
+
+    by: list[str] | str | None = None
+    scheme: Scheme = "natural"
+    tau: float = 0.5
+    saturation: float = 100.0
+    num_samples: int | None = None
+    cell_factors: list[str] | None = None
+    unknown_mass: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_scheme(self.scheme, self.tau, self.saturation)
+        if not 0 <= self.unknown_mass < 1:
+            raise ValueError(f"unknown_mass is a share of the draws, from 0 to below 1, not {self.unknown_mass}")
+        if self.num_samples is not None and self.num_samples < 1:
+            raise ValueError(
+                f"num_samples must be at least 1, or None for as many as there are cells, not {self.num_samples}"
+            )
+        for option, names in (("by", self.columns), ("cell_factors", self.factors)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{option} names a column twice: {names}")
+        if NNZ in self.columns:
+            raise ValueError("'nnz' weighs cells, not classes: name it in cell_factors instead of by")
+        if not self.columns and (self.scheme != "natural" or self.unknown_mass):
+            raise ValueError(
+                f"scheme={self.scheme!r} and unknown_mass={self.unknown_mass} weigh classes, but by names no column; "
+                "name the columns in by, or leave both at their defaults"
+            )
+
+    @property
+    def columns(self) -> list[str]:
+        """``by`` as a list."""
+        return [self.by] if isinstance(self.by, str) else list(self.by or [])
+
+    @property
+    def factors(self) -> list[str]:
+        """``cell_factors`` as a list."""
+        return list(self.cell_factors or [])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassWeights:
+    """What a weighting gives to each class, and what it leaves out."""
+
+    mass: NDArray[np.float64]
+    """``(n_classes + 1,)`` share of the draws of each class, summing to 1; the last is that of unknown labels, so that
+    a code of -1 finds it."""
+    counts: NDArray[np.int64]
+    """``(n_classes + 1,)`` cells of each class that can be drawn, those of a positive factor; unknown last."""
+    n_unknown_left_out: int
+    """Cells of unknown label that are never drawn because their mass is 0."""
+    n_zero_left_out: int
+    """Cells that are never drawn because a factor of theirs is 0."""
+
+    @property
+    def n_drawable(self) -> int:
+        """Cells with a positive probability."""
+        return int(self.counts[self.mass > 0].sum())
+
+    def summary(self) -> str:
+        """One line for a log."""
+        n_present = int(np.count_nonzero(self.mass[:-1]))
+        line = f"{self.n_drawable:,} cells of {n_present:,} classes can be drawn"
+        if self.mass[-1] > 0:
+            line += f", with {self.mass[-1]:.1%} of the draws for {self.counts[-1]:,} cells of unknown label"
+        if self.n_unknown_left_out:
+            line += f"; {self.n_unknown_left_out:,} cells of unknown label are left out (unknown_mass=0)"
+        if self.n_zero_left_out:
+            line += f"; {self.n_zero_left_out:,} cells are left out by a factor of 0"
+        return line
+
+
+def class_mass(
+    counts: NDArray[np.int64], scheme: Scheme, tau: float = 0.5, saturation: float = 100.0
+) -> NDArray[np.float64]:
+    """Share of the draws of each class; see the table at the head of this module.
+
+    Args:
+        counts: ``(n_classes,)`` cells in each class.
+        scheme: which row of the table.
+        tau: τ of ``power``.
+        saturation: s of ``saturating``, in cells.
+
+    Returns:
+        ``(n_classes,)`` masses that sum to 1; 0 exactly where the count is 0.
+
+    Raises:
+        ValueError: no class has a cell, a count is negative, or an option is out of its range.
+    """
+    _check_scheme(scheme, tau, saturation)
+    if counts.size and counts.min() < 0:
+        raise ValueError(f"a class cannot have {counts.min()} cells")
+    present = counts > 0
+    if not present.any():
+        raise ValueError(f"the weighting leaves no cell: none of {len(counts)} classes has any")
+    cells = counts[present].astype(np.float64)
+    if scheme == "uniform":
+        cells = np.ones_like(cells)
+    elif scheme == "power":
+        cells = cells**tau
+    elif scheme == "saturating":
+        # the mass over s, which is finite for every s
+        cells = cells / (saturation + cells)
+    mass = np.zeros(len(counts), dtype=np.float64)
+    mass[present] = cells / cells.sum()
+    return mass
+
+
+def class_weights(
+    codes: NDArray[np.int32], n_classes: int, sampling: Sampling, factors: NDArray[np.float64] | None = None
+) -> ClassWeights:
+    """The masses of classes among the training cells.
+
+    Args:
+        codes: ``(n,)`` class of each training cell; -1 is unknown.
+        n_classes: number of classes, present or not.
+        sampling: scheme and mass of the unknown.
+        factors: ``(n,)`` factor of each cell. Cells of factor 0 do not count towards their class.
+
+    Raises:
+        ValueError: all labels are unknown, or no cell is left.
+    """
+    counts = _count(codes, n_classes, None)
+    if not counts[:-1].any():
+        raise ValueError(
+            f"all {len(codes):,} training cells are of unknown label in "
+            f"{', '.join(sampling.columns) or 'every column'}: weigh by another column, or by none"
+        )
+    drawable = counts if factors is None else _count(codes, n_classes, factors)
+    if not drawable[:-1].any():
+        raise ValueError(
+            f"the weighting leaves no cell: each of the {counts[:-1].sum():,} training cells of known label has a "
+            f"factor of 0 (cell_factors: {', '.join(sampling.factors)})"
+        )
+    unknown = sampling.unknown_mass if drawable[-1] else 0.0
+    known = class_mass(drawable[:-1], sampling.scheme, sampling.tau, sampling.saturation)
+    return ClassWeights(
+        mass=np.append(known * (1 - unknown), unknown),
+        counts=drawable,
+        n_unknown_left_out=0 if unknown else int(drawable[-1]),
+        n_zero_left_out=int((counts - drawable).sum()),
+    )
+
+
+def cell_probabilities(
+    codes: NDArray[np.int32], mass: NDArray[np.float64], factors: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """``(n,)`` probability of each cell in one draw, summing to 1: the specification that a sampler meets.
+
+    Args:
+        codes: ``(n,)`` class of each cell; -1 is unknown.
+        mass: ``(n_classes + 1,)`` as in `ClassWeights`.
+        factors: ``(n,)`` factor of each cell; None is 1 everywhere.
+    """
+    weights = np.ones(len(codes)) if factors is None else factors
+    classes = np.where(codes < 0, len(mass) - 1, codes)
+    totals = np.bincount(classes, weights=weights, minlength=len(mass))
+    share = np.divide(mass, totals, out=np.zeros_like(mass), where=totals > 0)
+    return np.asarray(share[classes] * weights, dtype=np.float64)
+
+
+def nnz_factor(nnz: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """``(n,)`` factor of cells with ``nnz`` expressed genes: ``1 + 999·σ(0.003·(nnz - 2000))``, up to 1000."""
+    return np.asarray(1 + 999 / (1 + np.exp(-0.003 * (nnz.astype(np.float64) - 2000))), dtype=np.float64)
+
+
+def cell_factor(values: pd.Series[Any] | NDArray[Any], name: str) -> NDArray[np.float64]:
+    """``(n,)`` factors out of a numeric column of the cell table.
+
+    Raises:
+        ValueError: the column is not numeric, or a value is missing, infinite or negative; names the first.
+    """
+    if not (pd.api.types.is_numeric_dtype(values.dtype) and values.dtype.kind in "biuf"):
+        raise ValueError(f"cell factor {name!r} must be a column of numbers, not of {values.dtype}")
+    if isinstance(values, pd.Series):
+        factors = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        factors = values.astype(np.float64)
+    wrong = np.flatnonzero(~(np.isfinite(factors) & (factors >= 0)))
+    if len(wrong):
+        first = int(wrong[0])
+        label = f" ({values.index[first]})" if isinstance(values, pd.Series) else ""
+        raise ValueError(
+            f"cell factor {name!r} must be finite and not negative, but is {factors[first]} at cell {first}{label} and "
+            f"wrong in {len(wrong):,} of {len(factors):,} cells; fill or clip the column first"
+        )
+    return factors
+
+
+def _check_scheme(scheme: str, tau: float, saturation: float) -> None:
+    if scheme not in get_args(Scheme):
+        raise ValueError(f"scheme must be one of {', '.join(get_args(Scheme))}, not {scheme!r}")
+    if not 0 <= tau <= 1:
+        raise ValueError(f"tau must be from 0 (uniform) to 1 (natural), not {tau}")
+    if not 0 < saturation < np.inf:
+        raise ValueError(f"saturation must be a positive number of cells, not {saturation}")
+
+
+def _count(codes: NDArray[np.int32], n_classes: int, factors: NDArray[np.float64] | None) -> NDArray[np.int64]:
+    """``(n_classes + 1,)`` cells of each class, of positive factor if given; unknown last."""
+    counts = np.zeros(n_classes + 1, dtype=np.int64)
+    for start in range(0, len(codes), _STEP):
+        part = codes[start : start + _STEP]
+        if factors is not None:
+            part = part[factors[start : start + _STEP] > 0]
+        counts += np.bincount(part.astype(np.int64) + 1, minlength=n_classes + 1)
+    return np.roll(counts, -1)
