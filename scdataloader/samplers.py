@@ -1,7 +1,7 @@
 """The order in which cells are drawn: pure functions of (seed, epoch, position).
 
-No sampler reads data, holds a generator or stores anything as long as an epoch: a draw's random bits are a counter-based
-function of its position, so any stretch of any epoch can be drawn by anyone at any time.
+No sampler reads data, holds a generator or stores anything as long as an epoch: a draw's random bits are a
+counter-based function of its position, so any stretch of any epoch can be drawn by anyone at any time.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class WeightedSampler:
         seed: int = 0,
     ) -> None:
         if weights is None and classes is None:
-            raise ValueError("a weighted sampler needs weights, or classes, or both; for neither there is ShuffleSampler")
+            raise ValueError(
+                "a weighted sampler needs weights, or classes, or both; for neither there is ShuffleSampler"
+            )
         self.num_samples = _positive(num_samples, "num_samples")
         self.seed = seed
         self._weights = _NO_WEIGHTS if weights is None else _non_negative(weights, "weight", "cell")

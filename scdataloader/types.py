@@ -82,7 +82,7 @@ class CellBatch:
     position: NDArray[np.int64]
     """``(B,)`` position of each draw in the epoch, over all ranks."""
     key: int
-    """64 random bits of (seed, epoch): with ``position``, the counter of every random choice that is made row by row."""
+    """64 random bits of (seed, epoch): with ``position``, what every random choice made row by row depends on."""
     pad: NDArray[np.bool_] | None = None
     """``(B,)`` True where a row is repeated only to keep ranks even; None where no row ever is."""
 

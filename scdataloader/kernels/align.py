@@ -7,11 +7,14 @@ from typing import Any
 import numba as nb
 import numpy as np
 from llvmlite import ir
-from numba.extending import intrinsic
+from numba.extending import intrinsic as typed_intrinsic
 from numpy.typing import NDArray
 
 OK, BAD_INDEX, NOT_COUNT = 0, 1, 2
 
+
+# numba types an intrinsic as if its callers passed the typing context.
+intrinsic: Any = typed_intrinsic
 
 _CACHE_LINE = 64
 # One word of the bit set covers 64 genes, of which a cell expresses a handful. So many are written without asking; only
@@ -147,13 +150,13 @@ def _renumber(
     out_indices: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> int:
-    """Look each gene up and keep what the vocabulary has. Every entry is written; the next one overwrites a dropped one."""
+    """Look each gene up and keep what the vocabulary has. Entries to drop are overwritten by the next."""
     size = 0
     for j in range(len(indices)):
         gene = lut[indices[j]]
         out_indices[size] = gene
         out_data[size] = data[j]
-        size += gene >= 0
+        size += int(gene >= 0)
     return size
 
 
@@ -170,7 +173,7 @@ def _scatter(
 ) -> int:
     """Sort one row by gene and sum what meets, through a dense row and a bit set.
 
-    ``scratch`` has ``n_genes + 1`` places, whose content is free; ``present`` a bit for each, all zero before and after.
+    ``scratch`` has ``n_genes + 1`` places, whose content is free; ``present`` a bit for each, zero before and after.
     With a few thousand entries among some 10^4 genes this takes a fraction of the time of a comparison sort. Dropped
     entries go to the place behind the last gene, which is never read.
     """
@@ -178,11 +181,11 @@ def _scatter(
     kept = 0
     for j in range(len(indices)):
         gene = min(np.uint32(lut[indices[j]]), np.uint32(n_genes))
-        kept += gene < n_genes
+        kept += int(gene < n_genes)
         scratch[gene] = data[j]
         present[gene >> np.uint32(6)] |= one << np.uint64(gene & np.uint32(63))
     present[n_genes >> 6] &= ~(one << np.uint64(n_genes & 63))
-    size = _drain(present, out_indices)
+    size = int(_drain(present, out_indices))
     if size < kept:
         _sum_into(indices, data, lut, n_genes, out_indices[:size], scratch)
     for k in range(size):
@@ -193,12 +196,12 @@ def _scatter(
 @nb.njit(nogil=True, cache=True)
 def _drain(present: NDArray[np.uint64], out: NDArray[np.int32]) -> int:
     """Write the numbers of the set bits in ascending order, and clear them; returns how many there were."""
-    size = np.int64(0)
+    size = 0
     for word in range(len(present)):
         bits = present[word]
         present[word] = 0
         base = np.int32(word << 6)
-        end = size + np.int64(_count_ones(bits))
+        end = size + int(_count_ones(bits))
         k = size
         if size + _USUAL_PER_WORD <= len(out):
             for _ in range(_USUAL_PER_WORD):

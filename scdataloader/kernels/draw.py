@@ -61,7 +61,7 @@ def _first_above(sums: NDArray[np.float64], low: int, high: int, target: float) 
 
 @nb.njit(nogil=True, cache=True)
 def draw_weighted(
-    key: int,
+    key: np.uint64,
     start: int,
     mass: NDArray[np.float64],
     starts: NDArray[np.int64],
@@ -91,7 +91,7 @@ def draw_weighted(
 
 @nb.njit(inline="always", cache=True)
 def _weighted_member(
-    u: float,
+    u: np.float64,
     code: int,
     starts: NDArray[np.int64],
     cells: NDArray[np.integer],
@@ -107,13 +107,13 @@ def _weighted_member(
     begin = starts[code]
     k = begin + (block - low) * BLOCK
     end = min(k + BLOCK, starts[code + 1])
-    chosen = k
+    chosen = int(k)
     while k < end:
         weight = weights[cells[k] if len(cells) else k]
         total += weight
         if weight > 0:
-            chosen = k
+            chosen = int(k)
             if total > target:
                 break
         k += 1
-    return chosen - begin
+    return int(chosen - begin)

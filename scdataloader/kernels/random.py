@@ -1,4 +1,4 @@
-"""Random bits as a function of a counter, and random order as a function of an index: nothing is stored between calls."""
+"""Random bits as a function of a counter, random order as a function of an index: nothing is kept between calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FEISTEL_MIN_BITS = 6
 
 
 @nb.njit(inline="always", cache=True)
-def philox(key: int, c0: int, c1: int) -> tuple[int, int]:
+def philox(key: np.uint64, c0: np.uint64, c1: np.uint64) -> tuple[np.uint64, np.uint64]:
     """128 random bits, as two uint64, of a uint64 ``key`` and two uint64 counters.
 
     Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
@@ -35,23 +35,23 @@ def philox(key: int, c0: int, c1: int) -> tuple[int, int]:
 
 
 @nb.njit(inline="always", cache=True)
-def unit(bits: int) -> float:
+def unit(bits: np.uint64) -> np.float64:
     """A float64 in [0, 1) of 64 random bits, a multiple of 2^-53."""
     return np.float64(bits >> np.uint64(11)) * _TO_UNIT
 
 
 @nb.njit(inline="always", cache=True)
-def below(bits: int, n: int) -> int:
-    """An integer in [0, n) of 64 random bits: ``bits * n / 2^64``, so that no value is favoured by more than n / 2^64."""
-    n = np.uint64(n)
+def below(bits: np.uint64, n: int) -> np.int64:
+    """An integer in [0, n) of 64 random bits: ``bits * n / 2^64``; no value is favoured by more than n / 2^64."""
+    size = np.uint64(n)
     lo, hi = bits & _MASK32, bits >> _S32
-    n_lo, n_hi = n & _MASK32, n >> _S32
+    n_lo, n_hi = size & _MASK32, size >> _S32
     mid = (lo * n_lo >> _S32) + (hi * n_lo & _MASK32) + (lo * n_hi & _MASK32)
     return np.int64(hi * n_hi + (hi * n_lo >> _S32) + (lo * n_hi >> _S32) + (mid >> _S32))
 
 
 @nb.njit(inline="always", cache=True)
-def _mix(x: int) -> int:
+def _mix(x: np.uint64) -> np.uint64:
     """The 64-bit finaliser "Mix13" of Stafford, as in SplitMix64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -59,7 +59,7 @@ def _mix(x: int) -> int:
 
 
 @nb.njit(cache=True)
-def permuted(key: int, n: int, index: int) -> int:
+def permuted(key: np.uint64, n: int, index: int) -> np.int64:
     """The place of ``index`` in a random order of [0, n) that ``key`` names: a bijection of [0, n) for every key.
 
     A Feistel network over the smallest power of two that holds n, walked until it lands below n (Black and Rogaway,
@@ -84,7 +84,7 @@ def permuted(key: int, n: int, index: int) -> int:
 
 
 @nb.njit(nogil=True, cache=True)
-def permute_range(key: int, n: int, start: int, out: NDArray[np.int64]) -> None:
+def permute_range(key: np.uint64, n: int, start: int, out: NDArray[np.int64]) -> None:
     """``out[i]`` = the place of ``start + i`` in the random order of [0, n) that ``key`` names."""
     for i in range(len(out)):
         out[i] = permuted(key, n, start + i)
@@ -95,5 +95,5 @@ def derive_key(*parts: int) -> np.uint64:
     key = np.uint64(0)
     for part in parts:
         bits, _ = philox(key, np.uint64(part & 0xFFFFFFFFFFFFFFFF), np.uint64(len(parts)))
-        key = np.uint64(bits)
+        key = np.uint64(bits)  # called from Python, the kernel gives a plain integer
     return key

@@ -17,12 +17,12 @@ def select_random(
     indptr: NDArray[np.int64],
     indices: NDArray[np.int32],
     data: NDArray[np.float32],
-    key: int,
+    key: np.uint64,
     position: NDArray[np.int64],
     out_genes: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> None:
-    """Take as many entries of each row as ``out_genes`` (n_rows, L) is wide, all subsets alike, in ascending gene order.
+    """Take as many entries of each row as ``out_genes`` (n_rows, L) is wide, all subsets alike, genes ascending.
 
     The choice in a row depends on ``key`` and the row's ``position`` alone. Places left over hold gene -1 and value 0.
     Selection sampling: an entry is taken with probability (still needed) / (still to come); Knuth, TAOCP 2, 3.4.2 S.
@@ -44,7 +44,7 @@ def select_random(
 def _choose(
     indices: NDArray[np.int32],
     data: NDArray[np.float32],
-    key: int,
+    key: np.uint64,
     position: int,
     out_genes: NDArray[np.int32],
     out_data: NDArray[np.float32],
@@ -55,14 +55,13 @@ def _choose(
     for j in range(len(indices)):
         if needed == 0:
             break
+        bits = spare
         if j & 1 == 0:
             bits, spare = philox(key, np.uint64(position), _CHOOSE + np.uint64(j >> 1))
-        else:
-            bits = spare
         # Written whether taken or not; the next entry overwrites it.
         out_genes[k] = indices[j]
         out_data[k] = data[j]
-        take = unit(bits) * (to_come - j) < needed
+        take = int(unit(bits) * (to_come - j) < needed)
         k += take
         needed -= take
 
@@ -110,7 +109,7 @@ def fill_unexpressed(
     candidate_starts: NDArray[np.int64],
     group: NDArray[np.int32],
     n_genes: int,
-    key: int,
+    key: np.uint64,
     position: NDArray[np.int64],
     out_genes: NDArray[np.int32],
 ) -> None:
@@ -137,7 +136,7 @@ def fill_unexpressed(
 
 @nb.njit(nogil=True, cache=True)
 def _take_free(
-    pool: NDArray[np.int32], free: int, used: NDArray[np.bool_], key: int, position: int, out: NDArray[np.int32]
+    pool: NDArray[np.int32], free: int, used: NDArray[np.bool_], key: np.uint64, position: int, out: NDArray[np.int32]
 ) -> None:
     """Put random genes of ``pool`` that are not ``used`` into ``out``; ``used`` is as before afterwards."""
     if 2 * len(out) <= free:

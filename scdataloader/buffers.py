@@ -1,0 +1,51 @@
+"""Memory that is used again: pages fresh from the system cost as much time as what is read into them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+_HEADROOM = 1.25
+"""Buffers are made this much larger than asked for, so that the next window, somewhat larger, fits as well."""
+
+
+class BufferPool:
+    """Arrays whose memory goes to the next taker once nobody refers to them any more.
+
+    There is no way to give an array back, and none is needed: memory is free when the last view of it is gone, a slice
+    or a tensor made of it included. Whoever keeps a batch keeps its memory. Thread-safe.
+    """
+
+    def __init__(self, n_kept: int = 16) -> None:
+        """Keep up to ``n_kept`` buffers; what is taken beyond that is ordinary memory."""
+        self._n_kept = n_kept
+        self._buffers: list[NDArray[Any]] = []
+        self._lock = threading.Lock()
+
+    def take(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
+        """An array of ``size`` values of ``dtype``, of any content."""
+        n_bytes = size * np.dtype(dtype).itemsize
+        with self._lock:
+            return self._free(n_bytes)[:n_bytes].view(dtype)
+
+    def _free(self, n_bytes: int) -> NDArray[np.uint8]:
+        small = None
+        for i in range(len(self._buffers)):
+            # Two references to a free buffer: the list's, and the argument of getrefcount.
+            if sys.getrefcount(self._buffers[i]) == 2:  # noqa: PLR2004
+                if len(self._buffers[i]) >= n_bytes:
+                    return self._buffers[i]
+                small = i
+        made = np.empty(int(n_bytes * _HEADROOM), np.uint8)
+        if small is not None:
+            self._buffers[small] = made
+        elif len(self._buffers) < self._n_kept:
+            self._buffers.append(made)
+        return made
+
+    def __reduce__(self) -> tuple[type[BufferPool], tuple[int]]:
+        return BufferPool, (self._n_kept,)

@@ -1,0 +1,176 @@
+"""The last step: a batch of sparse rows becomes a dictionary of tensors."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scdataloader.kernels.densify import densify, densify_given
+from scdataloader.kernels.select import fill_unexpressed, select_largest, select_random
+from scdataloader.types import CellBatch, Collate
+
+if TYPE_CHECKING:
+    from scdataloader.genes import GeneVocabulary
+
+# torch says once per process that CSR tensors are in beta; say it here, to nobody, and not in the midst of training.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    torch.empty((0, 0)).to_sparse_csr()
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Every vocabulary gene of every cell: ``x`` (B, G) float32."""
+
+    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
+        """The batch with ``x`` in full."""
+        x = torch.empty((len(batch), batch.x.n_genes), dtype=torch.float32)
+        densify(batch.x.indptr, batch.x.indices, batch.x.data, x.numpy())
+        return {"x": x, **_about_cells(batch)}
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Sparse rows: ``x`` a CSR tensor (B, G) float32, made without copying.
+
+    A sixteenth of the bytes of `Dense` for a usual cell; the `DataModule` writes it out in full on the model's device.
+    """
+
+    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
+        """The batch with ``x`` as a CSR tensor."""
+        x = torch.sparse_csr_tensor(
+            torch.from_numpy(batch.x.indptr.astype(np.int32)),  # torch wants one dtype for both kinds of indices
+            torch.from_numpy(batch.x.indices),
+            torch.from_numpy(batch.x.data),
+            size=(len(batch), batch.x.n_genes),
+            check_invariants=False,
+        )
+        return {"x": x, **_about_cells(batch)}
+
+
+How = Literal["most expressed", "random expressed", "all", "given"]
+
+
+@dataclass(frozen=True)
+class SelectedGenes:
+    """Some genes of each cell: ``x`` (B, L) float32 and ``genes`` (B, L) int32, vocabulary numbers in ascending order.
+
+    Args:
+        how: Which genes. "most expressed": those of the highest values, the lower gene number first among equals.
+            "random expressed": a random choice among the expressed ones, every subset alike. "all": every vocabulary
+            gene. "given": the genes listed in ``genes``, in that order, zeros included.
+        n_genes: Number of genes L per cell, for the first two ways.
+        genes: Gene ids for "given", as the vocabulary has them.
+        fill: What stands in the places left over in a cell that expresses fewer than ``n_genes``, after the expressed
+            ones. "pad": gene -1 with value 0. "unexpressed": random genes that the cell's source measured and the cell
+            does not express, with value 0; -1 only where these do not suffice.
+    """
+
+    how: How = "random expressed"
+    n_genes: int | None = None
+    genes: list[str] | None = None
+    fill: Literal["pad", "unexpressed"] = "pad"
+
+    def __post_init__(self) -> None:
+        chosen = self.how in ("most expressed", "random expressed")
+        if chosen and (self.n_genes is None or self.n_genes < 1):
+            raise ValueError(f'SelectedGenes(how="{self.how}") needs n_genes of 1 or more, not {self.n_genes}')
+        if not chosen and self.n_genes is not None:
+            raise ValueError(f'SelectedGenes(how="{self.how}") decides by itself how many genes; leave n_genes out')
+        if (self.how == "given") != (self.genes is not None):
+            raise ValueError(f'genes and how="given" belong together; got how="{self.how}" and genes={self.genes}')
+
+    def numbered(self, vocabulary: GeneVocabulary) -> Collate:
+        """The same selection with its ``genes`` looked up in a vocabulary; called once, when a loader is made.
+
+        Raises:
+            KeyError: a gene is not in the vocabulary.
+            ValueError: a gene is given twice.
+        """
+        if self.genes is None:
+            return self
+        number = {gene: i for i, gene in enumerate(vocabulary.ids)}
+        missing = [gene for gene in self.genes if gene not in number]
+        if missing:
+            raise KeyError(
+                f"{len(missing)} of {len(self.genes)} given genes are not in the vocabulary of {len(number)} genes, "
+                f"such as {missing[:3]}; the vocabulary has ids like {vocabulary.ids[:3]}"
+            )
+        if len(set(self.genes)) < len(self.genes):
+            raise ValueError("a gene is given twice; every gene may be given once")
+        return _GivenGenes(genes=np.array([number[gene] for gene in self.genes], np.int32), n_genes=len(number))
+
+    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """The batch with ``x`` and ``genes`` of fixed width."""
+        if self.how == "given":
+            raise TypeError('SelectedGenes(how="given") must be told the vocabulary first: see SelectedGenes.numbered')
+        if self.how == "all":
+            genes = torch.arange(batch.x.n_genes, dtype=torch.int32).expand(len(batch), -1)
+            return {**Dense()(batch, rng), "genes": genes}
+        return self._chosen(batch)
+
+    def _chosen(self, batch: CellBatch) -> dict[str, Tensor]:
+        shape = (len(batch), self.n_genes or 0)
+        x, genes = torch.empty(shape, dtype=torch.float32), torch.empty(shape, dtype=torch.int32)
+        rows = batch.x
+        key = np.uint64(batch.key)
+        if self.how == "most expressed":
+            select_largest(rows.indptr, rows.indices, rows.data, genes.numpy(), x.numpy())
+        else:
+            select_random(rows.indptr, rows.indices, rows.data, key, batch.position, genes.numpy(), x.numpy())
+        if self.fill == "unexpressed":
+            candidates, starts = _measured_genes(batch.measured)
+            fill_unexpressed(
+                rows.indptr,
+                rows.indices,
+                candidates,
+                starts,
+                batch.source,
+                rows.n_genes,
+                key,
+                batch.position,
+                genes.numpy(),
+            )
+        return {"x": x, "genes": genes, **_about_cells(batch)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _GivenGenes:
+    """The same genes of every cell, in a given order."""
+
+    genes: NDArray[np.int32]
+    """``(L,)`` vocabulary numbers."""
+    n_genes: int
+    """Size of the vocabulary."""
+
+    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
+        column = np.full(self.n_genes, -1, np.int32)
+        column[self.genes] = np.arange(len(self.genes), dtype=np.int32)
+        x = torch.empty((len(batch), len(self.genes)), dtype=torch.float32)
+        densify_given(batch.x.indptr, batch.x.indices, batch.x.data, column, x.numpy())
+        return {"x": x, "genes": torch.from_numpy(self.genes).expand(len(batch), -1), **_about_cells(batch)}
+
+
+def _measured_genes(measured: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The genes that each source measured, one source after the other, and where each source's begin."""
+    starts = np.zeros(len(measured) + 1, np.int64)
+    np.cumsum(measured.sum(axis=1), out=starts[1:])
+    return np.nonzero(measured)[1].astype(np.int32), starts
+
+
+def _about_cells(batch: CellBatch) -> dict[str, Tensor]:
+    tensors = {
+        "labels": torch.from_numpy(batch.labels),
+        "depth": torch.from_numpy(batch.depth),
+        "row": torch.from_numpy(batch.row),
+        "source": torch.from_numpy(batch.source),
+    }
+    if batch.pad is not None:
+        tensors["pad"] = torch.from_numpy(batch.pad)
+    return tensors

@@ -1,0 +1,92 @@
+"""The label columns of a collection: their encoders, and the codes of every cell."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scdataloader.collection import Collection
+from scdataloader.errors import StateMismatchError
+from scdataloader.labels import LabelEncoder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelTable:
+    """Encoders of several columns, in the order of a batch's ``labels``."""
+
+    encoders: dict[str, LabelEncoder]
+    """{column: encoder}"""
+
+    @classmethod
+    def fit(cls, collection: Collection, columns: Sequence[str]) -> LabelTable:
+        """Encoders of all labels that occur in a collection.
+
+        Raises:
+            KeyError: a column is in no source.
+            ValueError: all labels of a column are unknown, or a column is named twice.
+        """
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"a label column is named twice: {list(columns)}")
+        return cls(encoders={column: LabelEncoder.fit(column, collection.column(column)) for column in columns})
+
+    @classmethod
+    def from_encoders(cls, encoders: Mapping[str, Mapping[str, int]]) -> LabelTable:
+        """Encoders given as {column: {label: code}}, such as those that a trained model keeps.
+
+        Raises:
+            ValueError: the codes of a column are not those of its sorted labels.
+        """
+        table = {}
+        for column, codes in encoders.items():
+            known = {label: code for label, code in codes.items() if code >= 0}
+            classes = tuple(sorted(known))
+            if [known[label] for label in classes] != list(range(len(classes))):
+                raise ValueError(
+                    f"the codes of {column!r} must be the places of its sorted labels, 0 … {len(classes) - 1}"
+                )
+            table[column] = LabelEncoder(column=column, classes=classes)
+        return cls(encoders=table)
+
+    def codes(self, collection: Collection) -> NDArray[np.int32]:
+        """(n, C) codes of all cells; a label that has none becomes -1, with a warning that counts the cells."""
+        columns = []
+        for column, encoder in self.encoders.items():
+            series = collection.column(column)
+            unseen: Counter[str] = Counter()
+            for values in series:
+                unseen.update(encoder.unseen(values))
+            if unseen:
+                examples = ", ".join(f"{label} ({n:,})" for label, n in unseen.most_common(5))
+                logger.warning(
+                    "%s: %s cells have labels that training has not seen; their code is -1: %s",
+                    column,
+                    f"{unseen.total():,}",
+                    examples,
+                )
+            columns.append(np.concatenate([encoder.encode(values) for values in series]))
+        return np.stack(columns, axis=1) if columns else np.empty((len(collection), 0), np.int32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The encoders as plain values, for a checkpoint."""
+        return {column: encoder.to_dict() for column, encoder in self.encoders.items()}
+
+    def restored(self, state: Mapping[str, Any]) -> LabelTable:
+        """The encoders of a checkpoint, for the same columns.
+
+        Raises:
+            StateMismatchError: the checkpoint has other columns.
+        """
+        if list(state) != list(self.encoders):
+            raise StateMismatchError(
+                f"the checkpoint was trained on labels {list(state)}, but this run names {list(self.encoders)}; "
+                "name the same"
+            )
+        return LabelTable(encoders={column: LabelEncoder.from_dict(kept) for column, kept in state.items()})

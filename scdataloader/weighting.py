@@ -1,0 +1,99 @@
+"""A weighting applied to cells: which class each is in, what each class gets, and the sampler that draws so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scdataloader.collection import Collection
+from scdataloader.labels import LabelEncoder, joint
+from scdataloader.samplers import ShuffleSampler, Subset, WeightedSampler
+from scdataloader.types import Sampler
+from scdataloader.weights import NNZ, ClassWeights, Sampling, cell_factor, class_weights, nnz_factor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weighting:
+    """How some rows of a collection are weighted."""
+
+    rows: NDArray[np.int64]
+    """``(n,)`` rows that may be drawn."""
+    codes: NDArray[np.int32]
+    """``(n,)`` class of each; -1 is unknown."""
+    names: list[str]
+    """Class names; joint values of several columns are joined by " | "."""
+    factors: NDArray[np.float64] | None
+    """``(n,)`` factor of each cell within its class; None where all are alike."""
+    weights: ClassWeights
+    """What each class gets."""
+    sampling: Sampling
+    """What was asked for."""
+
+    @classmethod
+    def of(cls, collection: Collection, rows: NDArray[np.int64], sampling: Sampling) -> Weighting:
+        """Weigh ``rows`` of a collection.
+
+        Raises:
+            KeyError: a column is in no source.
+            ValueError: no cell is left, all labels are unknown, or a factor is no number that can weigh.
+        """
+        codes, names = _classes(collection, rows, sampling.columns)
+        factors = _factors(collection, rows, sampling.factors)
+        weights = class_weights(codes, len(names), sampling, factors)
+        return cls(rows=rows, codes=codes, names=names, factors=factors, weights=weights, sampling=sampling)
+
+    def sampler(self, seed: int) -> Sampler:
+        """The sampler that draws rows of the collection as this weighting asks.
+
+        Where nothing is weighted and no number of draws is asked for, every row comes exactly once per epoch.
+        """
+        sampling = self.sampling
+        if not sampling.columns and not sampling.factors and sampling.num_samples is None:
+            return Subset(sampler=ShuffleSampler(len(self.rows), seed=seed), rows=self.rows)
+        unknown = len(self.names)
+        drawn = WeightedSampler(
+            self.factors,
+            classes=np.where(self.codes < 0, unknown, self.codes),
+            class_mass=self.weights.mass,
+            num_samples=sampling.num_samples or self.weights.n_drawable,
+            seed=seed,
+        )
+        return Subset(sampler=drawn, rows=self.rows)
+
+
+def _classes(
+    collection: Collection, rows: NDArray[np.int64], columns: Sequence[str]
+) -> tuple[NDArray[np.int32], list[str]]:
+    """The class of each row by its joint values in ``columns``, and the classes' names."""
+    if not columns:
+        return np.zeros(len(rows), np.int32), ["all cells"]
+    encoders, per_column = [], []
+    for column in columns:
+        series = collection.column(column)
+        encoder = LabelEncoder.fit(column, series)
+        encoders.append(encoder)
+        per_column.append(np.concatenate([encoder.encode(values) for values in series])[rows])
+    codes, _ = joint(per_column, [encoder.n_classes for encoder in encoders])
+    # Only combinations that occur have a code, so every class has a cell to take its name from.
+    present, example = np.unique(codes, return_index=True)
+    example = example[present >= 0]
+    names = [
+        " | ".join(encoder.classes[code[cell]] for encoder, code in zip(encoders, per_column, strict=True))
+        for cell in example
+    ]
+    return codes, names
+
+
+def _factors(collection: Collection, rows: NDArray[np.int64], columns: Sequence[str]) -> NDArray[np.float64] | None:
+    """The product of each row's factors."""
+    factors: NDArray[np.float64] | None = None
+    for column in columns:
+        if column == NNZ:
+            factor = nnz_factor(collection.nnz()[rows])
+        else:
+            factor = cell_factor(collection.obs([column])[column].iloc[rows], column)
+        factors = factor if factors is None else factors * factor
+    return factors

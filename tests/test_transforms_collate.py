@@ -1,0 +1,107 @@
+"""Transforms and collates against what NumPy says of the dense batch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from cells import MemorySource, named_values
+
+from scdataloader.collate import Dense, SelectedGenes, Sparse
+from scdataloader.collection import Collection
+from scdataloader.transforms import Log1p, Normalize, QuantileBins
+from scdataloader.types import Collate, Transform
+
+GENES = [f"ENSG{i:011d}" for i in range(20)]
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def batch():
+    values = named_values(6, 20)
+    values[2] = 0  # a cell without counts
+    collection = Collection.open(
+        [MemorySource("a", values, GENES), MemorySource("b", named_values(3, 8, seed=5), GENES[4:12])]
+    )
+    return replace(collection.cells(np.array([0, 1, 2, 7, 8, 5])), key=77)
+
+
+def dense(batch):
+    return batch.x.to_scipy().toarray()
+
+
+def test_normalize_scales_by_the_depth_over_all_genes(batch):
+    shallow = replace(batch, depth=batch.depth * 2)  # as where the vocabulary holds half of the counts
+    expected = dense(batch) * (100 / np.where(batch.depth > 0, batch.depth * 2, 1))[:, None]
+    assert np.allclose(dense(Normalize(total=100)(shallow, RNG)), expected, rtol=1e-6)
+
+
+def test_log1p_is_numpys(batch):
+    assert np.array_equal(dense(Log1p()(batch, RNG)), np.log1p(dense(batch)))
+
+
+def test_bins_count_zero_as_bin_zero(batch):
+    bins = dense(QuantileBins(n_bins=5)(batch, RNG))
+    assert np.array_equal(bins > 0, dense(batch) > 0)
+    assert bins.max() == 4
+
+
+@pytest.mark.parametrize("bad", [lambda: Normalize(total=0), lambda: QuantileBins(n_bins=2)])
+def test_transforms_refuse_senseless_options(bad):
+    with pytest.raises(ValueError, match=r"must be positive|of 3 or more"):
+        bad()
+
+
+def test_dense_and_sparse_hold_the_same(batch):
+    full, sparse = Dense()(batch, RNG)["x"], Sparse()(batch, RNG)["x"]
+    assert sparse.layout is torch.sparse_csr
+    assert torch.equal(full, sparse.to_dense())
+    assert np.array_equal(full, dense(batch))
+
+
+@pytest.mark.parametrize("how", ["most expressed", "random expressed"])
+@pytest.mark.parametrize("fill", ["pad", "unexpressed"])
+def test_selected_values_belong_to_their_genes(batch, how, fill):
+    out = SelectedGenes(how=how, n_genes=12, fill=fill)(batch, RNG)
+    assert out["genes"].dtype == torch.int32
+    x, genes = out["x"].numpy(), out["genes"].numpy()
+    full = dense(batch)
+    for row in range(6):
+        real = genes[row] >= 0
+        assert np.array_equal(x[row, real], full[row, genes[row, real]])
+        assert not x[row, ~real].any()
+        if fill == "unexpressed":
+            assert batch.measured[batch.source[row], genes[row, real]].all()
+            assert real.sum() == min(12, batch.measured[batch.source[row]].sum())
+
+
+def test_given_genes_come_in_their_order(batch):
+    collection = Collection.open([MemorySource("a", named_values(6, 20), GENES)])
+    chosen = SelectedGenes(how="given", genes=[GENES[7], GENES[3], GENES[19]]).numbered(collection.vocabulary)
+    out = chosen(batch, RNG)
+    assert np.array_equal(out["x"], dense(batch)[:, [7, 3, 19]])
+    assert out["genes"][0].tolist() == [7, 3, 19]
+    with pytest.raises(KeyError, match=r"1 of 2 given genes are not in the vocabulary.*'XIST'"):
+        SelectedGenes(how="given", genes=[GENES[0], "XIST"]).numbered(collection.vocabulary)
+    with pytest.raises(ValueError, match="given twice"):
+        SelectedGenes(how="given", genes=[GENES[0], GENES[0]]).numbered(collection.vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"how": "most expressed"}, "needs n_genes"),
+        ({"how": "random expressed", "n_genes": 0}, "needs n_genes"),
+        ({"how": "all", "n_genes": 5}, "leave n_genes out"),
+        ({"how": "given"}, "belong together"),
+        ({"how": "all", "genes": ["A"]}, "belong together"),
+    ],
+)
+def test_selections_that_contradict_themselves_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SelectedGenes(**options)
+
+
+def test_the_protocols_fit():
+    assert isinstance(Log1p(), Transform)
+    assert isinstance(Dense(), Collate)
