@@ -5,8 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV ?= .venv
 # torch is installed first, by itself, so that you choose its build. A plain `pip install torch` on a machine without a
-# CPU build at hand pulls the CUDA libraries, several GB. Any pip arguments do: `make TORCH=torch quickstart`, or
-# `make TORCH='torch --index-url https://download.pytorch.org/whl/cpu' quickstart`.
+# CPU build at hand pulls the CUDA libraries, several GB. Any pip arguments do: `make TORCH=torch quickstart`.
 TORCH ?= torch==2.13.0
 # More arguments for pytest and for the benchmarks: `make test ARGS='-k samplers'`.
 ARGS ?=

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-_HEADROOM = 1.25
+_HEADROOM = 1.1
 """Buffers are made this much larger than asked for, so that the next window, somewhat larger, fits as well."""
 
 
@@ -20,9 +20,9 @@ class BufferPool:
     or a tensor made of it included. Whoever keeps a batch keeps its memory. Thread-safe.
     """
 
-    def __init__(self, n_kept: int = 16) -> None:
-        """Keep up to ``n_kept`` buffers; what is taken beyond that is ordinary memory."""
-        self._n_kept = n_kept
+    def __init__(self, max_bytes: int = 256 << 20) -> None:
+        """Keep up to ``max_bytes`` of memory; what is taken beyond that is ordinary memory."""
+        self._max_bytes = max_bytes
         self._buffers: list[NDArray[Any]] = []
         self._lock = threading.Lock()
 
@@ -42,10 +42,10 @@ class BufferPool:
                 small = i
         made = np.empty(int(n_bytes * _HEADROOM), np.uint8)
         if small is not None:
-            self._buffers[small] = made
-        elif len(self._buffers) < self._n_kept:
+            del self._buffers[small]
+        if sum(map(len, self._buffers)) + len(made) <= self._max_bytes:
             self._buffers.append(made)
         return made
 
     def __reduce__(self) -> tuple[type[BufferPool], tuple[int]]:
-        return BufferPool, (self._n_kept,)
+        return BufferPool, (self._max_bytes,)

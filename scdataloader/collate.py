@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
+from scdataloader.buffers import BufferPool
 from scdataloader.kernels.densify import densify, densify_given
 from scdataloader.kernels.select import fill_unexpressed, select_largest, select_random
 from scdataloader.types import CellBatch, Collate
 
 if TYPE_CHECKING:
     from scdataloader.genes import GeneVocabulary
+
+_MEMORY = BufferPool()
 
 # torch says once per process that CSR tensors are in beta; say it here, to nobody, and not in the midst of training.
 with warnings.catch_warnings():
@@ -30,7 +33,7 @@ class Dense:
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         """The batch with ``x`` in full."""
-        x = torch.empty((len(batch), batch.x.n_genes), dtype=torch.float32)
+        x = _empty((len(batch), batch.x.n_genes), np.float32)
         densify(batch.x.indptr, batch.x.indices, batch.x.data, x.numpy())
         return {"x": x, **_about_cells(batch)}
 
@@ -117,7 +120,7 @@ class SelectedGenes:
 
     def _chosen(self, batch: CellBatch) -> dict[str, Tensor]:
         shape = (len(batch), self.n_genes or 0)
-        x, genes = torch.empty(shape, dtype=torch.float32), torch.empty(shape, dtype=torch.int32)
+        x, genes = _empty(shape, np.float32), _empty(shape, np.int32)
         rows = batch.x
         key = np.uint64(batch.key)
         if self.how == "most expressed":
@@ -152,9 +155,14 @@ class _GivenGenes:
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         column = np.full(self.n_genes, -1, np.int32)
         column[self.genes] = np.arange(len(self.genes), dtype=np.int32)
-        x = torch.empty((len(batch), len(self.genes)), dtype=torch.float32)
+        x = _empty((len(batch), len(self.genes)), np.float32)
         densify_given(batch.x.indptr, batch.x.indices, batch.x.data, column, x.numpy())
         return {"x": x, "genes": torch.from_numpy(self.genes).expand(len(batch), -1), **_about_cells(batch)}
+
+
+def _empty(shape: tuple[int, int], dtype: DTypeLike) -> Tensor:
+    """A tensor of any content, in memory that an earlier batch no longer uses."""
+    return torch.from_numpy(_MEMORY.take(shape[0] * shape[1], dtype).reshape(shape))
 
 
 def _measured_genes(measured: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -54,7 +54,7 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         num_threads: int = 2,
-        window: int = 4096,
+        window: int = 2048,
         fixed_epoch: bool = False,
     ) -> None:
         """Describe the loader; nothing is read before the first batch is asked for.

@@ -37,8 +37,8 @@ def test_memory_is_used_again():
 
 
 def test_no_more_is_kept_than_agreed():
-    pool = BufferPool(n_kept=2)
-    taken = [pool.take(10, np.int64) for _ in range(9)]
+    pool = BufferPool(max_bytes=250)
+    taken = [pool.take(10, np.int64) for _ in range(9)]  # 88 bytes each, with headroom
     assert len(pool._buffers) == 2
     assert len({address(array) for array in taken}) == 9
 

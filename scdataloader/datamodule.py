@@ -1,0 +1,240 @@
+"""The wiring for Lightning: collection, labels, weighting, splits and loaders put together; it decides nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
+
+from scdataloader.alignment import GeneAlignment
+from scdataloader.collate import Sparse
+from scdataloader.collection import Collection
+from scdataloader.errors import StateMismatchError
+from scdataloader.label_table import LabelTable
+from scdataloader.loader import Loader
+from scdataloader.samplers import SequentialSampler, Subset
+from scdataloader.splits import Split, Splits, make_splits
+from scdataloader.types import Collate, Sampler, Transform
+from scdataloader.weighting import Weighting
+from scdataloader.weights import Sampling
+
+logger = logging.getLogger(__name__)
+
+
+class DataModule(LightningDataModule):
+    """Cells of many datasets for training, validation, test and prediction.
+
+    ``genes``, ``genes_dict``, ``classes``, ``encoders``, ``decoders``, ``collection`` and ``splits`` are valid right
+    after construction: metadata is read when first asked for, the matrices only by the loaders.
+    """
+
+    def __init__(
+        self,
+        data: list[str] | str | Any,
+        labels: list[str] | None = None,
+        sampling: Sampling | None = None,
+        split: Split | None = None,
+        alignment: GeneAlignment | None = None,
+        collate: Collate | None = None,
+        transforms: list[Transform] | None = None,
+        batch_size: int = 64,
+        num_threads: int = 2,
+        window: int = 2048,
+        seed: int = 0,
+        counts: str = "auto",
+        values: Literal["counts", "any"] = "counts",
+        densify: bool = True,
+    ) -> None:
+        """Describe the data; nothing is opened yet.
+
+        Args:
+            data: Paths or globs of .h5ad files and AnnData .zarr folders, or "lamindb:<collection key>"; one or a list.
+                From Python also lamindb collections and artifacts, and `Source` objects.
+            labels: Columns of the cell table whose codes every batch carries, in this order.
+            sampling: How training cells are drawn; by default every cell once per epoch, in random order.
+            split: How cells are shared between training, validation and test; by default all train.
+            alignment: How genes are found and brought onto one vocabulary; by default every gene of every source.
+            collate: What a batch looks like; by default `Sparse`, written out in full on the model's device.
+            transforms: Changes of the values before they are collated, in order; by default raw counts.
+            batch_size: Cells per batch on each rank.
+            num_threads: Threads that read ahead of the model.
+            window: Cells that one thread reads at once.
+            seed: Names the stream of draws and of every random choice after it.
+            counts: Which matrix holds the counts: "X", "layers/<key>", "raw", or "auto" for the first that has integers.
+            values: "counts" refuses values that are negative or fractions, "any" takes them.
+            densify: Whether sparse ``x`` is written out in full on the device, so that a model sees a usual tensor.
+        """
+        super().__init__()
+        self.data = data
+        self.labels = list(labels or [])
+        self.sampling = sampling or Sampling()
+        self.split = split or Split()
+        self.alignment = alignment or GeneAlignment()
+        self.collate: Collate = collate or Sparse()
+        self.transforms = list(transforms or [])
+        self.batch_size = batch_size
+        self.num_threads = num_threads
+        self.window = window
+        self.seed = seed
+        self.counts = counts
+        self.values = values
+        self.densify = densify
+        self._loaders: list[Loader] = []
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The table of cells."""
+        return Collection.open(self.data, genes=self.alignment, counts=self.counts, values=self.values)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Which rows train, validate and test."""
+        if self.split.by is None:
+            return make_splits(len(self.collection), self.split)
+        groups = LabelTable.fit(self.collection, [self.split.by])
+        names = groups.encoders[self.split.by].classes
+        return make_splits(len(self.collection), self.split, groups.codes(self.collection)[:, 0], names)
+
+    @cached_property
+    def _label_table(self) -> LabelTable:
+        return LabelTable.fit(self.collection, self.labels)
+
+    @property
+    def encoders(self) -> dict[str, dict[str, int]]:
+        """{column: {label: code}}. May be set, to those of a trained model: labels that it does not know become -1."""
+        return {column: dict(encoder.encoder) for column, encoder in self._label_table.encoders.items()}
+
+    @encoders.setter
+    def encoders(self, encoders: Mapping[str, Mapping[str, int]]) -> None:
+        self._use(LabelTable.from_encoders({column: encoders[column] for column in self.labels}))
+
+    @property
+    def decoders(self) -> dict[str, dict[int, str]]:
+        """{column: {code: label}}, -1 for unknown included."""
+        return {column: encoder.decoder for column, encoder in self._label_table.encoders.items()}
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """{column: number of classes}, in the order of the columns of ``labels`` in a batch."""
+        return {column: encoder.n_classes for column, encoder in self._label_table.encoders.items()}
+
+    @cached_property
+    def label_codes(self) -> NDArray[np.int32]:
+        """(n, C) label codes of all cells."""
+        return self._label_table.codes(self.collection)
+
+    @property
+    def genes(self) -> list[str]:
+        """The vocabulary: gene ids in order."""
+        return list(self.collection.vocabulary.ids)
+
+    @property
+    def genes_dict(self) -> dict[str, list[str]]:
+        """{organism: gene ids}; joined in order it is ``genes``."""
+        return self.collection.vocabulary.genes_dict
+
+    @cached_property
+    def weighting(self) -> Weighting:
+        """How the training cells are weighted."""
+        return Weighting.of(self.collection, self.splits.train, self.sampling)
+
+    def setup(self, stage: str) -> None:
+        """Open the data, refuse what is wrong with it, and write ``splits.json`` next to the run's logs."""
+        codes = self.label_codes
+        logger.info("%s cells of %d sources, %s genes, %d label columns", f"{len(codes):,}", len(self.collection.parts),
+                    f"{self.collection.n_genes:,}", codes.shape[1])  # fmt: skip
+        if stage == "fit":
+            left_out = self.weighting.weights
+            level = logging.WARNING if left_out.n_unknown_left_out or left_out.n_zero_left_out else logging.INFO
+            logger.log(level, left_out.summary())
+            if self.trainer is not None:
+                self._save_splits(Path(self.trainer.log_dir or self.trainer.default_root_dir))
+
+    def train_dataloader(self) -> Loader:
+        """Training cells as the weighting asks; a last batch that is not full is left out."""
+        sampler = self.weighting.sampler(self.seed)
+        return self._loader(sampler, drop_last=True)
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """Every validation cell once, in order; an empty list without a validation split."""
+        return self._in_order(self.splits.val)
+
+    def test_dataloader(self) -> Loader | list[Loader]:
+        """Every test cell once, in order; an empty list without a test split."""
+        return self._in_order(self.splits.test)
+
+    def predict_dataloader(self) -> Loader | list[Loader]:
+        """Every cell of the collection once, in order."""
+        return self._in_order(np.arange(len(self.collection)))
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
+        """Write sparse ``x`` out in full, now that it is on the model's device."""
+        if self.densify and isinstance(batch, dict) and batch["x"].layout is torch.sparse_csr:
+            return {**batch, "x": batch["x"].to_dense()}
+        return batch
+
+    def teardown(self, stage: str) -> None:  # noqa: ARG002
+        """End the loaders' threads."""
+        for loader in self._loaders:
+            loader.close()
+        self._loaders.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the label encoders and the vocabulary."""
+        return {"encoders": self._label_table.to_dict(), "genes": self.genes_dict}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the label encoders of a checkpoint: codes mean to the model what they meant in training.
+
+        Raises:
+            StateMismatchError: the checkpoint has other label columns or other genes.
+        """
+        self._use(self._label_table.restored(state_dict["encoders"]))
+        if state_dict["genes"] != self.genes_dict:
+            raise StateMismatchError(
+                f"the checkpoint was trained on {sum(map(len, state_dict['genes'].values())):,} genes, and this data "
+                f"has {len(self.genes):,} others; give the trained ones as alignment.vocabulary (the checkpoint has them "
+                f'under "{type(self).__name__}", "genes")'
+            )
+
+    def _use(self, table: LabelTable) -> None:
+        self.__dict__["_label_table"] = table
+        self.__dict__.pop("label_codes", None)
+
+    def _in_order(self, rows: NDArray[np.int64]) -> Loader | list[Loader]:
+        if not len(rows):
+            return []  # Lightning's way to say that there is none
+        return self._loader(Subset(sampler=SequentialSampler(len(rows)), rows=rows), drop_last=False, fixed_epoch=True)
+
+    def _loader(self, sampler: Sampler, *, drop_last: bool, fixed_epoch: bool = False) -> Loader:
+        trainer = self.trainer
+        loader = Loader(
+            self.collection,
+            sampler,
+            self.collate,
+            batch_size=self.batch_size,
+            labels=self.label_codes,
+            transforms=self.transforms,
+            seed=self.seed,
+            drop_last=drop_last,
+            rank=trainer.global_rank if trainer is not None else 0,
+            world_size=trainer.world_size if trainer is not None else 1,
+            num_threads=self.num_threads,
+            window=self.window,
+            fixed_epoch=fixed_epoch,
+        )
+        self._loaders.append(loader)
+        return loader
+
+    @rank_zero_only
+    def _save_splits(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.splits.save(folder / "splits.json")
