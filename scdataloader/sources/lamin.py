@@ -1,0 +1,196 @@
+"""Files behind a lamindb collection: keys, records and query sets to local paths."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scdataloader.errors import SourceFormatError
+
+if TYPE_CHECKING:
+    from lamindb import Artifact, Collection
+
+PREFIX = "lamindb:"
+SUFFIXES = (".h5ad", ".zarr")
+N_KEYS_SEARCHED = 100_000
+"""Keys that an error message looks through for near ones: instances with millions of artifacts exist."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaminPath:
+    """One AnnData of a lamindb instance, on this machine's disk."""
+
+    path: Path
+    """The file or folder: the artifact's own where it is local, lamindb's cached copy elsewhere."""
+    name: str
+    """The artifact's key, or its uid where it has none."""
+
+
+def is_lamin(data: object) -> bool:
+    """Whether `resolve_lamin` is the one to ask: a ``lamindb:`` string, a lamindb record or query set; a list of these.
+
+    Imports nothing: a lamindb object can only exist where lamindb is imported already.
+    """
+    if isinstance(data, str):
+        return data.startswith(PREFIX)
+    if isinstance(data, list | tuple):
+        return len(data) > 0 and all(is_lamin(item) for item in data)
+    return any(base.__module__.partition(".")[0] == "lamindb" for base in type(data).__mro__)
+
+
+def resolve_lamin(data: str | Artifact | Collection | Iterable[Any]) -> list[LaminPath]:
+    """Turn what names lamindb data into local paths, in order; remote artifacts are downloaded into lamindb's cache.
+
+    Neither a local instance nor its local artifacts need a network. Where ``ln.track()`` is on, the artifacts are
+    recorded as inputs of the run.
+
+    Args:
+        data: ``"lamindb:<key>"`` (the newest version of the collection with this key, or else of the artifact),
+            ``"lamindb:<key>@<version>"``, an ``ln.Collection``, an ``ln.Artifact``, or a list or query set of these.
+
+    Raises:
+        RuntimeError: no lamindb instance is connected.
+        LookupError: no collection or artifact has this key and version, or there is none in ``data``.
+        SourceFormatError: an artifact is not an AnnData stored as .h5ad or .zarr.
+        FileNotFoundError: the file of an artifact is gone.
+        ConnectionError: a remote artifact cannot be reached.
+        TypeError: ``data`` is something else.
+    """
+    from lamindb_setup.errors import CurrentInstanceNotConfigured
+
+    try:
+        artifacts = list(_artifacts(data))
+    except CurrentInstanceNotConfigured as error:
+        raise RuntimeError(
+            f"{_describe(data)} lies in a lamindb instance, and none is connected: run `lamin connect <owner>/<name>` "
+            "(or `lamin init --storage <folder> --name <name>` for a new one) before starting Python, "
+            "or pass the paths of the files, which need no instance"
+        ) from error
+    if not artifacts:
+        raise LookupError(f"{_describe(data)} holds no artifact, expected at least one AnnData (.h5ad or .zarr)")
+    for artifact in artifacts:
+        _check_anndata(artifact)
+    return _fetch(artifacts)
+
+
+def _describe(data: object) -> str:
+    return repr(data) if isinstance(data, str) else f"this {type(data).__name__}"
+
+
+def _artifacts(data: Any) -> Iterable[Artifact]:
+    import lamindb as ln
+
+    if isinstance(data, str):
+        yield from _artifacts(_find(data.removeprefix(PREFIX)))
+    elif isinstance(data, ln.Artifact):
+        yield data
+    elif isinstance(data, ln.Collection):
+        if data.pk is None:
+            raise LookupError(f"the lamindb collection {data.key!r} is not saved yet; call its save() first")
+        yield from data.ordered_artifacts.all()
+    elif isinstance(data, Iterable):
+        for item in data:
+            yield from _artifacts(item)
+    else:
+        raise TypeError(
+            f"expected 'lamindb:<key>', an ln.Collection, an ln.Artifact, or a list or query set of these, "
+            f"got {type(data).__name__}"
+        )
+
+
+def _find(key: str) -> Artifact | Collection:
+    """The collection, or else the artifact, of a key with or without ``@version``."""
+    import lamindb as ln
+
+    stem, _, version = key.rpartition("@")
+    for registry in (ln.Collection, ln.Artifact):
+        # the whole text first: a key may hold an "@" itself
+        newest = registry.filter(key=key, is_latest=True).order_by("-created_at")[:1]
+        versions = registry.filter(key=stem).order_by("-created_at") if stem else ()
+        record: Artifact | Collection
+        for record in (*newest, *(record for record in versions if record.version == version)):
+            return record
+    raise LookupError(_unknown_key_message(key))
+
+
+def _unknown_key_message(key: str) -> str:
+    import lamindb as ln
+
+    instance = ln.setup.settings.instance.slug
+    stem, _, version = key.rpartition("@")
+    for registry in (ln.Collection, ln.Artifact):
+        versions = [record.version for record in registry.filter(key=stem).order_by("created_at")] if stem else []
+        if versions:
+            return (
+                f"{registry.__name__.lower()} {stem!r} of the lamindb instance {instance} has no version {version!r}, "
+                f"only {', '.join(map(repr, versions))}; leave '@{version}' out for the newest"
+            )
+    keys = [
+        other
+        for registry in (ln.Collection, ln.Artifact)
+        for other in registry.filter(key__isnull=False).values_list("key", flat=True).distinct()[:N_KEYS_SEARCHED]
+    ]
+    nearest = difflib.get_close_matches(key, keys, n=3, cutoff=0.3)
+    hint = f"the nearest keys are {', '.join(map(repr, nearest))}" if nearest else f"none of its {len(keys)} is like it"
+    return f"the lamindb instance {instance} has no collection or artifact with the key {key!r}; {hint}"
+
+
+def _name(artifact: Artifact) -> str:
+    return str(artifact.key or artifact.uid)
+
+
+def _check_anndata(artifact: Artifact) -> None:
+    # remote folders have no otype, so None is not held against an artifact
+    if artifact.otype not in ("AnnData", None) or not str(artifact.suffix).endswith(SUFFIXES):
+        raise SourceFormatError(
+            f"lamindb artifact {_name(artifact)!r} is {artifact.otype or 'of no known type'} with suffix "
+            f"{artifact.suffix!r}; expected an AnnData stored as .h5ad or .zarr: leave it out of the collection, "
+            "or pass a list of the artifacts to use"
+        )
+
+
+def _is_remote(artifact: Artifact) -> bool:
+    # not from artifact.path: to make the path of a remote one already takes the network
+    return str(artifact.storage.type) != "local"
+
+
+def _fetch(artifacts: list[Artifact]) -> list[LaminPath]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    n_remote = sum(map(_is_remote, artifacts))
+    # stderr: a command's own output may be piped on
+    with Progress(console=Console(stderr=True), transient=True, disable=n_remote == 0) as progress:
+        task = progress.add_task("fetching from lamindb", total=n_remote)
+        paths = []
+        for artifact in artifacts:
+            progress.update(task, description=f"fetching {_name(artifact)}")
+            paths.append(LaminPath(path=_local_path(artifact), name=_name(artifact)))
+            progress.advance(task, _is_remote(artifact))
+    return paths
+
+
+def _local_path(artifact: Artifact) -> Path:
+    import lamindb as ln
+    from botocore.exceptions import BotoCoreError
+
+    # without a run lamindb would warn, for each artifact, that nothing is tracked
+    is_run_input = None if ln.context.run is not None else False
+    try:
+        path = Path(str(artifact.cache(is_run_input=is_run_input, mute=True)))
+        if path.exists():
+            return path
+    except FileNotFoundError:
+        pass
+    except (BotoCoreError, OSError) as error:
+        raise ConnectionError(
+            f"cannot download lamindb artifact {_name(artifact)!r} from {artifact.storage.root} ({error}): check the "
+            "network and the credentials; offline, copy the file here by other means and pass its path"
+        ) from error
+    raise FileNotFoundError(
+        f"lamindb artifact {_name(artifact)!r} should lie at {artifact.path}, and nothing is there: "
+        "restore the file, or delete the artifact and register it again"
+    )

@@ -1,0 +1,63 @@
+"""From what a user writes to the sources it names: paths, globs, lamindb keys, sources."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from scdataloader.sources import open_source
+from scdataloader.sources.lamin import is_lamin, resolve_lamin
+from scdataloader.types import Source
+
+_GLOB_CHARACTERS = "*?["
+
+
+def open_sources(data: Any, *, counts: str = "auto", values: str = "counts") -> list[Source]:
+    """Open all that ``data`` names, in order; a glob's matches sorted.
+
+    Args:
+        data: A path, a glob, "lamindb:<key>", a lamindb collection or artifact, a `Source`; or an iterable of these.
+        counts: Which matrix holds the counts; see `open_source`.
+        values: Whether values must be counts; see `open_source`.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a glob matches nothing.
+        TypeError: something that is none of these.
+        ValueError: nothing is named.
+    """
+    sources = [
+        item if isinstance(item, Source) else open_source(item, counts=counts, values=values) for item in _locate(data)
+    ]
+    if not sources:
+        raise ValueError("no data: give at least one path, glob, lamindb key or source")
+    return sources
+
+
+def _locate(data: Any) -> Iterable[Path | Source]:
+    if is_lamin(data):
+        yield from (found.path for found in resolve_lamin(data))
+    elif isinstance(data, Source):
+        yield data
+    elif isinstance(data, str | PathLike):
+        yield from _expand(fspath(data))
+    elif isinstance(data, Iterable):
+        for item in data:
+            yield from _locate(item)
+    else:
+        raise TypeError(
+            "data must be paths, globs, 'lamindb:<key>', a lamindb collection or artifact, or sources; "
+            f"not {type(data).__name__}"
+        )
+
+
+def _expand(path: str) -> list[Path]:
+    path = str(Path(path).expanduser())
+    if Path(path).exists() or not any(character in path for character in _GLOB_CHARACTERS):
+        return [Path(path)]
+    matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (of absolute paths too, which Path.glob refuses)
+    if not matches:
+        raise FileNotFoundError(f"no file matches {path!r} (working directory {Path.cwd()})")
+    return [Path(match) for match in matches]

@@ -1,0 +1,69 @@
+"""Fixtures shared by several test files: the real data folder, and a lamindb instance on demand."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import anndata as ad
+import pytest
+from hypothesis import settings
+
+# A kernel's first call compiles it: time says nothing about a law.
+settings.register_profile("default", deadline=None)
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+# lamindb reads these when it is imported, which a test module may do at its top: so not in a fixture.
+# The closed port on loopback makes a stray call to the network fail at once instead of leaving this machine.
+_LAMIN_ROOT = Path(tempfile.mkdtemp(prefix="scdataloader-lamin-"))
+atexit.register(shutil.rmtree, _LAMIN_ROOT, ignore_errors=True)
+os.environ["LAMIN_SETTINGS_DIR"] = str(_LAMIN_ROOT)
+os.environ["LAMIN_CACHE_DIR"] = str(_LAMIN_ROOT / "cache")
+os.environ["AWS_MAX_ATTEMPTS"] = "1"
+os.environ["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
+os.environ.pop("LAMIN_CURRENT_INSTANCE", None)
+
+# anndata warns of its own defaults for zarr
+ad.settings.zarr_write_format = 3
+ad.settings.auto_shard_zarr_v3 = False
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real files; tests that ask for it are skipped where it is missing."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real data: {DATA} does not exist")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def lamin() -> Iterator[ModuleType]:
+    """The module `lamindb`, connected to a fresh SQLite instance with bionty, that no network is needed for."""
+    import lamindb_setup
+
+    root = _LAMIN_ROOT / "instance"
+    root.mkdir()
+    before = Path.cwd()
+    os.chdir(root)  # lamindb marks the working directory as a project of the instance
+    try:
+        # the name is unique: an equal one would silently connect to the other instance
+        lamindb_setup.init(storage=str(root / "db"), name=f"scdataloader-test-{uuid.uuid4().hex[:8]}", modules="bionty")
+    finally:
+        os.chdir(before)
+    # without this, registering a file that lies outside the storage asks hub.lamin.ai
+    lamindb_setup.settings.instance._is_on_hub = False
+    import lamindb
+
+    lamindb.settings.verbosity = "error"
+    yield lamindb
+    from django.db import connections
+
+    connections.close_all()
+    shutil.rmtree(root, ignore_errors=True)
