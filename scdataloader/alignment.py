@@ -131,14 +131,9 @@ def _organisms(source: Source, how: GeneAlignment) -> list[tuple[str, NDArray[np
             used = [label for label, n in labels.value_counts().items() if n]
             if not labels.isna().any() and used:
                 return _split(labels, used)
-    stated = {normalise_organism(name) for name in getattr(source, "uns_organism", None) or ()}
-    if len(stated) > 1:
-        raise ValueError(
-            f"{source.name} is of {', '.join(sorted(stated))} by its uns, and no obs column ({ORGANISM_COLUMNS[0]}) says "
-            f'which cell is of which; say it with organisms={{"{source.name}": "human"}}, or add the column'
-        )
+    stated = getattr(source, "uns_organism", None)
     if stated:
-        return [(stated.pop(), None)]
+        return [(normalise_organism(stated), None)]
     inferred = infer_organism(gene_ids(source.var, column=_for_source(how.column, source.name), name=source.name))
     return [(inferred or UNSTATED, None)]
 

@@ -47,7 +47,7 @@ def _outside(genes: NDArray[Any], n_genes: int) -> bool:
     low, high = genes[0], genes[0]
     for j in range(1, genes.size):
         low, high = min(low, genes[j]), max(high, genes[j])
-    return low < 0 or high >= n_genes
+    return bool(low < 0 or high >= n_genes)
 
 
 @nb.njit(nogil=True, cache=True)
@@ -198,14 +198,14 @@ def sort_rows(indptr: NDArray[np.int64], indices: NDArray[np.int32], data: NDArr
 
 @nb.njit(nogil=True, cache=True)
 def count_nonzero(block: NDArray[Any], rows: NDArray[np.int64], out_indptr: NDArray[np.int64]) -> int:
-    """`row_offsets` for the rows of a dense block ``(n, n_genes)``: what is not zero counts. Returns the last offset."""
+    """`row_offsets` for rows of a dense block ``(n, n_genes)``, of which what is not zero counts."""
     total = 0
     out_indptr[0] = 0
     for i in range(rows.size):
         values = block[rows[i]]
         filled = 0
         for j in range(values.size):
-            filled += np.int64(values[j] != 0)
+            filled += int(values[j] != 0)
         total += filled
         out_indptr[i + 1] = total
     return total

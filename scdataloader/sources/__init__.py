@@ -1,0 +1,51 @@
+"""Where cells lie: files and folders, opened as they are."""
+
+from __future__ import annotations
+
+import difflib
+from os import PathLike, fspath
+from pathlib import Path
+
+from scdataloader.sources.counts import Values
+from scdataloader.sources.h5ad import H5adSource
+from scdataloader.sources.zarr import ZarrSource
+
+__all__ = ["H5adSource", "ZarrSource", "open_source"]
+
+
+def open_source(
+    path: str | PathLike[str], *, counts: str = "auto", values: Values = "counts"
+) -> H5adSource | ZarrSource:
+    """Open an ``.h5ad`` file or a zarr folder that AnnData wrote; no cell is read yet.
+
+    Args:
+        path: The file or folder.
+        counts: Which matrix holds the counts: "X", "layers/<key>", "raw", or "auto" for the first of X, layers/counts
+            and raw whose values, judged by a sample, are whole numbers from 0 up.
+        values: "counts" refuses values that are negative or not whole, whenever one is met; "any" takes them all.
+
+    Raises:
+        FileNotFoundError: no such path; names the nearest ones.
+        KeyError: no such matrix; lists those that exist.
+        NotCountsError: the matrix, or every candidate, holds values that are no counts.
+        SourceFormatError: not an AnnData, or damaged.
+    """
+    if values not in ("counts", "any"):
+        raise ValueError(f"values must be 'counts' or 'any', not {values!r}")
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise FileNotFoundError(_no_such_path(fspath(path), found))
+    source = ZarrSource if found.is_dir() else H5adSource
+    return source.open(found.absolute(), counts=counts, values=values)
+
+
+def _no_such_path(written: str, path: Path) -> str:
+    if "://" in written:
+        return f"{written} is not a path on this machine: fetch it first, or mount it, and give the path of the copy"
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return f"{written} does not exist, nor does the folder {folder}"
+    there = sorted(entry.name for entry in folder.iterdir())
+    near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.5)
+    hint = f"the nearest names there are {', '.join(near)}" if near else f"{len(there)} other names are there"
+    return f"{written} does not exist; in {folder} {hint}"

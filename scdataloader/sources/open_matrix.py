@@ -1,0 +1,127 @@
+"""From the layout of a matrix to the reader that suits it, its offsets checked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csc_matrix
+
+from scdataloader.errors import SourceFormatError
+from scdataloader.sources.anndata_layout import MatrixLayout, Node
+from scdataloader.sources.arrays import ChunkedArray, MappedArray, StoredArray
+from scdataloader.sources.fetch import ChunkCache
+from scdataloader.sources.readers import ChunkedCSR, ChunkedDense, MappedCSR, MappedDense, Reader, whole
+from scdataloader.types import CSRMatrix
+
+Describe = Callable[[Node, np.dtype[Any] | None], StoredArray]
+"""How an array lies on disk; a dtype asks for that one in place of the array's own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredMatrix:
+    """A matrix that is ready to be read."""
+
+    reader: Reader
+    """Reads rows."""
+    offsets: NDArray[np.int64] | None
+    """Of the rows of a CSR or the columns of a CSC matrix, as stored; None for a dense one."""
+    arrays: tuple[StoredArray, ...]
+    """Where the values lie: ``data`` and ``indices``, or the dense matrix."""
+
+
+def open_matrix(describe: Describe, node: Node, layout: MatrixLayout, *, path: Path, counts_only: bool) -> StoredMatrix:
+    """Find how a matrix is best read. Of a CSR matrix the offsets are loaded, of a CSC matrix everything.
+
+    Raises:
+        SourceFormatError: the arrays contradict each other.
+    """
+    if layout.kind == "dense":
+        return _dense(describe(node, None))
+    data = describe(node["data"], None)
+    indices = describe(node["indices"], _index_dtype(node["indices"]))
+    n_major = layout.shape[0] if layout.kind == "csr" else layout.shape[1]
+    indptr = whole(describe(node["indptr"], None)).astype(np.int64)
+    nnz = min(data.shape[0], indices.shape[0])
+    _check_offsets(indptr, n_major, nnz, f"{path}: {layout.location}/indptr")
+    reader: Reader
+    if layout.kind == "csc":
+        reader = _from_csc(indptr, indices, data, layout, path=path, counts_only=counts_only)
+    elif isinstance(data, MappedArray) and isinstance(indices, MappedArray):
+        matrix = CSRMatrix(indptr=indptr, indices=indices.values, data=data.values, counts_only=counts_only)
+        reader = MappedCSR(matrix=matrix, n_genes=layout.shape[1])
+    else:
+        reader = ChunkedCSR(
+            indptr=indptr, indices=_chunked(indices), data=_chunked(data), n_genes=layout.shape[1], cache=ChunkCache()
+        )
+    return StoredMatrix(reader=reader, offsets=indptr, arrays=(data, indices))
+
+
+def _dense(array: StoredArray) -> StoredMatrix:
+    reader: Reader = (
+        MappedDense(values=array.values)
+        if isinstance(array, MappedArray)
+        else ChunkedDense(array=array, cache=ChunkCache())
+    )
+    return StoredMatrix(reader=reader, offsets=None, arrays=(array,))
+
+
+def _index_dtype(node: Node) -> np.dtype[Any] | None:
+    """The compiled loops know gene numbers of 32 and 64 signed bits; others are widened."""
+    return None if node.dtype in (np.dtype(np.int32), np.dtype(np.int64)) else np.dtype(np.int64)
+
+
+def _chunked(array: StoredArray) -> ChunkedArray:
+    """One chunk of what is mapped already, where only the other array of a matrix has to be decoded."""
+    return array if isinstance(array, ChunkedArray) else array.as_chunks()
+
+
+def _check_offsets(indptr: NDArray[np.int64], n_major: int, nnz: int, name: str) -> None:
+    found = ""
+    if indptr.shape != (n_major + 1,):
+        found = f"it has {indptr.size} of them"
+    elif indptr[0] != 0 or indptr[-1] > nnz:
+        found = f"they run from {indptr[0]} to {indptr[-1]}"
+    elif (np.diff(indptr) < 0).any():
+        found = f"number {int((np.diff(indptr) < 0).argmax()) + 1} is smaller than the one before"
+    if found:
+        raise SourceFormatError(
+            f"{name} is damaged: expected {n_major + 1} offsets, ascending from 0 to at most {nnz}; {found}; "
+            "fetch or write the file again"
+        )
+
+
+def _from_csc(
+    indptr: NDArray[np.int64],
+    indices: StoredArray,
+    data: StoredArray,
+    layout: MatrixLayout,
+    *,
+    path: Path,
+    counts_only: bool,
+) -> MappedCSR:
+    """A matrix stored gene by gene, turned round in memory: single cells cannot be read from it otherwise."""
+    cells, values = whole(indices), whole(data)
+    if cells.size and not (cells.min() >= 0 and cells.max() < layout.shape[0]):
+        raise SourceFormatError(
+            f"{path} is damaged: {layout.location}/indices holds numbers from {cells.min()} to {cells.max()}, "
+            f"where cells 0 to {layout.shape[0] - 1} were expected; fetch or write the file again"
+        )
+    nnz = int(indptr[-1])
+    turned = csc_matrix((values[:nnz], cells[:nnz], indptr), shape=layout.shape).tocsr()
+    megabytes = (turned.data.nbytes + turned.indices.nbytes + turned.indptr.nbytes) / 1e6
+    warnings.warn(
+        f"{path}: {layout.key} is stored by genes (CSC) and was turned round in memory, which takes {megabytes:,.1f} "
+        "MB in every process that reads it; write it as CSR to read cells from the file as it lies",
+        UserWarning,
+        stacklevel=2,
+    )
+    matrix = CSRMatrix(
+        indptr=turned.indptr.astype(np.int64), indices=turned.indices, data=turned.data, counts_only=counts_only
+    )
+    return MappedCSR(matrix=matrix, n_genes=layout.shape[1])

@@ -1,0 +1,288 @@
+"""From stored matrices to rows: one reader for each way in which a matrix can lie on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scdataloader.buffers import BufferPool
+from scdataloader.kernels import gather
+from scdataloader.sources.arrays import ChunkedArray, MappedArray
+from scdataloader.sources.fetch import ChunkCache, Wanted, fetch
+from scdataloader.types import CSRMatrix
+
+_DATA, _INDICES = 0, 1
+_WINDOW = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gathered:
+    """Rows as they are stored, in the order asked for, not yet judged."""
+
+    indptr: NDArray[np.int64]
+    """``(n_rows + 1,)`` offsets."""
+    indices: NDArray[np.int32]
+    """``(nnz,)`` gene numbers."""
+    data: NDArray[np.float32]
+    """``(nnz,)`` values."""
+    flags: int
+    """What the kernels found; see `gather.FLAGS`."""
+
+
+class Reader(Protocol):
+    """Reads rows of one matrix."""
+
+    @property
+    def matrix(self) -> CSRMatrix | None:
+        """The whole matrix, where it can be addressed in memory."""
+
+    @property
+    def indptr(self) -> NDArray[np.int64] | None:
+        """``(n_obs + 1,)`` offsets of the cells; None for a dense matrix."""
+
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool) -> Gathered:
+        """``rows``, which have to exist, in that order, in memory from ``buffers``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MappedCSR:
+    """A CSR matrix addressable in memory."""
+
+    matrix: CSRMatrix
+    """The matrix; ``indptr`` has been checked against the sizes of the other two."""
+    n_genes: int
+    """Its width."""
+
+    @property
+    def indptr(self) -> NDArray[np.int64]:
+        """As `Reader.indptr`."""
+        return self.matrix.indptr
+
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool) -> Gathered:
+        """As `Reader.read`."""
+        stored = self.matrix
+        indptr, indices, data = _empty_rows(stored.indptr, rows, buffers)
+        flags = gather.take_rows(stored.indptr, stored.indices, stored.data, rows, self.n_genes, indptr, indices, data)
+        return Gathered(indptr=indptr, indices=indices, data=data, flags=flags)
+
+
+def _empty_rows(
+    indptr: NDArray[np.int64], rows: NDArray[np.int64], buffers: BufferPool
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+    offsets = np.empty(len(rows) + 1, np.int64)
+    total = gather.row_offsets(indptr, rows, offsets)
+    return offsets, buffers.take(total, np.int32), buffers.take(total, np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkedCSR:
+    """A CSR matrix whose values or gene numbers have to be decoded chunk by chunk."""
+
+    indptr: NDArray[np.int64]
+    """``(n_obs + 1,)`` checked offsets."""
+    indices: ChunkedArray
+    """``(nnz,)`` gene numbers."""
+    data: ChunkedArray
+    """``(nnz,)`` values."""
+    n_genes: int
+    """Width of the matrix."""
+    cache: ChunkCache
+    """Chunks decoded by earlier reads."""
+    matrix: None = None
+    """Never in memory."""
+
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool) -> Gathered:
+        """As `Reader.read`. Every chunk is decoded once for all rows that lie in it."""
+        offsets, indices, data = _empty_rows(self.indptr, rows, buffers)
+        stored = _StoredRanges.of(self.indptr, rows, offsets)
+        values_parts = _plan(self.data, _DATA, stored, _value_scatter(data))
+        genes_parts = _plan(self.indices, _INDICES, stored, _gene_scatter(indices, self.n_genes))
+        flags = fetch([genes_parts, values_parts], self.cache)
+        if not flags & gather.UNSORTED and not gather.rows_ascend(offsets, indices):
+            flags |= gather.UNSORTED
+        return Gathered(indptr=offsets, indices=indices, data=data, flags=flags)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _StoredRanges:
+    """Where rows lie in the stored arrays and where they go, in stored order, without empty rows."""
+
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, indptr: NDArray[np.int64], rows: NDArray[np.int64], offsets: NDArray[np.int64]) -> _StoredRanges:
+        order = np.argsort(rows, kind="stable")
+        order = order[offsets[order + 1] > offsets[order]]
+        return cls(starts=indptr[rows[order]], stops=indptr[rows[order] + 1], targets=offsets[order])
+
+
+class _Scatter(Protocol):
+    def __call__(
+        self,
+        chunk: NDArray[Any],
+        begin: int,
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
+        targets: NDArray[np.int64],
+    ) -> int: ...
+
+
+def _value_scatter(out: NDArray[np.float32]) -> _Scatter:
+    def scatter(
+        chunk: NDArray[Any],
+        begin: int,
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
+        targets: NDArray[np.int64],
+    ) -> int:
+        return int(gather.scatter_values(chunk, begin, starts, stops, targets, out))
+
+    return scatter
+
+
+def _gene_scatter(out: NDArray[np.int32], n_genes: int) -> _Scatter:
+    def scatter(
+        chunk: NDArray[Any],
+        begin: int,
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
+        targets: NDArray[np.int64],
+    ) -> int:
+        return int(gather.scatter_genes(chunk, begin, starts, stops, targets, n_genes, out))
+
+    return scatter
+
+
+def _plan(array: ChunkedArray, key: int, stored: _StoredRanges, scatter: _Scatter) -> Wanted:
+    """Which chunks of a one-dimensional array hold the ranges, and which ranges lie in each chunk."""
+    length, (n_chunks,) = array.chunk_shape[0], array.grid
+    edges = np.bincount(stored.starts // length, minlength=n_chunks + 1)
+    edges -= np.bincount((stored.stops - 1) // length + 1, minlength=n_chunks + 1)
+    numbers = np.flatnonzero(np.cumsum(edges[:-1]) > 0)
+    begins = numbers * length
+    first = np.searchsorted(stored.stops, begins, side="right")
+    last = np.searchsorted(stored.starts, begins + length, side="left")
+    sizes = np.minimum(stored.stops[last - 1] - begins, length)
+
+    def consume(i: int, values: NDArray[Any]) -> int:
+        inside = slice(first[i], last[i])
+        return scatter(values, int(begins[i]), stored.starts[inside], stored.stops[inside], stored.targets[inside])
+
+    return Wanted(array=array, key=key, numbers=numbers, sizes=sizes, consume=consume)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MappedDense:
+    """A dense matrix mapped into memory."""
+
+    values: NDArray[Any]
+    """``(n_obs, n_genes)`` values."""
+    matrix: None = None
+    """Not sparse."""
+    indptr: None = None
+    """Not sparse."""
+
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool) -> Gathered:
+        """As `Reader.read`, without the zeros."""
+        return _nonzero(self.values, rows, buffers)
+
+
+def _nonzero(block: NDArray[Any], rows: NDArray[np.int64], buffers: BufferPool) -> Gathered:
+    indptr = np.empty(len(rows) + 1, np.int64)
+    total = gather.count_nonzero(block, rows, indptr)
+    indices, data = buffers.take(total, np.int32), buffers.take(total, np.float32)
+    flags = gather.take_nonzero(block, rows, indptr, indices, data)
+    return Gathered(indptr=indptr, indices=indices, data=data, flags=flags)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkedDense:
+    """A dense matrix that has to be decoded chunk by chunk."""
+
+    array: ChunkedArray
+    """``(n_obs, n_genes)`` values."""
+    cache: ChunkCache
+    """Chunks decoded by earlier reads."""
+    matrix: None = None
+    """Not sparse."""
+    indptr: None = None
+    """Not sparse."""
+
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool) -> Gathered:
+        """As `Reader.read`, without the zeros. Every chunk is decoded once for all rows that lie in it."""
+        cells, back = np.unique(rows, return_inverse=True)
+        bands, first = np.unique(cells // self.array.chunk_shape[0], return_index=True)
+        pieces: list[Gathered] = [_nonzero(np.empty((0, self.array.shape[1]), np.float32), rows[:0], buffers)] * len(
+            bands
+        )
+        edges = np.append(first, len(cells))
+        across = self.array.grid[1]
+        blocks: dict[int, NDArray[Any]] = {}
+
+        def consume(i: int, values: NDArray[Any]) -> int:
+            band, column = divmod(i, across)
+            inside = cells[edges[band] : edges[band + 1]] - bands[band] * self.array.chunk_shape[0]
+            block = blocks[band] = self._place(blocks.get(band), inside, column, values)
+            if column < across - 1:
+                return 0
+            pieces[band] = _nonzero(block, np.arange(len(inside)), buffers)
+            del blocks[band]
+            return pieces[band].flags
+
+        height, width = self.array.chunk_shape
+        numbers = (bands[:, None] * across + np.arange(across)).reshape(-1)
+        sizes = np.repeat((cells[edges[1:] - 1] - bands * height + 1) * width, across)
+        wanted = Wanted(array=self.array, key=_DATA, numbers=numbers, sizes=sizes, consume=consume, unit=across)
+        fetch([wanted], self.cache)
+        return _joined(pieces, back.astype(np.int64), buffers)
+
+    def _place(
+        self, block: NDArray[Any] | None, inside: NDArray[np.int64], column: int, values: NDArray[Any]
+    ) -> NDArray[Any]:
+        """Put the wanted rows of one chunk into the block of full rows that its band makes up."""
+        width, n_genes = self.array.chunk_shape[1], self.array.shape[1]
+        if block is None:
+            block = np.empty((len(inside), n_genes), values.dtype)
+        start = column * width
+        block[:, start : start + width] = values.reshape(-1, width)[inside, : n_genes - start]
+        return block
+
+
+def _joined(pieces: list[Gathered], order: NDArray[np.int64], buffers: BufferPool) -> Gathered:
+    """The rows of all pieces laid end to end, then taken in ``order``."""
+    if not pieces:
+        return Gathered(
+            indptr=np.zeros(1, np.int64), indices=np.empty(0, np.int32), data=np.empty(0, np.float32), flags=0
+        )
+    sizes = np.concatenate([np.diff(piece.indptr) for piece in pieces])
+    indptr = np.concatenate([[0], np.cumsum(sizes)])
+    indices = np.concatenate([piece.indices for piece in pieces])
+    data = np.concatenate([piece.data for piece in pieces])
+    n_genes = int(indices.max(initial=-1)) + 1
+    return MappedCSR(matrix=CSRMatrix(indptr=indptr, indices=indices, data=data), n_genes=n_genes).read(order, buffers)
+
+
+def whole(array: ChunkedArray | MappedArray) -> NDArray[Any]:
+    """All values of a one-dimensional array, in memory."""
+    if isinstance(array, MappedArray):
+        return array.values
+    (n_chunks,), length = array.grid, array.chunk_shape[0]
+    out = np.empty(array.shape, array.dtype)
+    sizes = [min(length, array.shape[0] - i * length) for i in range(n_chunks)]
+    for i, values in enumerate(array.load(range(n_chunks), sizes)):
+        out[i * length : i * length + sizes[i]] = values[: sizes[i]]
+    return out
+
+
+def nonzero_offsets(reader: Reader, n_obs: int) -> NDArray[np.int64]:
+    """``(n_obs + 1,)`` what ``indptr`` would be if a dense matrix were stored sparse; reads all of it, in windows."""
+    sizes, buffers = [np.zeros(1, np.int64)], BufferPool()
+    for start in range(0, n_obs, _WINDOW):
+        rows = reader.read(np.arange(start, min(start + _WINDOW, n_obs)), buffers)
+        sizes.append(np.diff(rows.indptr))
+    return np.cumsum(np.concatenate(sizes))
