@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from typing import Any
@@ -23,12 +24,18 @@ class BufferPool:
     def __init__(self, max_bytes: int = 256 << 20) -> None:
         """Keep up to ``max_bytes`` of memory; what is taken beyond that is ordinary memory."""
         self._max_bytes = max_bytes
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
         self._buffers: list[NDArray[Any]] = []
         self._lock = threading.Lock()
 
     def take(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
         """An array of ``size`` values of ``dtype``, of any content."""
         n_bytes = size * np.dtype(dtype).itemsize
+        if self._process != os.getpid():  # another thread may have held the lock when this process was forked
+            self._start()
         with self._lock:
             return self._free(n_bytes)[:n_bytes].view(dtype)
 

@@ -79,6 +79,11 @@ class Collection:
         return len(self.vocabulary)
 
     @property
+    def is_mapped(self) -> bool:
+        """Whether every matrix is addressable in memory, so that small reads cost no more per cell than large ones."""
+        return all(getattr(part.source, "matrix", None) is not None for part in self.parts)
+
+    @property
     def fingerprint(self) -> str:
         """Hexadecimal digest of the sources' content, their order and the vocabulary."""
         digest = hashlib.blake2b(self.vocabulary.digest.encode(), digest_size=16)

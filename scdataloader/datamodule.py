@@ -36,7 +36,7 @@ class DataModule(LightningDataModule):
     after construction: metadata is read when first asked for, the matrices only by the loaders.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 (a command line is made of them; each has a default but the first)
         self,
         data: list[str] | str | Any,
         labels: list[str] | None = None,
@@ -47,11 +47,11 @@ class DataModule(LightningDataModule):
         transforms: list[Transform] | None = None,
         batch_size: int = 64,
         num_threads: int = 2,
-        window: int = 2048,
+        window: int | None = None,
         seed: int = 0,
         counts: str = "auto",
         values: Literal["counts", "any"] = "counts",
-        densify: bool = True,
+        densify: bool = True,  # noqa: FBT001, FBT002 (as above)
     ) -> None:
         """Describe the data; nothing is opened yet.
 
@@ -66,9 +66,9 @@ class DataModule(LightningDataModule):
             transforms: Changes of the values before they are collated, in order; by default raw counts.
             batch_size: Cells per batch on each rank.
             num_threads: Threads that read ahead of the model.
-            window: Cells that one thread reads at once.
+            window: Cells that one thread reads at once; None chooses by how the files are stored.
             seed: Names the stream of draws and of every random choice after it.
-            counts: Which matrix holds the counts: "X", "layers/<key>", "raw", or "auto" for the first that has integers.
+            counts: Which matrix has the counts: "X", "layers/<key>", "raw", or "auto" for the first that has integers.
             values: "counts" refuses values that are negative or fractions, "any" takes them.
             densify: Whether sparse ``x`` is written out in full on the device, so that a model sees a usual tensor.
         """
@@ -201,7 +201,7 @@ class DataModule(LightningDataModule):
         if state_dict["genes"] != self.genes_dict:
             raise StateMismatchError(
                 f"the checkpoint was trained on {sum(map(len, state_dict['genes'].values())):,} genes, and this data "
-                f"has {len(self.genes):,} others; give the trained ones as alignment.vocabulary (the checkpoint has them "
+                f"has {len(self.genes):,} others; give those as alignment.vocabulary (the checkpoint has them "
                 f'under "{type(self).__name__}", "genes")'
             )
 

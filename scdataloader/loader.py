@@ -26,6 +26,7 @@ T = TypeVar("T")
 STATE_VERSION = 1
 # What the random bits are for, so that no two uses in one epoch share a stream; the sampler's own are keyed otherwise.
 _ROW_BITS, _BATCH_BITS = 1, 2
+_MAPPED_WINDOW, _CHUNKED_WINDOW = 2048, 8192
 _TASK_BYTES = 32 << 20
 """Tensors that a thread makes in one go: enough to outweigh the hand-over, few enough to hold some dense ones."""
 
@@ -54,7 +55,7 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         num_threads: int = 2,
-        window: int = 2048,
+        window: int | None = None,
         fixed_epoch: bool = False,
     ) -> None:
         """Describe the loader; nothing is read before the first batch is asked for.
@@ -72,11 +73,12 @@ class Loader:
             rank: This process among those that share the batches.
             world_size: How many processes share the batches.
             num_threads: Threads that read and collate.
-            window: Cells that one thread reads at once, rounded to whole batches.
+            window: Cells that one thread reads at once, rounded to whole batches. None is 2,048, or 8,192 where chunks
+                have to be decoded, each of which then serves several cells.
             fixed_epoch: Whether every pass is the same, as for evaluation.
         """
         for name, value in (("batch_size", batch_size), ("num_threads", num_threads), ("window", window)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, world_size), not {rank} of {world_size}")
@@ -92,7 +94,7 @@ class Loader:
         self._drop_last = drop_last
         self._rank, self._world_size = rank, world_size
         self._num_threads = num_threads
-        self._steps_per_window = max(1, window // batch_size)
+        self._window = window
         self._fixed_epoch = fixed_epoch
         self._batches_per_task = 1
         self._epoch = 0
@@ -214,11 +216,13 @@ class Loader:
 
         The first is short, so that the model need not wait for a whole window.
         """
-        first, size = self._step, max(1, self._steps_per_window // 8)
+        window = self._window or (_MAPPED_WINDOW if self.dataset.is_mapped else _CHUNKED_WINDOW)
+        steps = max(1, window // self.batch_size)
+        first, size = self._step, max(1, steps // 8)
         while first < len(self):
             last = min(first + size, len(self))
             yield first, last
-            first, size = last, self._steps_per_window
+            first, size = last, steps
 
     def _positions(self, first: int, last: int) -> NDArray[np.int64]:
         """This rank's positions at steps [first, last); on several ranks also those beyond the epoch's end."""

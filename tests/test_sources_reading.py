@@ -26,7 +26,7 @@ from source_files import (
     write_zarr,
 )
 
-from scdataloader.sources import open_source
+from scdataloader.sources import fetch, open_source
 from scdataloader.sources.fetch import ChunkCache
 
 DTYPES = ("float32", "float64", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -234,10 +234,11 @@ def test_a_cache_of_any_size_changes_nothing_and_keeps_its_bound(opened, cache: 
         source.close()
         chunks = getattr(source._reader(), "cache", None)
         if isinstance(chunks, ChunkCache):
-            chunks.max_bytes = cache
-            for rows in reads:
-                check(source, x, rows)
-                assert sum(values.nbytes for values in chunks._chunks.values()) == chunks._bytes <= cache
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(fetch, "CACHE_BYTES", cache * len(ChunkCache._all))
+                for rows in reads:
+                    check(source, x, rows)
+                    assert sum(values.nbytes for values in chunks._chunks.values()) == chunks._bytes <= cache
         source.close()
 
 

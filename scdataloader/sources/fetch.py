@@ -8,15 +8,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.sources.arrays import ChunkedArray
 
-CACHE_BYTES = 64 << 20
-"""What a source keeps of decoded chunks."""
+CACHE_BYTES = 256 << 20
+"""What all sources of a process together keep of decoded chunks, each an equal share."""
 _TASK_BYTES = 1 << 20
 _MAX_THREADS = 8
 
@@ -31,9 +32,16 @@ def n_threads() -> int:
 class ChunkCache:
     """Decoded chunks, least recently used first out, bounded by their bytes. Thread-safe, and empty after a fork."""
 
-    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
-        self.max_bytes = max_bytes
+    _all: ClassVar[WeakSet[ChunkCache]] = WeakSet()
+
+    def __init__(self) -> None:
+        self._all.add(self)
         self._start()
+
+    @property
+    def max_bytes(self) -> int:
+        """This cache's share: it shrinks as sources are opened, so that thousands of them stay within memory."""
+        return CACHE_BYTES // max(1, len(self._all))
 
     def _start(self) -> None:
         self._process = os.getpid()

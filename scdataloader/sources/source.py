@@ -33,6 +33,9 @@ from scdataloader.sources.open_matrix import StoredMatrix, open_matrix
 from scdataloader.sources.readers import Gathered, Reader, nonzero_offsets
 from scdataloader.types import CSRMatrix, CSRRows
 
+_MEMORY = BufferPool()
+"""What sources read into: one for all, since there may be thousands."""
+
 
 class AnnDataSource(ABC):
     """One AnnData on disk, read in the genes and with the values that its matrix of counts has.
@@ -70,7 +73,7 @@ class AnnDataSource(ABC):
         self._dense_indptr: NDArray[np.int64] | None = None
 
     def _renew(self) -> None:
-        self._process, self._lock, self._buffers = os.getpid(), threading.Lock(), BufferPool()
+        self._process, self._lock = os.getpid(), threading.Lock()
 
     @classmethod
     def open(cls, path: Path, *, counts: str = "auto", values: Values = "counts") -> Self:
@@ -176,7 +179,7 @@ class AnnDataSource(ABC):
             SourceFormatError: the file is damaged.
         """
         rows = self._valid(rows)
-        gathered = self._reader().read(rows, self._buffers)
+        gathered = self._reader().read(rows, _MEMORY)
         if gathered.flags & gather.OUT_OF_RANGE:
             self._refuse_genes(rows, gathered)
         if gathered.flags & gather.NOT_COUNTS and self._values == "counts":
@@ -202,7 +205,7 @@ class AnnDataSource(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
-        for key in ("_stored", "_lock", "_process", "_buffers", "_var", "_dense_indptr"):
+        for key in ("_stored", "_lock", "_process", "_var", "_dense_indptr"):
             del kept[key]
         return kept
 
