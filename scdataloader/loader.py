@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STATE_VERSION = 1
+_DRAWS_THAT_TELL = 16_384
 # What the random bits are for, so that no two uses in one epoch share a stream; the sampler's own are keyed otherwise.
 _ROW_BITS, _BATCH_BITS = 1, 2
 _MAPPED_WINDOW, _CHUNKED_WINDOW = 2048, 8192
@@ -160,7 +163,7 @@ class Loader:
             "samples_seen": min(self._step * global_batch_size, self._draws.num_samples),
             "global_batch_size": global_batch_size,
             "num_samples": self._draws.num_samples,
-            "fingerprint": self.dataset.fingerprint,
+            "fingerprint": self._fingerprint,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -174,12 +177,21 @@ class Loader:
             if state.get(key) != own[key]:
                 raise StateMismatchError(
                     f"the saved state has {key} {state.get(key)!r}, but this loader has {own[key]!r}: the stream would "
-                    "be another one; resume with the data, seed and global batch size of the saved run, or start anew"
+                    "be another one; resume with the data, weights, seed and global batch size of the saved run, "
+                    "or start anew"
                 )
         self.close()
         self._epoch = state["epoch"]
         self._step = -(-state["samples_seen"] // own["global_batch_size"])
         self._resume = True
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Digest of the data and of the order: a sampler is known by what it draws first."""
+        digest = hashlib.blake2b(self.dataset.fingerprint.encode(), digest_size=16)
+        first = self._draws.draw(0, 0, min(_DRAWS_THAT_TELL, self._draws.num_samples))
+        digest.update(np.ascontiguousarray(first, "<i8").data)
+        return digest.hexdigest()
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         epoch = self._begin()

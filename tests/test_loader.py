@@ -147,17 +147,42 @@ def test_a_set_epoch_between_iter_and_the_first_batch_counts(collection):
     loader.close()
 
 
+def test_a_stream_stopped_on_one_rank_goes_on_on_two(collection):
+    def make(rank=0, world_size=1):
+        collate = SelectedGenes(how="random expressed", n_genes=9)
+        batch_size = 32 // world_size
+        return Loader(collection, weighted(192), collate, batch_size=batch_size, rank=rank, world_size=world_size)
+
+    expected = list(make())
+    stopped = make()
+    iterator = iter(stopped)
+    for _ in range(2):
+        next(iterator)
+    state = stopped.state_dict()
+    stopped.close()
+    ranks = [make(rank, 2) for rank in range(2)]
+    for loader in ranks:
+        loader.load_state_dict(state)
+    rest = [list(loader) for loader in ranks]
+    for step, batch in enumerate(expected[2:]):
+        for key in batch:
+            assert torch.equal(batch[key], torch.cat([rest[0][step][key], rest[1][step][key]])), key
+
+
 def test_a_state_of_another_stream_is_refused_with_both_values(collection):
     state = Loader(collection, weighted(), Dense(), batch_size=16).state_dict()
     assert all(isinstance(value, int | str) for value in state.values())
-    other = Collection.open([MemorySource("z", named_values(100, 40), GENES)])
-    for key, loader in {
-        "seed": Loader(collection, weighted(), Dense(), batch_size=16, seed=9),
-        "global_batch_size": Loader(collection, weighted(), Dense(), batch_size=8),
-        "num_samples": Loader(collection, weighted(300), Dense(), batch_size=16),
-        "fingerprint": Loader(other, weighted(), Dense(), batch_size=16),
-    }.items():
-        with pytest.raises(StateMismatchError, match=f"has {key} .*{state[key]}.* but this loader has"):
+    other_data = Collection.open([MemorySource("z", named_values(100, 40), GENES)])
+    other_weights = WeightedSampler(np.arange(1, 101), classes=CLASSES, num_samples=200, seed=3)
+    for key, loader in [
+        ("seed", Loader(collection, weighted(), Dense(), batch_size=16, seed=9)),
+        ("global_batch_size", Loader(collection, weighted(), Dense(), batch_size=8)),
+        ("num_samples", Loader(collection, weighted(300), Dense(), batch_size=16)),
+        ("fingerprint", Loader(other_data, weighted(), Dense(), batch_size=16)),
+        ("fingerprint", Loader(collection, other_weights, Dense(), batch_size=16)),
+    ]:
+        own = loader.state_dict()[key]
+        with pytest.raises(StateMismatchError, match=f"has {key} .*{state[key]}.* but this loader has .*{own}"):
             loader.load_state_dict(state)
 
 

@@ -10,6 +10,7 @@ _MASK32 = np.uint64(0xFFFFFFFF)
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _S32 = np.uint64(32)
+GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _TO_UNIT = 2.0**-53
 
 _FEISTEL_ROUNDS = 8
@@ -51,8 +52,12 @@ def below(bits: np.uint64, n: int) -> np.int64:
 
 
 @nb.njit(inline="always", cache=True)
-def _mix(x: np.uint64) -> np.uint64:
-    """The 64-bit finaliser "Mix13" of Stafford, as in SplitMix64."""
+def mix(x: np.uint64) -> np.uint64:
+    """Scramble 64 bits, one to one: the finaliser "Mix13" of Stafford.
+
+    ``mix(seed + j * GAMMA)`` for j = 1, 2 … is the stream of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a third of
+    the cost of `philox`, for many random words of one counter.
+    """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -76,8 +81,8 @@ def permuted(key: np.uint64, n: int, index: int) -> np.int64:
     while True:
         left, right = x >> low, x & low_mask
         for r in range(_FEISTEL_ROUNDS // 2):
-            left = (left ^ _mix(right + key + np.uint64(2 * r) * np.uint64(0x9E3779B97F4A7C15))) & high_mask
-            right = (right ^ _mix(left + key + np.uint64(2 * r + 1) * np.uint64(0x9E3779B97F4A7C15))) & low_mask
+            left = (left ^ mix(right + key + np.uint64(2 * r) * GAMMA)) & high_mask
+            right = (right ^ mix(left + key + np.uint64(2 * r + 1) * GAMMA)) & low_mask
         x = (left << low) | right
         if x < np.uint64(n):
             return np.int64(x)

@@ -6,7 +6,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.kernels.random import below, philox, unit
+from scdataloader.kernels.random import GAMMA, below, mix, philox, unit
 
 # What the second counter of a row's random bits is for, so that two choices in one row never share bits.
 _CHOOSE, _FILL = np.uint64(1) << np.uint64(32), np.uint64(2) << np.uint64(32)
@@ -32,8 +32,9 @@ def select_random(
         begin, end = indptr[row], indptr[row + 1]
         taken = min(end - begin, width)
         if end - begin <= width:
-            out_genes[row, :taken] = indices[begin:end]
-            out_data[row, :taken] = data[begin:end]
+            for j in range(taken):
+                out_genes[row, j] = indices[begin + j]
+                out_data[row, j] = data[begin + j]
         else:
             _choose(indices[begin:end], data[begin:end], key, position[row], out_genes[row], out_data[row])
         out_genes[row, taken:] = -1
@@ -51,17 +52,14 @@ def _choose(
 ) -> None:
     needed, to_come = len(out_genes), len(indices)
     k = 0
-    spare = np.uint64(0)
+    seed, _ = philox(key, np.uint64(position), _CHOOSE)
     for j in range(len(indices)):
         if needed == 0:
             break
-        bits = spare
-        if j & 1 == 0:
-            bits, spare = philox(key, np.uint64(position), _CHOOSE + np.uint64(j >> 1))
         # Written whether taken or not; the next entry overwrites it.
         out_genes[k] = indices[j]
         out_data[k] = data[j]
-        take = int(unit(bits) * (to_come - j) < needed)
+        take = int(unit(mix(seed + np.uint64(j) * GAMMA)) * (to_come - j) < needed)
         k += take
         needed -= take
 

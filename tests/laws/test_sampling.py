@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
+from scdataloader.kernels.draw import _first_above, _weighted_member, block_sums
 from scdataloader.samplers import SequentialSampler, ShuffleSampler, Subset, WeightedSampler
 
 N_DRAWS = 1_000_000
@@ -74,6 +75,15 @@ def test_weights_of_very_different_size_stay_exact():
     rows = WeightedSampler(weights, num_samples=N_DRAWS).draw(0, 0, N_DRAWS)
     assert set(rows.tolist()) <= {2, 4}
     assert_drawn_as(rows, np.array([0, 0, 1 / 3, 0, 2 / 3]))
+
+
+def test_a_uniform_number_that_rounds_up_to_the_total_still_names_a_cell_with_weight():
+    weights = np.array([0.0, 2.0, 3.0, 0.0, 0.0])
+    starts, first = np.array([0, 5]), np.array([0, 1])
+    sums = block_sums(starts, np.empty(0, np.int64), weights, first)
+    assert _weighted_member(1.0, 0, starts, np.empty(0, np.int64), weights, first, sums) == 2
+    masses = np.cumsum([0.0, 1.0, 0.0, 2.0, 0.0])
+    assert [_first_above(masses, 0, 5, target) for target in (0.0, 0.5, 1.0, 3.0)] == [1, 1, 3, 3]
 
 
 @given(st.integers(0, 2**63), st.integers(0, 1000), st.data())
