@@ -1,0 +1,139 @@
+"""700 real blood cells, as three datasets that differ in their genes, in a lamindb instance of their own.
+
+The cells ship in scanpy's wheel (`scanpy.datasets.pbmc68k_reduced`, from the peripheral blood of one donor: Zheng et
+al., Nature Communications 2017), log-normalised, so the counts have to be recovered. Nothing here needs a network.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+COLLECTION = "quickstart/blood"
+CELL_TYPES = {
+    "CD14+ Monocyte": ("CL:0001054", "CD14-positive monocyte"),
+    "CD19+ B": ("CL:0001201", "B cell, CD19-positive"),
+    "CD34+": ("CL:0008001", "hematopoietic precursor cell"),
+    "CD4+/CD25 T Reg": ("CL:0000792", "CD4-positive, CD25-positive, alpha-beta regulatory T cell"),
+    "CD4+/CD45RA+/CD25- Naive T": ("CL:0000895", "naive thymus-derived CD4-positive, alpha-beta T cell"),
+    "CD4+/CD45RO+ Memory": ("CL:0000897", "CD4-positive, alpha-beta memory T cell"),
+    "CD56+ NK": ("CL:0000623", "natural killer cell"),
+    "CD8+ Cytotoxic T": ("CL:0000794", "CD8-positive, alpha-beta cytotoxic T cell"),
+    "CD8+/CD45RA+ Naive Cytotoxic": ("CL:0000900", "naive thymus-derived CD8-positive, alpha-beta T cell"),
+    "Dendritic": ("CL:0000451", "dendritic cell"),
+}
+"""The authors' labels, and the Cell Ontology's id and name of each."""
+
+# The logarithms are kept with three decimals, which moves a count of 250 by up to 0.15; fractions would be off by 0.5.
+TOLERANCE = 0.2
+
+
+def recover_counts(log_normalised: csr_matrix) -> csr_matrix:
+    """Counts out of ``log1p`` of counts scaled per cell: each cell's smallest value was a count of one.
+
+    Raises:
+        ValueError: that does not give whole numbers.
+    """
+    x = csr_matrix(log_normalised, copy=True)
+    scaled = np.expm1(x.data.astype(np.float64))
+    counts = scaled / np.repeat(np.minimum.reduceat(scaled, x.indptr[:-1]), np.diff(x.indptr))
+    off = np.abs(counts - np.round(counts))
+    if off.max() > TOLERANCE:
+        worst = int(off.argmax())
+        raise ValueError(f"these are no log-normalised counts: value {worst} would be a count of {counts[worst]:.3f}")
+    x.data = np.round(counts).astype(np.float32)
+    return x
+
+
+def check_cell_types() -> None:
+    """Make sure that every id stands for the cell type that is written beside it.
+
+    Raises:
+        ValueError: the Cell Ontology knows an id by another name, or has deprecated it.
+    """
+    from cellxgene_ontology_guide.ontology_parser import OntologyParser
+
+    ontology = OntologyParser()
+    for term, name in CELL_TYPES.values():
+        if ontology.get_term_label(term) != name or ontology.is_term_deprecated(term):
+            raise ValueError(f"{term} is {ontology.get_term_label(term)!r} in the Cell Ontology, not {name!r}")
+
+
+def blood() -> ad.AnnData:
+    """700 cells x 765 genes: counts, the authors' labels, and Cell Ontology ids."""
+    import scanpy as sc
+
+    check_cell_types()
+    raw = sc.datasets.pbmc68k_reduced()
+    labels = raw.obs["bulk_labels"].astype(str)
+    obs = pd.DataFrame(
+        {
+            "bulk_labels": labels.astype("category"),
+            "cell_type_ontology_term_id": labels.map({label: term for label, (term, _) in CELL_TYPES.items()}),
+            "phase": raw.obs["phase"],
+        }
+    )
+    cells = ad.AnnData(recover_counts(raw.raw.X), obs=obs, var=pd.DataFrame(index=raw.raw.var_names))
+    cells.uns["organism_ontology_term_id"] = "NCBITaxon:9606"
+    return cells
+
+
+def write_datasets(folder: Path) -> list[Path]:
+    """Three files with a third of the cells each; none has all the genes, nor any other's order of them."""
+    cells = blood()
+    rng = np.random.Generator(np.random.Philox(0))
+    folder.mkdir(parents=True)
+    paths = []
+    for number, name in enumerate(("blood_a.h5ad", "blood_b.h5ad", "blood_c.zarr")):
+        genes = rng.permutation(cells.n_vars)[: int(cells.n_vars * (1.0, 0.95, 0.9)[number])]
+        part = cells[number::3, genes].copy()
+        path = folder / name
+        if path.suffix == ".zarr":
+            part.write_zarr(path)
+        else:
+            part.write_h5ad(path, compression="gzip" if number else None)
+        paths.append(path)
+    return paths
+
+
+def lamindb_settings(folder: Path) -> dict[str, str]:
+    """What has to stand in the environment so that lamindb keeps to ``folder`` and never asks the network."""
+    return {
+        "LAMIN_SETTINGS_DIR": str(folder),  # instead of the home directory
+        "LAMIN_CACHE_DIR": str(folder / "cache"),
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",  # a closed port
+    }
+
+
+def register(folder: Path) -> tuple[str, list[Path]]:
+    """Make a SQLite instance of lamindb in ``folder``, write the datasets into it, and register them.
+
+    The settings have to be in the environment before.
+
+    Returns:
+        the instance, as LAMIN_CURRENT_INSTANCE names it, and the datasets' paths.
+    """
+    import lamindb_setup
+
+    before = Path.cwd()
+    os.chdir(folder)  # lamindb marks the working directory as a project of the instance
+    try:
+        # a name that was used before would connect to that instance instead of making this one
+        lamindb_setup.init(storage=str(folder / "lamindb"), name=f"quickstart-{uuid.uuid4().hex[:8]}")
+    finally:
+        os.chdir(before)
+    import lamindb as ln
+
+    ln.settings.verbosity = "error"
+    # files inside the instance's storage are registered where they lie
+    paths = write_datasets(folder / "lamindb" / "blood")
+    artifacts = [ln.Artifact(path, description="blood cells of one donor, Zheng et al. 2017").save() for path in paths]
+    ln.Collection(artifacts, key=COLLECTION).save()
+    return str(ln.setup.settings.instance.slug), paths

@@ -1,0 +1,144 @@
+"""What `scdataloader inspect` says, against numbers counted by hand."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_matrix
+
+from scdataloader.cli import main
+from scdataloader.collection import Collection
+from scdataloader.inspection import DataOptions, class_table, column_table, source_table
+from scdataloader.splits import Split
+from scdataloader.weights import Sampling
+
+CLASSES = {"large": 60, "middle": 30, "small": 6, "unknown": 4}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """100 cells in two files: the first with a gene twice and a column more, the second with its counts in a layer."""
+    labels = np.repeat(list(CLASSES), list(CLASSES.values()))
+    genes = [f"ENSG{i:011d}" for i in range(10)]
+    paths = []
+    for number, part in enumerate((slice(0, None, 2), slice(1, None, 2))):
+        n = len(labels[part])
+        obs = pd.DataFrame({"cell_type": labels[part], "donor": "d"}, index=[f"c{i}" for i in range(n)])
+        x = csr_matrix(np.full((n, 11), 2, np.float32))
+        if number == 0:
+            cells = ad.AnnData(x, obs=obs.assign(batch="b"), var=pd.DataFrame(index=[*genes, f"{genes[0]}.2"]))
+        else:
+            var = pd.DataFrame(index=[*genes, "ENSG00000000099"])
+            cells = ad.AnnData(csr_matrix(x * 0.3), obs=obs, var=var, layers={"counts": x})
+        paths.append(str(tmp_path / f"{number}.h5ad"))
+        cells.write_h5ad(paths[-1])
+    return paths
+
+
+def weighed(files, **sampling):
+    options = DataOptions(data=files, sampling=Sampling(by="cell_type", **sampling))
+    return class_table(options.weighting(options.open())).set_index("class")
+
+
+def test_sources_say_what_they_hold(files):
+    table = source_table(Collection.open(files))
+    assert list(table["cells"]) == [50, 50]
+    assert list(table["genes"]) == [11, 11]
+    assert list(table["organism"]) == ["homo sapiens", "homo sapiens"]
+    assert list(table["counts in"]) == ["X", "layers/counts"]
+    assert list(table["matched"]) == [10, 11]
+    assert list(table["duplicates"]) == [1, 0]
+
+
+def test_columns_say_how_many_sources_have_them(files):
+    table = column_table(Collection.open(files))
+    assert table.to_dict("list") == {"column": ["cell_type", "donor", "batch"], "sources": [2, 2, 1]}
+
+
+def test_uniform_weights_give_every_class_the_same(files):
+    table = weighed(files, scheme="uniform", num_samples=900)
+    assert list(table.index) == ["large", "middle", "small", "unknown"]
+    assert list(table["cells"]) == [60, 30, 6, 4]
+    np.testing.assert_allclose(table["natural"], [60 / 96, 30 / 96, 6 / 96, np.nan])
+    np.testing.assert_allclose(table["asked"], [1 / 3, 1 / 3, 1 / 3, 0])
+    np.testing.assert_allclose(table["draws"], [300, 300, 300, 0])
+
+
+def test_saturating_weights_are_those_of_the_formula(files):
+    table = weighed(files, scheme="saturating", saturation=10)
+    mass = np.array([10 * c / (10 + c) for c in (60, 30, 6)])
+    np.testing.assert_allclose(table["asked"][:3], mass / mass.sum())
+    np.testing.assert_allclose(table["draws"].sum(), 96)
+
+
+def test_unknown_labels_get_their_share_when_asked(files):
+    table = weighed(files, scheme="natural", unknown_mass=0.1)
+    assert table["asked"]["unknown"] == pytest.approx(0.1)
+    assert table["draws"].sum() == pytest.approx(100)
+
+
+def test_only_training_cells_are_counted(files):
+    options = DataOptions(data=files, sampling=Sampling(by="cell_type"), split=Split(val=0.2, test=0.3))
+    assert class_table(options.weighting(options.open()))["cells"].sum() == 50
+
+
+def test_the_terminal_shows_it_all(files, capsys):
+    assert main(["inspect", *files, "--by", "cell_type", "--scheme", "power", "--tau", "0", "--top", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 sources, 100 cells, 11 genes in the vocabulary" in shown
+    assert "obs columns in all sources: cell_type, donor\n" in shown
+    assert "obs columns in some: batch\n" in shown
+    assert "cell_type: 3 classes, power, tau 0" in shown
+    assert "… 2 other classes" in shown
+    assert "66.67%" in shown
+    assert "4 cells of unknown label are left out" in shown
+    assert "middle" not in shown
+
+
+def test_a_configuration_names_the_data_and_options_override_it(files, tmp_path, capsys):
+    config = tmp_path / "fit.yaml"
+    config.write_text(
+        f"model: Any\ndata:\n  data: {files}\n  labels: [cell_type]\n  batch_size: 7\n"
+        "  sampling: {by: [donor], scheme: uniform}\n  split: {val: 0.5}\n"
+    )
+    assert main(["inspect", "--config", str(config)]) == 0
+    assert "donor: 1 classes, uniform" in capsys.readouterr().out
+    assert main(["inspect", "--config", str(config), "--by", "cell_type", "donor", "--scheme", "natural"]) == 0
+    assert "cell_type | donor: 3 classes, natural" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "no data is named"),
+        (["nothing.h5ad"], "nothing.h5ad does not exist"),
+        (["FILES", "--by", "celltype"], "no source has the obs column 'celltype'"),
+        (["FILES", "--scheme", "uniform"], "by names no column"),
+        (["FILES", "--organisms", "a=human", "mouse"], "'mouse' is no such pair"),
+        (["--config", "nothing.yaml"], "nothing.yaml"),
+        (["--config", "model.yaml"], "model.yaml has no section called data"),
+        (["--config", "typo.yaml"], "schema"),
+        (["--config", "broken.yaml"], "broken.yaml is not YAML"),
+        (["FILES", "--by", "cell_type", "--tau", "3", "--scheme", "power"], "tau must be from 0"),
+    ],
+)
+def test_bad_input_is_told(options, said, files, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.yaml").write_text("model: Any\n")
+    (tmp_path / "typo.yaml").write_text("data: {data: 0.h5ad, sampling: {schema: uniform}}\n")
+    (tmp_path / "broken.yaml").write_text("data: [\n")
+    args = [word for option in options for word in (files if option == "FILES" else [option])]
+    assert main(["inspect", *args]) == 2
+    message = capsys.readouterr().err.rpartition("error: ")[2]
+    assert said in message
+
+
+def test_two_species_of_real_files(real_data, capsys):
+    files = [str(real_data / name) for name in ("mouse_brain_merfish.h5ad", "human_placenta_cl22.h5ad")]
+    organisms = ["--organisms", "human_placenta*=human", "mouse*=mouse"]
+    assert main(["inspect", *files, "--by", "cell_type_ontology_term_id", "--top", "1", *organisms]) == 0
+    shown = capsys.readouterr().out
+    assert "2 sources, 1,220 cells, 19,479 genes in the vocabulary" in shown
+    assert "CL:0000679" in shown
+    assert "298" in shown
+    assert "42 classes, natural" in shown
