@@ -159,7 +159,7 @@ def _check_stated(organisms: list[tuple[str, str]]) -> None:
         raise ValueError(
             f"{silent[0]} does not say its organism, in obs, uns or gene ids, "
             f"while other sources are of {', '.join(stated)}; "
-            f'say it with organisms={{"{silent[0]}": "human"}} (or whatever it is)'
+            f'say it in the alignment\'s organisms, as {{"{silent[0]}": "human"}} (or whatever it is)'
         )
 
 

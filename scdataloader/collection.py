@@ -14,6 +14,7 @@ from scdataloader.alignment import GeneAlignment, Part, align
 from scdataloader.buffers import BufferPool
 from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.kernels.align import BAD_INDEX, OK, align_rows, close_gaps
+from scdataloader.sources.counts import Values
 from scdataloader.sources.locate import open_sources
 from scdataloader.types import CellBatch, CSRMatrix, CSRRows
 
@@ -40,7 +41,7 @@ class Collection:
 
     @classmethod
     def open(
-        cls, data: Any, *, genes: GeneAlignment | None = None, counts: str = "auto", values: str = "counts"
+        cls, data: Any, *, genes: GeneAlignment | None = None, counts: str = "auto", values: Values = "counts"
     ) -> Collection:
         """Open files, stores or a lamindb collection; reads their metadata, not their matrices.
 

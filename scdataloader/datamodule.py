@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,7 @@ class DataModule(LightningDataModule):
         counts: str = "auto",
         values: Literal["counts", "any"] = "counts",
         densify: bool = True,  # noqa: FBT001, FBT002 (as above)
+        checkpoint: str | None = None,
     ) -> None:
         """Describe the data; nothing is opened yet.
 
@@ -71,6 +73,8 @@ class DataModule(LightningDataModule):
             counts: Which matrix has the counts: "X", "layers/<key>", "raw", or "auto" for the first that has integers.
             values: "counts" refuses values that are negative or fractions, "any" takes them.
             densify: Whether sparse ``x`` is written out in full on the device, so that a model sees a usual tensor.
+            checkpoint: Checkpoint of an earlier run, to apply its model to other data: its genes are the vocabulary and
+                its label codes hold; a label that it does not know is -1.
         """
         super().__init__()
         self.data = data
@@ -87,12 +91,33 @@ class DataModule(LightningDataModule):
         self.counts = counts
         self.values = values
         self.densify = densify
+        self.checkpoint = checkpoint
+        self._absent_labels_are_unknown = False
         self._loaders: list[Loader] = []
 
     @cached_property
     def collection(self) -> Collection:
         """The table of cells."""
-        return Collection.open(self.data, genes=self.alignment, counts=self.counts, values=self.values)
+        alignment = self.alignment
+        if self._trained and alignment.vocabulary is None:
+            alignment = replace(alignment, vocabulary=self._trained["genes"])
+        return Collection.open(self.data, genes=alignment, counts=self.counts, values=self.values)
+
+    @cached_property
+    def _trained(self) -> dict[str, Any]:
+        """What the checkpoint of an earlier run keeps of its data; empty if there is none."""
+        if self.checkpoint is None:
+            return {}
+        # As Lightning reads it; tensors stay on disk.
+        kept = torch.load(self.checkpoint, map_location="cpu", mmap=True, weights_only=False)
+        name = type(self).__qualname__
+        if name not in kept:
+            raise ValueError(
+                f"{self.checkpoint} keeps nothing of its data, expected an entry {name!r}: it is not from a run with a "
+                "DataModule; give the vocabulary and the labels by themselves"
+            )
+        state: dict[str, Any] = kept[name]
+        return state
 
     @cached_property
     def splits(self) -> Splits:
@@ -105,6 +130,8 @@ class DataModule(LightningDataModule):
 
     @cached_property
     def _label_table(self) -> LabelTable:
+        if self._trained:
+            return LabelTable.from_dict(self._trained["encoders"], self.labels)
         return LabelTable.fit(self.collection, self.labels)
 
     @property
@@ -129,7 +156,7 @@ class DataModule(LightningDataModule):
     @cached_property
     def label_codes(self) -> NDArray[np.int32]:
         """(n, C) label codes of all cells."""
-        return self._label_table.codes(self.collection)
+        return self._label_table.codes(self.collection, absent_ok=self._absent_labels_are_unknown)
 
     @property
     def genes(self) -> list[str]:
@@ -148,9 +175,15 @@ class DataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Open the data, refuse what is wrong with it, and write ``splits.json`` next to the run's logs."""
-        codes = self.label_codes
-        logger.info("%s cells of %d sources, %s genes, %d label columns", f"{len(codes):,}", len(self.collection.parts),
-                    f"{self.collection.n_genes:,}", codes.shape[1])  # fmt: skip
+        if stage == "predict" and self.checkpoint is not None:
+            self._absent_labels_are_unknown = True
+        logger.info(
+            "%s cells, sources: %d, genes: %s, label columns: %d",
+            f"{len(self.label_codes):,}",
+            len(self.collection.parts),
+            f"{self.collection.n_genes:,}",
+            self.label_codes.shape[1],
+        )
         if stage == "fit":
             left_out = self.weighting.weights
             level = logging.WARNING if left_out.n_unknown_left_out or left_out.n_zero_left_out else logging.INFO
@@ -197,7 +230,7 @@ class DataModule(LightningDataModule):
         Raises:
             StateMismatchError: the checkpoint has other label columns or other genes.
         """
-        self._use(self._label_table.restored(state_dict["encoders"]))
+        self._use(LabelTable.from_dict(state_dict["encoders"], self.labels))
         if state_dict["genes"] != self.genes_dict:
             raise StateMismatchError(
                 f"the checkpoint was trained on {sum(map(len, state_dict['genes'].values())):,} genes, and this data "

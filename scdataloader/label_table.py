@@ -55,11 +55,21 @@ class LabelTable:
             table[column] = LabelEncoder(column=column, classes=classes)
         return cls(encoders=table)
 
-    def codes(self, collection: Collection) -> NDArray[np.int32]:
-        """(n, C) codes of all cells; a label that has none becomes -1, with a warning that counts the cells."""
+    def codes(self, collection: Collection, *, absent_ok: bool = False) -> NDArray[np.int32]:
+        """(n, C) codes of all cells; a label that has none becomes -1, with a warning that counts the cells.
+
+        Raises:
+            KeyError: a column is in no source, and ``absent_ok`` does not take that for labels that are all unknown.
+        """
         columns = []
         for column, encoder in self.encoders.items():
-            series = collection.column(column)
+            try:
+                series = collection.column(column)
+            except KeyError:
+                if not absent_ok:
+                    raise
+                columns.append(np.full(len(collection), -1, np.int32))
+                continue
             unseen: Counter[str] = Counter()
             for values in series:
                 unseen.update(encoder.unseen(values))
@@ -78,15 +88,20 @@ class LabelTable:
         """The encoders as plain values, for a checkpoint."""
         return {column: encoder.to_dict() for column, encoder in self.encoders.items()}
 
-    def restored(self, state: Mapping[str, Any]) -> LabelTable:
-        """The encoders of a checkpoint, for the same columns.
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any], columns: Sequence[str]) -> LabelTable:
+        """The encoders of a checkpoint.
+
+        Args:
+            state: What `to_dict` gave.
+            columns: The columns that this run names; empty for those of the checkpoint.
 
         Raises:
             StateMismatchError: the checkpoint has other columns.
         """
-        if list(state) != list(self.encoders):
+        if columns and list(state) != list(columns):
             raise StateMismatchError(
-                f"the checkpoint was trained on labels {list(state)}, but this run names {list(self.encoders)}; "
-                "name the same"
+                f"the checkpoint was trained on labels {list(state)}, but this run names {list(columns)}; "
+                "name the same, in the same order, or none"
             )
-        return LabelTable(encoders={column: LabelEncoder.from_dict(kept) for column, kept in state.items()})
+        return cls(encoders={column: LabelEncoder.from_dict(kept) for column, kept in state.items()})

@@ -57,6 +57,13 @@ class TrainingCLI(LightningCLI):
         """Parse; Lightning's own method warns of arguments that are given besides those of the process."""
         self.config = parser.parse_args(args)
 
+    def before_instantiate_classes(self) -> None:
+        """Apply a trained model in its own genes and label codes, whatever the data has."""
+        options = self.config[self.subcommand]
+        trained = options.get("ckpt_path")
+        if self.subcommand != "fit" and trained is not None and options.data.checkpoint is None:
+            options.data.checkpoint = trained
+
     def before_validate(self) -> None:
         """Refuse to validate on nothing."""
         _require(len(self.datamodule.splits.val), "validation", "val")

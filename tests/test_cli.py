@@ -149,7 +149,7 @@ def test_version(capsys):
 def test_fit_test_and_predict(config, capsys):
     assert main(["fit", "--config", config]) == 0
     notes = capsys.readouterr().err
-    assert "192 cells of 2 sources, 12 genes, 1 label columns\n" in notes
+    assert "192 cells, sources: 2, genes: 12, label columns: 1\n" in notes
     (checkpoint,) = Path().glob("lightning_logs/version_0/checkpoints/*.ckpt")
     assert str(checkpoint) in notes
     assert Path("lightning_logs/version_0/splits.json").exists()
@@ -168,6 +168,27 @@ def test_fit_test_and_predict(config, capsys):
     true = (np.arange(2 * N_CELLS) % 4 == 0).astype(int)
     assert (predictions["codes"][:, 0].numpy() == true).mean() > 0.95
     assert predictions["probabilities"]["cell_type"].shape == (2 * N_CELLS, 2)
+
+
+def test_a_trained_model_is_applied_to_other_data(config, files, capsys):
+    assert main(["fit", "--config", config]) == 0
+    (checkpoint,) = Path().glob("lightning_logs/version_0/checkpoints/*.ckpt")
+    # fewer genes in another order, one that training has not seen, a kind of cell that it has not seen, then no labels
+    other = ad.read_h5ad(files[0])[:, [7, 2, 0, 9, 11, 4, 5, 6]].copy()
+    other.var_names = [*other.var_names[:-1], "ENSG00000000999"]
+    other.obs["cell_type"] = np.where(np.arange(N_CELLS) % 4 == 0, "late", "another")
+    other.write_h5ad("other.h5ad")
+    options = ["--config", config, "--ckpt_path", str(checkpoint), "--data.data", "other.h5ad"]
+    assert main(["test", *options]) == 0
+    assert "cells have labels that training has not seen; their code is -1: another" in capsys.readouterr().err
+    del other.obs["cell_type"]
+    other.write_h5ad("unlabelled.h5ad")
+    assert main(["predict", *options[:-1], "unlabelled.h5ad"]) == 0
+    (path,) = Path().glob("lightning_logs/*/predictions.pt")
+    codes = torch.load(path)["codes"][:, 0].numpy()
+    assert (codes == (np.arange(N_CELLS) % 4 == 0)).mean() > 0.9
+    assert main(["test", *options[:-1], "unlabelled.h5ad"]) == 2
+    assert "error: no source has the obs column 'cell_type'" in capsys.readouterr().err
 
 
 def test_the_same_command_twice_in_a_row(config):

@@ -109,7 +109,7 @@ def test_a_source_that_hides_its_organism_among_others_is_refused():
         MemorySource("h", named_values(3, 4), GENES[:4]),
         MemorySource("s", named_values(2, 2), ["A1", "B2"]),
     )
-    with pytest.raises(ValueError, match=r's does not say its organism.*organisms=\{"s": "human"\}'):
+    with pytest.raises(ValueError, match=r's does not say its organism.*organisms, as \{"s": "human"\}'):
         Collection.open([named, silent])
     assert len(Collection.open([silent])) == 2  # alone it needs none
 

@@ -129,6 +129,23 @@ def test_a_weighted_fit_draws_classes_as_asked(tmp_path):
     assert ((counts - 8000 / 3) ** 2 / (8000 / 3)).sum() < 23  # 2 degrees of freedom; by chance once in 10^5
 
 
+def test_cells_of_unknown_label_get_the_mass_that_is_given_to_them():
+    dm = module(sampling=scd.Sampling(by=["type"], scheme="uniform", unknown_mass=0.4, num_samples=8000))
+    types = dm.collection.obs(["type"])["type"].astype(str).to_numpy()[dm.weighting.sampler(0).draw(0, 0, 8000)]
+    shares = pd.Series(types).value_counts(normalize=True)
+    assert shares["unknown"] == pytest.approx(0.4, abs=0.03)  # five standard errors
+    assert shares["NK cell"] == pytest.approx(0.2, abs=0.03)
+
+
+def test_validation_is_the_same_in_every_epoch():
+    collate = scd.SelectedGenes(how="random expressed", n_genes=5)
+    dm = module(split=scd.Split(val=0.2), collate=collate)
+    loader = dm.val_dataloader()
+    first = torch.cat([batch["genes"] for batch in loader])
+    loader.sampler.set_epoch(3)
+    assert torch.equal(torch.cat([batch["genes"] for batch in loader]), first)
+
+
 def test_cells_left_out_are_said(caplog):
     dm = module(sampling=scd.Sampling(by=["type"], scheme="uniform", cell_factors=["quality"]))
     dm.setup("fit")

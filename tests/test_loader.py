@@ -114,6 +114,19 @@ def test_every_epoch_is_another_and_evaluation_always_the_same(collection):
     equal(list(fixed), once)
 
 
+def test_random_genes_are_others_in_another_epoch_and_for_another_seed(collection):
+    def genes(seed, epoch):
+        collate = SelectedGenes(how="random expressed", n_genes=5)
+        loader = Loader(collection, SequentialSampler(100), collate, batch_size=10, seed=seed)
+        loader.set_epoch(epoch)
+        return joined(list(loader), "genes")
+
+    first = genes(0, 0)
+    assert torch.equal(first, genes(0, 0))
+    assert not torch.equal(first, genes(0, 1))
+    assert not torch.equal(first, genes(1, 0))
+
+
 def test_a_stopped_stream_goes_on_bit_for_bit_from_every_step(collection):
     def make(threads=2):
         collate = SelectedGenes(how="random expressed", n_genes=9)

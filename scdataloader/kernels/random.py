@@ -55,8 +55,8 @@ def below(bits: np.uint64, n: int) -> np.int64:
 def mix(x: np.uint64) -> np.uint64:
     """Scramble 64 bits, one to one: the finaliser "Mix13" of Stafford.
 
-    ``mix(seed + j * GAMMA)`` for j = 1, 2 … is the stream of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a third of
-    the cost of `philox`, for many random words of one counter.
+    ``mix(seed + j * GAMMA)`` for j = 1, 2 … is the stream of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), cheaper
+    than `philox` where one counter needs many random words.
     """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

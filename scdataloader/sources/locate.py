@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from scdataloader.sources import open_source
+from scdataloader.sources.counts import Values
 from scdataloader.sources.lamin import is_lamin, resolve_lamin
 from scdataloader.types import Source
 
 _GLOB_CHARACTERS = "*?["
 
 
-def open_sources(data: Any, *, counts: str = "auto", values: str = "counts") -> list[Source]:
+def open_sources(data: Any, *, counts: str = "auto", values: Values = "counts") -> list[Source]:
     """Open all that ``data`` names, in order; a glob's matches sorted.
 
     Args:
