@@ -19,10 +19,10 @@ from scdataloader.alignment import GeneAlignment
 from scdataloader.collate import Sparse
 from scdataloader.collection import Collection
 from scdataloader.errors import StateMismatchError
-from scdataloader.label_table import LabelTable
+from scdataloader.label_table import LabelTable, split_cells
 from scdataloader.loader import Loader
 from scdataloader.samplers import SequentialSampler, Subset
-from scdataloader.splits import Split, Splits, make_splits
+from scdataloader.splits import Split, Splits
 from scdataloader.types import Collate, Sampler, Transform
 from scdataloader.weighting import Weighting
 from scdataloader.weights import Sampling
@@ -122,11 +122,7 @@ class DataModule(LightningDataModule):
     @cached_property
     def splits(self) -> Splits:
         """Which rows train, validate and test."""
-        if self.split.by is None:
-            return make_splits(len(self.collection), self.split)
-        groups = LabelTable.fit(self.collection, [self.split.by])
-        names = groups.encoders[self.split.by].classes
-        return make_splits(len(self.collection), self.split, groups.codes(self.collection)[:, 0], names)
+        return split_cells(self.collection, self.split)
 
     @cached_property
     def _label_table(self) -> LabelTable:

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from scdataloader.alignment import UNSTATED, GeneAlignment
 from scdataloader.collection import Collection
-from scdataloader.label_table import LabelTable
+from scdataloader.label_table import split_cells
 from scdataloader.organisms import ORGANISMS
-from scdataloader.splits import Split, make_splits
+from scdataloader.splits import Split
 from scdataloader.weighting import Weighting
 from scdataloader.weights import Sampling, Scheme
 
@@ -49,12 +49,8 @@ class DataOptions:
 
     def weighting(self, collection: Collection) -> Weighting:
         """How the training cells are weighted."""
-        split = self.split or Split()
-        if split.by is None:
-            return Weighting.of(collection, make_splits(len(collection), split).train, self.sampling or Sampling())
-        groups = LabelTable.fit(collection, [split.by])
-        splits = make_splits(len(collection), split, groups.codes(collection)[:, 0], groups.encoders[split.by].classes)
-        return Weighting.of(collection, splits.train, self.sampling or Sampling())
+        rows = split_cells(collection, self.split or Split()).train
+        return Weighting.of(collection, rows, self.sampling or Sampling())
 
 
 def source_table(collection: Collection) -> pd.DataFrame:

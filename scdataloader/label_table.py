@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scdataloader.collection import Collection
 from scdataloader.errors import StateMismatchError
 from scdataloader.labels import LabelEncoder
+from scdataloader.splits import Split, Splits, make_splits
 
 logger = logging.getLogger(__name__)
 
@@ -105,3 +106,16 @@ class LabelTable:
                 "name the same, in the same order, or none"
             )
         return cls(encoders={column: LabelEncoder.from_dict(kept) for column, kept in state.items()})
+
+
+def split_cells(collection: Collection, split: Split) -> Splits:
+    """Share out the cells of a collection, by cell or by the groups of a column.
+
+    Raises:
+        KeyError: the column is in no source.
+        ValueError: a split would be empty, or no choice of groups comes close to what is asked for.
+    """
+    if split.by is None:
+        return make_splits(len(collection), split)
+    groups = LabelTable.fit(collection, [split.by])
+    return make_splits(len(collection), split, groups.codes(collection)[:, 0], groups.encoders[split.by].classes)
