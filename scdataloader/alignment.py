@@ -87,20 +87,19 @@ def align(sources: Sequence[Source], how: GeneAlignment) -> tuple[GeneVocabulary
 
     Raises:
         GeneOverlapError: a source shares too few genes with the vocabulary.
-        ValueError: organisms are stated by some sources only, or unknown; or two sources share a fingerprint.
+        ValueError: organisms are stated by some sources only, or unknown; or an option names a source that is missing.
     """
+    _check_patterns(how, [source.name for source in sources])
     table = cache(read_gene_table)
     tables = {normalise_organism(organism): path for organism, path in (how.tables or {}).items()}
     found = []
     for source in sources:
-        for organism, rows in _organisms(source, how):
-            path = tables.get(organism)
-            ids = gene_ids(
-                source.var,
-                column=_for_source(how.column, source.name),
-                table=table(path) if path else None,
-                name=source.name,
-            )
+        column = _for_source(how.column, source.name)
+        as_written = gene_ids(source.var, column=column, name=source.name)
+        for organism, rows in _organisms(source, how, as_written):
+            ids = as_written
+            if organism in tables:
+                ids = gene_ids(source.var, column=column, table=table(tables[organism]), name=source.name)
             found.append((source, rows, organism, ids))
     _check_stated([(source.name, organism) for source, _, organism, _ in found])
     of_organisms = [(ids if rows is None else _own(ids, organism), organism) for _, rows, organism, ids in found]
@@ -120,7 +119,17 @@ def _for_source(option: Mapping[str, str] | str | None, name: str) -> str | None
     return next((value for pattern, value in option.items() if fnmatch.fnmatch(name, pattern)), None)
 
 
-def _organisms(source: Source, how: GeneAlignment) -> list[tuple[str, NDArray[np.int64] | None]]:
+def _check_patterns(how: GeneAlignment, names: list[str]) -> None:
+    for option, value in (("organisms", how.organisms), ("column", how.column)):
+        for pattern in value if isinstance(value, Mapping) else ():
+            if not fnmatch.filter(names, pattern):
+                raise ValueError(
+                    f"the alignment's {option} names {pattern!r}, which matches no source; "
+                    f"the sources are {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"  # noqa: PLR2004
+                )
+
+
+def _organisms(source: Source, how: GeneAlignment, genes: list[str]) -> list[tuple[str, NDArray[np.int64] | None]]:
     """The organisms of a source's cells, and the rows of each where there are several."""
     given = _for_source(how.organisms, source.name)
     if given is not None:
@@ -134,8 +143,7 @@ def _organisms(source: Source, how: GeneAlignment) -> list[tuple[str, NDArray[np
     stated = getattr(source, "uns_organism", None)
     if stated:
         return [(normalise_organism(stated), None)]
-    inferred = infer_organism(gene_ids(source.var, column=_for_source(how.column, source.name), name=source.name))
-    return [(inferred or UNSTATED, None)]
+    return [(infer_organism(genes) or UNSTATED, None)]
 
 
 def _split(labels: pd.Series, used: list[object]) -> list[tuple[str, NDArray[np.int64] | None]]:

@@ -114,6 +114,12 @@ def test_a_source_that_hides_its_organism_among_others_is_refused():
     assert len(Collection.open([silent])) == 2  # alone it needs none
 
 
+@pytest.mark.parametrize("option", ["organisms", "column"])
+def test_an_option_for_a_source_that_is_not_there_is_refused(option):
+    with pytest.raises(ValueError, match=rf"{option} names 'x\*', which matches no source; the sources are a, b, c"):
+        Collection.open(sources(), genes=GeneAlignment(**{option: {"x*": "human"}}))
+
+
 def test_too_few_shared_genes_are_refused_with_examples():
     with pytest.raises(GeneOverlapError, match=r"shares 1 genes.*of its own 12.*ENSG00000000002.*ENSG00000000090"):
         Collection.open(
