@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -29,8 +29,8 @@ STATE_VERSION = 1
 _DRAWS_THAT_TELL = 16_384
 # What the random bits are for, so that no two uses in one epoch share a stream; the sampler's own are keyed otherwise.
 _ROW_BITS, _BATCH_BITS = 1, 2
-_MAPPED_WINDOW, _CHUNKED_WINDOW = 2048, 8192
-_TASK_BYTES = 32 << 20
+_MAPPED_WINDOW, _CHUNKED_WINDOW = 1024, 8192
+_TASK_BYTES = 16 << 20
 """Tensors that a thread makes in one go: enough to outweigh the hand-over, few enough to hold some dense ones."""
 
 
@@ -76,7 +76,7 @@ class Loader:
             rank: This process among those that share the batches.
             world_size: How many processes share the batches.
             num_threads: Threads that read and collate.
-            window: Cells that one thread reads at once, rounded to whole batches. None is 2,048, or 8,192 where chunks
+            window: Cells that one thread reads at once, rounded to whole batches. None is 1,024, or 8,192 where chunks
                 have to be decoded, each of which then serves several cells.
             fixed_epoch: Whether every pass is the same, as for evaluation.
         """
@@ -197,14 +197,11 @@ class Loader:
         epoch = self._begin()
         pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="scdataloader")
         try:
-            windows = _ahead(
-                pool, lambda first, last: self._read(epoch, first, last), self._windows(), self._num_threads
-            )
-            tasks = (task for window in windows for task in self._tasks(window))
-            for batches in _ahead(
-                pool, lambda task: self._collated(epoch, task), ((t,) for t in tasks), self._num_threads
-            ):
-                for batch in batches:
+            reads = (pool.submit(self._prepare, epoch, first, last) for first, last in self._stretches())
+            for made, rest in _in_order(reads, self._num_threads):
+                tasks = (pool.submit(self._collated, epoch, batches) for batches in rest)
+                later = _in_order(tasks, self._num_threads)
+                for batch in chain(made, chain.from_iterable(later)):
                     self._step += 1
                     yield batch
         finally:
@@ -223,7 +220,7 @@ class Loader:
             self._step = 0
         return self._epoch
 
-    def _windows(self) -> Iterator[tuple[int, int]]:
+    def _stretches(self) -> Iterator[tuple[int, int]]:
         """Stretches [first, last) of steps that are read at once, from the current step on.
 
         The first is short, so that the model need not wait for a whole window.
@@ -259,15 +256,14 @@ class Loader:
         key = int(derive_key(self._seed, epoch, _ROW_BITS))
         return replace(cells, labels=labels, position=positions, key=key, pad=pad)
 
-    def _tasks(self, window: CellBatch) -> Iterator[list[CellBatch]]:
-        """A window's batches, a few at a time."""
-        edges = [*range(0, len(window), self.batch_size), len(window)]
-        batches = [window.slice(start, stop) for start, stop in pairwise(edges)]
-        first = 0
-        while first < len(batches):
-            last = first + self._batches_per_task
-            yield batches[first:last]
-            first = last
+    def _prepare(self, epoch: int, first: int, last: int) -> tuple[list[dict[str, Tensor]], list[list[CellBatch]]]:
+        """The batches of steps [first, last): as many as one task makes, made, and the others for further tasks."""
+        cells = self._read(epoch, first, last)
+        edges = [*range(0, len(cells), self.batch_size), len(cells)]
+        batches = [cells.slice(start, stop) for start, stop in pairwise(edges)]
+        n = self._batches_per_task
+        tasks = [batches[at : at + n] for at in range(0, len(batches), n)]
+        return self._collated(epoch, tasks[0]), tasks[1:]
 
     def _collated(self, epoch: int, batches: list[CellBatch]) -> list[dict[str, Tensor]]:
         made = [self._make(epoch, batch) for batch in batches]
@@ -287,13 +283,11 @@ def _n_bytes(tensor: Tensor) -> int:
     return 2 * tensor.values().nbytes if str(tensor.layout) == "torch.sparse_csr" else tensor.nbytes
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[..., T], arguments: Iterator[tuple[Any, ...]], depth: int
-) -> Iterator[T]:
-    """``function`` of each item in order, with up to ``depth`` more under way than are asked for."""
+def _in_order(futures: Iterator[Future[T]], depth: int) -> Iterator[T]:
+    """The results of futures in order; ``depth`` more are submitted than are waited for."""
     pending: deque[Future[T]] = deque()
-    for items in arguments:
-        pending.append(pool.submit(function, *items))
+    for future in futures:
+        pending.append(future)
         if len(pending) > depth:
             yield pending.popleft().result()
     while pending:
