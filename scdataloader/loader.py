@@ -195,17 +195,19 @@ class Loader:
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         epoch = self._begin()
-        pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="scdataloader")
+        # Two pools, so that a batch that is wanted now does not queue behind windows that are read for later.
+        readers, makers = (ThreadPoolExecutor(self._num_threads, f"scdataloader-{job}") for job in ("read", "make"))
         try:
-            reads = (pool.submit(self._prepare, epoch, first, last) for first, last in self._stretches())
+            reads = (readers.submit(self._prepare, epoch, first, last) for first, last in self._stretches())
             for made, rest in _in_order(reads, self._num_threads):
-                tasks = (pool.submit(self._collated, epoch, batches) for batches in rest)
+                tasks = (makers.submit(self._collated, epoch, batches) for batches in rest)
                 later = _in_order(tasks, self._num_threads)
                 for batch in chain(made, chain.from_iterable(later)):
                     self._step += 1
                     yield batch
         finally:
-            pool.shutdown(cancel_futures=True)
+            readers.shutdown(cancel_futures=True)
+            makers.shutdown(cancel_futures=True)
 
     def _begin(self) -> int:
         """Settle where this iteration starts; the epoch to draw."""
