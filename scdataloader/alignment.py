@@ -137,17 +137,22 @@ def _organisms(source: Source, how: GeneAlignment, genes: list[str]) -> list[tup
     for column in ORGANISM_COLUMNS:
         if column in getattr(source, "obs_columns", ()):
             labels = source.obs([column])[column].astype("category")
-            used = [label for label, n in labels.value_counts().items() if n]
-            if not labels.isna().any() and used:
-                return _split(labels, used)
+            if not labels.isna().all():
+                return _split(labels, source.name, column)
     stated = getattr(source, "uns_organism", None)
     if stated:
         return [(normalise_organism(stated), None)]
     return [(infer_organism(genes) or UNSTATED, None)]
 
 
-def _split(labels: pd.Series, used: list[object]) -> list[tuple[str, NDArray[np.int64] | None]]:
-    organisms = {label: normalise_organism(str(label)) for label in used}
+def _split(labels: pd.Series, name: str, column: str) -> list[tuple[str, NDArray[np.int64] | None]]:
+    missing = int(labels.isna().sum())
+    if missing:
+        raise ValueError(
+            f"{missing:,} of the {len(labels):,} cells of {name} have no organism in obs[{column!r}], the others do; "
+            f'fill the column, or say one organism for all of the file, as {{"{name}": "human"}} in organisms'
+        )
+    organisms = {label: normalise_organism(str(label)) for label, n in labels.value_counts().items() if n}
     distinct = sorted(set(organisms.values()))
     if len(distinct) == 1:
         return [(distinct[0], None)]

@@ -106,6 +106,8 @@ def _is_told(error: BaseException) -> bool:
 
     Anything else is a defect, whose traceback is wanted: also what happens to fail in a line of ours.
     """
+    if isinstance(error, OSError) and error.filename is not None:
+        return True  # a file that cannot be opened is the user's to mend, whoever tried
     frames = list(_frames(error.__traceback__))
     if not frames:
         return False

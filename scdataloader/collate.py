@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scdataloader.genes import GeneVocabulary
 
 _MEMORY = BufferPool()
+_POOLS: dict[int, tuple[NDArray[np.bool_], NDArray[np.int32], NDArray[np.int64]]] = {}
 
 # torch says once per process that CSR tensors are in beta; say it here, to nobody, and not in the midst of training.
 with warnings.catch_warnings():
@@ -47,6 +48,11 @@ class Sparse:
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         """The batch with ``x`` as a CSR tensor."""
+        if batch.x.indptr[-1] > np.iinfo(np.int32).max:
+            raise ValueError(
+                f"a batch of {len(batch):,} cells has {batch.x.indptr[-1]:,} values, more than a CSR tensor can number "
+                f"({np.iinfo(np.int32).max:,}); use smaller batches"
+            )
         x = torch.sparse_csr_tensor(
             torch.from_numpy(batch.x.indptr.astype(np.int32)),  # torch wants one dtype for both kinds of indices
             torch.from_numpy(batch.x.indices),
@@ -166,10 +172,18 @@ def _empty(shape: tuple[int, int], dtype: DTypeLike) -> Tensor:
 
 
 def _measured_genes(measured: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The genes that each source measured, one source after the other, and where each source's begin."""
-    starts = np.zeros(len(measured) + 1, np.int64)
-    np.cumsum(measured.sum(axis=1), out=starts[1:])
-    return np.nonzero(measured)[1].astype(np.int32), starts
+    """The genes that each source measured, one source after the other, and where each source's begin.
+
+    The last answer is kept, with the array that it belongs to: all batches of a collection bring the same one.
+    """
+    kept = _POOLS.get(id(measured))
+    if kept is None:
+        starts = np.zeros(len(measured) + 1, np.int64)
+        np.cumsum(measured.sum(axis=1), out=starts[1:])
+        kept = measured, np.nonzero(measured)[1].astype(np.int32), starts
+        _POOLS.clear()
+        _POOLS[id(measured)] = kept
+    return kept[1], kept[2]
 
 
 def _about_cells(batch: CellBatch) -> dict[str, Tensor]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from scdataloader.genes import GeneVocabulary
 
 _NO_LABELS = 0
+_WINDOW = 4096
+"""Cells read at once where a source has to be read to count its values."""
 
 
 class Collection:
@@ -90,6 +92,7 @@ class Collection:
         digest = hashlib.blake2b(self.vocabulary.digest.encode(), digest_size=16)
         for part in self.parts:
             digest.update(f"{part.source.fingerprint}:{part.organism}:{part.n_obs};".encode())
+            digest.update(part.genes.lut.data)
         return digest.hexdigest()
 
     def read(self, rows: NDArray[np.int64]) -> CSRRows:
@@ -114,6 +117,8 @@ class Collection:
                 values = part.source.obs([name])[name]
                 found = True
             except KeyError as error:
+                if name in getattr(part.source, "obs_columns", ()):
+                    raise  # it is there and cannot be read
                 errors.append(error)
                 values = pd.Series(pd.Categorical([None] * part.source.n_obs, categories=pd.Index([], dtype=object)))
             series.append(values if part.rows is None else values.iloc[part.rows])
@@ -130,21 +135,30 @@ class Collection:
         table = {}
         for name in columns:
             series = self.column(name)
-            if all(isinstance(values.dtype, pd.CategoricalDtype) for values in series):
-                table[name] = pd.Series(pd.api.types.union_categoricals(series, sort_categories=True))
-            else:
-                table[name] = pd.concat([values.astype(object) for values in series], ignore_index=True).infer_objects()
+            joined = pd.concat([values.astype(object) for values in series], ignore_index=True)
+            categorical = all(isinstance(values.dtype, pd.CategoricalDtype) for values in series)
+            table[name] = joined.astype("category") if categorical else joined.infer_objects()
         return pd.DataFrame(table, index=pd.RangeIndex(len(self)))
 
     def nnz(self) -> NDArray[np.int64]:
         """``(n,)`` number of stored values of each cell, over all genes of its source."""
         sizes = []
         for part in self.parts:
-            matrix = getattr(part.source, "matrix", None)
+            indptr = getattr(part.source, "indptr", None)
             rows = np.arange(part.source.n_obs) if part.rows is None else part.rows
-            indptr = matrix.indptr if matrix is not None else part.source.indptr  # type: ignore[attr-defined]
-            sizes.append(np.diff(indptr)[rows])
+            if indptr is not None:
+                sizes.append(np.diff(indptr)[rows])
+            else:
+                read = (part.source.read(rows[at : at + _WINDOW]) for at in range(0, len(rows), _WINDOW))
+                sizes += [np.diff(cells.indptr) for cells in read]
         return np.concatenate(sizes)
+
+    def close(self) -> None:
+        """Let go of what the sources hold: memory maps and decoded chunks. A later read opens them again."""
+        for part in self.parts:
+            close = getattr(part.source, "close", None)
+            if close is not None:
+                close()
 
     def cells(self, rows: NDArray[np.int64]) -> CellBatch:
         """Cells ``rows`` with all that is known about them but labels, which are not the collection's business.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from scdataloader.errors import StateMismatchError
 from scdataloader.label_table import LabelTable, split_cells
 from scdataloader.loader import Loader
 from scdataloader.samplers import SequentialSampler, Subset
-from scdataloader.splits import Split, Splits
+from scdataloader.splits import Split, SplitRecord, Splits
 from scdataloader.types import Collate, Sampler, Transform
 from scdataloader.weighting import Weighting
 from scdataloader.weights import Sampling
@@ -137,6 +137,9 @@ class DataModule(LightningDataModule):
 
     @encoders.setter
     def encoders(self, encoders: Mapping[str, Mapping[str, int]]) -> None:
+        missing = [column for column in self.labels if column not in encoders]
+        if missing:
+            raise KeyError(f"the encoders lack the label columns {missing}; they are of {list(encoders)}")
         self._use(LabelTable.from_encoders({column: encoders[column] for column in self.labels}))
 
     @property
@@ -217,14 +220,20 @@ class DataModule(LightningDataModule):
         self._loaders.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the label encoders and the vocabulary."""
-        return {"encoders": self._label_table.to_dict(), "genes": self.genes_dict}
+        """What a checkpoint keeps: the label encoders, the vocabulary, and which cells of which data trained."""
+        return {
+            "encoders": self._label_table.to_dict(),
+            "genes": self.genes_dict,
+            "fingerprint": self.collection.fingerprint,
+            "split": asdict(self._split_record),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the label encoders of a checkpoint: codes mean to the model what they meant in training.
 
         Raises:
-            StateMismatchError: the checkpoint has other label columns or other genes.
+            StateMismatchError: the checkpoint has other label columns or other genes, or it split the same data in
+                another way, so that cells that trained would validate or test.
         """
         self._use(LabelTable.from_dict(state_dict["encoders"], self.labels))
         if state_dict["genes"] != self.genes_dict:
@@ -233,6 +242,15 @@ class DataModule(LightningDataModule):
                 f"has {len(self.genes):,} others; give those as alignment.vocabulary (the checkpoint has them "
                 f'under "{type(self).__name__}", "genes")'
             )
+
+        same_data = state_dict["fingerprint"] == self.collection.fingerprint
+        predicting = self.trainer is not None and self.trainer.predicting
+        if same_data and not predicting:
+            self.splits.check(SplitRecord.from_dict(state_dict["split"]))
+
+    @cached_property
+    def _split_record(self) -> SplitRecord:
+        return self.splits.record()
 
     def _use(self, table: LabelTable) -> None:
         self.__dict__["_label_table"] = table

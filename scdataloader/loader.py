@@ -12,6 +12,7 @@ from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from scdataloader.errors import StateMismatchError
@@ -40,8 +41,8 @@ class Loader:
     At step g the batches of all ranks together are the draws at positions [g·B·W, (g+1)·B·W): B cells on each of W
     ranks. The stream depends on the sampler, the seed and the global batch size B·W alone, not on threads or ranks.
 
-    Follows Lightning's way with loaders: a length, ``sampler.set_epoch``, lazy iteration, a position that counts the
-    batches handed out.
+    Follows Lightning's way with loaders: a length, ``sampler.set_epoch``, lazy iteration, a position that counts what
+    was handed out. One iteration runs at a time: a new one ends the one before.
     """
 
     def __init__(  # noqa: PLR0913 (one per line of the docstring; all but the first three have a default)
@@ -116,10 +117,7 @@ class Loader:
         return full + (1 if rest and not self._drop_last else 0)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Batches of the current epoch, from its start, or from where a loaded state says.
-
-        Nothing is decided before the first batch is asked for, so that ``set_epoch`` may come after ``iter``.
-        """
+        """Batches of the current epoch, from its start or a loaded state; ``set_epoch`` may come after ``iter``."""
         self.close()
         running = self._batches()
         self._running = running
@@ -149,12 +147,11 @@ class Loader:
         """Go to the start of ``epoch``, unless that is the one under way: then the position stays."""
         if epoch != self._epoch:
             self._epoch, self._step, self._resume = epoch, 0, False
+        elif self._step >= len(self) and not self._resume:
+            self._step = 0  # it was asked for by name: the next pass is this epoch again
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands; the same on every rank.
-
-        ``samples_seen`` counts the draws of this epoch handed out so far, on all ranks together.
-        """
+        """Where the stream stands; ``samples_seen`` counts draws of this epoch, on all ranks together."""
         global_batch_size = self.batch_size * self._world_size
         return {
             "version": STATE_VERSION,
@@ -187,10 +184,13 @@ class Loader:
 
     @cached_property
     def _fingerprint(self) -> str:
-        """Digest of the data and of the order: a sampler is known by what it draws first."""
+        """Digest of the data and of the order: of the sampler's own fingerprint, or else of what it draws first."""
         digest = hashlib.blake2b(self.dataset.fingerprint.encode(), digest_size=16)
-        first = self._draws.draw(0, 0, min(_DRAWS_THAT_TELL, self._draws.num_samples))
-        digest.update(np.ascontiguousarray(first, "<i8").data)
+        own = getattr(self._draws, "fingerprint", None)
+        if own is None:
+            first = self._draws.draw(0, 0, min(_DRAWS_THAT_TELL, self._draws.num_samples))
+            own = hashlib.blake2b(np.ascontiguousarray(first, "<i8").data).hexdigest()
+        digest.update(own.encode())
         return digest.hexdigest()
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
@@ -280,9 +280,13 @@ class Loader:
         return self._collate(batch, rng)
 
 
-def _n_bytes(tensor: Tensor) -> int:
-    """About how much memory a tensor of a batch takes; the two arrays of a CSR tensor are of the same width."""
-    return 2 * tensor.values().nbytes if str(tensor.layout) == "torch.sparse_csr" else tensor.nbytes
+def _n_bytes(value: object) -> int:
+    """About how much memory a part of a batch takes; the two arrays of a CSR tensor are of the same width."""
+    if not isinstance(value, torch.Tensor):
+        return 0
+    if value.layout is torch.strided:
+        return value.nbytes
+    return 2 * value.values().nbytes if value.layout is torch.sparse_csr else 0
 
 
 def _in_order(futures: Iterator[Future[T]], depth: int) -> Iterator[T]:

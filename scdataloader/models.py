@@ -1,8 +1,7 @@
 """Two small reference models, so that training does something true out of the box.
 
-Both take raw counts and normalise by themselves: ``log1p(x * 10,000 / depth)``. What they need to know of the data
-(``n_genes``, ``classes``, ``decoders``) the command line takes from the `DataModule`, as it does for any other model
-that has arguments of these names; a checkpoint keeps it, so `load_from_checkpoint` needs no data.
+Both take raw counts and normalise by themselves: ``log1p(x * 10,000 / depth)``. The command line gives them the data's
+``n_genes``, ``classes`` and ``decoders``; a checkpoint keeps these, so `load_from_checkpoint` needs no data.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ from torch.nn import functional
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassF1Score, MulticlassStatScores
 from torchmetrics.regression import R2Score
+
+from scdataloader.kernels.random import derive_key
 
 Batch = Mapping[str, Tensor]
 TOTAL = 1e4
@@ -252,9 +253,11 @@ class MaskedExpression(_Reference):
         out = self.encoder(tokens, src_key_padding_mask=empty)
         return self.head(out[:, 1:]).squeeze(-1), out[:, 0]
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean squared error over the hidden genes."""
-        loss, _, _ = self._predict_hidden(batch, None)
+        # Not from the ambient generator: a resumed run hides the same genes.
+        seed = int(derive_key(self.current_epoch, batch_idx, self.global_rank)) >> 1
+        loss, _, _ = self._predict_hidden(batch, torch.Generator(self.device).manual_seed(seed))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["row"]))
         return loss
 
@@ -265,7 +268,7 @@ class MaskedExpression(_Reference):
         none = torch.zeros_like(batch["genes"], dtype=torch.bool)
         return {"row": batch["row"], "embedding": self(values, batch["genes"], batch["depth"], none)[1]}
 
-    def _predict_hidden(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _predict_hidden(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """The loss, and (n,) predicted and true values of all hidden genes."""
         _check(self, batch, n_genes=None)
         genes = batch["genes"]

@@ -6,7 +6,9 @@ counter-based function of its position, so any stretch of any epoch can be drawn
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +27,7 @@ class SequentialSampler:
     def __init__(self, n: int) -> None:
         """Order ``n`` cells as they lie."""
         self.num_samples = _positive(n, "n")
+        self.fingerprint = f"sequential {n}"
 
     def draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:  # noqa: ARG002
         """Rows ``start`` to ``stop - 1``."""
@@ -39,6 +42,7 @@ class ShuffleSampler:
         """Shuffle ``n`` cells by ``seed``."""
         self.num_samples = _positive(n, "n")
         self.seed = seed
+        self.fingerprint = f"shuffle {n} {seed}"
 
     def draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """Rows at positions ``[start, stop)``: images of the positions under a keyed permutation."""
@@ -96,6 +100,14 @@ class WeightedSampler:
             drawable[drawable] = self._sums[first[1:][drawable] - 1] > 0
         self._mass = np.cumsum(_class_mass(class_mass, drawable))
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of all that the stream depends on."""
+        digest = hashlib.blake2b(f"weighted {self.num_samples} {self.seed}".encode(), digest_size=16)
+        for array in (self._mass, self._starts, self._cells, self._weights):
+            digest.update(array.data)
+        return digest.hexdigest()
+
     def draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """Rows drawn at positions ``[start, stop)``."""
         _check_range(start, stop, self.num_samples)
@@ -127,6 +139,14 @@ class Subset:
     def num_samples(self) -> int:
         """Draws in one epoch."""
         return self.sampler.num_samples
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Digest of the sampler's own fingerprint and of the rows; None where it has none."""
+        own = getattr(self.sampler, "fingerprint", None)
+        if own is None:
+            return None
+        return hashlib.blake2b(own.encode() + np.ascontiguousarray(self.rows).data, digest_size=16).hexdigest()
 
     def draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """Rows at positions ``[start, stop)``."""

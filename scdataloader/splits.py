@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import StateMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 FORMAT = 1
 _PARTS = ("train", "val", "test")
@@ -73,6 +73,11 @@ class SplitRecord:
     digest: str
     """SHA-256 of the rows of the three parts."""
 
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> SplitRecord:
+        """The record that ``dataclasses.asdict`` described."""
+        return cls(**{**state, "split": Split(**state["split"])})
+
     def save(self, path: str | Path) -> None:
         """Write as JSON, in one step: a reader finds the old file or the new one, whole."""
         path = Path(path)
@@ -92,7 +97,7 @@ class SplitRecord:
             version = state.pop("format")
             if version != FORMAT:
                 raise ValueError(f"{path} has format {version}, this version reads {FORMAT}")
-            return cls(**{**state, "split": Split(**state["split"])})
+            return cls.from_dict(state)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no record of a split, as Splits.save() writes it") from error
 

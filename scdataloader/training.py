@@ -61,7 +61,11 @@ class TrainingCLI(LightningCLI):
         """Apply a trained model in its own genes and label codes, whatever the data has."""
         options = self.config[self.subcommand]
         trained = options.get("ckpt_path")
-        if self.subcommand != "fit" and trained is not None and options.data.checkpoint is None:
+        if self.subcommand == "fit" or trained is None or trained in {"best", "last", "hpc", "registry"}:
+            return
+        if not Path(trained).is_file():
+            raise FileNotFoundError(f"there is no checkpoint {trained} (working directory {Path.cwd()})")
+        if options.data.checkpoint is None:
             options.data.checkpoint = trained
 
     def before_validate(self) -> None:

@@ -191,6 +191,22 @@ def test_a_trained_model_is_applied_to_other_data(config, files, capsys):
     assert "error: no source has the obs column 'cell_type'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ckpt_path", "gone.ckpt"], "there is no checkpoint gone.ckpt"),
+        (["--data.alignment.vocabulary", "gone.txt"], "No such file or directory: 'gone.txt'"),
+        (["--data.alignment.tables", "{human: gone.csv}"], "No such file or directory: 'gone.csv'"),
+        (["--data.split.val", "0.001"], "val=0.001 of 192 cells is no cell"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_one_line(config, capsys, options, message):
+    assert main(["test", "--config", config, *options]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
 def test_the_same_command_twice_in_a_row(config):
     assert main(["fit", "--config", config]) == 0
     assert main(["fit", "--config", config]) == 0

@@ -93,6 +93,37 @@ def test_a_file_that_mixes_organisms_is_split():
     assert collection.obs(["organism"])["organism"].tolist() == ["mouse"] * 3 + ["human"] * 2
 
 
+def test_a_file_that_leaves_some_organisms_out_is_refused():
+    source = mixed_source()
+    source._obs.loc[3, "organism"] = np.nan
+    with pytest.raises(ValueError, match=r"1 of the 5 cells of mixed have no organism in obs\['organism'\]"):
+        Collection.open([source])
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [pd.Categorical(["b", "a"], ["b", "a"], ordered=True)],
+        [pd.Categorical([2, 1]), None],
+        [pd.Categorical([2, 1]), pd.Categorical(["x", "y"])],
+    ],
+)
+def test_categories_of_any_kind_are_joined(columns):
+    data = [
+        MemorySource(f"s{i}", named_values(2, 3, seed=i), GENES[:3], None if values is None else {"k": values})
+        for i, values in enumerate(columns)
+    ]
+    expected = [value for values in columns for value in ([np.nan] * 2 if values is None else list(values))]
+    got = Collection.open(data).obs(["k"])["k"]
+    assert [str(value) for value in got] == [str(value) for value in expected]
+
+
+def test_stored_values_are_counted_with_and_without_offsets():
+    collection = Collection.open(sources())
+    expected = np.concatenate([(source.dense > 0).sum(axis=1) for source in sources()])
+    assert np.array_equal(collection.nnz(), expected)
+
+
 def test_organisms_have_their_parts_of_the_vocabulary():
     human = MemorySource("h", named_values(3, 4), GENES[:4])
     mouse = MemorySource("m", named_values(3, 4), [f"ENSMUSG{i:011d}" for i in range(4)])

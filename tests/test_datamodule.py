@@ -200,6 +200,19 @@ def test_a_checkpoint_of_other_labels_or_genes_is_refused():
         module(alignment=scd.GeneAlignment(vocabulary=GENES[:20])).load_state_dict(state)
 
 
+def test_a_checkpoint_that_split_the_same_cells_otherwise_is_refused():
+    state = module(split=scd.Split(val=0.2)).state_dict()
+    module(split=scd.Split(val=0.2)).load_state_dict(state)
+    with pytest.raises(StateMismatchError, match="its rows are others"):
+        module(split=scd.Split(val=0.2, seed=1)).load_state_dict(state)
+    module(data=sources()[:1], split=scd.Split(val=0.2, seed=1), labels=["type", "donor"]).load_state_dict(state)
+
+
+def test_encoders_that_lack_a_column_are_refused():
+    with pytest.raises(KeyError, match=r"lack the label columns \['donor'\]; they are of \['type'\]"):
+        module().encoders = {"type": {"B cell": 0}}
+
+
 def test_encoders_can_be_pushed_in_from_outside(caplog):
     dm = module(labels=["type"])
     dm.encoders = {"type": {"B cell": 0, "T cell": 1, "unknown": -1}}

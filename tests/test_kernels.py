@@ -137,6 +137,17 @@ def test_align_is_renumber_sort_and_sum(matrix, data):
     assert all((np.diff(got.indices[a:b]) > 0).all() for a, b in pairwise(got.indptr))
 
 
+def test_stored_zeros_change_nothing():
+    indptr, indices, values = np.array([0, 4]), np.array([3, 1, 0, 2], np.int32), np.array([0, 5, 0, 7], np.float32)
+    for order in ([0, 1, 2, 3], [2, 1, 3, 0]):  # sorted in the kernel, and ascending as stored
+        got, depth = run_align(
+            indptr, indices[order], values[order], np.array([0]), np.arange(4, dtype=np.int32), 4, monotone=True
+        )
+        assert got.indices.tolist() == [1, 2]
+        assert got.data.tolist() == [5, 7]
+        assert depth.tolist() == [12]
+
+
 @pytest.mark.parametrize("bad", [-1, 5, 2**31 - 1, -(2**31)])
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_align_refuses_a_gene_number_outside_the_source(bad, at):
@@ -147,7 +158,7 @@ def test_align_refuses_a_gene_number_outside_the_source(bad, at):
     assert run_align(indptr, indices, np.ones(3, np.float32), take, np.arange(5, dtype=np.int32), 5) == (BAD_INDEX, 1)
 
 
-@pytest.mark.parametrize("bad", [-1.0, 0.5, np.nan, np.inf - np.inf, 1e-9])
+@pytest.mark.parametrize("bad", [-1.0, 0.5, np.nan, np.inf, 1e-9])
 def test_align_refuses_what_is_no_count_and_only_if_asked(bad):
     arguments = (np.array([0, 2]), np.array([0, 1], np.int32), np.array([1, bad], np.float32), np.array([0]))
     assert run_align(*arguments, np.arange(2, dtype=np.int32), 2) == (NOT_COUNT, 0)
@@ -208,6 +219,17 @@ def test_select_largest_takes_the_largest_lower_genes_first(seed, width):
         expected = np.sort(by_value)
         assert np.array_equal(genes[row], np.pad(expected, (0, width - len(expected)), constant_values=-1))
         assert np.array_equal(values[row], np.pad(dense[row, expected], (0, width - len(expected))))
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 6])
+def test_select_largest_leaves_out_what_is_no_number_and_never_writes_beyond(width):
+    data = np.array([1, np.nan, 3, -np.inf, np.nan], np.float32)
+    genes, values = np.full((1, width), 77777, np.int32), np.full((1, width), 77777, np.float32)
+    select_largest(np.array([0, 5]), np.arange(5, dtype=np.int32), data, genes, values)
+    kept = genes[0][genes[0] >= 0]
+    assert set(kept.tolist()) <= {0, 2, 3}
+    assert np.array_equal(values[0][genes[0] >= 0], data[kept])
+    assert not values[0][genes[0] < 0].any()
 
 
 @given(st.integers(0, 2**32), st.integers(1, 12))

@@ -114,6 +114,23 @@ def test_every_epoch_is_another_and_evaluation_always_the_same(collection):
     equal(list(fixed), once)
 
 
+def test_an_epoch_that_is_asked_for_by_name_is_that_epoch_again(collection):
+    loader = Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=10)
+    passes = []
+    for epoch in (0, 0, 1, 1, 0):
+        loader.set_epoch(epoch)
+        passes.append(tuple(joined(list(loader), "row").tolist()))
+    assert passes[0] == passes[1] == passes[4] != passes[2] == passes[3]
+
+
+def test_a_users_own_collate_may_give_what_it_likes(collection):
+    def collate(batch, rng):
+        return {"coo": torch.eye(3).to_sparse(), "names": ["a", "b"], "row": torch.from_numpy(batch.row)}
+
+    batches = list(Loader(collection, SequentialSampler(100), collate, batch_size=10))
+    assert [batch["names"] for batch in batches] == [["a", "b"]] * 10
+
+
 def test_random_genes_are_others_in_another_epoch_and_for_another_seed(collection):
     def genes(seed, epoch):
         collate = SelectedGenes(how="random expressed", n_genes=5)
@@ -186,7 +203,9 @@ def test_a_state_of_another_stream_is_refused_with_both_values(collection):
     state = Loader(collection, weighted(), Dense(), batch_size=16).state_dict()
     assert all(isinstance(value, int | str) for value in state.values())
     other_data = Collection.open([MemorySource("z", named_values(100, 40), GENES)])
-    other_weights = WeightedSampler(np.arange(1, 101), classes=CLASSES, num_samples=200, seed=3)
+    factors = np.ones(100)
+    factors[17] = 1 + 1e-9  # which changes none of the draws
+    other_weights = WeightedSampler(factors, classes=CLASSES, num_samples=200, seed=3)
     for key, loader in [
         ("seed", Loader(collection, weighted(), Dense(), batch_size=16, seed=9)),
         ("global_batch_size", Loader(collection, weighted(), Dense(), batch_size=8)),

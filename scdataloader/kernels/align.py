@@ -84,9 +84,9 @@ def align_rows(
 
     Row ``take[i]`` goes to slot ``p = place[i]``: its entries, ascending by gene, to ``out_indices`` and ``out_data``
     from ``starts[p]`` on (the slot has room for all entries as stored), their number to ``out_size[p]``, the total over
-    all genes, dropped ones too, to ``out_depth[p]``. Entries whose ``lut`` is -1 are dropped; entries that meet in one
-    gene are summed. ``monotone`` says that ``lut`` without its -1 strictly ascends: rows stored in ascending order then
-    need no sorting.
+    all genes, dropped ones too, to ``out_depth[p]``. Stored zeros and entries whose ``lut`` is -1 are dropped; entries
+    that meet in one gene are summed. ``monotone`` says that ``lut`` without its -1 strictly ascends: rows stored in
+    ascending order then need no sorting.
 
     Returns (status, i): `OK`, or what is wrong with ``take[i]``. Nothing outside the slots is touched, whatever
     ``indices`` holds.
@@ -137,7 +137,7 @@ def _check_values(data: NDArray[Any]) -> tuple[bool, float]:
     total = 0.0
     for j in range(len(data)):
         value = np.float32(data[j])
-        bad |= not (value >= 0 and value == np.floor(value))
+        bad |= not (value >= 0 and value - np.floor(value) == 0)  # infinity minus itself is no zero
         total += np.float64(value)
     return bad == 0, total
 
@@ -156,7 +156,7 @@ def _renumber(
         gene = lut[indices[j]]
         out_indices[size] = gene
         out_data[size] = data[j]
-        size += int(gene >= 0)
+        size += int(gene >= 0 and data[j] != 0)
     return size
 
 
@@ -180,7 +180,7 @@ def _scatter(
     one = np.uint64(1)
     kept = 0
     for j in range(len(indices)):
-        gene = min(np.uint32(lut[indices[j]]), np.uint32(n_genes))
+        gene = np.uint32(n_genes) if data[j] == 0 else min(np.uint32(lut[indices[j]]), np.uint32(n_genes))
         kept += int(gene < n_genes)
         scratch[gene] = data[j]
         present[gene >> np.uint32(6)] |= one << np.uint64(gene & np.uint32(63))

@@ -72,7 +72,7 @@ def select_largest(
     out_genes: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> None:
-    """Take the entries of largest value of each row, in ascending gene order; among equals the lower gene number first.
+    """Take the entries of largest value of each row, genes ascending; among equals the lower gene first, NaN never.
 
     Places left over hold gene -1 and value 0.
     """
@@ -80,8 +80,7 @@ def select_largest(
     for row in range(len(indptr) - 1):
         begin, end = indptr[row], indptr[row + 1]
         n = end - begin
-        taken = min(n, width)
-        threshold, ties = -np.inf, 0
+        threshold, ties = -np.inf, width
         if n > width:
             values = data[begin:end]
             threshold = np.partition(values, n - width)[n - width]
@@ -90,13 +89,13 @@ def select_largest(
         for j in range(begin, end):
             value = data[j]
             tie = value == threshold
-            if value > threshold or (tie and ties > 0):
+            if k < width and (value > threshold or (tie and ties > 0)):
                 out_genes[row, k] = indices[j]
                 out_data[row, k] = value
                 k += 1
                 ties -= tie
-        out_genes[row, taken:] = -1
-        out_data[row, taken:] = 0
+        out_genes[row, k:] = -1
+        out_data[row, k:] = 0
 
 
 @nb.njit(nogil=True, cache=True)
