@@ -103,7 +103,7 @@ def align_rows(
         in_range, ascending = _check_indices(row_indices, len(lut))
         if not in_range:
             return BAD_INDEX, i
-        valid, depth = _check_values(row_data)
+        valid, zeros, depth = _check_values(row_data)
         if counts_only and not valid:
             return NOT_COUNT, i
         slot = place[i]
@@ -113,6 +113,8 @@ def align_rows(
             size = _renumber(row_indices, row_data, lut, out_indices[room], out_data[room])
         else:
             size = _scatter(row_indices, row_data, lut, n_genes, scratch, present, out_indices[room], out_data[room])
+        if zeros:
+            size = _without_zeros(out_indices[room], out_data[room], size)
         out_size[slot] = size
         out_depth[slot] = depth
     return OK, 0
@@ -131,15 +133,30 @@ def _check_indices(indices: NDArray[Any], n: int) -> tuple[bool, bool]:
 
 
 @nb.njit(nogil=True, cache=True, fastmath={"reassoc"})
-def _check_values(data: NDArray[Any]) -> tuple[bool, float]:
-    """Whether all values are counts, and their sum. Sums of counts are exact in float64, so their order is free."""
-    bad = 0
+def _check_values(data: NDArray[Any]) -> tuple[bool, bool, float]:
+    """Whether all values are counts, whether any is zero, and their sum.
+
+    Sums of counts are exact in float64, so their order is free.
+    """
+    bad, zeros = 0, 0
     total = 0.0
     for j in range(len(data)):
         value = np.float32(data[j])
         bad |= not (value >= 0 and value - np.floor(value) == 0)  # infinity minus itself is no zero
+        zeros |= value == 0
         total += np.float64(value)
-    return bad == 0, total
+    return bad == 0, zeros != 0, total
+
+
+@nb.njit(nogil=True, cache=True)
+def _without_zeros(indices: NDArray[np.int32], data: NDArray[np.float32], size: int) -> int:
+    """Close up a row over its zeros, in place; how many entries are left."""
+    kept = 0
+    for k in range(size):
+        indices[kept] = indices[k]
+        data[kept] = data[k]
+        kept += int(data[k] != 0)
+    return kept
 
 
 @nb.njit(nogil=True, cache=True)
@@ -156,7 +173,7 @@ def _renumber(
         gene = lut[indices[j]]
         out_indices[size] = gene
         out_data[size] = data[j]
-        size += int(gene >= 0 and data[j] != 0)
+        size += int(gene >= 0)
     return size
 
 
@@ -180,7 +197,7 @@ def _scatter(
     one = np.uint64(1)
     kept = 0
     for j in range(len(indices)):
-        gene = np.uint32(n_genes) if data[j] == 0 else min(np.uint32(lut[indices[j]]), np.uint32(n_genes))
+        gene = min(np.uint32(lut[indices[j]]), np.uint32(n_genes))
         kept += int(gene < n_genes)
         scratch[gene] = data[j]
         present[gene >> np.uint32(6)] |= one << np.uint64(gene & np.uint32(63))

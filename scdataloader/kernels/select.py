@@ -59,7 +59,7 @@ def _choose(
         # Written whether taken or not; the next entry overwrites it.
         out_genes[k] = indices[j]
         out_data[k] = data[j]
-        take = int(unit(mix(seed + np.uint64(j) * GAMMA)) * (to_come - j) < needed)
+        take = int(below(mix(seed + np.uint64(j) * GAMMA), to_come - j) < needed)
         k += take
         needed -= take
 
