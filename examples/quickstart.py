@@ -60,8 +60,8 @@ def main() -> None:
     results = {scheme: evaluate(folder, scheme) for scheme in SCHEMES}
     console.print(comparison(results, *cells_per_class()))
     console.print(
-        "One split of a few test cells, and settings that were tried on others of the same cells: an illustration, not an "
-        "estimate of what weighting gains.\n"
+        "One split of a few test cells, and settings that were tried on others of the same cells: "
+        "an illustration, not an estimate of what weighting gains.\n"
     )
     console.print(f"loader: {cells_per_second():,.0f} cells/s on this machine (weighted draws, batches of 64)\n")
     show_what_was_written(folder, instance)

@@ -82,9 +82,12 @@ class Collection:
         return len(self.vocabulary)
 
     @property
-    def is_mapped(self) -> bool:
-        """Whether every matrix is addressable in memory, so that small reads cost no more per cell than large ones."""
-        return all(getattr(part.source, "matrix", None) is not None for part in self.parts)
+    def reads_cheaply(self) -> bool:
+        """Whether small reads cost no more per cell than large ones: nothing has to be decoded for neighbours."""
+        return all(
+            getattr(part.source, "reads_cheaply", getattr(part.source, "matrix", None) is not None)
+            for part in self.parts
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -227,7 +227,7 @@ class Loader:
 
         The first is short, so that the model need not wait for a whole window.
         """
-        window = self._window or (_MAPPED_WINDOW if self.dataset.is_mapped else _CHUNKED_WINDOW)
+        window = self._window or (_MAPPED_WINDOW if self.dataset.reads_cheaply else _CHUNKED_WINDOW)
         steps = max(1, window // self.batch_size)
         first, size = self._step, max(1, steps // 8)
         while first < len(self):

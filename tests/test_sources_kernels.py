@@ -109,6 +109,44 @@ def test_scatter(case, length: int) -> None:
     np.testing.assert_array_equal(got_values, values)
 
 
+def scattered(values, length: int, order, gap: int, shift: int):
+    """``values`` cut into pieces of ``length`` that lie in ``order``, ``gap`` values apart, ``shift`` bytes off."""
+    n = -(-len(values) // length)
+    begins = np.empty(n, np.int64)
+    begins[order[:n]] = gap + np.arange(n) * (length + gap)
+    content = np.full((n * (length + gap) + gap) * values.itemsize + shift, 0xEE, np.uint8)
+    stored = content[shift:].view(values.dtype)
+    for i, begin in enumerate(begins):
+        piece = values[i * length : (i + 1) * length]
+        stored[begin : begin + len(piece)] = piece
+    stored.flags.writeable = False
+    return stored, begins, length
+
+
+@given(matrices(), st.integers(1, 15), st.integers(1, 15), st.integers(0, 3), st.data())
+def test_take_chunked(case, genes_length: int, values_length: int, gap: int, data) -> None:
+    """Rows come out of pieces of any length, wherever these lie, as out of whole arrays, flags included."""
+    indptr, indices, values, rows = case
+    if len(indices) and data.draw(st.booleans()):
+        wild = data.draw(st.sampled_from([-1, N_GENES, 2**31 - 1]))
+        indices[data.draw(st.integers(0, len(indices) - 1))] = wild
+    values = values.astype("f8")
+    if len(values) and data.draw(st.booleans()):
+        values[data.draw(st.integers(0, len(values) - 1))] = 0.5
+    out, genes, counts, flags = take(indptr, indices, values, rows)
+    order = np.array(data.draw(st.permutations(range(len(values) + 1))))
+    order = [np.argsort(np.argsort(order[: -(-len(values) // n)])) for n in (genes_length, values_length)]
+    shift = data.draw(st.sampled_from([0, 4]))
+    stored = scattered(indices, genes_length, order[0], gap, shift)
+    got_genes, got_counts = np.full_like(genes, -7), np.full_like(counts, -7)
+    got = gather.take_chunked_genes(indptr, *stored, rows, N_GENES, out, got_genes)
+    stored = scattered(values, values_length, order[1], gap, shift)
+    got |= gather.take_chunked_values(indptr, *stored, rows, out, got_counts)
+    np.testing.assert_array_equal(got_genes, genes)
+    np.testing.assert_array_equal(got_counts, counts)
+    assert got == flags
+
+
 @given(
     hnp.arrays(
         st.sampled_from(["f4", "u1", "i8"]),

@@ -104,6 +104,59 @@ def take_rows(
 
 
 @nb.njit(nogil=True, cache=True)
+def take_chunked_genes(
+    indptr: NDArray[np.int64],
+    stored: NDArray[Any],
+    begins: NDArray[np.int64],
+    length: int,
+    rows: NDArray[np.int64],
+    n_genes: int,
+    out_indptr: NDArray[np.int64],
+    out: NDArray[np.int32],
+) -> int:
+    """`take_rows` for gene numbers in pieces: number ``i`` is ``stored[begins[i // length] + i % length]``.
+
+    Every piece has to lie within ``stored`` in full length, and ``rows`` within the pieces.
+    """
+    flags = 0
+    for i in range(rows.size):
+        at, stop = indptr[rows[i]], indptr[rows[i] + 1]
+        first = to = out_indptr[i]
+        while at < stop:
+            piece = at // length
+            size = min(stop, (piece + 1) * length) - at
+            begin = begins[piece] + at - piece * length
+            flags |= _copy_genes(stored[begin : begin + size], n_genes, out[to : to + size])
+            if to > first and out[to] <= out[to - 1]:
+                flags |= UNSORTED
+            at, to = at + size, to + size
+    return flags
+
+
+@nb.njit(nogil=True, cache=True)
+def take_chunked_values(
+    indptr: NDArray[np.int64],
+    stored: NDArray[Any],
+    begins: NDArray[np.int64],
+    length: int,
+    rows: NDArray[np.int64],
+    out_indptr: NDArray[np.int64],
+    out: NDArray[np.float32],
+) -> int:
+    """`take_chunked_genes` for the values."""
+    flags = 0
+    for i in range(rows.size):
+        at, stop, to = indptr[rows[i]], indptr[rows[i] + 1], out_indptr[i]
+        while at < stop:
+            piece = at // length
+            size = min(stop, (piece + 1) * length) - at
+            begin = begins[piece] + at - piece * length
+            flags |= _copy_values(stored[begin : begin + size], out[to : to + size])
+            at, to = at + size, to + size
+    return flags
+
+
+@nb.njit(nogil=True, cache=True)
 def _ascends(genes: NDArray[np.int32]) -> bool:
     unsorted = False
     for j in range(1, genes.size):

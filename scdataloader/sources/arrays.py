@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.sources.codecs import Buffer, Codecs
+from scdataloader.sources.open_files import opening
 
 _SLICE_BYTES = 1 << 18
 _HALF, _DOUBLE = 2, 8
@@ -59,6 +58,8 @@ class ChunkedArray:
     """Of the values that come out."""
     chunks: Chunks
     """Where they come from."""
+    worth_keeping: bool = True
+    """Whether loading a chunk again costs more than a view of memory."""
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -96,7 +97,8 @@ class MappedArray:
     def as_chunks(self) -> ChunkedArray:
         """The same values as chunks that need no decoding."""
         step = max(1, _SLICE_BYTES // self.dtype.itemsize // math.prod(self.shape[1:]))
-        return library_array(self.shape, self.dtype, step, partial(nullcontext, self.values), "values in memory")
+        array = library_array(self.shape, self.dtype, step, partial(nullcontext, self.values), "values in memory")
+        return replace(array, worth_keeping=False)
 
     def sample(self, n_places: int, n_bytes: int) -> Iterator[bytes]:
         """``n_places`` pieces of the content, evenly strided."""
@@ -112,25 +114,6 @@ StoredArray = ChunkedArray | MappedArray
 def strided(n: int, places: int) -> Sequence[int]:
     """At most ``places`` numbers spread evenly over ``range(n)``, the first and the last among them."""
     return sorted({int(i) for i in np.linspace(0, n - 1, min(n, places))}) if n else []
-
-
-def map_array(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> MappedArray:
-    """The array that lies at byte ``offset`` of a file; nothing is read yet.
-
-    Raises:
-        SourceFormatError: the file ends before the array does.
-    """
-    n_bytes = math.prod(shape) * dtype.itemsize
-    if offset + n_bytes > path.stat().st_size:
-        raise SourceFormatError(
-            f"{path} is truncated: {name} ends at byte {offset + n_bytes}, the file at byte {path.stat().st_size}; "
-            "fetch or write the file again"
-        )
-    first = offset - offset % mmap.ALLOCATIONGRANULARITY
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), offset + n_bytes - first, access=mmap.ACCESS_READ, offset=first)
-    values = np.frombuffer(mapped, dtype, math.prod(shape), offset - first)
-    return MappedArray(values=values.reshape(shape))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,7 +185,8 @@ def _read_extents(extents: Sequence[Extent | None]) -> Iterator[bytes | None]:
                 if descriptor >= 0:
                     os.close(descriptor)
                     descriptor = -1
-                descriptor, opened = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC), extent.path
+                with opening(extent.path):
+                    descriptor, opened = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC), extent.path
             raw = os.pread(descriptor, extent.size, extent.offset)
             if len(raw) < extent.size:
                 raise SourceFormatError(

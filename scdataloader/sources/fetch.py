@@ -118,7 +118,7 @@ def fetch(wanted: Sequence[Wanted], cache: ChunkCache) -> int:
     Holds no more than the cache and a chunk per thread. A read that needs more than the cache can hold does not push
     out what is there: a scan would only ever evict what the next scan wants first.
     """
-    evict = sum(part.n_bytes for part in wanted) <= cache.max_bytes
+    evict = sum(part.n_bytes for part in wanted if part.array.worth_keeping) <= cache.max_bytes
     tasks = [(part, positions) for part in wanted for positions in part.tasks()]
 
     def run(task: tuple[Wanted, range]) -> int:
@@ -140,6 +140,9 @@ def _union(flags: Iterable[int]) -> int:
 
 def _consume(part: Wanted, positions: range, cache: ChunkCache, *, evict: bool) -> int:
     numbers, sizes = part.numbers[positions.start : positions.stop], part.sizes[positions.start : positions.stop]
+    if not part.array.worth_keeping:
+        loaded = part.array.load(numbers.tolist(), sizes.tolist())
+        return _union(part.consume(i, values) for i, values in zip(positions, loaded, strict=True))
     kept = [cache.get((part.key, number), size) for number, size in zip(numbers.tolist(), sizes.tolist(), strict=True)]
     missing = [i for i, values in enumerate(kept) if values is None]
     loaded = part.array.load(numbers[missing].tolist(), sizes[missing].tolist())

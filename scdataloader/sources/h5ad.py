@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,10 +24,11 @@ from scdataloader.sources.arrays import (
     MappedArray,
     StoredArray,
     library_array,
-    map_array,
     working_dtype,
 )
-from scdataloader.sources.codecs import hdf5_codecs
+from scdataloader.sources.codecs import Codecs, hdf5_codecs
+from scdataloader.sources.mapping import FileMap
+from scdataloader.sources.open_files import opening
 from scdataloader.sources.source import AnnDataSource
 
 
@@ -40,7 +42,8 @@ class H5adSource(AnnDataSource):
             yield file
 
     @classmethod
-    def _describe(cls, path: Path, node: Node, dtype: np.dtype[Any] | None = None) -> StoredArray:
+    def _describe(cls, file: FileMap, node: Node, dtype: np.dtype[Any] | None = None) -> StoredArray:
+        path = file.path
         name = f"{path.name}: {node.name.lstrip('/')}"
         working = dtype or working_dtype(node.dtype, name)
         if not node.size:
@@ -49,8 +52,8 @@ class H5adSource(AnnDataSource):
         plain = node.file.userblock_size == 0 and not node.is_virtual and node.external is None
         offset = node.id.get_offset() if plain else None
         if offset is not None and working == node.dtype:
-            return map_array(path, offset, node.shape, working, name)
-        chunked = _chunked(path, node, working, name) if plain and node.chunks else None
+            return file.array(offset, node.shape, working, name)
+        chunked = _chunked(file, node, working, name) if plain and node.chunks else None
         rows = node.chunks[0] if node.chunks else None
         sliced = library_array(node.shape, node.dtype, rows, partial(_open_array, path, node.name), name, working)
         return chunked or sliced
@@ -71,9 +74,10 @@ def _open(path: Path) -> Iterator[h5py.File]:
         SourceFormatError: not HDF5, or shorter than it was written.
     """
     try:
-        file = h5py.File(path, "r")
+        with opening(path):
+            file = h5py.File(path, "r")
     except OSError as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
+        if isinstance(error, FileNotFoundError | PermissionError) or error.errno == errno.EMFILE:
             raise
         raise SourceFormatError(_why_not_hdf5(path, error)) from error
     with file:
@@ -123,22 +127,30 @@ def _require_filters(node: h5py.Dataset, path: Path) -> None:
             )
 
 
-def _chunked(path: Path, node: h5py.Dataset, dtype: np.dtype[Any], name: str) -> ChunkedArray | None:
+def _chunked(file: FileMap, node: h5py.Dataset, dtype: np.dtype[Any], name: str) -> ChunkedArray | None:
     """The dataset's chunks by their place in the file; None where HDF5 itself has to decode them."""
-    item = node.dtype.itemsize
+    item, n_values = node.dtype.itemsize, math.prod(node.chunks)
     codecs = hdf5_codecs([(number, item) for number, _, _ in _filters(node)])
     table = None if codecs is None else _chunk_table(node)
     if codecs is None or table is None:
         return None
-    chunks = EncodedChunks(
-        name=name,
-        n_values=math.prod(node.chunks),
-        stored=node.dtype,
-        codecs=codecs,
-        fill=node.fillvalue,
-        locate=partial(_locate, str(path), *table),
+    offsets, sizes = table
+    as_they_are = codecs == Codecs() and dtype == node.dtype and bool((sizes == n_values * item).all())
+    chunks = (
+        file.chunks(offsets, n_values, dtype, name)
+        if as_they_are
+        else EncodedChunks(
+            name=name,
+            n_values=n_values,
+            stored=node.dtype,
+            codecs=codecs,
+            fill=node.fillvalue,
+            locate=partial(_locate, str(file.path), offsets, sizes),
+        )
     )
-    return ChunkedArray(shape=node.shape, chunk_shape=node.chunks, dtype=dtype, chunks=chunks)
+    return ChunkedArray(
+        shape=node.shape, chunk_shape=node.chunks, dtype=dtype, chunks=chunks, worth_keeping=not as_they_are
+    )
 
 
 def _chunk_table(node: h5py.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:

@@ -15,8 +15,10 @@ from scipy.sparse import csc_matrix
 from scdataloader.errors import SourceFormatError
 from scdataloader.sources.anndata_layout import MatrixLayout, Node
 from scdataloader.sources.arrays import ChunkedArray, MappedArray, StoredArray
+from scdataloader.sources.dense import ChunkedDense, MappedDense
 from scdataloader.sources.fetch import ChunkCache
-from scdataloader.sources.readers import ChunkedCSR, ChunkedDense, MappedCSR, MappedDense, Reader, whole
+from scdataloader.sources.mapping import FlatChunks, MappedChunks
+from scdataloader.sources.readers import ChunkedCSR, ChunkMappedCSR, MappedCSR, Reader, whole
 from scdataloader.types import CSRMatrix
 
 Describe = Callable[[Node, np.dtype[Any] | None], StoredArray]
@@ -56,10 +58,24 @@ def open_matrix(describe: Describe, node: Node, layout: MatrixLayout, *, path: P
         matrix = CSRMatrix(indptr=indptr, indices=indices.values, data=data.values, counts_only=counts_only)
         reader = MappedCSR(matrix=matrix, n_genes=layout.shape[1])
     else:
-        reader = ChunkedCSR(
-            indptr=indptr, indices=_chunked(indices), data=_chunked(data), n_genes=layout.shape[1], cache=ChunkCache()
-        )
+        reader = _from_chunks(indptr, indices, data, layout.shape[1])
     return StoredMatrix(reader=reader, offsets=indptr, arrays=(data, indices))
+
+
+def _from_chunks(indptr: NDArray[np.int64], indices: StoredArray, data: StoredArray, n_genes: int) -> Reader:
+    flat_indices, flat_data = _flat(indices), _flat(data)
+    if flat_indices is not None and flat_data is not None:
+        return ChunkMappedCSR(indptr=indptr, indices=flat_indices, data=flat_data, n_genes=n_genes)
+    return ChunkedCSR(
+        indptr=indptr, indices=_chunked(indices), data=_chunked(data), n_genes=n_genes, cache=ChunkCache()
+    )
+
+
+def _flat(array: StoredArray) -> FlatChunks | None:
+    """The array as pieces of memory; None where it has to be decoded."""
+    if isinstance(array, MappedArray):
+        return FlatChunks(values=array.values, begins=np.zeros(1, np.int64), length=max(1, array.values.size))
+    return array.chunks.flat() if isinstance(array.chunks, MappedChunks) else None
 
 
 def _dense(array: StoredArray) -> StoredMatrix:

@@ -29,6 +29,7 @@ from scdataloader.sources.counts import (
     not_counts_message,
 )
 from scdataloader.sources.fingerprint import content_digest
+from scdataloader.sources.mapping import FileMap
 from scdataloader.sources.open_matrix import StoredMatrix, open_matrix
 from scdataloader.sources.readers import Gathered, Reader, nonzero_offsets
 from scdataloader.types import CSRMatrix, CSRRows
@@ -94,7 +95,7 @@ class AnnDataSource(ABC):
 
     @classmethod
     @abstractmethod
-    def _describe(cls, path: Path, node: layout.Node, dtype: np.dtype[Any] | None = None) -> StoredArray:
+    def _describe(cls, file: FileMap, node: layout.Node, dtype: np.dtype[Any] | None = None) -> StoredArray:
         """How to read an array without the open root; ``dtype`` asks for another one than its own."""
 
     @classmethod
@@ -159,6 +160,11 @@ class AnnDataSource(ABC):
     def matrix(self) -> CSRMatrix | None:
         """The whole matrix, where its arrays lie in the file in one piece, or had to be loaded anyway."""
         return self._reader().matrix
+
+    @property
+    def reads_cheaply(self) -> bool:
+        """Whether small reads cost no more per cell than large ones: nothing has to be decoded for its neighbours."""
+        return self._reader().reads_cheaply
 
     @property
     def indptr(self) -> NDArray[np.int64]:
@@ -233,10 +239,11 @@ class AnnDataSource(ABC):
             return self._stored
 
     def _open_matrix(self) -> StoredMatrix:
+        file = FileMap(self.path)
         with self._opened(self.path) as root:
             node = layout.lookup(root, self._chosen.location)
             return open_matrix(
-                lambda array, dtype: self._describe(self.path, array, dtype),
+                lambda array, dtype: self._describe(file, array, dtype),
                 node,
                 self._chosen,
                 path=self.path,

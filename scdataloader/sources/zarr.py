@@ -26,6 +26,8 @@ from scdataloader.sources.arrays import (
     working_dtype,
 )
 from scdataloader.sources.codecs import Codecs, zarr_v2_codecs, zarr_v3_codecs
+from scdataloader.sources.mapping import FileMap
+from scdataloader.sources.open_files import opening
 from scdataloader.sources.source import AnnDataSource
 
 _MISSING = np.uint64(2**64 - 1)
@@ -40,7 +42,8 @@ class ZarrSource(AnnDataSource):
     @contextmanager
     def _opened(cls, path: Path) -> Iterator[Node]:
         try:
-            root = zarr.open_group(path, mode="r")
+            with opening(path):
+                root = zarr.open_group(path, mode="r")
         except (GroupNotFoundError, NodeNotFoundError, FileNotFoundError) as error:
             there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
             raise SourceFormatError(
@@ -50,7 +53,8 @@ class ZarrSource(AnnDataSource):
         yield root
 
     @classmethod
-    def _describe(cls, path: Path, node: Node, dtype: np.dtype[Any] | None = None) -> StoredArray:
+    def _describe(cls, file: FileMap, node: Node, dtype: np.dtype[Any] | None = None) -> StoredArray:
+        path = file.path
         name = f"{path.name}: {node.path}"
         working = dtype or working_dtype(node.dtype, name)
         if not node.size:
