@@ -21,7 +21,6 @@ from scdataloader.types import CellBatch, CSRMatrix, CSRRows
 if TYPE_CHECKING:
     from scdataloader.genes import GeneVocabulary
 
-_NO_LABELS = 0
 _WINDOW = 4096
 """Cells read at once where a source has to be read to count its values."""
 
@@ -179,7 +178,7 @@ class Collection:
             depth=depth,
             row=rows,
             source=source,
-            labels=np.empty((len(rows), _NO_LABELS), np.int64),
+            labels=np.empty((len(rows), 0), np.int64),
             measured=self.measured,
             position=np.arange(len(rows)),
             key=0,
