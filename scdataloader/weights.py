@@ -43,6 +43,12 @@ class Sampling:
         cell_factors: Numeric columns that multiply the weights of cells within their class; "nnz" is a sigmoid of the
             number of expressed genes.
         unknown_mass: Share of the draws, from 0 to below 1, that goes to cells of unknown label; 0 leaves them out.
+        replacement: Whether draws are independent. Otherwise each class gets its share of an epoch's draws to within
+            one, and none of its cells comes again before all have come.
+        block_size: Neighbouring cells that are drawn as a unit, for cold disks and remote files; probabilities stay
+            exact.
+        curriculum_epochs: Epochs over which class masses are raised from nearly uniform to what is asked for: in epoch
+            e to the power min(1, (e + 1) / curriculum_epochs). 0 is no curriculum.
 
     Raises:
         ValueError: an option is out of its range, or asks for something without effect.
@@ -55,6 +61,9 @@ class Sampling:
     num_samples: int | None = None
     cell_factors: list[str] | None = None
     unknown_mass: float = 0.0
+    replacement: bool = True
+    block_size: int = 1
+    curriculum_epochs: int = 0
 
     def __post_init__(self) -> None:
         _check_scheme(self.scheme, self.tau, self.saturation)
@@ -73,6 +82,27 @@ class Sampling:
             raise ValueError(
                 f"scheme={self.scheme!r} and unknown_mass={self.unknown_mass} weigh classes, but by names no column; "
                 "name the columns in by, or leave both at their defaults"
+            )
+        self._check_draws()
+
+    def _check_draws(self) -> None:
+        if self.block_size < 1:
+            raise ValueError(f"block_size must be 1 cell or more, not {self.block_size}")
+        if self.curriculum_epochs < 0:
+            raise ValueError(f"curriculum_epochs must be 0 or more, not {self.curriculum_epochs}")
+        if self.curriculum_epochs and not self.columns:
+            raise ValueError("curriculum_epochs raises the masses of classes, but by names no column")
+        if self.replacement:
+            return
+        if self.block_size > 1:
+            raise ValueError(
+                f"replacement=False gives exact quotas cell by cell, which blocks of {self.block_size} cannot keep; "
+                "use block_size=1, or draw with replacement"
+            )
+        if self.columns and self.factors:
+            raise ValueError(
+                "replacement=False takes all cells of a class before any comes again, so cell_factors "
+                f"({', '.join(self.factors)}) would have no say; leave them out, or draw with replacement"
             )
 
     @property

@@ -14,6 +14,11 @@ SAMPLERS = {
     "classes": WeightedSampler(classes=CLASSES, num_samples=12, seed=7),
     "weights": WeightedSampler([0, 1, 2, 3, 0, 5], num_samples=12, seed=7),
     "both": WeightedSampler(np.arange(8.0), classes=CLASSES, class_mass=[1, 2, 0], num_samples=12, seed=7),
+    "blocks": WeightedSampler(np.arange(8.0), classes=CLASSES, num_samples=12, seed=7, block_size=2, window=6),
+    "shuffled blocks": ShuffleSampler(12, seed=7, block_size=3, window=6),
+    "quotas": WeightedSampler(classes=CLASSES, class_mass=[3, 2, 1], num_samples=12, seed=7, replacement=False),
+    "cells by quota": WeightedSampler(np.arange(1, 40), num_samples=12, seed=7, replacement=False),
+    "curriculum": WeightedSampler(classes=CLASSES, class_mass=[9, 4, 0], num_samples=12, seed=7, curriculum_epochs=8),
 }
 GOLDEN = {
     "sequential": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11],
@@ -22,6 +27,11 @@ GOLDEN = {
     "classes": [2, 2, 5, 5, 5, 1, 5, 3, 4, 1, 5, 4],
     "weights": [5, 5, 5, 5, 2, 2, 5, 3, 5, 3, 2, 5],
     "both": [7, 7, 4, 4, 3, 2, 4, 3, 4, 7, 3, 4],
+    "blocks": [4, 3, 5, 5, 2, 4, 4, 2, 2, 5, 3, 3],
+    "shuffled blocks": [8, 0, 10, 11, 9, 1, 5, 2, 6, 3, 7, 4],
+    "quotas": [1, 3, 7, 4, 4, 5, 2, 0, 5, 0, 3, 7],
+    "cells by quota": [17, 33, 13, 27, 30, 37, 6, 22, 35, 24, 34, 26],
+    "curriculum": [2, 2, 4, 4, 3, 1, 4, 3, 2, 1, 3, 2],
 }
 
 

@@ -1,4 +1,9 @@
-"""Weighted draws: a class by its mass, then a cell of the class, each from the random bits of the draw's position."""
+"""Independent weighted draws: a class by its mass, then a cell of the class, from the random bits of the position.
+
+What is drawn with a uniform number u is the first entry of a running sum above u times the total. A guide says, for
+each of some equal stretches of [0, 1), where the search has to begin, so that it takes about one step however many
+entries there are (Chen and Asau, "On generating random variates from an empirical distribution", 1974).
+"""
 
 from __future__ import annotations
 
@@ -8,28 +13,20 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.random import below, philox, unit
 
-BLOCK = 256
-"""Cells of one class whose weights are summed up, so that a draw searches sums of blocks and then one block."""
+GROUP = 16
+"""Cells of one class whose weights are summed up, so that a draw searches sums of groups and then one group."""
+
+_AT_ONCE = 256
+# Draws that are taken a step further together: at each step one draw waits for memory, many wait for it side by side.
 
 
 @nb.njit(nogil=True, cache=True)
-def class_index(codes: NDArray[np.integer], starts: NDArray[np.int64], out: NDArray[np.integer]) -> None:
-    """Sort cell numbers by class, stably: those of class c to ``out[starts[c]:starts[c + 1]]``; code -1 is left out."""
-    following = starts[:-1].copy()
-    for cell in range(len(codes)):
-        code = codes[cell]
-        if code >= 0:
-            out[following[code]] = cell
-            following[code] += 1
-
-
-@nb.njit(nogil=True, cache=True)
-def block_sums(
-    starts: NDArray[np.int64], cells: NDArray[np.integer], weights: NDArray[np.float64], first: NDArray[np.int64]
+def group_sums(
+    starts: NDArray[np.int64], cells: NDArray[np.integer], weights: NDArray[np.floating], first: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Sums of the weights of the cells of each class, running over its blocks, from 0 anew in each class.
+    """Sums of the weights of the cells of each class, running over its groups, from 0 anew in each class.
 
-    Class c has blocks ``first[c]`` to ``first[c + 1] - 1``. ``cells`` is the class index; empty where the cells lie in
+    Class c has groups ``first[c]`` to ``first[c + 1] - 1``. ``cells`` is the class index; empty where the cells lie in
     order, all in one class.
     """
     sums = np.zeros(first[-1], np.float64)
@@ -37,26 +34,82 @@ def block_sums(
         total = 0.0
         for k in range(starts[code], starts[code + 1]):
             total += weights[cells[k] if len(cells) else k]
-            sums[first[code] + (k - starts[code]) // BLOCK] = total
+            sums[first[code] + (k - starts[code]) // GROUP] = total
     return sums
 
 
+@nb.njit(nogil=True, cache=True)
+def guide_starts(first: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the guide of each part of some running sums begins, for parts ``[first[c], first[c + 1])``.
+
+    A guide has as many entries as its part, rounded up to a power of two: then their edges are exact in float64.
+    """
+    starts = np.zeros(len(first), np.int64)
+    for code in range(len(first) - 1):
+        size = 1
+        while size < first[code + 1] - first[code]:
+            size *= 2
+        starts[code + 1] = starts[code] + size
+    return starts
+
+
+@nb.njit(nogil=True, cache=True)
+def fill_guide(
+    sums: NDArray[np.float64], first: NDArray[np.int64], starts: NDArray[np.int64], out: NDArray[np.integer]
+) -> None:
+    """For each part c, ``out[starts[c] + g]`` = the first place in the part whose sum is above the g-th edge."""
+    for code in range(len(first) - 1):
+        place, last = first[code], first[code + 1] - 1
+        size = starts[code + 1] - starts[code]
+        for g in range(size):
+            edge = g / size * sums[last] if last >= place else 0.0
+            while place < last and sums[place] <= edge:
+                place += 1
+            out[starts[code] + g] = place
+
+
 @nb.njit(inline="always", cache=True)
-def _first_above(sums: NDArray[np.float64], low: int, high: int, target: float) -> int:
-    """The first index in [low, high) whose running sum is above ``target``; the last that adds anything if none is."""
-    end = high
-    while low < high:
-        middle = (low + high) >> 1
-        if sums[middle] > target:
-            high = middle
-        else:
-            low = middle + 1
-    # Rounding can make the target reach the total: step back to the last entry with a share of its own.
-    if low == end:
-        low -= 1
-        while low > 0 and sums[low - 1] == sums[low]:
-            low -= 1
-    return low
+def first_above(sums: NDArray[np.float64], low: int, high: int, begin: int, target: float) -> int:
+    """The first place in [low, high) whose running sum is above ``target``, looked for from ``begin`` on.
+
+    Rounding can make the target reach the total: then it is the last place with a share of its own.
+    """
+    while begin < high and sums[begin] <= target:
+        begin += 1
+    if begin == high:
+        begin -= 1
+        while begin > low and sums[begin - 1] == sums[begin]:
+            begin -= 1
+    return begin
+
+
+@nb.njit(inline="always", cache=True)
+def first_above_share(sums: NDArray[np.float64], guide: NDArray[np.integer], u: np.float64) -> int:
+    """The first place whose running sum is above ``u`` times the total, for one part and its guide."""
+    return first_above(sums, 0, len(sums), guide[int(u * len(guide))], u * sums[-1])
+
+
+@nb.njit(nogil=True, cache=True)
+def draw_alike(
+    key: np.uint64,
+    start: int,
+    mass: NDArray[np.float64],
+    guide: NDArray[np.integer],
+    starts: NDArray[np.int64],
+    cells: NDArray[np.integer],
+    out: NDArray[np.int64],
+) -> None:
+    """The cells drawn at positions ``start``, ``start + 1`` … where the cells of a class are alike.
+
+    ``mass`` holds the running sum of the class masses and ``guide`` its guide, ``cells`` the class index (empty: one
+    class of all cells). Position p uses the two words of ``philox(key, p, 0)``: the first for the class, the second for
+    the cell.
+    """
+    for i in range(len(out)):
+        for_class, for_cell = philox(key, np.uint64(start + i), np.uint64(0))
+        code = first_above_share(mass, guide, unit(for_class))
+        k = starts[code] + below(for_cell, starts[code + 1] - starts[code])
+        out[i] = cells[k] if len(cells) else k
 
 
 @nb.njit(nogil=True, cache=True)
@@ -64,56 +117,56 @@ def draw_weighted(
     key: np.uint64,
     start: int,
     mass: NDArray[np.float64],
+    mass_guide: NDArray[np.integer],
     starts: NDArray[np.int64],
     cells: NDArray[np.integer],
-    weights: NDArray[np.float64],
+    weights: NDArray[np.floating],
     first: NDArray[np.int64],
     sums: NDArray[np.float64],
+    guide_start: NDArray[np.int64],
+    guide: NDArray[np.integer],
     out: NDArray[np.int64],
 ) -> None:
-    """The cells drawn at positions ``start``, ``start + 1`` … of the epoch that ``key`` names.
+    """The cells drawn at positions ``start``, ``start + 1`` … where each cell of a class has a weight of its own.
 
-    ``mass`` holds the running sum of the class masses. Without ``weights`` (empty) the cells of a class are alike.
-    Position p uses the two words of ``philox(key, p, 0)``: the first for the class, the second for the cell.
+    As `draw_alike`, but the second word names a cell through the sums of `group_sums`, whose groups of class c are
+    ``[first[c], first[c + 1])``, their guide, and the weights of one group.
     """
-    for i in range(len(out)):
-        for_class, for_cell = philox(key, np.uint64(start + i), np.uint64(0))
-        code = 0
-        if len(mass) > 1:
-            code = _first_above(mass, 0, len(mass), unit(for_class) * mass[-1])
-        begin, size = starts[code], starts[code + 1] - starts[code]
-        if len(weights) == 0:
-            k = begin + below(for_cell, size)
-        else:
-            k = begin + _weighted_member(unit(for_cell), code, starts, cells, weights, first, sums)
-        out[i] = cells[k] if len(cells) else k
+    code = np.empty(_AT_ONCE, np.int64)
+    group = np.empty(_AT_ONCE, np.int64)
+    target = np.empty(_AT_ONCE, np.float64)
+    for begin in range(0, len(out), _AT_ONCE):
+        n = min(_AT_ONCE, len(out) - begin)
+        for i in range(n):
+            for_class, for_cell = philox(key, np.uint64(start + begin + i), np.uint64(0))
+            c = first_above_share(mass, mass_guide, unit(for_class))
+            u = unit(for_cell)
+            code[i] = c
+            target[i] = u * sums[first[c + 1] - 1]
+            group[i] = guide[guide_start[c] + int(u * (guide_start[c + 1] - guide_start[c]))]
+        for i in range(n):
+            c = code[i]
+            group[i] = first_above(sums, first[c], first[c + 1], group[i], target[i])
+        for i in range(n):
+            low = first[code[i]]
+            before = sums[group[i] - 1] if group[i] > low else 0.0
+            k = starts[code[i]] + (group[i] - low) * GROUP
+            k = _member(cells, weights, k, min(k + GROUP, starts[code[i] + 1]), before, target[i])
+            out[begin + i] = cells[k] if len(cells) else k
 
 
 @nb.njit(inline="always", cache=True)
-def _weighted_member(
-    u: np.float64,
-    code: int,
-    starts: NDArray[np.int64],
-    cells: NDArray[np.integer],
-    weights: NDArray[np.float64],
-    first: NDArray[np.int64],
-    sums: NDArray[np.float64],
+def _member(
+    cells: NDArray[np.integer], weights: NDArray[np.floating], k: int, end: int, total: float, target: float
 ) -> int:
-    """Which cell of its class a uniform number names: the block by the running sums, then the cell by its weight."""
-    low, high = first[code], first[code + 1]
-    target = u * sums[high - 1]
-    block = _first_above(sums, low, high, target)
-    total = sums[block - 1] if block > low else 0.0
-    begin = starts[code]
-    k = begin + (block - low) * BLOCK
-    end = min(k + BLOCK, starts[code + 1])
-    chosen = int(k)
+    """The first place in [k, end) of the class index whose running weight, from ``total`` on, is above ``target``."""
+    chosen = k
     while k < end:
         weight = weights[cells[k] if len(cells) else k]
         total += weight
         if weight > 0:
-            chosen = int(k)
+            chosen = k
             if total > target:
                 break
         k += 1
-    return int(chosen - begin)
+    return chosen

@@ -8,45 +8,15 @@ import sys
 
 import numpy as np
 import pytest
+from drawn import assert_drawn_as, weightings
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import chi2
 
-from scdataloader.kernels.draw import _first_above, _weighted_member, block_sums
-from scdataloader.samplers import SequentialSampler, ShuffleSampler, Subset, WeightedSampler
+from scdataloader.class_index import ClassIndex
+from scdataloader.kernels.draw import fill_guide, first_above, group_sums, guide_starts
+from scdataloader.samplers import SequentialSampler, ShuffleSampler, Subset, WeightedSampler, curriculum_mass
 
 N_DRAWS = 1_000_000
-
-
-def assert_drawn_as(rows, probability):
-    counts = np.bincount(rows, minlength=len(probability))
-    assert len(counts) == len(probability)
-    assert not counts[probability == 0].any()
-    expected = probability[probability > 0] * len(rows)
-    statistic = ((counts[probability > 0] - expected) ** 2 / expected).sum()
-    assert statistic < chi2.ppf(1 - 1e-5, max(len(expected) - 1, 1))
-
-
-def weightings():
-    rng = np.random.default_rng(0)
-    runs = np.repeat(np.arange(40), rng.integers(1, 60, 40))  # classes lie in runs, as in atlas files
-    mixed = rng.permutation(runs)
-    skewed = np.repeat(np.arange(5), [1, 1, 3, 700, 2000])
-    lone = np.arange(300)
-    drop = rng.random(len(mixed)) < 0.2
-    drop[np.unique(mixed, return_index=True)[1]] = False  # every class keeps a cell
-    with_gaps = np.where(drop, -1, mixed)
-    for name, classes in [("runs", runs), ("mixed", mixed), ("skewed", skewed), ("lone", lone), ("gaps", with_gaps)]:
-        n, k = len(classes), classes.max() + 1
-        weights = rng.random(n) ** 3 + 1e-3
-        zeros = np.where(rng.random(n) < 0.3, 0, weights)
-        zeros[[np.flatnonzero(classes == c)[0] for c in range(k)]] = 1
-        mass = rng.random(k) + 0.05
-        mass[0] = 0
-        yield pytest.param(classes, None, None, id=f"{name}-uniform")
-        yield pytest.param(classes, mass, None, id=f"{name}-mass")
-        yield pytest.param(classes, mass, weights, id=f"{name}-mass-weights")
-        yield pytest.param(classes, None, zeros, id=f"{name}-zero-weights")
 
 
 @pytest.mark.parametrize(("classes", "mass", "weights"), list(weightings()))
@@ -77,13 +47,77 @@ def test_weights_of_very_different_size_stay_exact():
     assert_drawn_as(rows, np.array([0, 0, 1 / 3, 0, 2 / 3]))
 
 
-def test_a_uniform_number_that_rounds_up_to_the_total_still_names_a_cell_with_weight():
-    weights = np.array([0.0, 2.0, 3.0, 0.0, 0.0])
-    starts, first = np.array([0, 5]), np.array([0, 1])
-    sums = block_sums(starts, np.empty(0, np.int64), weights, first)
-    assert _weighted_member(1.0, 0, starts, np.empty(0, np.int64), weights, first, sums) == 2
-    masses = np.cumsum([0.0, 1.0, 0.0, 2.0, 0.0])
-    assert [_first_above(masses, 0, 5, target) for target in (0.0, 0.5, 1.0, 3.0)] == [1, 1, 3, 3]
+def test_a_uniform_number_that_rounds_up_to_the_total_still_names_an_entry_with_a_share():
+    sums = np.cumsum([9.0, 0.0, 1.0, 0.0, 2.0, 0.0])
+    assert [first_above(sums, 0, 6, 0, target) for target in (8.9, 9.0, 9.5, 10.0, 12.0)] == [0, 2, 2, 4, 4]
+    level = np.array([5.0, 5.0, 5.0])  # two parts that end alike: a part is not left, even so
+    assert first_above(level, 1, 3, 1, 5.0) == 1
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 1e-9, 0.1, 1.0, 7.0]), max_size=40), min_size=1, max_size=5))
+def test_a_guide_leads_to_what_a_full_search_finds(parts):
+    parts = [[*part, 1.0] for part in parts]
+    first = np.cumsum([0, *map(len, parts)])
+    sums = np.concatenate([np.cumsum(part) for part in parts])
+    starts = guide_starts(first)
+    guide = np.empty(starts[-1], np.int32)
+    fill_guide(sums, first, starts, guide)
+    for c, part in enumerate(parts):
+        for u in (0.0, 0.25, 0.5, 0.51, 0.999):
+            target = u * sums[first[c + 1] - 1]
+            begin = guide[starts[c] + int(u * (starts[c + 1] - starts[c]))]
+            expected = first[c] + np.searchsorted(np.cumsum(part), target, side="right")
+            assert first_above(sums, first[c], first[c + 1], begin, target) == expected
+
+
+def test_group_sums_run_within_each_class():
+    weights, classes = np.arange(50.0), np.repeat([0, 1, 2], [20, 0, 30])
+    index = ClassIndex.of(classes)
+    first = np.array([0, 2, 2, 4])
+    sums = group_sums(index.starts, index.cells, weights, first)
+    assert sums.tolist() == [np.arange(16).sum(), np.arange(20).sum(), np.arange(20, 36).sum(), np.arange(20, 50).sum()]
+
+
+def test_a_class_index_in_a_file_draws_as_one_in_memory(tmp_path):
+    classes = np.random.default_rng(0).integers(-1, 9, 5000).astype(np.int16)
+    index = ClassIndex.of(np.lib.stride_tricks.as_strided(classes, writeable=False), tmp_path / "index")
+    assert (tmp_path / "index").stat().st_size == 4 * (classes >= 0).sum()
+    for c in range(9):
+        assert np.array_equal(index.cells[index.starts[c] : index.starts[c + 1]], np.flatnonzero(classes == c))
+    for replacement in (True, False):
+        options = {"num_samples": 9000, "replacement": replacement}
+        mapped, held = WeightedSampler(classes=index, **options), WeightedSampler(classes=classes, **options)
+        assert np.array_equal(mapped.draw(1, 0, 9000), held.draw(1, 0, 9000))
+        assert mapped.fingerprint == held.fingerprint
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_weights_on_disk_draw_as_weights_in_memory(tmp_path, dtype):
+    weights = np.random.default_rng(0).random(5000).astype(dtype)
+    weights.tofile(tmp_path / "weights")
+    mapped = WeightedSampler(np.memmap(tmp_path / "weights", dtype, "r"), num_samples=9000)
+    held = WeightedSampler(weights.astype(np.float64), num_samples=9000)
+    assert np.array_equal(mapped.draw(1, 0, 9000), held.draw(1, 0, 9000))
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+@pytest.mark.parametrize("epoch", [0, 1, 3, 9])
+def test_a_curriculum_raises_the_class_masses(epoch, replacement):
+    classes, mass = np.repeat([0, 1, 2], [50, 5, 1]), np.array([64.0, 8.0, 1.0])
+    options = {"num_samples": N_DRAWS, "replacement": replacement, "curriculum_epochs": 4}
+    sampler = WeightedSampler(classes=classes, class_mass=mass, **options)
+    raised = mass ** min(1, (epoch + 1) / 4)
+    assert_drawn_as(classes[sampler.draw(epoch, 0, N_DRAWS)], raised / raised.sum())
+    assert curriculum_mass(mass, epoch, 4) == pytest.approx(raised / raised.sum())
+
+
+def test_a_curriculum_in_blocks_raises_them_as_well():
+    classes, mass = np.repeat([0, 1, 2], [50, 5, 1]), np.array([64.0, 8.0, 0.0])
+    options = {"num_samples": 2 * N_DRAWS, "block_size": 2, "window": 2 * N_DRAWS, "curriculum_epochs": 3}
+    sampler = WeightedSampler(classes=classes, class_mass=mass, **options)
+    for epoch in (0, 1, 4, 0):
+        raised = mass ** min(1, (epoch + 1) / 3)
+        assert_drawn_as(classes[sampler.draw(epoch, 0, N_DRAWS)], raised / raised.sum())
 
 
 @given(st.integers(0, 2**63), st.integers(0, 1000), st.data())
@@ -124,8 +158,10 @@ def test_no_global_generator_is_read_or_written():
 def test_two_processes_with_other_hash_seeds_draw_the_same():
     code = (
         "import numpy as np; from scdataloader.samplers import *;"
-        "w = WeightedSampler(np.arange(9.), classes=np.arange(9) % 3, num_samples=99, seed=4);"
-        "print(w.draw(2, 0, 99).tolist(), ShuffleSampler(99, seed=4).draw(2, 0, 99).tolist())"
+        "o = dict(classes=np.arange(9) % 3, num_samples=99, seed=4);"
+        "s = [WeightedSampler(np.arange(9.), **o), WeightedSampler(replacement=False, **o),"
+        "WeightedSampler(block_size=4, **o), ShuffleSampler(99, seed=4), ShuffleSampler(99, seed=4, block_size=4)];"
+        "print([x.draw(2, 0, 99).tolist() + [x.fingerprint] for x in s])"
     )
     outputs = {
         subprocess.run(

@@ -1,0 +1,57 @@
+"""Cells sorted by class, in two passes over their codes."""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+
+@nb.njit(nogil=True, cache=True)
+def code_range(codes: NDArray[np.integer]) -> tuple[int, int]:
+    """The lowest code, at most 0, and one more than the highest."""
+    lowest, highest = np.int64(0), np.int64(-1)
+    for cell in range(len(codes)):
+        lowest = min(lowest, np.int64(codes[cell]))
+        highest = max(highest, np.int64(codes[cell]))
+    return int(lowest), int(highest + 1)
+
+
+@nb.njit(nogil=True, cache=True)
+def class_sizes(codes: NDArray[np.integer], n_classes: int) -> NDArray[np.int64]:
+    """``(n_classes,)`` cells of each class; code -1 is left out."""
+    sizes = np.zeros(n_classes, np.int64)
+    for cell in range(len(codes)):
+        if codes[cell] >= 0:
+            sizes[codes[cell]] += 1
+    return sizes
+
+
+@nb.njit(nogil=True, cache=True)
+def sort_by_class(codes: NDArray[np.integer], starts: NDArray[np.int64], out: NDArray[np.integer]) -> None:
+    """Cell numbers by class, stably: those of class c to ``out[starts[c]:starts[c + 1]]``; code -1 is left out."""
+    following = starts[:-1].copy()
+    for cell in range(len(codes)):
+        code = codes[cell]
+        if code >= 0:
+            out[following[code]] = cell
+            following[code] += 1
+
+
+@nb.njit(nogil=True, cache=True)
+def class_totals(codes: NDArray[np.integer], n_classes: int, weights: NDArray[np.floating]) -> NDArray[np.float64]:
+    """``(n_classes,)`` sum of the weights of the cells of each class; without ``weights`` (empty) their number."""
+    totals = np.zeros(n_classes, np.float64)
+    for cell in range(len(codes)):
+        if codes[cell] >= 0:
+            totals[codes[cell]] += weights[cell] if len(weights) else 1.0
+    return totals
+
+
+@nb.njit(nogil=True, cache=True)
+def first_invalid(values: NDArray[np.floating]) -> int:
+    """The first place whose value is negative, infinite or NaN; -1 if there is none."""
+    for at in range(len(values)):
+        if not 0 <= values[at] < np.inf:
+            return at
+    return -1
