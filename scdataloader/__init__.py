@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from scdataloader.dataset import CellDataset
     from scdataloader.genes import GeneVocabulary
     from scdataloader.loader import Loader
+    from scdataloader.monitor import SamplingMonitor
     from scdataloader.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
     from scdataloader.sources import open_source
     from scdataloader.splits import Split
+    from scdataloader.tally import Tally
     from scdataloader.transforms import Log1p, Normalize, QuantileBins
     from scdataloader.types import CellBatch, Collate, CSRRows, Sampler, Source, Transform
     from scdataloader.weights import Sampling
@@ -36,12 +38,14 @@ __all__ = [
     "QuantileBins",
     "Sampler",
     "Sampling",
+    "SamplingMonitor",
     "SelectedGenes",
     "SequentialSampler",
     "ShuffleSampler",
     "Source",
     "Sparse",
     "Split",
+    "Tally",
     "Transform",
     "WeightedSampler",
     "open_source",
@@ -56,9 +60,11 @@ _NAMES = {
     "dataset": "CellDataset",
     "genes": "GeneVocabulary",
     "loader": "Loader",
+    "monitor": "SamplingMonitor",
     "samplers": "SequentialSampler ShuffleSampler WeightedSampler",
     "sources": "open_source",
     "splits": "Split",
+    "tally": "Tally",
     "transforms": "Log1p Normalize QuantileBins",
     "types": "CSRRows CellBatch Collate Sampler Source Transform",
     "weights": "Sampling",

@@ -1,4 +1,4 @@
-"""The command line: ``scdataloader fit | validate | test | predict | inspect``.
+"""The command line: ``scdataloader fit | validate | test | predict | inspect | verify | export``.
 
 Training is Lightning's own command line with our `DataModule` as data and any `LightningModule` as model. A model whose
 arguments are called ``n_genes``, ``classes`` or ``decoders`` gets them from the data.
@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +25,10 @@ TRAINING = {
     "predict": "apply a trained model to every cell; writes predictions.pt",
 }
 INSPECT = "show what is in some data, and what a weighting does to its classes"
+STORE = {
+    "verify": "read a store whole and check every checksum in it",
+    "export": "write the sources of a store back to AnnData files",
+}
 TRACEBACK = "SCDATALOADER_TRACEBACK"
 """Set to 1 in the environment, it shows the whole traceback of an error that is otherwise told in one line."""
 
@@ -51,6 +56,8 @@ def main(args: Sequence[str] | None = None) -> int:
                 from scdataloader.inspection import main as inspect
 
                 inspect(given[1:])
+            elif options.command in STORE:
+                import_module(f"scdataloader.store.{options.command}").main(given[1:])
             else:
                 from scdataloader.training import TrainingCLI
 
@@ -71,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"scdataloader {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
-    for name, line in {**TRAINING, "inspect": INSPECT}.items():
+    for name, line in {**TRAINING, "inspect": INSPECT, **STORE}.items():
         commands.add_parser(name, help=line, add_help=False)
     return parser
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scdataloader.genes import GeneVocabulary
 
 _MEMORY = BufferPool()
+_MOST_VALUES = np.iinfo(np.int32).max
 _POOLS: dict[int, tuple[NDArray[np.bool_], NDArray[np.int32], NDArray[np.int64]]] = {}
 
 # torch says once per process that CSR tensors are in beta; say it here, to nobody, and not in the midst of training.
@@ -48,10 +49,10 @@ class Sparse:
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         """The batch with ``x`` as a CSR tensor."""
-        if batch.x.indptr[-1] > np.iinfo(np.int32).max:
+        if batch.x.indptr[-1] > _MOST_VALUES:
             raise ValueError(
                 f"a batch of {len(batch):,} cells has {batch.x.indptr[-1]:,} values, more than a CSR tensor can number "
-                f"({np.iinfo(np.int32).max:,}); use smaller batches"
+                f"({_MOST_VALUES:,}); use smaller batches"
             )
         x = torch.sparse_csr_tensor(
             torch.from_numpy(batch.x.indptr.astype(np.int32)),  # torch wants one dtype for both kinds of indices

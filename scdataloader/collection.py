@@ -11,12 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scdataloader.alignment import GeneAlignment, Part, align
-from scdataloader.buffers import BufferPool
-from scdataloader.errors import NotCountsError, SourceFormatError
-from scdataloader.kernels.align import BAD_INDEX, OK, align_rows, close_gaps
+from scdataloader.buffers import BufferPool, Slots
+from scdataloader.kernels.align import close_gaps
+from scdataloader.segments import Reading, segments
 from scdataloader.sources.counts import Values
 from scdataloader.sources.locate import open_sources
-from scdataloader.types import CellBatch, CSRMatrix, CSRRows
+from scdataloader.types import CellBatch, CSRRows
 
 if TYPE_CHECKING:
     from scdataloader.genes import GeneVocabulary
@@ -35,8 +35,9 @@ class Collection:
         """Number the cells of ``parts`` one after the other."""
         self.vocabulary = vocabulary
         self.parts = tuple(parts)
-        self._starts = np.zeros(len(self.parts) + 1, np.int64)
-        np.cumsum([part.n_obs for part in self.parts], out=self._starts[1:])
+        self._segments = segments(self.parts, self.n_genes)
+        self._starts = np.zeros(len(self._segments) + 1, np.int64)
+        np.cumsum([segment.n_obs for segment in self._segments], out=self._starts[1:])
         self._buffers = BufferPool()
         self.measured = np.stack([part.genes.measured for part in self.parts])
 
@@ -83,10 +84,7 @@ class Collection:
     @property
     def reads_cheaply(self) -> bool:
         """Whether small reads cost no more per cell than large ones: nothing has to be decoded for neighbours."""
-        return all(
-            getattr(part.source, "reads_cheaply", getattr(part.source, "matrix", None) is not None)
-            for part in self.parts
-        )
+        return all(segment.reads_cheaply for segment in self._segments)
 
     @property
     def fingerprint(self) -> str:
@@ -95,6 +93,9 @@ class Collection:
         for part in self.parts:
             digest.update(f"{part.source.fingerprint}:{part.organism}:{part.n_obs};".encode())
             digest.update(part.genes.lut.data)
+        for segment in self._segments:
+            if segment.is_mixed:
+                digest.update(segment.fingerprint.encode())
         return digest.hexdigest()
 
     def read(self, rows: NDArray[np.int64]) -> CSRRows:
@@ -106,7 +107,7 @@ class Collection:
         return self.cells(rows).x
 
     def column(self, name: str) -> list[pd.Series[Any]]:
-        """A column of the cell table, source by source; missing values where a source does not have it.
+        """A column of the cell table, part by part (see `joined`); missing values where a source does not have it.
 
         Raises:
             KeyError: no source has the column; names the columns that there are.
@@ -138,6 +139,8 @@ class Collection:
         for name in columns:
             series = self.column(name)
             joined = pd.concat([values.astype(object) for values in series], ignore_index=True)
+            if any(segment.is_mixed for segment in self._segments):
+                joined = joined.iloc[self._by_part].reset_index(drop=True)
             categorical = all(isinstance(values.dtype, pd.CategoricalDtype) for values in series)
             table[name] = joined.astype("category") if categorical else joined.infer_objects()
         return pd.DataFrame(table, index=pd.RangeIndex(len(self)))
@@ -146,14 +149,24 @@ class Collection:
         """``(n,)`` number of stored values of each cell, over all genes of its source."""
         sizes = []
         for part in self.parts:
-            indptr = getattr(part.source, "indptr", None)
+            indptr, nnz = getattr(part.source, "indptr", None), getattr(part.source, "nnz", None)
             rows = np.arange(part.source.n_obs) if part.rows is None else part.rows
             if indptr is not None:
                 sizes.append(np.diff(indptr)[rows])
+            elif nnz is not None:
+                sizes.append(nnz[rows])
             else:
                 read = (part.source.read(rows[at : at + _WINDOW]) for at in range(0, len(rows), _WINDOW))
-                sizes += [np.diff(cells.indptr) for cells in read]
-        return np.concatenate(sizes)
+                sizes.append(np.concatenate([np.diff(cells.indptr) for cells in read]))
+        return self.joined(sizes)
+
+    def joined(self, pieces: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """What each of ``parts`` has of its cells, ``pieces``, in the order of the rows."""
+        parted, first = [], 0
+        for segment in self._segments:
+            parted.append(segment.joined(pieces[first : first + segment.n_parts]))
+            first += segment.n_parts
+        return np.concatenate(parted)
 
     def close(self) -> None:
         """Let go of what the sources hold: memory maps and decoded chunks. A later read opens them again."""
@@ -171,11 +184,16 @@ class Collection:
         rows = np.ascontiguousarray(rows, np.int64)
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"rows must be in [0, {len(self)}); got {rows.min()} to {rows.max()}")
-        source = (np.searchsorted(self._starts, rows, side="right") - 1).astype(np.int32)
-        x, depth = self._aligned(rows, source)
+        found = self._found(rows)
+        sizes, source = np.empty(len(rows), np.int64), np.empty(len(rows), np.int32)
+        for place, reading in found:
+            sizes[place], source[place] = reading.sizes, reading.part
+        slots = Slots.of_sizes(sizes, self._buffers)
+        for place, reading in found:
+            reading.write(place, slots)
         return CellBatch(
-            x=x,
-            depth=depth,
+            x=_closed_up(slots, sizes, self.n_genes),
+            depth=slots.depth,
             row=rows,
             source=source,
             labels=np.empty((len(rows), 0), np.int64),
@@ -184,60 +202,28 @@ class Collection:
             key=0,
         )
 
-    def _aligned(self, rows: NDArray[np.int64], source: NDArray[np.int32]) -> tuple[CSRRows, NDArray[np.float32]]:
-        sizes = np.empty(len(rows), np.int64)
-        pieces = []
-        for number in np.unique(source):
-            part = self.parts[number]
-            place = np.flatnonzero(source == number)
-            local = rows[place] - self._starts[number]
-            local = local if part.rows is None else part.rows[local]
-            matrix, take = _addressable(part, local)
-            sizes[place] = matrix.indptr[take + 1] - matrix.indptr[take]
-            pieces.append((part, local, matrix, take, place))
-        starts = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(sizes, out=starts[1:])
-        indices, data = self._buffers.take(starts[-1], np.int32), self._buffers.take(starts[-1], np.float32)
-        kept, depth = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
-        for part, local, matrix, take, place in pieces:
-            status, at = align_rows(
-                matrix.indptr,
-                matrix.indices,
-                matrix.data,
-                take,
-                part.genes.lut,
-                self.n_genes,
-                part.genes.monotone,
-                matrix.counts_only,
-                place,
-                starts,
-                indices,
-                data,
-                kept,
-                depth,
-            )
-            if status != OK:
-                _refuse(part, int(local[at]), status)
-        if (kept != sizes).any():
-            starts = close_gaps(starts, kept, indices, data)
-            indices, data = indices[: starts[-1]], data[: starts[-1]]
-        return CSRRows(data=data, indices=indices, indptr=starts, n_genes=self.n_genes), depth
+    @property
+    def _by_part(self) -> NDArray[np.int64]:
+        """``(n,)`` the place of each row among the cells part after part."""
+        stops = np.cumsum([part.n_obs for part in self.parts])
+        return self.joined([np.arange(stop - part.n_obs, stop) for part, stop in zip(self.parts, stops, strict=True)])
+
+    def _found(self, rows: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], Reading]]:
+        """What is to be read of each segment, and where it goes."""
+        if len(self._segments) == 1:
+            return [(np.arange(len(rows)), self._segments[0].find(rows))]
+        segment = np.searchsorted(self._starts, rows, side="right") - 1
+        found = []
+        for number in np.unique(segment):
+            place = np.flatnonzero(segment == number)
+            found.append((place, self._segments[number].find(rows[place] - self._starts[number])))
+        return found
 
 
-def _addressable(part: Part, local: NDArray[np.int64]) -> tuple[CSRMatrix, NDArray[np.int64]]:
-    """A matrix in memory that has the rows ``local`` of a source, and where: the whole one, or just what is read."""
-    matrix: CSRMatrix | None = getattr(part.source, "matrix", None)
-    if matrix is not None:
-        return matrix, local
-    rows = part.source.read(local)
-    return CSRMatrix(indptr=rows.indptr, indices=rows.indices, data=rows.data), np.arange(len(local))
-
-
-def _refuse(part: Part, row: int, status: int) -> None:
-    # The source's own reader finds the value and can say more about it.
-    part.source.read(np.array([row]))
-    if status == BAD_INDEX:
-        raise SourceFormatError(
-            f"cell {row} of {part.source.name} has a gene number outside 0 … {len(part.genes.lut) - 1}"
-        )
-    raise NotCountsError(f"cell {row} of {part.source.name} has a value that is no count")
+def _closed_up(slots: Slots, sizes: NDArray[np.int64], n_genes: int) -> CSRRows:
+    """Slots as rows, without the room that was not needed."""
+    starts, indices, data = slots.starts, slots.indices, slots.data
+    if (slots.sizes != sizes).any():
+        starts = close_gaps(starts, slots.sizes, indices, data)
+        indices, data = indices[: starts[-1]], data[: starts[-1]]
+    return CSRRows(data=data, indices=indices, indptr=starts, n_genes=n_genes)

@@ -21,6 +21,8 @@ from scdataloader.collection import Collection
 from scdataloader.errors import StateMismatchError
 from scdataloader.label_table import LabelTable, split_cells
 from scdataloader.loader import Loader
+from scdataloader.monitor import SamplingMonitor
+from scdataloader.resume import ExactResume
 from scdataloader.samplers import SequentialSampler, Subset
 from scdataloader.splits import Split, SplitRecord, Splits
 from scdataloader.types import Collate, Sampler, Transform
@@ -54,6 +56,7 @@ class DataModule(LightningDataModule):
         values: Literal["counts", "any"] = "counts",
         densify: bool = True,  # noqa: FBT001, FBT002 (as above)
         checkpoint: str | None = None,
+        report: bool = True,  # noqa: FBT001, FBT002 (as above)
     ) -> None:
         """Describe the data; nothing is opened yet.
 
@@ -75,6 +78,8 @@ class DataModule(LightningDataModule):
             densify: Whether sparse ``x`` is written out in full on the device, so that a model sees a usual tensor.
             checkpoint: Checkpoint of an earlier run, to apply its model to other data: its genes are the vocabulary and
                 its label codes hold; a label that it does not know is -1.
+            report: Whether to count what is drawn, and how long the model waits for it, and log both once per epoch;
+                see `SamplingMonitor`.
         """
         super().__init__()
         self.data = data
@@ -92,6 +97,7 @@ class DataModule(LightningDataModule):
         self.values = values
         self.densify = densify
         self.checkpoint = checkpoint
+        self.report = report
         self._absent_labels_are_unknown = False
         self._loaders: list[Loader] = []
 
@@ -176,24 +182,23 @@ class DataModule(LightningDataModule):
         """Open the data, refuse what is wrong with it, and write ``splits.json`` next to the run's logs."""
         if stage == "predict" and self.checkpoint is not None:
             self._absent_labels_are_unknown = True
-        logger.info(
-            "%s cells, sources: %d, genes: %s, label columns: %d",
-            f"{len(self.label_codes):,}",
-            len(self.collection.parts),
-            f"{self.collection.n_genes:,}",
-            self.label_codes.shape[1],
-        )
+        n_cells, n_genes = f"{len(self.label_codes):,}", f"{self.collection.n_genes:,}"
+        found = (n_cells, len(self.collection.parts), n_genes, self.label_codes.shape[1])
+        logger.info("%s cells, sources: %d, genes: %s, label columns: %d", *found)
         if stage == "fit":
             left_out = self.weighting.weights
             level = logging.WARNING if left_out.n_unknown_left_out or left_out.n_zero_left_out else logging.INFO
             logger.log(level, left_out.summary())
             if self.trainer is not None:
                 self._save_splits(Path(self.trainer.log_dir or self.trainer.default_root_dir))
+                ExactResume.join(self.trainer)
+                if self.report:
+                    SamplingMonitor.join(self.trainer)
 
     def train_dataloader(self) -> Loader:
         """Training cells as the weighting asks; a last batch that is not full is left out."""
-        sampler = self.weighting.sampler(self.seed)
-        return self._loader(sampler, drop_last=True)
+        world_size = self.trainer.world_size if self.trainer is not None else 1
+        return self._loader(self.weighting.sampler(self.seed, self.batch_size * world_size), training=True)
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Every validation cell once, in order; an empty list without a validation split."""
@@ -218,6 +223,10 @@ class DataModule(LightningDataModule):
         for loader in self._loaders:
             loader.close()
         self._loaders.clear()
+
+    def on_exception(self, exception: BaseException) -> None:  # noqa: ARG002
+        """End the loaders' threads: after an error Lightning tears down no data."""
+        self.teardown("fit")
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the label encoders, the vocabulary, and which cells of which data trained."""
@@ -259,9 +268,9 @@ class DataModule(LightningDataModule):
     def _in_order(self, rows: NDArray[np.int64]) -> Loader | list[Loader]:
         if not len(rows):
             return []  # Lightning's way to say that there is none
-        return self._loader(Subset(sampler=SequentialSampler(len(rows)), rows=rows), drop_last=False, fixed_epoch=True)
+        return self._loader(Subset(sampler=SequentialSampler(len(rows)), rows=rows), training=False)
 
-    def _loader(self, sampler: Sampler, *, drop_last: bool, fixed_epoch: bool = False) -> Loader:
+    def _loader(self, sampler: Sampler, *, training: bool) -> Loader:
         trainer = self.trainer
         loader = Loader(
             self.collection,
@@ -271,12 +280,13 @@ class DataModule(LightningDataModule):
             labels=self.label_codes,
             transforms=self.transforms,
             seed=self.seed,
-            drop_last=drop_last,
+            drop_last=training,
             rank=trainer.global_rank if trainer is not None else 0,
             world_size=trainer.world_size if trainer is not None else 1,
             num_threads=self.num_threads,
             window=self.window,
-            fixed_epoch=fixed_epoch,
+            fixed_epoch=not training,
+            tally=self.weighting.tally(len(self.collection)) if training and self.report else None,
         )
         self._loaders.append(loader)
         return loader

@@ -19,3 +19,14 @@ class SourceFormatError(ScDataLoaderError, ValueError):
 
 class StateMismatchError(ScDataLoaderError, ValueError):
     """A saved state belongs to other data, other weights or another way of sampling."""
+
+
+class StoreFormatError(SourceFormatError):
+    """A store is unfinished, damaged, or none."""
+
+
+class StoreWriteError(ScDataLoaderError, OSError):
+    """A file of a store cannot be written: the disk is full, a quota is used up, the folder is not writable."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)  # without the number before it

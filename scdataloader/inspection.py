@@ -15,6 +15,7 @@ from rich.table import Table
 
 from scdataloader.alignment import UNSTATED, GeneAlignment
 from scdataloader.collection import Collection
+from scdataloader.expectation import expect
 from scdataloader.label_table import split_cells
 from scdataloader.organisms import ORGANISMS
 from scdataloader.splits import Split
@@ -89,19 +90,18 @@ def class_table(weighting: Weighting) -> pd.DataFrame:
     """One row for each class, the largest first, and one for cells of unknown label, if there are any.
 
     ``cells`` can be drawn; ``natural`` is their share of the cells of known label, ``asked`` the share of the draws
-    that the weighting gives them, ``draws`` how many that is in an epoch.
+    that the weighting gives them, ``draws`` how many that is in an epoch; under a curriculum once it is over.
     """
     weights = weighting.weights
-    num_samples = weighting.sampling.num_samples or weights.n_drawable
     natural = weights.counts / weights.counts[:-1].sum()
     natural[-1] = np.nan
     table = pd.DataFrame(
         {
-            "class": [*weighting.names, "unknown"],
+            "class": weighting.names_and_unknown,
             "cells": weights.counts,
             "natural": natural,
             "asked": weights.mass,
-            "draws": weights.mass * num_samples,
+            "draws": weights.mass * weighting.num_samples,
         }
     )
     known = table.iloc[:-1].sort_values(["cells", "class"], ascending=[False, True])
@@ -146,6 +146,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--saturation", type=float, help="s of the saturating scheme, in cells")
     add("--num_samples", type=int, help="draws in one epoch; default: as many as there are cells")
     add("--unknown_mass", type=float, help="share of the draws for cells of unknown label; default: 0")
+    add("--cell_factors", nargs="+", metavar="COL", help="columns of numbers that weigh cells within their class")
+    add("--replacement", action=argparse.BooleanOptionalAction, help="independent draws, or all cells before any again")
+    add("--block_size", type=int, help="neighbouring cells that are drawn as a unit; default: 1")
+    add("--curriculum_epochs", type=int, help="epochs in which classes go from nearly uniform to what is asked for")
     add("--organisms", nargs="+", metavar="[NAME=]ORGANISM", help="organism of sources that do not say it")
     add("--tables", nargs="+", metavar="ORGANISM=FILE", help="gene tables for sources that know symbols only")
     add("--column", nargs="+", metavar="[NAME=]COLUMN", help="column of var that holds the gene ids")
@@ -170,7 +174,7 @@ def _options(given: argparse.Namespace) -> DataOptions:
     )
     for group, names in _GROUPS.items():
         sub = dict(section.get(group) or {})
-        _put(sub, **{name: getattr(given, name) for name in names if name not in _PAIRS})
+        _put(sub, **{name: getattr(given, name, None) for name in names if name not in _PAIRS})
         _put(sub, **{name: _pairs(name, getattr(given, name)) for name in names if name in _PAIRS})
         if sub:
             section[group] = sub
@@ -201,7 +205,7 @@ def _data_section(path: Path) -> dict[str, Any]:
 
 
 _GROUPS = {
-    "sampling": ("by", "scheme", "tau", "saturation", "num_samples", "unknown_mass"),
+    "sampling": tuple(Sampling.__dataclass_fields__),
     "alignment": ("organisms", "tables", "column", "vocabulary", "min_overlap"),
 }
 _PAIRS = ("organisms", "tables", "column", "vocabulary")
@@ -265,7 +269,22 @@ def _show_classes(console: Console, weighting: Weighting, top: int) -> None:
     for row in frame.iloc[n_known:].itertuples(index=False):
         table.add_row(*_cells(*row), style="yellow")
     console.print(table)
-    console.print(weighting.weights.summary(), markup=False, soft_wrap=True)
+    for line in (weighting.weights.summary(), *_expected(weighting)):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _expected(weighting: Weighting) -> list[str]:
+    """What to expect of an epoch; under a curriculum, of its first and of its last."""
+    last = weighting.sampling.curriculum_epochs - 1
+    epochs = {0: "epoch 0 of the curriculum", last: f"epoch {last} and later, as in the table"}
+    lines = []
+    for epoch, when in epochs.items() if last > 0 else [(0, "an epoch")]:
+        said = expect(weighting, epoch)
+        lines.append(
+            f"expected of {when}: {said.n_draws:,} draws, {said.repeated_share:.2%} repeated draws, "
+            f"{said.effective_cells:,.0f} effective cells"
+        )
+    return lines
 
 
 def _cells(name: str, cells: float, natural: float, asked: float, draws: float) -> tuple[str, ...]:

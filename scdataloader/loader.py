@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from bisect import bisect
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from functools import cached_property
-from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from inspect import GEN_CREATED, getgeneratorstate
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from scdataloader.errors import StateMismatchError
-from scdataloader.kernels.random import derive_key
-from scdataloader.types import CellBatch, Collate, Sampler, Transform
+from scdataloader.prefetch import Prefetcher
+from scdataloader.tally import Tally
+from scdataloader.types import Collate, Sampler, Transform
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from scdataloader.collection import Collection
 
-T = TypeVar("T")
-
 STATE_VERSION = 1
 _DRAWS_THAT_TELL = 16_384
-# What the random bits are for, so that no two uses in one epoch share a stream; the sampler's own are keyed otherwise.
-_ROW_BITS, _BATCH_BITS = 1, 2
-_MAPPED_WINDOW, _CHUNKED_WINDOW = 1024, 8192
-_TASK_BYTES = 16 << 20
-"""Tensors that a thread makes in one go: enough to outweigh the hand-over, few enough to hold some dense ones."""
 
 
 class Loader:
@@ -61,6 +54,7 @@ class Loader:
         num_threads: int = 2,
         window: int | None = None,
         fixed_epoch: bool = False,
+        tally: Tally | None = None,
     ) -> None:
         """Describe the loader; nothing is read before the first batch is asked for.
 
@@ -78,8 +72,10 @@ class Loader:
             world_size: How many processes share the batches.
             num_threads: Threads that read and collate.
             window: Cells that one thread reads at once, rounded to whole batches. None is 1,024, or 8,192 where chunks
-                have to be decoded, each of which then serves several cells.
+                have to be decoded, each of which then serves several cells; where the sampler has a ``window``, the
+                draws over which it spreads neighbouring rows, this rank's part of it or several, up to 8,192.
             fixed_epoch: Whether every pass is the same, as for evaluation.
+            tally: Counts the rows that this rank hands out, from 0 in every pass.
         """
         for name, value in (("batch_size", batch_size), ("num_threads", num_threads), ("window", window)):
             if value is not None and value < 1:
@@ -90,21 +86,33 @@ class Loader:
             raise ValueError(f"there are labels for {len(labels)} cells, but the collection has {len(collection)}")
         self.dataset = collection
         self.batch_size = batch_size
+        self.tally = tally
         self._draws = sampler
-        self._collate: Collate = collate.numbered(collection.vocabulary) if hasattr(collate, "numbered") else collate
-        self._labels = labels
-        self._transforms = tuple(transforms)
         self._seed = seed
         self._drop_last = drop_last
-        self._rank, self._world_size = rank, world_size
-        self._num_threads = num_threads
-        self._window = window
+        self._world_size = world_size
         self._fixed_epoch = fixed_epoch
-        self._batches_per_task = 1
+        self._ahead = Prefetcher(
+            collection=collection,
+            sampler=sampler,
+            collate=collate.numbered(collection.vocabulary) if hasattr(collate, "numbered") else collate,
+            transforms=tuple(transforms),
+            labels=labels,
+            seed=seed,
+            batch_size=batch_size,
+            mark_pad=world_size > 1 and not drop_last,
+            rank=rank,
+            world_size=world_size,
+            num_threads=num_threads,
+            window=window,
+        )
         self._epoch = 0
         self._step = 0
         self._resume = False
-        self._running: Iterator[dict[str, Tensor]] | None = None
+        self._running: Generator[dict[str, Tensor], None, None] | None = None
+        self._n_drawn = 0
+        self._waited = 0.0
+        self._started: float | None = None
         if not len(self):
             raise ValueError(
                 f"an epoch of {sampler.num_samples} draws has no full batch of {batch_size} cells on each of "
@@ -126,8 +134,28 @@ class Loader:
     def close(self) -> None:
         """End an iteration that is under way, with its threads."""
         if self._running is not None:
-            self._running.close()  # type: ignore[attr-defined]
+            self._running.close()
             self._running = None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the pass under way, or of the last one."""
+        return self._epoch
+
+    @property
+    def n_drawn(self) -> int:
+        """Draws that this pass has handed out on this rank, without rows repeated to keep ranks even."""
+        return self._n_drawn
+
+    @property
+    def waited(self) -> float:
+        """Seconds of this pass that the caller of ``next`` has waited for batches."""
+        return self._waited
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since this pass was asked for its first batch; 0 before."""
+        return 0.0 if self._started is None else perf_counter() - self._started
 
     @property
     def sampler(self) -> Loader:
@@ -172,12 +200,15 @@ class Loader:
         own = self.state_dict()
         for key in ("version", "seed", "global_batch_size", "num_samples", "fingerprint"):
             if state.get(key) != own[key]:
+                remedy = "the stream would be another one; resume with the data, weights and seed of the saved run"
+                if key == "global_batch_size" and key in state:
+                    remedy = _how_to_share(state[key], self._world_size)
                 raise StateMismatchError(
-                    f"the saved state has {key} {state.get(key)!r}, but this loader has {own[key]!r}: the stream would "
-                    "be another one; resume with the data, weights, seed and global batch size of the saved run, "
+                    f"the saved state has {key} {state.get(key)!r}, but this loader has {own[key]!r}: {remedy}, "
                     "or start anew"
                 )
-        self.close()
+        if self._running is not None and getgeneratorstate(self._running) != GEN_CREATED:
+            self.close()  # one that has not begun yet begins where the state says, as it does with a set_epoch
         self._epoch = state["epoch"]
         self._step = -(-state["samples_seen"] // own["global_batch_size"])
         self._resume = True
@@ -193,21 +224,21 @@ class Loader:
         digest.update(own.encode())
         return digest.hexdigest()
 
-    def _batches(self) -> Iterator[dict[str, Tensor]]:
+    def _batches(self) -> Generator[dict[str, Tensor], None, None]:
+        asked = perf_counter()
         epoch = self._begin()
-        # Two pools, so that a batch that is wanted now does not queue behind windows that are read for later.
-        readers, makers = (ThreadPoolExecutor(self._num_threads, f"scdataloader-{job}") for job in ("read", "make"))
-        try:
-            reads = (readers.submit(self._prepare, epoch, first, last) for first, last in self._stretches())
-            for made, rest in _in_order(reads, self._num_threads):
-                tasks = (makers.submit(self._collated, epoch, batches) for batches in rest)
-                later = _in_order(tasks, self._num_threads)
-                for batch in chain(made, chain.from_iterable(later)):
-                    self._step += 1
-                    yield batch
-        finally:
-            readers.shutdown(cancel_futures=True)
-            makers.shutdown(cancel_futures=True)
+        self._started, self._waited, self._n_drawn = asked, 0.0, 0
+        if self.tally is not None:
+            self.tally.reset()
+        with closing(self._ahead.batches(epoch, self._step, len(self))) as batches:
+            for batch in batches:
+                self._step += 1
+                self._n_drawn += len(batch.rows)
+                if self.tally is not None:
+                    self.tally.add(batch.rows)
+                self._waited += perf_counter() - asked
+                yield batch.tensors
+                asked = perf_counter()
 
     def _begin(self) -> int:
         """Settle where this iteration starts; the epoch to draw."""
@@ -222,79 +253,12 @@ class Loader:
             self._step = 0
         return self._epoch
 
-    def _stretches(self) -> Iterator[tuple[int, int]]:
-        """Stretches [first, last) of steps that are read at once, from the current step on.
 
-        The first is short, so that the model need not wait for a whole window.
-        """
-        window = self._window or (_MAPPED_WINDOW if self.dataset.reads_cheaply else _CHUNKED_WINDOW)
-        steps = max(1, window // self.batch_size)
-        first, size = self._step, max(1, steps // 8)
-        while first < len(self):
-            last = min(first + size, len(self))
-            yield first, last
-            first, size = last, steps
-
-    def _positions(self, first: int, last: int) -> NDArray[np.int64]:
-        """This rank's positions at steps [first, last); on several ranks also those beyond the epoch's end."""
-        starts = (np.arange(first, last, dtype=np.int64) * self._world_size + self._rank) * self.batch_size
-        positions = (starts[:, None] + np.arange(self.batch_size)).ravel()
-        return positions if self._world_size > 1 else positions[positions < self._draws.num_samples]
-
-    def _rows(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows drawn at ``positions``; beyond the epoch's end its start is repeated."""
-        wrapped = positions % self._draws.num_samples
-        runs = np.split(wrapped, np.flatnonzero(np.diff(wrapped) != 1) + 1)
-        return np.concatenate([self._draws.draw(epoch, int(run[0]), int(run[-1]) + 1) for run in runs])
-
-    def _read(self, epoch: int, first: int, last: int) -> CellBatch:
-        """The cells of steps [first, last)."""
-        positions = self._positions(first, last)
-        cells = self.dataset.cells(self._rows(epoch, positions))
-        labels = cells.labels if self._labels is None else self._labels[cells.row].astype(np.int64)
-        pad = None
-        if self._world_size > 1 and not self._drop_last:
-            pad = positions >= self._draws.num_samples
-        key = int(derive_key(self._seed, epoch, _ROW_BITS))
-        return replace(cells, labels=labels, position=positions, key=key, pad=pad)
-
-    def _prepare(self, epoch: int, first: int, last: int) -> tuple[list[dict[str, Tensor]], list[list[CellBatch]]]:
-        """The batches of steps [first, last): as many as one task makes, made, and the others for further tasks."""
-        cells = self._read(epoch, first, last)
-        edges = [*range(0, len(cells), self.batch_size), len(cells)]
-        batches = [cells.slice(start, stop) for start, stop in pairwise(edges)]
-        n = self._batches_per_task
-        tasks = [batches[at : at + n] for at in range(0, len(batches), n)]
-        return self._collated(epoch, tasks[0]), tasks[1:]
-
-    def _collated(self, epoch: int, batches: list[CellBatch]) -> list[dict[str, Tensor]]:
-        made = [self._make(epoch, batch) for batch in batches]
-        self._batches_per_task = max(1, _TASK_BYTES // max(1, sum(map(_n_bytes, made[0].values()))))
-        return made
-
-    def _make(self, epoch: int, batch: CellBatch) -> dict[str, Tensor]:
-        bits = np.random.Philox(key=[derive_key(self._seed, epoch, _BATCH_BITS), np.uint64(batch.position[0])])
-        rng = np.random.Generator(bits)
-        for transform in self._transforms:
-            batch = transform(batch, rng)
-        return self._collate(batch, rng)
-
-
-def _n_bytes(value: object) -> int:
-    """About how much memory a part of a batch takes; the two arrays of a CSR tensor are of the same width."""
-    if not isinstance(value, torch.Tensor):
-        return 0
-    if value.layout is torch.strided:
-        return value.nbytes
-    return 2 * value.values().nbytes if value.layout is torch.sparse_csr else 0
-
-
-def _in_order(futures: Iterator[Future[T]], depth: int) -> Iterator[T]:
-    """The results of futures in order; ``depth`` more are submitted than are waited for."""
-    pending: deque[Future[T]] = deque()
-    for future in futures:
-        pending.append(future)
-        if len(pending) > depth:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+def _how_to_share(global_batch_size: int, world_size: int) -> str:
+    """What to do to go on with the global batches of a saved run."""
+    if global_batch_size % world_size == 0:
+        return f"to go on with its batches, give batch_size={global_batch_size // world_size} on {world_size} ranks"
+    able = [n for n in range(1, global_batch_size + 1) if global_batch_size % n == 0]
+    at = bisect(able, world_size)
+    nearest = " or ".join(map(str, able[at - 1 : at + 1]))
+    return f"{world_size} ranks cannot share batches of {global_batch_size} cells evenly; resume on {nearest} ranks"

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.collection import Collection
 from scdataloader.labels import LabelEncoder, joint
-from scdataloader.samplers import ShuffleSampler, Subset, WeightedSampler
+from scdataloader.samplers import ShuffleSampler, Subset, WeightedSampler, curriculum_mass
+from scdataloader.tally import Tally
 from scdataloader.types import Sampler
 from scdataloader.weights import NNZ, ClassWeights, Sampling, cell_factor, class_weights, nnz_factor
+
+_WINDOW = 8192
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,21 +49,56 @@ class Weighting:
         weights = class_weights(codes, len(names), sampling, factors)
         return cls(rows=rows, codes=codes, names=names, factors=factors, weights=weights, sampling=sampling)
 
-    def sampler(self, seed: int) -> Sampler:
+    @property
+    def names_and_unknown(self) -> list[str]:
+        """A name for every entry of `mass`."""
+        return [*self.names, "unknown"]
+
+    @property
+    def num_samples(self) -> int:
+        """Draws in one epoch."""
+        return self.sampling.num_samples or self.weights.n_drawable
+
+    def mass(self, epoch: int) -> NDArray[np.float64]:
+        """``(n_classes + 1,)`` share of the draws that each class is to get in ``epoch``; unknown last."""
+        return curriculum_mass(self.weights.mass, epoch, self.sampling.curriculum_epochs)
+
+    def window(self, global_batch_size: int = 1) -> int | None:
+        """Draws over which blocks are spread: some 8,192, in whole batches for each draw of a block; None without."""
+        if self.sampling.block_size == 1:
+            return None
+        together = self.sampling.block_size * global_batch_size
+        return together * max(1, round(_WINDOW / together))
+
+    def tally(self, n_cells: int) -> Tally:
+        """A tally of draws by the classes of this weighting, from a collection of ``n_cells``."""
+        if not self.sampling.columns:
+            return Tally(n_cells)
+        classes = np.full(n_cells, -1, np.int32)
+        classes[self.rows] = self.codes
+        return Tally(n_cells, classes, len(self.names))
+
+    def sampler(self, seed: int, global_batch_size: int = 1) -> Sampler:
         """The sampler that draws rows of the collection as this weighting asks.
 
-        Where nothing is weighted and no number of draws is asked for, every row comes exactly once per epoch.
+        Where nothing is weighted and no number of draws is asked for, every row comes exactly once per epoch. Blocks
+        are spread so that no batch of ``global_batch_size`` holds two draws of one, and so that all draws of a block
+        fall to the same rank, however many ranks share the batch.
         """
         sampling = self.sampling
+        blocks: dict[str, Any] = {"block_size": sampling.block_size, "window": self.window(global_batch_size)}
         if not sampling.columns and not sampling.factors and sampling.num_samples is None:
-            return Subset(sampler=ShuffleSampler(len(self.rows), seed=seed), rows=self.rows)
-        unknown = len(self.names)
+            return Subset(sampler=ShuffleSampler(len(self.rows), seed=seed, **blocks), rows=self.rows)
+        by_class = bool(sampling.columns) or self.factors is None
         drawn = WeightedSampler(
             self.factors,
-            classes=np.where(self.codes < 0, unknown, self.codes),
-            class_mass=self.weights.mass,
-            num_samples=sampling.num_samples or self.weights.n_drawable,
+            classes=np.where(self.codes < 0, len(self.names), self.codes) if by_class else None,
+            class_mass=self.weights.mass if by_class else None,
+            num_samples=self.num_samples,
             seed=seed,
+            replacement=sampling.replacement,
+            curriculum_epochs=sampling.curriculum_epochs,
+            **blocks,
         )
         return Subset(sampler=drawn, rows=self.rows)
 
@@ -75,7 +114,7 @@ def _classes(
         series = collection.column(column)
         encoder = LabelEncoder.fit(column, series)
         encoders.append(encoder)
-        per_column.append(np.concatenate([encoder.encode(values) for values in series])[rows])
+        per_column.append(collection.joined([encoder.encode(values) for values in series])[rows])
     codes, _ = joint(per_column, [encoder.n_classes for encoder in encoders])
     # Only combinations that occur have a code, so every class has a cell to take its name from.
     present, example = np.unique(codes, return_index=True)

@@ -17,6 +17,8 @@ from hypothesis import settings
 
 # A kernel's first call compiles it: time says nothing about a law.
 settings.register_profile("default", deadline=None)
+# A hundred times as many examples: for tests/test_store_fuzz.py, in a night.
+settings.register_profile("nightly", deadline=None, max_examples=10_000)
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

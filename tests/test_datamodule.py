@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 from cells import MemorySource, named_values
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 import scdataloader as scd
 from scdataloader.errors import StateMismatchError
@@ -158,26 +157,6 @@ def test_joint_classes_are_weighted_by_their_joint_values():
     assert weighting.weights.mass[:-1].tolist() == pytest.approx([1 / len(weighting.names)] * len(weighting.names))
     assert all(" | " in name for name in weighting.names)
     assert weighting.names == sorted(weighting.names)
-
-
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # each resumed run keeps its own checkpoints
-def test_a_fit_resumed_from_any_checkpoint_continues_the_stream(tmp_path):
-    options = {"sampling": scd.Sampling(by=["type"], num_samples=160), "split": scd.Split(val=0.2)}
-
-    def run(folder, threads=2, **arguments):
-        model = Recorder()
-        every_step = ModelCheckpoint(folder / "steps", "{step}", save_top_k=-1, every_n_train_steps=1)
-        every_epoch = ModelCheckpoint(folder / "ends", "{epoch}", save_top_k=-1, every_n_epochs=1)
-        made = trainer(folder, max_epochs=3, enable_checkpointing=True, callbacks=[every_step, every_epoch])
-        made.fit(model, module(num_threads=threads, **options), **arguments)
-        return model.rows
-
-    whole = run(tmp_path / "whole")
-    assert len(whole) == 30
-    kept = {f"steps/step={step}": step for step in (1, 4, 9, 10, 11, 20, 29)}
-    for name, step in (kept | {"ends/epoch=0": 10, "ends/epoch=1": 20}).items():
-        rest = run(tmp_path / name, threads=3, ckpt_path=tmp_path / "whole" / f"{name}.ckpt")
-        assert rest == whole[step:], name
 
 
 def test_a_checkpoint_brings_its_encoders_along():

@@ -95,6 +95,37 @@ def test_the_terminal_shows_it_all(files, capsys):
     assert "middle" not in shown
 
 
+def test_what_to_expect_of_an_epoch_is_shown(files, capsys):
+    def shown(*options):
+        assert main(["inspect", *files, "--by", "cell_type", "--scheme", "uniform", *options]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("expected")]
+
+    sizes, n = np.array([60, 30, 6]), 90
+    p = 1 / 3 / sizes
+    repeated = 1 - (sizes * (1 - (1 - p) ** n)).sum() / n
+    effective = n / (1 + (n - 1) * (sizes * p**2).sum())
+    line = f"expected of an epoch: 90 draws, {repeated:.2%} repeated draws, {effective:.0f} effective cells"
+    assert shown("--num_samples", "90") == [line]
+    # 30 draws of each class: 60 cells once at most, 30 once each, 6 five times each
+    (line,) = shown("--num_samples", "90", "--no-replacement")
+    assert line.endswith(f"90 draws, {24 / 90:.2%} repeated draws, {90**2 / (30 + 30 + 150):.0f} effective cells")
+    first, last = shown("--num_samples", "90", "--curriculum_epochs", "3")
+    assert first.startswith("expected of epoch 0 of the curriculum: 90 draws")
+    assert last.startswith("expected of epoch 2 and later, as in the table: 90 draws")
+
+
+def test_cell_factors_count_in_what_to_expect(files, capsys):
+    for path in files:
+        cells = ad.read_h5ad(path)
+        cells.obs["quality"] = np.arange(cells.n_obs) == 0
+        cells.obs["quality"] = cells.obs["quality"].astype(float)
+        cells.write_h5ad(path)
+    options = ["--by", "donor", "--cell_factors", "quality", "--num_samples", "10"]
+    assert main(["inspect", *files, *options]) == 0
+    line = f"10 draws, {1 - 2 * (1 - 0.5**10) / 10:.2%} repeated draws, {10 / (1 + 9 / 2):.0f} effective cells"
+    assert line in capsys.readouterr().out
+
+
 def test_a_configuration_names_the_data_and_options_override_it(files, tmp_path, capsys):
     config = tmp_path / "fit.yaml"
     config.write_text(
@@ -119,6 +150,8 @@ def test_a_configuration_names_the_data_and_options_override_it(files, tmp_path,
         (["--config", "model.yaml"], "model.yaml has no section called data"),
         (["--config", "typo.yaml"], "schema"),
         (["--config", "broken.yaml"], "broken.yaml is not YAML"),
+        (["FILES", "--by", "cell_type", "--block_size", "0"], "block_size must be 1 cell or more"),
+        (["FILES", "--by", "cell_type", "--curriculum_epochs", "-1"], "curriculum_epochs must be 0 or more"),
         (["FILES", "--by", "cell_type", "--tau", "3", "--scheme", "power"], "tau must be from 0"),
     ],
 )

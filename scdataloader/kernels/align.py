@@ -6,61 +6,12 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-from llvmlite import ir
-from numba.extending import intrinsic as typed_intrinsic
 from numpy.typing import NDArray
 
+from scdataloader.kernels.bits import drain
+from scdataloader.kernels.memory import prefetch_range
+
 OK, BAD_INDEX, NOT_COUNT = 0, 1, 2
-
-
-# numba types an intrinsic as if its callers passed the typing context.
-intrinsic: Any = typed_intrinsic
-
-_CACHE_LINE = 64
-# One word of the bit set covers 64 genes, of which a cell expresses a handful. So many are written without asking; only
-# a fuller word takes a branch that the processor has to guess.
-_USUAL_PER_WORD = 8
-
-
-@intrinsic
-def _count_trailing_zeros(typing_context: Any, word: Any) -> Any:
-    """Number of zero bits below the lowest set one; 64 for a word of zeros."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
-
-    return nb.uint64(nb.uint64), generate
-
-
-@intrinsic
-def _count_ones(typing_context: Any, word: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ctpop(args[0])
-
-    return nb.uint64(nb.uint64), generate
-
-
-@intrinsic
-def _prefetch(typing_context: Any, address: Any) -> Any:
-    """Ask for the cache line at an address; an address that is not mapped is no error."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        i32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
-        function = builder.module.declare_intrinsic(
-            "llvm.prefetch", (pointer,), ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
-        )
-        read, keep, data_cache = ir.Constant(i32, 0), ir.Constant(i32, 2), ir.Constant(i32, 1)
-        builder.call(function, [builder.inttoptr(args[0], pointer), read, keep, data_cache])
-        return context.get_dummy_value()
-
-    return nb.void(nb.uintp), generate
-
-
-@nb.njit(nogil=True, cache=True)
-def _prefetch_range(values: NDArray[Any], begin: int, end: int) -> None:
-    address = values.ctypes.data
-    for byte in range(begin * values.itemsize, end * values.itemsize, _CACHE_LINE):
-        _prefetch(np.uintp(address + byte))
 
 
 @nb.njit(nogil=True, cache=True)
@@ -97,8 +48,8 @@ def align_rows(
         begin, end = indptr[take[i]], indptr[take[i] + 1]
         if i + 1 < len(take):
             # Random rows of a large matrix are never in cache: fetch the next while this one is worked on.
-            _prefetch_range(indices, indptr[take[i + 1]], indptr[take[i + 1] + 1])
-            _prefetch_range(data, indptr[take[i + 1]], indptr[take[i + 1] + 1])
+            prefetch_range(indices, indptr[take[i + 1]], indptr[take[i + 1] + 1])
+            prefetch_range(data, indptr[take[i + 1]], indptr[take[i + 1] + 1])
         row_indices, row_data = indices[begin:end], data[begin:end]
         in_range, ascending = _check_indices(row_indices, len(lut))
         if not in_range:
@@ -110,9 +61,9 @@ def align_rows(
         out = starts[slot]
         room = slice(out, out + end - begin)
         if monotone and ascending:
-            size = _renumber(row_indices, row_data, lut, out_indices[room], out_data[room])
+            size = renumber(row_indices, row_data, lut, out_indices[room], out_data[room])
         else:
-            size = _scatter(row_indices, row_data, lut, n_genes, scratch, present, out_indices[room], out_data[room])
+            size = scatter(row_indices, row_data, lut, n_genes, scratch, present, out_indices[room], out_data[room])
         if zeros:
             size = _without_zeros(out_indices[room], out_data[room], size)
         out_size[slot] = size
@@ -160,7 +111,7 @@ def _without_zeros(indices: NDArray[np.int32], data: NDArray[np.float32], size: 
 
 
 @nb.njit(nogil=True, cache=True)
-def _renumber(
+def renumber(
     indices: NDArray[Any],
     data: NDArray[Any],
     lut: NDArray[np.int32],
@@ -178,7 +129,7 @@ def _renumber(
 
 
 @nb.njit(nogil=True, cache=True)
-def _scatter(
+def scatter(
     indices: NDArray[Any],
     data: NDArray[Any],
     lut: NDArray[np.int32],
@@ -202,34 +153,11 @@ def _scatter(
         scratch[gene] = data[j]
         present[gene >> np.uint32(6)] |= one << np.uint64(gene & np.uint32(63))
     present[n_genes >> 6] &= ~(one << np.uint64(n_genes & 63))
-    size = int(_drain(present, out_indices))
+    size = int(drain(present, out_indices))
     if size < kept:
         _sum_into(indices, data, lut, n_genes, out_indices[:size], scratch)
     for k in range(size):
         out_data[k] = scratch[out_indices[k]]
-    return size
-
-
-@nb.njit(nogil=True, cache=True)
-def _drain(present: NDArray[np.uint64], out: NDArray[np.int32]) -> int:
-    """Write the numbers of the set bits in ascending order, and clear them; returns how many there were."""
-    size = 0
-    for word in range(len(present)):
-        bits = present[word]
-        present[word] = 0
-        base = np.int32(word << 6)
-        end = size + int(_count_ones(bits))
-        k = size
-        if size + _USUAL_PER_WORD <= len(out):
-            for _ in range(_USUAL_PER_WORD):
-                out[k] = base + np.int32(_count_trailing_zeros(bits))
-                bits &= bits - np.uint64(1)
-                k += 1
-        while bits:
-            out[k] = base + np.int32(_count_trailing_zeros(bits))
-            bits &= bits - np.uint64(1)
-            k += 1
-        size = end
     return size
 
 

@@ -68,11 +68,11 @@ def _copy_genes(genes: NDArray[Any], n_genes: int, out: NDArray[np.int32]) -> in
 
 
 @nb.njit(nogil=True, cache=True)
-def _copy_values(values: NDArray[Any], out: NDArray[np.float32]) -> int:
+def _copy_values(values: NDArray[Any], out: NDArray[Any]) -> int:
     odd = False
     for j in range(out.size):
-        value = np.float32(values[j])
-        out[j] = value
+        out[j] = values[j]
+        value = out[j]
         # One condition, and a difference that is NaN for infinities: the form that the compiler vectorises best.
         odd |= not (value >= 0 and value - np.floor(value) == 0)
     return NOT_COUNTS if odd else 0
@@ -87,12 +87,12 @@ def take_rows(
     n_genes: int,
     out_indptr: NDArray[np.int64],
     out_indices: NDArray[np.int32],
-    out_data: NDArray[np.float32],
+    out_data: NDArray[Any],
 ) -> int:
     """Copy ``rows`` of a CSR matrix to the places that `row_offsets` gave; returns `FLAGS`.
 
-    Rows come out as they are stored; `sort_rows` puts them in order where ``UNSORTED`` is set. ``rows`` and ``indptr``
-    have to be valid.
+    Rows come out as they are stored, with values of the dtype of ``out_data``; `sort_rows` puts them in order where
+    ``UNSORTED`` is set. ``rows`` and ``indptr`` have to be valid.
     """
     flags = 0
     for i in range(rows.size):
@@ -141,7 +141,7 @@ def take_chunked_values(
     length: int,
     rows: NDArray[np.int64],
     out_indptr: NDArray[np.int64],
-    out: NDArray[np.float32],
+    out: NDArray[Any],
 ) -> int:
     """`take_chunked_genes` for the values."""
     flags = 0
@@ -205,7 +205,7 @@ def scatter_values(
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
     targets: NDArray[np.int64],
-    out: NDArray[np.float32],
+    out: NDArray[Any],
 ) -> int:
     """`scatter_genes` for the values."""
     flags = 0
@@ -218,7 +218,7 @@ def scatter_values(
 
 
 @nb.njit(nogil=True, cache=True)
-def _sort_row(genes: NDArray[np.int32], values: NDArray[np.float32]) -> int:
+def _sort_row(genes: NDArray[np.int32], values: NDArray[Any]) -> int:
     """Order one row by gene and add up what shares a gene, in place; returns how many genes are left."""
     order = np.argsort(genes, kind="mergesort")
     sorted_genes, sorted_values = genes[order], values[order]
@@ -233,7 +233,7 @@ def _sort_row(genes: NDArray[np.int32], values: NDArray[np.float32]) -> int:
 
 
 @nb.njit(nogil=True, cache=True)
-def sort_rows(indptr: NDArray[np.int64], indices: NDArray[np.int32], data: NDArray[np.float32]) -> None:
+def sort_rows(indptr: NDArray[np.int64], indices: NDArray[np.int32], data: NDArray[Any]) -> None:
     """Put every row in ascending gene order and sum genes that occur twice, all three arrays in place.
 
     Rows move up where sums left room: ``indptr[-1]`` says how much of ``indices`` and ``data`` is still in use.
@@ -270,7 +270,7 @@ def take_nonzero(
     rows: NDArray[np.int64],
     out_indptr: NDArray[np.int64],
     out_indices: NDArray[np.int32],
-    out_data: NDArray[np.float32],
+    out_data: NDArray[Any],
 ) -> int:
     """`take_rows` for the rows of a dense block, to the places that `count_nonzero` gave; returns `FLAGS`."""
     for i in range(rows.size):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from scdataloader.buffers import BufferPool
 from scdataloader.kernels import gather
@@ -29,15 +29,15 @@ class MappedDense:
     reads_cheaply: bool = True
     """Nothing has to be decoded."""
 
-    def read(self, rows: NDArray[np.int64], buffers: BufferPool) -> Gathered:
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> Gathered:
         """As `Reader.read`, without the zeros."""
-        return _nonzero(self.values, rows, buffers)
+        return _nonzero(self.values, rows, buffers, dtype)
 
 
-def _nonzero(block: NDArray[Any], rows: NDArray[np.int64], buffers: BufferPool) -> Gathered:
+def _nonzero(block: NDArray[Any], rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike) -> Gathered:
     indptr = np.empty(len(rows) + 1, np.int64)
     total = gather.count_nonzero(block, rows, indptr)
-    indices, data = buffers.take(total, np.int32), buffers.take(total, np.float32)
+    indices, data = buffers.take(total, np.int32), buffers.take(total, dtype)
     flags = gather.take_nonzero(block, rows, indptr, indices, data)
     return Gathered(indptr=indptr, indices=indices, data=data, flags=flags)
 
@@ -57,13 +57,12 @@ class ChunkedDense:
     reads_cheaply: bool = False
     """A chunk is decoded for a single cell too."""
 
-    def read(self, rows: NDArray[np.int64], buffers: BufferPool) -> Gathered:
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> Gathered:
         """As `Reader.read`, without the zeros. Every chunk is decoded once for all rows that lie in it."""
         cells, back = np.unique(rows, return_inverse=True)
         bands, first = np.unique(cells // self.array.chunk_shape[0], return_index=True)
-        pieces: list[Gathered] = [_nonzero(np.empty((0, self.array.shape[1]), np.float32), rows[:0], buffers)] * len(
-            bands
-        )
+        nothing = np.empty((0, self.array.shape[1]), np.float32)
+        pieces: list[Gathered] = [_nonzero(nothing, rows[:0], buffers, dtype)] * len(bands)
         edges = np.append(first, len(cells))
         across = self.array.grid[1]
         blocks: dict[int, NDArray[Any]] = {}
@@ -74,7 +73,7 @@ class ChunkedDense:
             block = blocks[band] = self._place(blocks.get(band), inside, column, values)
             if column < across - 1:
                 return 0
-            pieces[band] = _nonzero(block, np.arange(len(inside)), buffers)
+            pieces[band] = _nonzero(block, np.arange(len(inside)), buffers, dtype)
             del blocks[band]
             return pieces[band].flags
 
@@ -83,7 +82,7 @@ class ChunkedDense:
         sizes = np.repeat((cells[edges[1:] - 1] - bands * height + 1) * width, across)
         wanted = Wanted(array=self.array, key=0, numbers=numbers, sizes=sizes, consume=consume, unit=across)
         fetch([wanted], self.cache)
-        return _joined(pieces, back.astype(np.int64), buffers)
+        return _joined(pieces, back.astype(np.int64), buffers, dtype)
 
     def _place(
         self, block: NDArray[Any] | None, inside: NDArray[np.int64], column: int, values: NDArray[Any]
@@ -97,15 +96,14 @@ class ChunkedDense:
         return block
 
 
-def _joined(pieces: list[Gathered], order: NDArray[np.int64], buffers: BufferPool) -> Gathered:
+def _joined(pieces: list[Gathered], order: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike) -> Gathered:
     """The rows of all pieces laid end to end, then taken in ``order``."""
     if not pieces:
-        return Gathered(
-            indptr=np.zeros(1, np.int64), indices=np.empty(0, np.int32), data=np.empty(0, np.float32), flags=0
-        )
+        return Gathered(indptr=np.zeros(1, np.int64), indices=np.empty(0, np.int32), data=np.empty(0, dtype), flags=0)
     sizes = np.concatenate([np.diff(piece.indptr) for piece in pieces])
     indptr = np.concatenate([[0], np.cumsum(sizes)])
     indices = np.concatenate([piece.indices for piece in pieces])
     data = np.concatenate([piece.data for piece in pieces])
     n_genes = int(indices.max(initial=-1)) + 1
-    return MappedCSR(matrix=CSRMatrix(indptr=indptr, indices=indices, data=data), n_genes=n_genes).read(order, buffers)
+    matrix = CSRMatrix(indptr=indptr, indices=indices, data=data)
+    return MappedCSR(matrix=matrix, n_genes=n_genes).read(order, buffers, dtype)

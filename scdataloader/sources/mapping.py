@@ -33,6 +33,11 @@ class FileMap:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, trackfd=False)
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
+    def release(self) -> None:
+        """Give its pages back to the system, which keeps them as long as it can; views stay valid."""
+        if "content" in self.__dict__ and hasattr(mmap, "MADV_DONTNEED"):
+            self.content.madvise(mmap.MADV_DONTNEED)
+
     def check(self, stop: int, name: str) -> None:
         """Refuse what would end beyond the file.
 

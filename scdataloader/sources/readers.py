@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from scdataloader.buffers import BufferPool
 from scdataloader.kernels import gather
@@ -27,10 +27,14 @@ class Gathered:
     """``(n_rows + 1,)`` offsets."""
     indices: NDArray[np.int32]
     """``(nnz,)`` gene numbers."""
-    data: NDArray[np.float32]
-    """``(nnz,)`` values."""
+    data: NDArray[Any]
+    """``(nnz,)`` values, of the dtype asked for."""
     flags: int
     """What the kernels found; see `gather.FLAGS`."""
+
+    def row_of(self, at: int) -> int:
+        """The row that value ``at`` is in."""
+        return int(np.searchsorted(self.indptr, at, side="right")) - 1
 
 
 class Reader(Protocol):
@@ -48,8 +52,8 @@ class Reader(Protocol):
     def reads_cheaply(self) -> bool:
         """Whether small reads cost no more per cell than large ones."""
 
-    def read(self, rows: NDArray[np.int64], buffers: BufferPool) -> Gathered:
-        """``rows``, which have to exist, in that order, in memory from ``buffers``."""
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> Gathered:
+        """``rows``, which have to exist, in that order, with values of ``dtype``, in memory from ``buffers``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,20 +72,20 @@ class MappedCSR:
         """As `Reader.indptr`."""
         return self.matrix.indptr
 
-    def read(self, rows: NDArray[np.int64], buffers: BufferPool) -> Gathered:
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> Gathered:
         """As `Reader.read`."""
         stored = self.matrix
-        indptr, indices, data = _empty_rows(stored.indptr, rows, buffers)
+        indptr, indices, data = _empty_rows(stored.indptr, rows, buffers, dtype)
         flags = gather.take_rows(stored.indptr, stored.indices, stored.data, rows, self.n_genes, indptr, indices, data)
         return Gathered(indptr=indptr, indices=indices, data=data, flags=flags)
 
 
 def _empty_rows(
-    indptr: NDArray[np.int64], rows: NDArray[np.int64], buffers: BufferPool
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+    indptr: NDArray[np.int64], rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]:
     offsets = np.empty(len(rows) + 1, np.int64)
     total = gather.row_offsets(indptr, rows, offsets)
-    return offsets, buffers.take(total, np.int32), buffers.take(total, np.float32)
+    return offsets, buffers.take(total, np.int32), buffers.take(total, dtype)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,9 +105,9 @@ class ChunkMappedCSR:
     reads_cheaply: bool = True
     """Nothing has to be decoded."""
 
-    def read(self, rows: NDArray[np.int64], buffers: BufferPool) -> Gathered:
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> Gathered:
         """As `Reader.read`."""
-        offsets, indices, data = _empty_rows(self.indptr, rows, buffers)
+        offsets, indices, data = _empty_rows(self.indptr, rows, buffers, dtype)
         genes, values = self.indices, self.data
         flags = gather.take_chunked_genes(
             self.indptr, genes.values, genes.begins, genes.length, rows, self.n_genes, offsets, indices
@@ -133,9 +137,9 @@ class ChunkedCSR:
     reads_cheaply: bool = False
     """A chunk is decoded for a single cell too."""
 
-    def read(self, rows: NDArray[np.int64], buffers: BufferPool) -> Gathered:
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> Gathered:
         """As `Reader.read`. Every chunk is decoded once for all rows that lie in it."""
-        offsets, indices, data = _empty_rows(self.indptr, rows, buffers)
+        offsets, indices, data = _empty_rows(self.indptr, rows, buffers, dtype)
         stored = _StoredRanges.of(self.indptr, rows, offsets)
         values_parts = _plan(self.data, _DATA, stored, _value_scatter(data))
         genes_parts = _plan(self.indices, _INDICES, stored, _gene_scatter(indices, self.n_genes))
@@ -171,7 +175,7 @@ class _Scatter(Protocol):
     ) -> int: ...
 
 
-def _value_scatter(out: NDArray[np.float32]) -> _Scatter:
+def _value_scatter(out: NDArray[Any]) -> _Scatter:
     def scatter(
         chunk: NDArray[Any],
         begin: int,

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -31,7 +30,7 @@ from scdataloader.sources.counts import (
 from scdataloader.sources.fingerprint import content_digest
 from scdataloader.sources.mapping import FileMap
 from scdataloader.sources.open_matrix import StoredMatrix, open_matrix
-from scdataloader.sources.readers import Gathered, Reader, nonzero_offsets
+from scdataloader.sources.readers import Gathered, nonzero_offsets
 from scdataloader.types import CSRMatrix, CSRRows
 
 _MEMORY = BufferPool()
@@ -70,6 +69,7 @@ class AnnDataSource(ABC):
 
     def _drop(self) -> None:
         self._renew()
+        self._file: FileMap | None = None
         self._stored: StoredMatrix | None = None
         self._dense_indptr: NDArray[np.int64] | None = None
 
@@ -105,12 +105,8 @@ class AnnDataSource(ABC):
 
     def _check_lengths(self, root: layout.Node) -> None:
         chosen = self._chosen
-        tables = (
-            (layout.lookup(root, "obs"), "obs", self.n_obs),
-            (layout.lookup(root, chosen.var), chosen.var, self._n_genes),
-        )
-        for node, table, expected in tables:
-            rows = layout.frame_length(node)
+        for table, expected in (("obs", self.n_obs), (chosen.var, self._n_genes)):
+            rows = layout.frame_length(layout.lookup(root, table))
             if rows != expected:
                 raise SourceFormatError(
                     f"{self.path} contradicts itself: {table} has {rows} rows, {chosen.key} is {self.n_obs} cells by "
@@ -139,6 +135,11 @@ class AnnDataSource(ABC):
         with self._opened(self.path) as root:
             return layout.read_columns(root, columns, self.name)
 
+    def whole_obs(self) -> pd.DataFrame:
+        """The whole cell table, with its index. Read anew on each call."""
+        with self._opened(self.path) as root:
+            return layout.read_frame(root, "obs")
+
     @property
     def uns_organism(self) -> str | None:
         """The organism that ``uns`` states, as ontology term or else name; None where it states none, or several."""
@@ -159,22 +160,26 @@ class AnnDataSource(ABC):
     @property
     def matrix(self) -> CSRMatrix | None:
         """The whole matrix, where its arrays lie in the file in one piece, or had to be loaded anyway."""
-        return self._reader().matrix
+        return self._matrix().reader.matrix
 
     @property
     def reads_cheaply(self) -> bool:
         """Whether small reads cost no more per cell than large ones: nothing has to be decoded for its neighbours."""
-        return self._reader().reads_cheaply
+        return self._matrix().reader.reads_cheaply
 
     @property
     def indptr(self) -> NDArray[np.int64]:
         """``(n_obs + 1,)`` offsets of the cells' stored values; of a dense matrix, read for it, its non-zeros."""
-        reader = self._reader()
-        if reader.indptr is not None:
-            return reader.indptr
+        if (offsets := self.stored_offsets) is not None:
+            return offsets
         if self._dense_indptr is None:
-            self._dense_indptr = nonzero_offsets(reader, self.n_obs)
+            self._dense_indptr = nonzero_offsets(self._matrix().reader, self.n_obs)
         return self._dense_indptr
+
+    @property
+    def stored_offsets(self) -> NDArray[np.int64] | None:
+        """The same where it is known without reading values; None for a dense matrix."""
+        return self._matrix().reader.indptr
 
     def read(self, rows: NDArray[np.int64]) -> CSRRows:
         """Cells ``rows`` in that order, repeats allowed, in the source's own gene numbering. Thread-safe.
@@ -184,8 +189,17 @@ class AnnDataSource(ABC):
             NotCountsError: a value is no count, unless the source was opened with ``values="any"``.
             SourceFormatError: the file is damaged.
         """
+        read = self._read(rows, np.dtype(np.float32))
+        return CSRRows(data=read.data, indices=read.indices, indptr=read.indptr, n_genes=self._n_genes)
+
+    def read_stored(self, rows: NDArray[np.int64]) -> CSRMatrix:
+        """As `read`, with values as exact as they are stored: integers in 64 bits, where float32 may have to round."""
+        dtype = self._matrix().arrays[0].dtype
+        return self._read(rows, np.dtype(f"{dtype.kind}8") if dtype.kind in "iu" else dtype)
+
+    def _read(self, rows: NDArray[np.int64], dtype: np.dtype[Any]) -> CSRMatrix:
         rows = self._valid(rows)
-        gathered = self._reader().read(rows, _MEMORY)
+        gathered = self._matrix().reader.read(rows, _MEMORY, dtype)
         if gathered.flags & gather.OUT_OF_RANGE:
             self._refuse_genes(rows, gathered)
         if gathered.flags & gather.NOT_COUNTS and self._values == "counts":
@@ -193,38 +207,40 @@ class AnnDataSource(ABC):
         if gathered.flags & gather.UNSORTED:
             gather.sort_rows(gathered.indptr, gathered.indices, gathered.data)
         nnz = gathered.indptr[-1]
-        return CSRRows(
-            data=gathered.data[:nnz], indices=gathered.indices[:nnz], indptr=gathered.indptr, n_genes=self._n_genes
-        )
+        return CSRMatrix(data=gathered.data[:nnz], indices=gathered.indices[:nnz], indptr=gathered.indptr)
+
+    def release(self) -> None:
+        """Give the system back the memory that a mapped file takes; what is read again is mapped again."""
+        if self._file is not None:
+            self._file.release()
 
     def close(self) -> None:
         """Let go of memory maps and decoded chunks; a later read opens them again."""
         self._drop()
 
+    def forget(self) -> None:
+        """As `close`, and let go of the gene table."""
+        self._drop()
+        self._var = None
+
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
-        for key in ("_stored", "_lock", "_process", "_var", "_dense_indptr"):
+        for key in ("_file", "_stored", "_lock", "_process", "_var", "_dense_indptr"):
             del kept[key]
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._var = None
-        self._drop()
+        self.forget()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}: {self.n_obs} cells, {self._n_genes} genes, {self.counts})"
-
-    def _reader(self) -> Reader:
-        return self._matrix().reader
 
     def _matrix(self) -> StoredMatrix:
         if self._process != os.getpid():
@@ -239,7 +255,7 @@ class AnnDataSource(ABC):
             return self._stored
 
     def _open_matrix(self) -> StoredMatrix:
-        file = FileMap(self.path)
+        file = self._file = FileMap(self.path)
         with self._opened(self.path) as root:
             node = layout.lookup(root, self._chosen.location)
             return open_matrix(
@@ -264,7 +280,7 @@ class AnnDataSource(ABC):
     def _refuse_genes(self, rows: NDArray[np.int64], gathered: Gathered) -> None:
         bad = (gathered.indices < 0) | (gathered.indices >= self._n_genes)
         # A wild 64-bit number may look tame in 32 bits: then all that can be said is that it is among these cells.
-        cell = f"cell {rows[_row_of(gathered, int(bad.argmax()))]}" if bad.any() else f"a cell among {rows[:3]}..."
+        cell = f"cell {rows[gathered.row_of(int(bad.argmax()))]}" if bad.any() else f"a cell among {rows[:3]}..."
         raise SourceFormatError(
             f"{self.path} is damaged: {self.counts} has a gene number outside 0 to {self._n_genes - 1} in {cell}; "
             "fetch or write the file again"
@@ -274,14 +290,10 @@ class AnnDataSource(ABC):
         at = first_not_count(gathered.data)
         if at is None:  # the kernel said so
             raise AssertionError(gather.FLAGS[gather.NOT_COUNTS])
-        wrong = Offence(value=gathered.data[at], row=int(rows[_row_of(gathered, at)]), gene=int(gathered.indices[at]))
+        wrong = Offence(value=gathered.data[at], row=int(rows[gathered.row_of(at)]), gene=int(gathered.indices[at]))
         raise NotCountsError(
             not_counts_message(self.name, self.counts, wrong.in_words(str(self.var.index[wrong.gene])))
         )
-
-
-def _row_of(gathered: Gathered, at: int) -> int:
-    return int(np.searchsorted(gathered.indptr, at, side="right")) - 1
 
 
 def _in_words(root: layout.Node, found: layout.MatrixLayout, wrong: Offence) -> str:

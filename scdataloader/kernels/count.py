@@ -1,0 +1,27 @@
+"""How often cells and classes were drawn."""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+
+@nb.njit(nogil=True, cache=True)
+def count_rows(
+    rows: NDArray[np.int64],
+    classes: NDArray[np.int32],
+    shift: int,
+    draws: NDArray[np.int64],
+    counts: NDArray[np.int32],
+) -> None:
+    """Add one to the class of each row in ``draws``, and to each row that is a multiple of 2^shift in ``counts``.
+
+    ``classes`` is empty where all rows are of class 0; a class of -1 is counted last.
+    """
+    between = (np.int64(1) << shift) - 1
+    for i in range(len(rows)):
+        row = rows[i]
+        draws[classes[row] if len(classes) else 0] += 1
+        if row & between == 0:
+            counts[row >> shift] += 1

@@ -1,0 +1,244 @@
+"""Records of bytes to cells in the vocabulary's genes: look-up and output in one pass, whatever the bytes are.
+
+No array that is read from or written to has a check of its own, so every record is checked before: its length against
+what its header says, the places of its exceptions, and, by the sum of its gaps, that no gene number is too high.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+from numba import carray  # type: ignore[attr-defined]
+from numpy.typing import NDArray
+
+from scdataloader.kernels.align import renumber, scatter
+from scdataloader.kernels.memory import pointer, prefetch_bytes
+from scdataloader.kernels.records import (
+    F32,
+    HEADER,
+    LARGE_MASK,
+    U8,
+    U16,
+    WIDTH_SHIFT,
+    record_checksum,
+    record_length,
+    value_width,
+)
+
+OK, BAD_INDEX, BAD_RECORD, BAD_CHECKSUM = 0, 1, 2, 3
+IN_ORDER, COMPLETE = 1, 2
+"""How a source's genes fall in the vocabulary: ascending once those that are not in it are left out; all in it."""
+
+
+@nb.njit(nogil=True, cache=True)
+def locate_records(
+    base: NDArray[np.int64],
+    index: NDArray[np.int64],
+    n_cells: NDArray[np.int64],
+    shard: NDArray[np.integer],
+    cell: NDArray[np.int64],
+    address: NDArray[np.int64],
+    length: NDArray[np.int64],
+    size: NDArray[np.int64],
+) -> int:
+    """Where in memory the records of cells lie, how long they are, and how many values they have.
+
+    Shard s is mapped at address ``base[s]``; at byte ``index[s]`` of it lie the ``n_cells[s] + 1`` offsets of its
+    records (int64), then their sizes (uint32). Returns the first i whose offsets cannot be, or -1.
+    """
+    for i in range(len(cell)):
+        s, k = shard[i], cell[i]
+        offsets = carray(pointer(np.uintp(base[s] + index[s] + 8 * k)), (2,), np.int64)
+        sizes = carray(pointer(np.uintp(base[s] + index[s] + 8 * (n_cells[s] + 1) + 4 * k)), (1,), np.uint32)
+        begin, end = offsets[0], offsets[1]
+        if not 0 <= begin < end <= index[s] or end - begin < HEADER or (begin | end) & 7:
+            return i
+        address[i], length[i], size[i] = base[s] + begin, end - begin, sizes[0]
+        if 2 * size[i] > length[i]:  # so that a wrong size asks for no more memory than the file is long
+            return i
+    return -1
+
+
+@nb.njit(nogil=True, cache=True)
+def decode_records(
+    address: NDArray[np.int64],
+    length: NDArray[np.int64],
+    size: NDArray[np.int64],
+    cell: NDArray[np.int64],
+    row: NDArray[np.int64],
+    checked: NDArray[np.uint8],
+    part: NDArray[np.integer],
+    luts: NDArray[np.int32],
+    lut_start: NDArray[np.int64],
+    how: NDArray[np.uint8],
+    n_genes: int,
+    place: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    out_indices: NDArray[np.int32],
+    out_data: NDArray[np.float32],
+    out_size: NDArray[np.int64],
+    out_depth: NDArray[np.float32],
+) -> tuple[int, int]:
+    """Write records into slots of the output, with genes renumbered; as `align_rows` does for matrices.
+
+    Record i is of a source with look-up table ``luts[lut_start[p]:lut_start[p + 1]]``, p = ``part[i]``, which is
+    ``how[p]``. It goes to slot ``place[i]``. A record is summed up when its ``row`` is met for the first time:
+    ``checked`` has a bit for each.
+
+    Returns (status, i): `OK`, or what is wrong with record i. Nothing outside the slots is touched.
+    """
+    most, highest = 0, 0
+    for i in range(len(size)):
+        if how[part[i]] != IN_ORDER | COMPLETE:
+            most = max(most, size[i])
+            highest = max(highest, lut_start[part[i] + 1] - lut_start[part[i]])
+    genes, values, own = np.empty(most, np.int32), np.empty(most, np.float32), np.arange(highest).astype(np.int32)
+    dense = np.zeros(n_genes + 1 if most else 0, np.float32)
+    present = np.zeros(n_genes // 64 + 1, np.uint64)
+    for i in range(len(address)):
+        if i + 1 < len(address):
+            # Random records are never in cache: fetch the next while this one is worked on.
+            prefetch_bytes(address[i + 1], length[i + 1])
+        words = carray(pointer(np.uintp(address[i])), (length[i] // 8,), np.uint64)
+        bit = np.uint8(1 << (row[i] & 7))
+        if not checked[row[i] >> 3] & bit:
+            if np.uint32(words[0] & np.uint64(0xFFFFFFFF)) != record_checksum(words, cell[i]):
+                return BAD_CHECKSUM, i
+            checked[row[i] >> 3] |= bit
+        p = part[i]
+        lut = luts[lut_start[p] : lut_start[p + 1]]
+        n, slot = size[i], place[i]
+        room = slice(starts[slot], starts[slot] + n)
+        if not is_valid(words, n, len(lut)):
+            return BAD_RECORD, i
+        if how[p] == IN_ORDER | COMPLETE:
+            look_up(words, n, lut, out_indices[room])
+            out_depth[slot] = _values(words, n, out_data[room])
+            out_size[slot] = n
+            continue
+        look_up(words, n, own, genes[:n])
+        out_depth[slot] = _values(words, n, values[:n])
+        if how[p] & IN_ORDER:
+            out_size[slot] = renumber(genes[:n], values[:n], lut, out_indices[room], out_data[room])
+        else:
+            out_size[slot] = scatter(
+                genes[:n], values[:n], lut, n_genes, dense, present, out_indices[room], out_data[room]
+            )
+    return OK, 0
+
+
+@nb.njit(inline="always", cache=True)
+def header(words: NDArray[np.uint64]) -> tuple[int, int, int, int]:
+    """The numbers of values, of long gaps and of large values of a record, and the width of a value."""
+    head = words.view(np.uint32)
+    return int(head[1]), int(head[2]), int(head[3]) & LARGE_MASK, int(head[3]) >> WIDTH_SHIFT
+
+
+@nb.njit(nogil=True, cache=True)
+def is_valid(words: NDArray[np.uint64], size: int, n_genes: int) -> bool:
+    """Whether all that is read of a record lies within it, and all gene numbers below ``n_genes``."""
+    n, n_gaps, n_large, code = header(words)
+    if n != size or n > n_genes or record_length(n, n_gaps, n_large, code) != 8 * len(words):
+        return False  # with more genes, the sum below might overflow
+    head = words.view(np.uint32)
+    first = HEADER // 4
+    highest, last = np.uint64(n), -1
+    for k in range(first, first + 2 * n_gaps, 2):
+        if not last < head[k] < n:
+            return False
+        last = int(head[k])
+        highest += np.uint64(head[k + 1])
+    last = -1
+    for k in range(first + 2 * n_gaps, first + 2 * (n_gaps + n_large), 2):
+        if not last < head[k] < n:
+            return False
+        last = int(head[k])
+    first_gap = HEADER + 8 * (n_gaps + n_large) + n * value_width(code)
+    return bool(highest + np.uint64(_sum(words.view(np.uint8)[first_gap : first_gap + n])) <= n_genes)
+
+
+@nb.njit(nogil=True, cache=True)
+def _sum(values: NDArray[Any]) -> np.int64:
+    total = np.int64(0)
+    if values.itemsize > 2:  # noqa: PLR2004 (bytes)
+        for value in values:
+            total += np.int64(value)
+        return total
+    for begin in range(0, len(values), 1 << 16):  # so that 32 bits suffice, which add up faster
+        some = np.uint32(0)
+        for value in values[begin : begin + (1 << 16)]:
+            some += np.uint32(value)
+        total += np.int64(some)
+    return total
+
+
+@nb.njit(nogil=True, cache=True)
+def look_up(words: NDArray[np.uint64], n: int, lut: NDArray[np.int32], out: NDArray[np.int32]) -> None:
+    """The vocabulary numbers of a record's genes."""
+    _, n_gaps, n_large, code = header(words)
+    head = words.view(np.uint32)
+    first_gap = HEADER + 8 * (n_gaps + n_large) + n * value_width(code)
+    gaps = words.view(np.uint8)[first_gap : first_gap + n]
+    number, begin = np.uint64(0), 0
+    for k in range(HEADER // 4, HEADER // 4 + 2 * n_gaps, 2):
+        end = int(head[k])
+        number = _run(gaps[begin:end], number, lut, out[begin:end]) + np.uint64(head[k + 1])
+        begin = end
+    _run(gaps[begin:], number, lut, out[begin:n])
+
+
+@nb.njit(inline="always", cache=True)
+def _run(gaps: NDArray[np.uint8], number: np.uint64, lut: NDArray[np.int32], out: NDArray[np.int32]) -> np.uint64:
+    """Look up genes, of which the first has ``number`` and its own gap before it; the number after the last.
+
+    Unsigned numbers, and loops from 0, spare a test for negative indices; four at once shorten the chain of additions.
+    """
+    four = len(gaps) // 4 * 4
+    for j in range(0, four, 4):
+        a = number + np.uint64(gaps[j])
+        b = a + np.uint64(gaps[j + 1])
+        c = b + np.uint64(gaps[j + 2])
+        d = c + np.uint64(gaps[j + 3])
+        out[j] = lut[a]
+        out[j + 1] = lut[b + np.uint64(1)]
+        out[j + 2] = lut[c + np.uint64(2)]
+        out[j + 3] = lut[d + np.uint64(3)]
+        number = d + np.uint64(4)
+    for j in range(four, len(gaps)):
+        number += np.uint64(gaps[j])
+        out[j] = lut[number]
+        number += np.uint64(1)
+    return number
+
+
+@nb.njit(nogil=True, cache=True)
+def _values(words: NDArray[np.uint64], n: int, out: NDArray[np.float32]) -> float:
+    """The values of a record as float32; returns their sum."""
+    _, n_gaps, n_large, code = header(words)
+    head = words.view(np.uint32)
+    exceptions = HEADER // 4 + 2 * n_gaps
+    first = 4 * (exceptions + 2 * n_large)
+    if code == U8:
+        total = float(_widened(words.view(np.uint8)[first : first + n], out))
+    elif code == U16:
+        total = float(_widened(words.view(np.uint16)[first // 2 : first // 2 + n], out))
+    elif code == F32:
+        total = 0.0
+        for j in range(n):
+            out[j] = words.view(np.float32)[first // 4 + j]
+            total += np.float64(out[j])
+    else:
+        total = float(_widened(head[first // 4 : first // 4 + n], out))
+    for k in range(exceptions, exceptions + 2 * n_large, 2):
+        out[head[k]] = np.float32(head[k + 1])
+        total += float(head[k + 1])
+    return total
+
+
+@nb.njit(inline="always", cache=True)
+def _widened(values: NDArray[Any], out: NDArray[np.float32]) -> np.int64:
+    for j in range(len(values)):
+        out[j] = np.float32(values[j])
+    return _sum(values)

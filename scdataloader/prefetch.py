@@ -1,0 +1,195 @@
+"""Batches made ahead of the model: rows drawn, cells read and batches collated in threads, and given out in order."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scdataloader.kernels.random import derive_key
+from scdataloader.types import CellBatch, Collate, Sampler, Transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scdataloader.collection import Collection
+
+T = TypeVar("T")
+
+# What the random bits are for, so that no two uses in one epoch share a stream; the sampler's own are keyed otherwise.
+_ROW_BITS, _BATCH_BITS = 1, 2
+_MAPPED_WINDOW, _CHUNKED_WINDOW = 1024, 8192
+_TASK_BYTES = 16 << 20
+"""Tensors that a thread makes in one go: enough to outweigh the hand-over, few enough to hold some dense ones."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MadeBatch:
+    """A batch that is ready for the model."""
+
+    rows: NDArray[np.int64]
+    """Rows that were drawn for it, without those repeated to keep ranks even: whatever the collate function kept."""
+    tensors: dict[str, Tensor]
+    """What the collate function made."""
+
+
+@dataclass(kw_only=True)
+class Prefetcher:
+    """Makes the batches of any stretch of an epoch in threads, ahead of whoever takes them, in order.
+
+    Which batches there are depends on the sampler, the seed, ``batch_size``, ``rank`` and ``world_size`` alone.
+    """
+
+    collection: Collection
+    """The cells."""
+    sampler: Sampler
+    """Which rows, in which order."""
+    collate: Collate
+    """Makes tensors of a batch."""
+    transforms: tuple[Transform, ...]
+    """Changes of a batch before that, in order."""
+    labels: NDArray[np.int32] | None
+    """``(n, C)`` label codes of all cells of the collection; None for no labels."""
+    seed: int
+    """Names the random choices made after the draw."""
+    batch_size: int
+    """Cells per batch on each rank."""
+    mark_pad: bool
+    """Whether batches say which of their rows lie beyond the epoch's end."""
+    rank: int
+    """This process among those that share the batches."""
+    world_size: int
+    """How many processes share the batches."""
+    num_threads: int
+    """Threads that read, and as many that collate."""
+    window: int | None
+    """Cells that one thread reads at once; None chooses."""
+    _batches_per_task: int = field(default=1, init=False)
+
+    def batches(self, epoch: int, step: int, n_steps: int) -> Generator[MadeBatch, None, None]:
+        """The batches of steps [step, n_steps) of ``epoch``; threads run from the first until it is closed."""
+        # Two pools, so that a batch that is wanted now does not queue behind windows that are read for later.
+        readers, makers = (ThreadPoolExecutor(self.num_threads, f"scdataloader-{job}") for job in ("read", "make"))
+        try:
+            reads = (
+                readers.submit(self._prepare, epoch, first, last) for first, last in self._stretches(step, n_steps)
+            )
+            for made, rest in _in_order(reads, self.num_threads):
+                tasks = (makers.submit(self._collated, epoch, batches) for batches in rest)
+                later: Iterator[list[MadeBatch]] = _in_order(tasks, self.num_threads)
+                yield from chain(made, chain.from_iterable(later))
+        finally:
+            readers.shutdown(cancel_futures=True)
+            makers.shutdown(cancel_futures=True)
+
+    def _stretches(self, step: int, n_steps: int) -> Iterator[tuple[int, int]]:
+        """Stretches [first, last) of steps that are read at once, from ``step`` on, up to multiples of their length.
+
+        So neighbouring rows that a sampler spreads over a window of draws are read together, wherever a pass began.
+        The first stretch is short, so that the model need not wait for a whole window.
+        """
+        length = max(1, self._cells_at_once() // self.batch_size)
+        first, last = step, step + max(1, length // 8)
+        while first < n_steps:
+            last = min(last, first - first % length + length, n_steps)
+            yield first, last
+            first, last = last, last + length
+
+    def _cells_at_once(self) -> int:
+        """What the user says; else by how the files are stored, rounded to whole windows of the sampler."""
+        if self.window is not None:
+            return self.window
+        usual = _MAPPED_WINDOW if self.collection.reads_cheaply else _CHUNKED_WINDOW
+        spread = getattr(self.sampler, "window", None)
+        if spread is None:
+            return usual
+        share: int = max(1, spread // self.world_size)
+        return min(max(1, usual // share) * share, _CHUNKED_WINDOW)
+
+    def _positions(self, first: int, last: int) -> NDArray[np.int64]:
+        """This rank's positions at steps [first, last); on several ranks also those beyond the epoch's end."""
+        starts = (np.arange(first, last, dtype=np.int64) * self.world_size + self.rank) * self.batch_size
+        positions = (starts[:, None] + np.arange(self.batch_size)).ravel()
+        return positions if self.world_size > 1 else positions[positions < self.sampler.num_samples]
+
+    def _rows(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows drawn at ``positions``; beyond the epoch's end its start is repeated."""
+        wrapped = positions % self.sampler.num_samples
+        runs = np.split(wrapped, np.flatnonzero(np.diff(wrapped) != 1) + 1)
+        return np.concatenate([self.sampler.draw(epoch, int(run[0]), int(run[-1]) + 1) for run in runs])
+
+    def _read(self, epoch: int, first: int, last: int) -> CellBatch:
+        """The cells of steps [first, last)."""
+        positions = self._positions(first, last)
+        cells = self.collection.cells(self._rows(epoch, positions))
+        labels = cells.labels if self.labels is None else self.labels[cells.row].astype(np.int64)
+        pad = positions >= self.sampler.num_samples if self.mark_pad else None
+        key = int(derive_key(self.seed, epoch, _ROW_BITS))
+        return replace(cells, labels=labels, position=positions, key=key, pad=pad)
+
+    def _prepare(self, epoch: int, first: int, last: int) -> tuple[list[MadeBatch], list[list[CellBatch]]]:
+        """The batches of steps [first, last): as many as one task makes, made, and the others for further tasks."""
+        cells = self._read(epoch, first, last)
+        edges = [*range(0, len(cells), self.batch_size), len(cells)]
+        batches = [cells.slice(start, stop) for start, stop in pairwise(edges)]
+        n = self._batches_per_task
+        tasks = [batches[at : at + n] for at in range(0, len(batches), n)]
+        return self._collated(epoch, tasks[0]), tasks[1:]
+
+    def _collated(self, epoch: int, batches: list[CellBatch]) -> list[MadeBatch]:
+        key = derive_key(self.seed, epoch, _BATCH_BITS)
+        made = [self._make(batch, _GENERATORS.at(key, int(batch.position[0]))) for batch in batches]
+        self._batches_per_task = max(1, _TASK_BYTES // max(1, sum(map(_n_bytes, made[0].tensors.values()))))
+        return made
+
+    def _make(self, batch: CellBatch, rng: np.random.Generator) -> MadeBatch:
+        rows = batch.row if batch.pad is None else batch.row[~batch.pad]
+        for transform in self.transforms:
+            batch = transform(batch, rng)
+        return MadeBatch(rows=rows, tensors=self.collate(batch, rng))
+
+
+class _Generators(threading.local):
+    """A generator for each thread, set to where it is to begin: to make one takes as long as to make a batch."""
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(key=0)
+        self._state = self._bits.state
+        self._rng = np.random.Generator(self._bits)
+
+    def at(self, key: np.uint64, position: int) -> np.random.Generator:
+        """The generator of ``np.random.Philox(key=[key, position])``, until the next call in this thread."""
+        self._state["state"]["key"][:] = key, position
+        self._bits.state = self._state
+        return self._rng
+
+
+_GENERATORS = _Generators()
+
+
+def _n_bytes(value: object) -> int:
+    """About how much memory a part of a batch takes; the two arrays of a CSR tensor are of the same width."""
+    if not isinstance(value, torch.Tensor):
+        return 0
+    if value.layout is torch.strided:
+        return value.nbytes
+    return 2 * value.values().nbytes if value.layout is torch.sparse_csr else 0
+
+
+def _in_order(futures: Iterator[Future[T]], depth: int) -> Iterator[T]:
+    """The results of futures in order; ``depth`` more are submitted than are waited for."""
+    pending: deque[Future[T]] = deque()
+    for future in futures:
+        pending.append(future)
+        if len(pending) > depth:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

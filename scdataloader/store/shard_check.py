@@ -1,0 +1,140 @@
+"""Whether every byte of a shard is what was written, and follows every rule of the format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scdataloader.errors import StoreFormatError
+from scdataloader.kernels.decode import OK
+from scdataloader.kernels.records import HEADER
+from scdataloader.kernels.unpack import check_records
+from scdataloader.store.layout import ShardRecord, SourceRecord
+from scdataloader.store.progress import Advance
+from scdataloader.store.shard import FIRST_RECORD, WHY, MappedShards
+
+_PIECE = 16 << 20
+"""Bytes that are read at once, first to sum them up, then, while they are in the cache, to check their records."""
+_CELLS_NAMED = 10
+"""Damaged cells of a shard that are named; of the others, how many there are."""
+_MOST_GENES = (1 << 31) - 1
+
+
+def check_shard(
+    folder: Path,
+    shard: ShardRecord,
+    sources: Sequence[SourceRecord],
+    n_genes: Sequence[int | None],
+    advance: Advance,
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Read a shard of the store in ``folder`` from front to end.
+
+    ``n_genes`` are the numbers of genes of ``sources``; None where that is not known.
+
+    Returns what is wrong with it, and its cells of each source ``(S,)``, which are no good where anything is wrong.
+    """
+    try:
+        mapped = MappedShards(folder, [shard], n_genes)
+    except StoreFormatError as error:
+        advance(shard.file.n_bytes)
+        return [str(error)], np.zeros(len(sources), np.int64)
+    check = _ShardCheck(mapped, shard, sources, n_genes)
+    problems = [*check.wrong_in_index(), *check.wrong_records(advance), *check.wrong_checksums()]
+    return [f"{folder / shard.file.path}: {problem}" for problem in problems], check.cells_of
+
+
+class _ShardCheck:
+    """A shard whose index has the right checksum, which says nothing yet of what is in it."""
+
+    def __init__(
+        self,
+        mapped: MappedShards,
+        shard: ShardRecord,
+        sources: Sequence[SourceRecord],
+        n_genes: Sequence[int | None],
+    ) -> None:
+        self._mapped, self._shard, self._sources = mapped, shard, sources
+        self._n_genes = np.array([_MOST_GENES if n is None else n for n in n_genes], np.int64)
+        self._floats, self._stated = mapped.stated(0)
+        self._digest = blake2b(digest_size=len(self._stated))
+        self._end = int(mapped.index[0])
+        offsets = mapped.offsets(0)
+        self._begin, self._length = offsets[:-1], offsets[1:] - offsets[:-1]
+        self._size = mapped.sizes(0).astype(np.int64)
+        if shard.source is None:
+            self._source = mapped.sources(0).astype(np.int64)
+        else:
+            self._source = np.full(len(self._size), shard.source, np.int64)
+        known = self._source < len(sources)
+        self.cells_of = np.bincount(self._source[known], minlength=len(sources))
+        in_file = (offsets >= FIRST_RECORD) & (offsets <= self._end) & (offsets % 8 == 0)
+        self._is_found = in_file[:-1] & in_file[1:] & (self._length >= HEADER) & (2 * self._size <= self._length)
+        self._is_sound = self._is_found & known
+
+    def wrong_in_index(self) -> Iterator[str]:
+        """What does not fit together in the shard's index, or with the manifest."""
+        yield from _cells(~self._is_found, "the index names no place in the file for it")
+        end_of_last = int(self._begin[-1] + self._length[-1]) if len(self._begin) else self._end
+        first = int(self._begin[0]) if len(self._begin) else FIRST_RECORD
+        if (first, end_of_last) != (FIRST_RECORD, self._end):
+            yield "its records do not fill the bytes between its head and its index"
+        if self._size.sum() != self._shard.n_values:
+            yield f"its cells have {self._size.sum():,} values, the manifest says {self._shard.n_values:,}"
+        if self._shard.source is None:
+            yield from _cells(self._source >= len(self._sources), "the index names no source of the store for it")
+        for number in np.flatnonzero(self.cells_of):
+            source = self._sources[int(number)]
+            if (source.kind == "float32") != self._floats:
+                own = "float32" if self._floats else "counts"
+                yield f"it has {own}, but the manifest says that {source.name} has {source.kind}"
+
+    def wrong_records(self, advance: Advance) -> Iterator[str]:
+        """The cells whose records are damaged. Sums up the file on the way."""
+        status = np.full(len(self._size), OK, np.uint8)
+        sound = np.flatnonzero(self._is_sound)
+        in_order = sound[np.argsort(self._begin[sound], kind="stable")]
+        edges = [0, *range(_PIECE, self._end, _PIECE), self._end]
+        cuts = np.searchsorted(self._begin[in_order], edges)
+        with memoryview(self._mapped.content(0)) as content:
+            for start, stop, first, last in zip(edges[:-1], edges[1:], cuts[:-1], cuts[1:], strict=True):
+                self._digest.update(content[start:stop])
+                status[in_order[first:last]] = self._checked(in_order[first:last])
+                advance(stop - start)
+            self._of_records = self._digest.digest()
+            self._digest.update(content[self._end :])
+            advance(len(content) - self._end)
+        for what, why in WHY.items():
+            yield from _cells(status == what, why)
+
+    def _checked(self, cells: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """``(m,)`` what is wrong with the records of cells whose places are sound."""
+        status = np.empty(len(cells), np.uint8)
+        check_records(
+            self._mapped.base[0] + self._begin[cells],
+            self._length[cells],
+            self._size[cells],
+            cells,
+            self._n_genes[self._source[cells]],
+            self._floats,
+            status,
+        )
+        return status
+
+    def wrong_checksums(self) -> Iterator[str]:
+        """Whether the file is the one that was written, whatever is in it; after `wrong_records`."""
+        if self._digest.hexdigest() != self._shard.file.checksum:
+            yield f"its checksum is {self._digest.hexdigest()}, the manifest says {self._shard.file.checksum}"
+        elif self._of_records != self._stated:
+            yield "the checksum that it has of all bytes before its index does not match"
+
+
+def _cells(is_wrong: NDArray[np.bool_], why: str) -> Iterator[str]:
+    """Some of the cells that something is wrong with, by name."""
+    wrong = np.flatnonzero(is_wrong)
+    yield from (f"cell {cell}: {why}" for cell in wrong[:_CELLS_NAMED])
+    if len(wrong) > _CELLS_NAMED:
+        yield f"{len(wrong) - _CELLS_NAMED:,} more cells of which the same is true"

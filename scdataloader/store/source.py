@@ -1,0 +1,102 @@
+"""One source of a store, which reads like any other source of a collection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scdataloader.buffers import Slots
+from scdataloader.errors import StoreFormatError
+from scdataloader.store.gene_tables import GeneTables
+from scdataloader.store.layout import MANIFEST
+from scdataloader.store.tables import Table
+from scdataloader.types import CSRRows
+
+if TYPE_CHECKING:
+    from scdataloader.store.reader import Store
+
+
+class StoreSource:
+    """The cells of one of the sources that a store was made of, in the order in which the store has them."""
+
+    def __init__(self, store: Store, number: int) -> None:
+        self.store = store
+        self.number = number
+        record = store.manifest.sources[number]
+        self.name = record.name
+        self.n_obs = record.n_cells
+        self.uns_organism = record.uns_organism
+        self.counts = record.kind
+        self.fingerprint = record.fingerprint
+        self.obs_table = Table(store.path, record.obs)
+        self.var_table = Table(store.path, store.manifest.genes[record.genes])
+        self._columns: list[str] | None = None
+        self._var: pd.DataFrame | None = None
+        self._rows: NDArray[np.int64] | None = None
+
+    @property
+    def obs_columns(self) -> list[str]:
+        """Columns of the cell table."""
+        if self._columns is None:
+            self._columns = self.obs_table.columns
+        return self._columns
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """Genes, sorted by their ids as written; with their place in the source as a column more."""
+        if self._var is None:
+            self._var = self.var_table.read()
+        return self._var
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """``(n_obs,)`` numbers of its cells in the store."""
+        if self._rows is None:
+            rows = np.flatnonzero(self.store.source_of_cell == self.number)
+            if len(rows) != self.n_obs:
+                where = f"{self.store.path / MANIFEST} says that {self.name} has {self.n_obs:,} cells"
+                raise StoreFormatError(f"{where}, the shards have {len(rows):,}; copy or convert the store again")
+            self._rows = rows
+        return self._rows
+
+    @property
+    def nnz(self) -> NDArray[np.int64]:
+        """``(n_obs,)`` number of values of each cell."""
+        return self.store.sizes()[self.rows].astype(np.int64)
+
+    def obs(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Columns of the cell table.
+
+        Raises:
+            KeyError: a column is missing; names the source.
+            StoreFormatError: the table is damaged.
+        """
+        missing = [column for column in columns if column not in self.obs_columns]
+        if missing:
+            raise KeyError(f"{self.name} in {self.store.path} has no obs column {missing[0]!r}")
+        return self.obs_table.read(columns, n_rows=self.n_obs)
+
+    def read(self, rows: NDArray[np.int64]) -> CSRRows:
+        """Cells ``rows`` in that order, repeats allowed, in the numbering of ``var``.
+
+        Raises:
+            IndexError: a row is outside [0, n_obs).
+            StoreFormatError: the store is damaged.
+        """
+        rows = np.ascontiguousarray(rows, np.int64)
+        if len(rows) and not (rows.min() >= 0 and rows.max() < self.n_obs):
+            raise IndexError(f"{self.name} has cells 0 to {self.n_obs - 1}; got {rows.min()} to {rows.max()}")
+        n_genes = len(self.var)
+        found = self.store.locate(self.rows[rows])
+        slots = Slots.of_sizes(found.size)
+        genes = GeneTables([np.arange(n_genes, dtype=np.int32)], n_genes)
+        self.store.decode(found, np.zeros(len(rows), np.int64), genes, np.arange(len(rows)), slots)
+        return CSRRows(data=slots.data, indices=slots.indices, indptr=slots.starts, n_genes=n_genes)
+
+    def close(self) -> None:
+        """Let go of the store's memory maps."""
+        self.store.close()

@@ -1,0 +1,96 @@
+"""Which cells are read at once: stretches of steps that end where a sampler's windows do."""
+
+import numpy as np
+import pytest
+from cells import MemorySource, named_values
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scdataloader.collate import Dense
+from scdataloader.collection import Collection
+from scdataloader.loader import Loader
+from scdataloader.samplers import SequentialSampler, ShuffleSampler, Subset
+
+GENES = [f"ENSG{i:011d}" for i in range(3)]
+N = 20_000
+
+
+def collection(*, mapped=True):
+    return Collection.open([MemorySource("a", named_values(N, 3), GENES, mapped=mapped)])
+
+
+def loader(sampler, cells=None, **options):
+    return Loader(cells or collection(), sampler, Dense(), **({"batch_size": 10} | options))
+
+
+class Spread(SequentialSampler):
+    """An order that says over how many draws it spreads neighbours."""
+
+    def __init__(self, n, window):
+        super().__init__(n)
+        self.window = window
+
+
+@given(st.integers(1, 40), st.integers(1, 300), st.data())
+def test_stretches_cover_the_steps_and_end_at_multiples_of_their_length(length, n_steps, data):
+    step = data.draw(st.integers(0, n_steps - 1))
+    prefetcher = loader(SequentialSampler(N), window=10 * length)._ahead
+    stretches = list(prefetcher._stretches(step, n_steps))
+    assert np.array_equal(np.concatenate([np.arange(*stretch) for stretch in stretches]), np.arange(step, n_steps))
+    assert all(first // length == (last - 1) // length for first, last in stretches)
+    assert all(last % length == 0 or last == n_steps for _, last in stretches[1:])
+    assert stretches[0][1] - stretches[0][0] <= max(1, length // 8)
+    assert all(first % length == 0 for first, _ in stretches[2:])
+
+
+@pytest.mark.parametrize(
+    ("window", "options", "cells"),
+    [
+        (None, {}, 1024),
+        (None, {"mapped": False}, 8192),
+        (None, {"window": 300}, 300),
+        (2048, {}, 2048),
+        (2048, {"mapped": False}, 8192),
+        (3000, {"mapped": False}, 6000),
+        (2048, {"window": 300}, 300),
+        (2048, {"world_size": 4}, 1024),
+        (2048, {"world_size": 4, "mapped": False}, 8192),
+        (16_384, {}, 8192),
+        (300, {}, 900),
+        (2, {"world_size": 4}, 1024),
+    ],
+)
+def test_whole_windows_of_the_sampler_are_read_at_once(window, options, cells):
+    mapped = options.pop("mapped", True)
+    sampler = SequentialSampler(N) if window is None else Spread(N, window)
+    sampler = Subset(sampler=sampler, rows=np.arange(N))
+    stretches = list(loader(sampler, collection(mapped=mapped), batch_size=1, **options)._ahead._stretches(0, 20_000))
+    assert {last - first for first, last in stretches[2:-1]} == {cells}
+
+
+def test_a_resumed_pass_reads_up_to_the_next_edge_first(monkeypatch):
+    read = []
+    cells = Collection.cells
+    monkeypatch.setattr(Collection, "cells", lambda self, rows: (read.append(sorted(rows)), cells(self, rows))[1])
+    whole = loader(Spread(1000, 200), window=None, num_threads=1)
+    batches = iter(whole)
+    for _ in range(33):
+        next(batches)
+    state = whole.state_dict()
+    whole.close()
+    read.clear()
+    resumed = loader(Spread(1000, 200), num_threads=1)
+    resumed.load_state_dict(state)
+    assert np.array_equal(np.concatenate([batch["row"] for batch in resumed]), np.arange(330, 1000))
+    assert [(rows[0], rows[-1]) for rows in read] == [(330, 449), (450, 999)]
+
+
+def test_whatever_is_read_at_once_the_stream_is_the_same():
+    def rows(sampler, **options):
+        return np.concatenate([batch["row"] for batch in loader(sampler, **options)])
+
+    expected = ShuffleSampler(5000, seed=1).draw(0, 0, 5000)
+    for window in (7, 64, 1000, 9999):
+        assert np.array_equal(rows(ShuffleSampler(5000, seed=1), window=window), expected)
+    blocks = ShuffleSampler(5000, seed=1, block_size=4, window=512)
+    assert np.array_equal(rows(blocks), blocks.draw(0, 0, 5000))
