@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from scdataloader.alignment import GeneAlignment
     from scdataloader.collate import Dense, SelectedGenes, Sparse
     from scdataloader.collection import Collection
+    from scdataloader.conversion import convert
     from scdataloader.datamodule import DataModule
     from scdataloader.dataset import CellDataset
     from scdataloader.genes import GeneVocabulary
@@ -48,6 +49,7 @@ __all__ = [
     "Tally",
     "Transform",
     "WeightedSampler",
+    "convert",
     "open_source",
 ]
 
@@ -56,6 +58,7 @@ _NAMES = {
     "alignment": "GeneAlignment",
     "collate": "Dense SelectedGenes Sparse",
     "collection": "Collection",
+    "conversion": "convert",
     "datamodule": "DataModule",
     "dataset": "CellDataset",
     "genes": "GeneVocabulary",

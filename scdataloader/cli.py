@@ -1,4 +1,4 @@
-"""The command line: ``scdataloader fit | validate | test | predict | inspect | verify | export``.
+"""The command line: ``scdataloader fit | validate | test | predict | inspect | convert | verify | export``.
 
 Training is Lightning's own command line with our `DataModule` as data and any `LightningModule` as model. A model whose
 arguments are called ``n_genes``, ``classes`` or ``decoders`` gets them from the data.
@@ -25,6 +25,7 @@ TRAINING = {
     "predict": "apply a trained model to every cell; writes predictions.pt",
 }
 INSPECT = "show what is in some data, and what a weighting does to its classes"
+CONVERT = "convert sources into a store, resumably and in bounded memory"
 STORE = {
     "verify": "read a store whole and check every checksum in it",
     "export": "write the sources of a store back to AnnData files",
@@ -56,6 +57,10 @@ def main(args: Sequence[str] | None = None) -> int:
                 from scdataloader.inspection import main as inspect
 
                 inspect(given[1:])
+            elif options.command == "convert":
+                from scdataloader.conversion import main as convert
+
+                convert(given[1:])
             elif options.command in STORE:
                 import_module(f"scdataloader.store.{options.command}").main(given[1:])
             else:
@@ -78,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"scdataloader {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
-    for name, line in {**TRAINING, "inspect": INSPECT, **STORE}.items():
+    for name, line in {**TRAINING, "inspect": INSPECT, "convert": CONVERT, **STORE}.items():
         commands.add_parser(name, help=line, add_help=False)
     return parser
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scdataloader.alignment import GeneAlignment, Part, align
 from scdataloader.buffers import BufferPool, Slots
 from scdataloader.kernels.align import close_gaps
-from scdataloader.segments import Reading, segments
+from scdataloader.segments import Segment, segments
 from scdataloader.sources.counts import Values
 from scdataloader.sources.locate import open_sources
 from scdataloader.types import CellBatch, CSRRows
@@ -184,7 +184,7 @@ class Collection:
         rows = np.ascontiguousarray(rows, np.int64)
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"rows must be in [0, {len(self)}); got {rows.min()} to {rows.max()}")
-        found = self._found(rows)
+        found = [(place, segment.find(local)) for segment, place, local in self._by_segment(rows)]
         sizes, source = np.empty(len(rows), np.int64), np.empty(len(rows), np.int32)
         for place, reading in found:
             sizes[place], source[place] = reading.sizes, reading.part
@@ -208,16 +208,20 @@ class Collection:
         stops = np.cumsum([part.n_obs for part in self.parts])
         return self.joined([np.arange(stop - part.n_obs, stop) for part, stop in zip(self.parts, stops, strict=True)])
 
-    def _found(self, rows: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], Reading]]:
-        """What is to be read of each segment, and where it goes."""
+    def read_ahead(self, rows: NDArray[np.int64]) -> None:
+        """Ask the disk for cells that will soon be read, where they lie in mapped files and are not in memory."""
+        for segment, _, local in self._by_segment(rows):
+            segment.read_ahead(local)
+
+    def _by_segment(self, rows: NDArray[np.int64]) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
+        """Each segment that has some of ``rows``, where these are among them, and their numbers in the segment."""
         if len(self._segments) == 1:
-            return [(np.arange(len(rows)), self._segments[0].find(rows))]
-        segment = np.searchsorted(self._starts, rows, side="right") - 1
-        found = []
-        for number in np.unique(segment):
-            place = np.flatnonzero(segment == number)
-            found.append((place, self._segments[number].find(rows[place] - self._starts[number])))
-        return found
+            yield self._segments[0], np.arange(len(rows)), rows
+            return
+        of_row = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(of_row):
+            place = np.flatnonzero(of_row == number)
+            yield self._segments[number], place, rows[place] - self._starts[number]
 
 
 def _closed_up(slots: Slots, sizes: NDArray[np.int64], n_genes: int) -> CSRRows:

@@ -26,9 +26,22 @@ T = TypeVar("T")
 
 # What the random bits are for, so that no two uses in one epoch share a stream; the sampler's own are keyed otherwise.
 _ROW_BITS, _BATCH_BITS = 1, 2
-_MAPPED_WINDOW, _CHUNKED_WINDOW = 1024, 8192
+_WINDOW = 8192
+"""Cells that the disk is asked for at one time; read at once as well, where chunks serve several of them."""
+_MAPPED = 1024
+"""Cells that one thread reads at once where each is read by itself: few enough for the processor's caches."""
 _TASK_BYTES = 16 << 20
 """Tensors that a thread makes in one go: enough to outweigh the hand-over, few enough to hold some dense ones."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """Draws that are read at once."""
+
+    positions: NDArray[np.int64]
+    """Their positions in the epoch."""
+    rows: NDArray[np.int64]
+    """The rows drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,43 +89,52 @@ class Prefetcher:
 
     def batches(self, epoch: int, step: int, n_steps: int) -> Generator[MadeBatch, None, None]:
         """The batches of steps [step, n_steps) of ``epoch``; threads run from the first until it is closed."""
-        # Two pools, so that a batch that is wanted now does not queue behind windows that are read for later.
+        # A pool for each kind of work, so that what is wanted now does not queue behind what is for later.
+        drawer = ThreadPoolExecutor(1, "scdataloader-draw")
         readers, makers = (ThreadPoolExecutor(self.num_threads, f"scdataloader-{job}") for job in ("read", "make"))
         try:
-            reads = (
-                readers.submit(self._prepare, epoch, first, last) for first, last in self._stretches(step, n_steps)
-            )
+            draws = (drawer.submit(self._drawn, epoch, *window) for window in self._windows(step, n_steps))
+            drawn: Iterator[list[Drawn]] = _in_order(draws, 1)
+            reads = (readers.submit(self._prepare, epoch, piece) for window in drawn for piece in window)
             for made, rest in _in_order(reads, self.num_threads):
                 tasks = (makers.submit(self._collated, epoch, batches) for batches in rest)
                 later: Iterator[list[MadeBatch]] = _in_order(tasks, self.num_threads)
                 yield from chain(made, chain.from_iterable(later))
         finally:
-            readers.shutdown(cancel_futures=True)
-            makers.shutdown(cancel_futures=True)
+            for pool in (drawer, readers, makers):
+                pool.shutdown(cancel_futures=True)
 
-    def _stretches(self, step: int, n_steps: int) -> Iterator[tuple[int, int]]:
-        """Stretches [first, last) of steps that are read at once, from ``step`` on, up to multiples of their length.
+    def _windows(self, step: int, n_steps: int) -> Iterator[tuple[int, int]]:
+        """Stretches [first, last) of steps that are drawn together, from ``step`` on, up to multiples of their length.
 
-        So neighbouring rows that a sampler spreads over a window of draws are read together, wherever a pass began.
-        The first stretch is short, so that the model need not wait for a whole window.
+        So the disk is asked for neighbouring rows that a sampler spreads over a window of draws at one time, wherever a
+        pass began. The first stretch is short, so that the model need not wait for a whole window.
         """
-        length = max(1, self._cells_at_once() // self.batch_size)
-        first, last = step, step + max(1, length // 8)
+        length = max(1, self._cells_ahead() // self.batch_size)
+        first, last = step, step + max(1, self._cells_at_once() // self.batch_size // 8)
         while first < n_steps:
             last = min(last, first - first % length + length, n_steps)
             yield first, last
             first, last = last, last + length
 
-    def _cells_at_once(self) -> int:
-        """What the user says; else by how the files are stored, rounded to whole windows of the sampler."""
-        if self.window is not None:
-            return self.window
-        usual = _MAPPED_WINDOW if self.collection.reads_cheaply else _CHUNKED_WINDOW
+    def _cells_ahead(self) -> int:
+        """Cells that are drawn together: whole windows of the sampler, this rank's part of them."""
+        usual = max(_WINDOW, self._cells_at_once())
         spread = getattr(self.sampler, "window", None)
-        if spread is None:
-            return usual
-        share: int = max(1, spread // self.world_size)
-        return min(max(1, usual // share) * share, _CHUNKED_WINDOW)
+        share: int = 1 if spread is None else max(1, spread // self.world_size)
+        return max(1, usual // share) * share
+
+    def _cells_at_once(self) -> int:
+        """Cells that one thread reads at once: what the user says; else by how the files are stored."""
+        return self.window or (_MAPPED if self.collection.reads_cheaply else _WINDOW)
+
+    def _drawn(self, epoch: int, first: int, last: int) -> list[Drawn]:
+        """The draws of steps [first, last), in pieces that are read at once; the disk is asked for all of them."""
+        positions = self._positions(first, last)
+        rows = self._rows(epoch, positions)
+        self.collection.read_ahead(rows)
+        n = max(1, self._cells_at_once() // self.batch_size) * self.batch_size
+        return [Drawn(positions=positions[at : at + n], rows=rows[at : at + n]) for at in range(0, len(rows), n)]
 
     def _positions(self, first: int, last: int) -> NDArray[np.int64]:
         """This rank's positions at steps [first, last); on several ranks also those beyond the epoch's end."""
@@ -126,18 +148,16 @@ class Prefetcher:
         runs = np.split(wrapped, np.flatnonzero(np.diff(wrapped) != 1) + 1)
         return np.concatenate([self.sampler.draw(epoch, int(run[0]), int(run[-1]) + 1) for run in runs])
 
-    def _read(self, epoch: int, first: int, last: int) -> CellBatch:
-        """The cells of steps [first, last)."""
-        positions = self._positions(first, last)
-        cells = self.collection.cells(self._rows(epoch, positions))
+    def _read(self, epoch: int, drawn: Drawn) -> CellBatch:
+        cells = self.collection.cells(drawn.rows)
         labels = cells.labels if self.labels is None else self.labels[cells.row].astype(np.int64)
-        pad = positions >= self.sampler.num_samples if self.mark_pad else None
+        pad = drawn.positions >= self.sampler.num_samples if self.mark_pad else None
         key = int(derive_key(self.seed, epoch, _ROW_BITS))
-        return replace(cells, labels=labels, position=positions, key=key, pad=pad)
+        return replace(cells, labels=labels, position=drawn.positions, key=key, pad=pad)
 
-    def _prepare(self, epoch: int, first: int, last: int) -> tuple[list[MadeBatch], list[list[CellBatch]]]:
-        """The batches of steps [first, last): as many as one task makes, made, and the others for further tasks."""
-        cells = self._read(epoch, first, last)
+    def _prepare(self, epoch: int, drawn: Drawn) -> tuple[list[MadeBatch], list[list[CellBatch]]]:
+        """The batches of some draws: as many as one task makes, made, and the others for further tasks."""
+        cells = self._read(epoch, drawn)
         edges = [*range(0, len(cells), self.batch_size), len(cells)]
         batches = [cells.slice(start, stop) for start, stop in pairwise(edges)]
         n = self._batches_per_task

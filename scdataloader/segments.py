@@ -13,6 +13,7 @@ from scdataloader.alignment import Part
 from scdataloader.buffers import Slots
 from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.kernels.align import BAD_INDEX, OK, align_rows
+from scdataloader.read_ahead import read_ahead
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.reader import Located, Store, StoreSource
 from scdataloader.types import CSRMatrix
@@ -56,6 +57,9 @@ class Segment(Protocol):
     def reads_cheaply(self) -> bool:
         """Whether small reads cost no more per cell than large ones."""
 
+    def read_ahead(self, rows: NDArray[np.int64]) -> None:
+        """Ask the disk for ``rows``, where they lie in mapped files and are not in memory."""
+
     def find(self, rows: NDArray[np.int64]) -> Reading:
         """Begin to read ``rows``, numbered from 0 in the segment."""
 
@@ -85,6 +89,16 @@ class PartSegment:
     def fingerprint(self) -> str:
         """That of the source."""
         return self._part.source.fingerprint
+
+    def read_ahead(self, rows: NDArray[np.int64]) -> None:
+        """Ask the disk for the genes and values of ``rows``, where these are mapped."""
+        matrix: CSRMatrix | None = getattr(self._part.source, "matrix", None)
+        if matrix is not None:
+            local = rows if self._part.rows is None else self._part.rows[rows]
+            first = matrix.indptr[local]
+            sizes = matrix.indptr[local + 1] - first
+            for values in (matrix.indices, matrix.data):
+                read_ahead(values.ctypes.data + values.itemsize * first, values.itemsize * sizes)
 
     def find(self, rows: NDArray[np.int64]) -> PartReading:
         """The whole matrix, where the source has it in memory, or just what is read for ``rows``."""
@@ -176,6 +190,11 @@ class StoreSegment:
     def fingerprint(self) -> str:
         """That of the store."""
         return self._store.fingerprint
+
+    def read_ahead(self, rows: NDArray[np.int64]) -> None:
+        """Ask the disk for the records of ``rows``."""
+        found = self._store.locate(rows)
+        read_ahead(found.address, found.length)
 
     def find(self, rows: NDArray[np.int64]) -> StoreReading:
         """Where in the mapped files the records of ``rows`` lie."""

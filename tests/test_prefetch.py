@@ -31,41 +31,63 @@ class Spread(SequentialSampler):
         self.window = window
 
 
-@given(st.integers(1, 40), st.integers(1, 300), st.data())
-def test_stretches_cover_the_steps_and_end_at_multiples_of_their_length(length, n_steps, data):
+@given(st.integers(1, 40), st.integers(1, 3000), st.data())
+def test_windows_cover_the_steps_and_end_at_multiples_of_their_length(length, n_steps, data):
     step = data.draw(st.integers(0, n_steps - 1))
-    prefetcher = loader(SequentialSampler(N), window=10 * length)._ahead
-    stretches = list(prefetcher._stretches(step, n_steps))
-    assert np.array_equal(np.concatenate([np.arange(*stretch) for stretch in stretches]), np.arange(step, n_steps))
-    assert all(first // length == (last - 1) // length for first, last in stretches)
-    assert all(last % length == 0 or last == n_steps for _, last in stretches[1:])
-    assert stretches[0][1] - stretches[0][0] <= max(1, length // 8)
-    assert all(first % length == 0 for first, _ in stretches[2:])
+    prefetcher = loader(Spread(N, 10 * length), batch_size=10)._ahead
+    windows = list(prefetcher._windows(step, n_steps))
+    assert np.array_equal(np.concatenate([np.arange(*window) for window in windows]), np.arange(step, n_steps))
+    assert all(last % length == 0 or last == n_steps for _, last in windows[1:])
+    assert windows[0][1] - windows[0][0] <= 12  # an eighth of 1,024 cells in batches of 10
+    assert all(first % length == 0 for first, _ in windows[2:])
 
 
 @pytest.mark.parametrize(
-    ("window", "options", "cells"),
+    ("window", "options", "together", "at_once"),
     [
-        (None, {}, 1024),
-        (None, {"mapped": False}, 8192),
-        (None, {"window": 300}, 300),
-        (2048, {}, 2048),
-        (2048, {"mapped": False}, 8192),
-        (3000, {"mapped": False}, 6000),
-        (2048, {"window": 300}, 300),
-        (2048, {"world_size": 4}, 1024),
-        (2048, {"world_size": 4, "mapped": False}, 8192),
-        (16_384, {}, 8192),
-        (300, {}, 900),
-        (2, {"world_size": 4}, 1024),
+        (None, {}, 8192, 1024),
+        (None, {"mapped": False}, 8192, 8192),
+        (None, {"window": 300}, 8192, 300),
+        (2048, {}, 8192, 1024),
+        (2048, {"mapped": False}, 8192, 8192),
+        (3000, {"mapped": False}, 6000, 6000),
+        (2048, {"window": 256}, 8192, 256),
+        (2048, {"world_size": 4}, 8192, 1024),
+        (16_384, {}, 16_384, 1024),
+        (16_384, {"mapped": False}, 16_384, 8192),
+        (16_384, {"world_size": 4}, 8192, 1024),
+        (300, {}, 8100, 1024),
+        (2, {"world_size": 4}, 8192, 1024),
     ],
 )
-def test_whole_windows_of_the_sampler_are_read_at_once(window, options, cells):
+def test_whole_windows_of_the_sampler_are_drawn_together(window, options, together, at_once):
     mapped = options.pop("mapped", True)
-    sampler = SequentialSampler(N) if window is None else Spread(N, window)
-    sampler = Subset(sampler=sampler, rows=np.arange(N))
-    stretches = list(loader(sampler, collection(mapped=mapped), batch_size=1, **options)._ahead._stretches(0, 20_000))
-    assert {last - first for first, last in stretches[2:-1]} == {cells}
+    sampler = SequentialSampler(3 * N) if window is None else Spread(3 * N, window)
+    sampler = Subset(sampler=sampler, rows=np.arange(3 * N) % N)
+    prefetcher = loader(sampler, collection(mapped=mapped), batch_size=1, **options)._ahead
+    windows = list(prefetcher._windows(0, 50_000))
+    assert {last - first for first, last in windows[2:-1]} == {together}
+    pieces = [len(piece.rows) for piece in prefetcher._drawn(0, *windows[2])]
+    assert sum(pieces) == together
+    assert set(pieces[:-1]) <= {at_once}
+    assert pieces[-1] <= at_once
+
+
+def test_the_disk_is_asked_for_each_row_once_and_before_it_is_read(monkeypatch):
+    events = []
+    cells, read_ahead = Collection.cells, Collection.read_ahead
+    monkeypatch.setattr(Collection, "cells", lambda c, rows: (events.append(("read", rows)), cells(c, rows))[1])
+    monkeypatch.setattr(Collection, "read_ahead", lambda c, rows: (events.append(("ask", rows)), read_ahead(c, rows)))
+    batches = list(loader(SequentialSampler(N), num_threads=1))
+    asked = np.concatenate([rows for event, rows in events if event == "ask"])
+    assert np.array_equal(np.sort(asked), np.arange(N))
+    assert len(batches) == N // 10
+    known = set()
+    for event, rows in events:
+        if event == "ask":
+            known.update(rows.tolist())
+        else:
+            assert known.issuperset(rows.tolist())
 
 
 def test_a_resumed_pass_reads_up_to_the_next_edge_first(monkeypatch):

@@ -22,8 +22,8 @@ def copy_records(
 ) -> int:
     """Copy records, of ``length`` bytes at ``address`` in memory, back to back into ``out``; returns its words in use.
 
-    Record i, of cell ``cell[i]`` of its shard, becomes cell ``first_cell + i`` of another one, which its checksum covers;
-    it begins at byte ``offsets[i]``. Returns -1 - i where record i does not match its checksum.
+    Record i, of cell ``cell[i]`` of its shard, becomes cell ``first_cell + i`` of another one, which its checksum
+    covers; it begins at byte ``offsets[i]``. Returns -1 - i where record i does not match its checksum.
     """
     at = 0
     for i in range(len(address)):

@@ -8,9 +8,12 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from scdataloader.errors import NotCountsError
 from scdataloader.sources import open_source
 from scdataloader.sources.counts import Values
 from scdataloader.sources.lamin import is_lamin, resolve_lamin
+from scdataloader.store.layout import MANIFEST, SUFFIX
+from scdataloader.store.reader import Store, StoreSource
 from scdataloader.types import Source
 
 _GLOB_CHARACTERS = "*?["
@@ -20,20 +23,38 @@ def open_sources(data: Any, *, counts: str = "auto", values: Values = "counts") 
     """Open all that ``data`` names, in order; a glob's matches sorted.
 
     Args:
-        data: A path, a glob, "lamindb:<key>", a lamindb collection or artifact, a `Source`; or an iterable of these.
-        counts: Which matrix holds the counts; see `open_source`.
+        data: A path, a glob, "lamindb:<key>", a lamindb collection or artifact, a `Source`; or an iterable of these. A
+            store, by its path, stands for all of its sources.
+        counts: Which matrix holds the counts; see `open_source`. A store has only one.
         values: Whether values must be counts; see `open_source`.
 
     Raises:
         FileNotFoundError: a path does not exist, or a glob matches nothing.
+        NotCountsError: values must be counts, and a store has others.
         TypeError: something that is none of these.
         ValueError: nothing is named.
     """
-    sources = [
-        item if isinstance(item, Source) else open_source(item, counts=counts, values=values) for item in _locate(data)
-    ]
+    sources: list[Source] = []
+    for item in _locate(data):
+        if isinstance(item, Source):
+            sources.append(item)
+        elif item.suffix == SUFFIX or (item / MANIFEST).is_file():
+            sources += _of_store(item, values)
+        else:
+            sources.append(open_source(item, counts=counts, values=values))
     if not sources:
         raise ValueError("no data: give at least one path, glob, lamindb key or source")
+    return sources
+
+
+def _of_store(path: Path, values: Values) -> list[StoreSource]:
+    sources = Store.open(path).sources
+    other = [source.name for source in sources if source.counts != "counts"]
+    if values == "counts" and other:
+        raise NotCountsError(
+            f"{path} was made of values that need not be counts ({other[0]}): pass values='any' to read them as they "
+            "are, or convert the sources again"
+        )
     return sources
 
 

@@ -60,8 +60,8 @@ def run_tasks(tasks: Sequence[Task], executor: Executor, claim: Claim, told: Cal
         complete = True
     except BrokenProcessPool as error:
         raise RuntimeError(
-            "a process of the conversion has ended without a word: it was killed, perhaps for want of memory (use fewer "
-            "processes), or could not start (in a script, call convert under `if __name__ == '__main__':`)"
+            "a process of the conversion has ended without a word: it was killed, perhaps for want of memory (use "
+            "fewer processes), or could not start (in a script, call convert under `if __name__ == '__main__':`)"
         ) from error
     finally:
         if not complete:
@@ -78,7 +78,9 @@ def _n_cores() -> int:
 
 def _begin_worker() -> None:
     """Have this process end as soon as the one that started it has, even if that was killed, and not before."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells all processes, of which the first tells the others
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the terminal tells all processes, of which the first tells the others
     parent = multiprocessing.parent_process()
 
     def watch(sentinel: int) -> None:

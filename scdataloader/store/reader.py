@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scdataloader.buffers import Slots
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.decode import OK, decode_records, locate_records
+from scdataloader.read_ahead import read_ahead
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.layout import Manifest
 from scdataloader.store.shard import WHY, MappedShards
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["Located", "Store", "StoreSource"]
+
+_OFFSETS = 16
+"""Bytes of the index that say where a record begins and ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,6 +148,7 @@ class Store:
         shards = self.shards
         shard = self._shard_of(rows)
         cell = rows - self._shard_start[shard]
+        read_ahead(shards.base[shard] + shards.index[shard] + 8 * cell, np.full(len(rows), _OFFSETS))
         address, length, size = (np.empty(len(rows), np.int64) for _ in range(3))
         at = locate_records(shards.base, shards.index, shards.n_cells, shard, cell, address, length, size)
         if at >= 0:

@@ -42,9 +42,7 @@ def relayout_tasks(
     order = _ordered(unordered, plan)
     starts = np.cumsum([0, *(source.n_cells for source in plan.sources)])
     tasks: list[Task] = [
-        SortObs(
-            place=place, path=plan.obs_path(i), unordered=unordered, first=int(starts[i]), last=int(starts[i + 1])
-        )
+        SortObs(place=place, path=plan.obs_path(i), unordered=unordered, first=int(starts[i]), last=int(starts[i + 1]))
         for i in range(len(plan.sources))
     ]
     of_source = (0,) * plan.first_source + tuple(n_genes)
@@ -144,8 +142,7 @@ class _Records:
         status = copy_records(address, length, cell, first_cell, words, offsets)
         if status < 0:
             self._refuse(shard[-1 - status], cell[-1 - status])
-        for number in range(len(self._records)):
-            _advise(self._mapped.content(number), "MADV_DONTNEED")  # the system may have the memory back
+        self._mapped.release()
         return words, offsets, size.astype(np.uint32), self._sources[shard]
 
     def _located(self, cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
@@ -220,7 +217,8 @@ def _ordered(unordered: Path, plan: Plan) -> NDArray[np.int64]:
         places[order] = np.arange(len(order))
         _save(unordered / PLACES, places)
         _save(path, order)
-    return np.load(path, mmap_mode="r")
+    mapped: NDArray[np.int64] = np.load(path, mmap_mode="r")
+    return mapped
 
 
 def _save(path: Path, values: NDArray[Any]) -> None:

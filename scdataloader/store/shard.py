@@ -188,6 +188,12 @@ class MappedShards:
         begin = int(self.index[shard]) + 8 * (n + 1) + (4 * n + 7) // 8 * 8
         return np.frombuffer(self._maps[shard], np.uint32, n, begin)
 
+    def release(self) -> None:
+        """Give the pages of all maps back to the system, which keeps them as long as it can; views stay valid."""
+        for content in self._maps:
+            if hasattr(mmap, "MADV_DONTNEED"):
+                content.madvise(mmap.MADV_DONTNEED)
+
     def content(self, shard: int) -> mmap.mmap:
         """All bytes of a shard."""
         return self._maps[shard]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 from scdataloader.buffers import Slots
 from scdataloader.errors import StoreFormatError
+from scdataloader.kernels.decode import OK
+from scdataloader.kernels.unpack import unpack_records
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.layout import MANIFEST
-from scdataloader.store.tables import Table
-from scdataloader.types import CSRRows
+from scdataloader.store.shard import WHY
+from scdataloader.store.tables import ROW, Table
+from scdataloader.types import CSRMatrix, CSRRows
 
 if TYPE_CHECKING:
-    from scdataloader.store.reader import Store
+    from scdataloader.store.reader import Located, Store
 
 
 class StoreSource:
@@ -68,6 +71,19 @@ class StoreSource:
         """``(n_obs,)`` number of values of each cell."""
         return self.store.sizes()[self.rows].astype(np.int64)
 
+    @property
+    def stored_offsets(self) -> NDArray[np.int64]:
+        """``(n_obs + 1,)`` offsets of the values of its cells, laid end to end."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.nnz)])
+
+    def whole_obs(self) -> pd.DataFrame:
+        """The whole cell table, with its index.
+
+        Raises:
+            StoreFormatError: the table is damaged.
+        """
+        return self.obs_table.read(n_rows=self.n_obs).drop(columns=ROW, errors="ignore")
+
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Columns of the cell table.
 
@@ -87,16 +103,52 @@ class StoreSource:
             IndexError: a row is outside [0, n_obs).
             StoreFormatError: the store is damaged.
         """
-        rows = np.ascontiguousarray(rows, np.int64)
-        if len(rows) and not (rows.min() >= 0 and rows.max() < self.n_obs):
-            raise IndexError(f"{self.name} has cells 0 to {self.n_obs - 1}; got {rows.min()} to {rows.max()}")
-        n_genes = len(self.var)
-        found = self.store.locate(self.rows[rows])
+        n_genes, found = len(self.var), self._located(rows)
         slots = Slots.of_sizes(found.size)
         genes = GeneTables([np.arange(n_genes, dtype=np.int32)], n_genes)
         self.store.decode(found, np.zeros(len(rows), np.int64), genes, np.arange(len(rows)), slots)
         return CSRRows(data=slots.data, indices=slots.indices, indptr=slots.starts, n_genes=n_genes)
 
+    def read_stored(self, rows: NDArray[np.int64]) -> CSRMatrix:
+        """As `read`, with counts in whole numbers of 32 bits: exact, where float32 may have to round."""
+        found = self._located(rows)
+        starts = np.zeros(len(found.size) + 1, np.int64)
+        np.cumsum(found.size, out=starts[1:])
+        indices, bits = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.uint32)
+        status, at = unpack_records(
+            found.address,
+            found.length,
+            found.size,
+            found.cell,
+            np.arange(len(self.var), dtype=np.int32),
+            starts,
+            indices,
+            bits,
+        )
+        if status != OK:
+            self.store.refuse(int(found.rows[at]), WHY[status])
+        return CSRMatrix(
+            indptr=starts, indices=indices, data=bits if self.counts == "counts" else bits.view(np.float32)
+        )
+
+    def _located(self, rows: NDArray[np.int64]) -> Located:
+        rows = np.ascontiguousarray(rows, np.int64)
+        if len(rows) and not (rows.min() >= 0 and rows.max() < self.n_obs):
+            raise IndexError(f"{self.name} has cells 0 to {self.n_obs - 1}; got {rows.min()} to {rows.max()}")
+        return self.store.locate(self.rows[rows])
+
+    def release(self) -> None:
+        """Give the system back the memory that the store's maps take; what is read again is mapped again."""
+        self.store.shards.release()
+
     def close(self) -> None:
         """Let go of the store's memory maps."""
         self.store.close()
+
+    def forget(self) -> None:
+        """As `close`, and let go of all else that can be read again."""
+        self.close()
+        self._columns = self._var = self._rows = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoreSource, (self.store, self.number)

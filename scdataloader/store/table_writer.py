@@ -152,7 +152,7 @@ def _as_text(kind: str, column: object) -> str:
 def _without_categories(values: pd.Series[Any]) -> pd.Series[Any]:
     if not len(values.cat.categories):
         return pd.Series(np.full(len(values), np.nan), values.index)
-    kind = values.cat.categories.dtype
+    kind: Any = values.cat.categories.dtype
     # pandas' own integers and booleans, unlike those of NumPy, can be missing
     missing = {"i": kind.name.capitalize(), "u": "UInt" + kind.name[4:], "b": "boolean"}.get(kind.kind, kind)
     return values.astype(missing)

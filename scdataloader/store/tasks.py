@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from scdataloader.kernels import gather
 from scdataloader.kernels.encode import first_unfit
 from scdataloader.store.claim import Claim
 from scdataloader.store.disk import writing
-from scdataloader.store.layout import Kind, ShardRecord
+from scdataloader.store.layout import Kind
 from scdataloader.store.plan import save_record
 from scdataloader.store.shard import ShardWriter
 from scdataloader.store.table_writer import whole_obs, write_table
@@ -46,10 +46,13 @@ class Place:
 class Task(Protocol):
     """Something that writes one file."""
 
-    place: Place
-    """Where."""
-    path: str
-    """The file."""
+    @property
+    def place(self) -> Place:
+        """Where."""
+
+    @property
+    def path(self) -> str:
+        """The file."""
 
     @property
     def n_cells(self) -> int:
@@ -137,7 +140,9 @@ class EncodeCells:
         cell, gene = first + int(np.searchsorted(rows.indptr, at, side="right")) - 1, int(rows.indices[at])
         found = f"{name}: {rows.data[at]!s} at cell {cell}, gene {gene} ({self.source.var.index[gene]})"
         if self.kind == "float32":
-            return ValueError(f"{found} is no float32 number, which a store keeps exactly; round values to float32 first")
+            return ValueError(
+                f"{found} is no float32 number, which a store keeps exactly; round values to float32 first"
+            )
         if rows.data[at] > 0 and rows.data[at] == np.floor(rows.data[at]):
             return ValueError(f"{found} is more than the {_LARGEST:,} that a count in a store can be")
         return NotCountsError(
@@ -264,7 +269,7 @@ def _summed(rows: CSRMatrix) -> CSRMatrix | None:
         return None
     whole = rows.data.dtype.kind in "iu"
     data = rows.data.astype(np.promote_types(rows.data.dtype, np.int64) if whole else rows.data.dtype)
-    indptr, indices = rows.indptr.copy(), rows.indices.astype(np.int64)
+    indptr, indices = rows.indptr.copy(), rows.indices.astype(np.int32)
     gather.sort_rows(indptr, indices, data)
     return CSRMatrix(indptr=indptr, indices=indices[: indptr[-1]], data=data[: indptr[-1]])
 

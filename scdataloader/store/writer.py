@@ -3,47 +3,32 @@
 from __future__ import annotations
 
 import logging
-import re
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from hashlib import blake2b
+from dataclasses import dataclass
 from pathlib import Path
 
 from scdataloader.errors import StoreWriteError
-from scdataloader.store.claim import LOCK, Claim, claimed
+from scdataloader.store.claim import Claim, claimed
+from scdataloader.store.decision import is_done, layout_of, plan_of
 from scdataloader.store.disk import writing
-from scdataloader.store.layout import (
-    MANIFEST,
-    PARTIAL,
-    VERSION,
-    FileRecord,
-    Manifest,
-    ShardRecord,
-    SourceRecord,
-    file_record,
-    sync_folder,
-)
-from scdataloader.store.plan import PLAN, UNORDERED, Plan, load_record
+from scdataloader.store.folder import FOLDERS, FolderState, clear
+from scdataloader.store.layout import VERSION, FileRecord, Manifest, ShardRecord, SourceRecord, file_record
+from scdataloader.store.plan import UNORDERED, Plan, load_record
 from scdataloader.store.pool import run_tasks, workers
 from scdataloader.store.progress import cells_bar
 from scdataloader.store.relayout import relayout_tasks
-from scdataloader.store.scan import Scan
+from scdataloader.store.scan import Options, Scanned, scan
 from scdataloader.store.table_writer import GeneList, write_table
-from scdataloader.store.tasks import EncodeCells, Place, Task, WriteObs
+from scdataloader.store.tasks import EncodeCells, Place, Task, WriteObs, nothing
+from scdataloader.types import Source
 
 logger = logging.getLogger(__name__)
 
-FOLDERS = ("obs", "var", "shards")
-_OWN_FILE = re.compile(r"[0-9a-f]{5,32}\.(parquet|cells|json)(\.partial|\.progress)?")
-"""All that a conversion writes into those folders."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Workers:
-    """Who does the work of a conversion."""
+class Help:
+    """Who does the work of a conversion, and who is told of it."""
 
     executor: Executor | None = None
     """Runs the tasks; None for processes of our own."""
@@ -53,5 +38,179 @@ class Workers:
     """Whether to show how far it is."""
 
 
-def write_store(folder: Path, scan: Scan, options: WriteOptions, workers: Workers) -> Written:
-    ...
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """What a conversion has done."""
+
+    manifest: Manifest
+    """Of the store."""
+    shards: tuple[ShardRecord, ...]
+    """The new ones among its shards; none where there was nothing to do."""
+    n_cells: int
+    """Cells of those that an earlier try had not finished."""
+
+
+def write_store(folder: Path, sources: Sequence[Source], options: Options, help_: Help) -> Written:
+    """Convert sources into the store in ``folder``, from wherever an earlier try has left it.
+
+    Raises:
+        FileExistsError: the folder holds something else, or a store, and sources are not to be appended.
+        FileNotFoundError: there is no store to append to.
+        ValueError: the sources or options are not those of the unfinished conversion in the folder, or cannot be
+            converted into this store; or a value cannot be kept: names the source, the cell and the gene.
+        RuntimeError: another conversion is writing there.
+        StoreWriteError: the disk is full, or not to be written to.
+    """
+    state = FolderState.of(folder)
+    layout = layout_of(state, options)
+    scanned = scan(sources, layout, options.cells_per_shard)
+    done = is_done(state, scanned, options)
+    if done and state.is_cleared and state.manifest is not None:
+        return Written(manifest=state.manifest, shards=(), n_cells=0)
+    with claimed(folder) as claim:
+        state = FolderState.of(folder)  # another conversion may have ended while this one waited for it
+        if not state.is_cleared:
+            clear(folder, state.manifest)
+        if is_done(state, scanned, options) and state.manifest is not None:
+            return Written(manifest=state.manifest, shards=(), n_cells=0)
+        plan = plan_of(state, scanned, options, layout)
+        return _Conversion(state, plan, scanned, help_, claim).run()
+
+
+class _Conversion:
+    """A conversion that nobody else works at."""
+
+    def __init__(self, state: FolderState, plan: Plan, scanned: Sequence[Scanned], help_: Help, claim: Claim) -> None:
+        self._folder, self._before, self._goes_on = state.folder, state.manifest, state.plan is not None
+        self._plan, self._scanned, self._help, self._claim = plan, scanned, help_, claim
+        self._n_cells = 0
+
+    def run(self) -> Written:
+        """Do what is not done."""
+        folder, plan = self._folder, self._plan
+        if not self._goes_on:
+            clear(folder, self._before)
+            plan.save(folder)
+        try:
+            manifest = self._manifest(self._shards())
+            with writing(folder):
+                manifest.save(folder)
+        except BaseException as error:
+            kept = self._kept()
+            if isinstance(error, StoreWriteError):
+                raise StoreWriteError(error.errno, f"{error.strerror}; {kept}") from error
+            error.add_note(kept)
+            raise
+        clear(folder, manifest)
+        new = manifest.shards[plan.first_shard :]
+        return Written(manifest=manifest, shards=new, n_cells=self._n_cells)
+
+    def _shards(self) -> list[ShardRecord]:
+        """Write all new files but the manifest."""
+        is_ordered = self._plan.layout == "source"
+        base = self._folder if is_ordered else self._folder / UNORDERED
+        with writing(self._folder):
+            for parent in {self._folder, base}:
+                for name in FOLDERS:
+                    (parent / name).mkdir(parents=True, exist_ok=True)
+        self._write_genes()
+        records = self._do("converting", self._encoding(self._place(base)))
+        if is_ordered:
+            return records
+        n_genes = [len(one.rank) for one in self._scanned]
+        tasks = relayout_tasks(self._place(self._folder), base, self._plan, records, n_genes)
+        return self._do("ordering", tasks)
+
+    def _place(self, base: Path) -> Place:
+        return Place(folder=base, claim=self._claim, plan=self._plan.digest)
+
+    def _encoding(self, place: Place) -> list[Task]:
+        plan = self._plan
+        # Tables come first: a column that cannot be kept should not be found out at the end of a long conversion.
+        tasks: list[Task] = [
+            WriteObs(place=place, path=plan.obs_path(i), source=one.source) for i, one in enumerate(self._scanned)
+        ]
+        return tasks + [
+            EncodeCells(
+                place=place,
+                path=plan.shard_path(i),
+                source=self._scanned[shard.source].source,
+                number=plan.first_source + shard.source,
+                first=shard.first,
+                last=shard.last,
+                kind=plan.kind,
+                rank=self._scanned[shard.source].rank,
+            )
+            for i, shard in enumerate(plan.shards)
+        ]
+
+    def _do(self, what: str, tasks: Sequence[Task]) -> list[ShardRecord]:
+        """Do the tasks that are not done; the records of all shards that they write."""
+        missing = [task for task in tasks if not self._is_done(task)]
+        total, left = sum(task.n_cells for task in tasks), sum(task.n_cells for task in missing)
+        helpers = workers(self._help.executor, self._help.n_processes, len(missing))
+        if missing:
+            with cells_bar(what, total, total - left, shown=self._help.shown) as told, helpers as executor:
+                run_tasks(missing, executor, self._claim, told)
+        self._n_cells = max(self._n_cells, left)
+        return [record for task in tasks if (record := self._record(task)) is not None]
+
+    def _is_done(self, task: Task) -> bool:
+        return (task.place.folder / task.path).exists() and (task.n_cells == 0 or self._record(task) is not None)
+
+    def _record(self, task: Task) -> ShardRecord | None:
+        return load_record(task.place.folder, task.path, self._plan.digest) if task.n_cells else None
+
+    def _write_genes(self) -> None:
+        there = {} if self._before is None else self._before.genes
+        written = set(there)
+        for one in self._scanned:
+            digest = one.planned.genes
+            path = f"var/{digest}.parquet"
+            if digest not in written and not (self._folder / path).exists():
+                write_table(self._folder, path, GeneList.of(one.source).table, one.planned.name)
+                getattr(one.source, "forget", nothing)()
+            written.add(digest)
+
+    def _manifest(self, shards: Sequence[ShardRecord]) -> Manifest:
+        """Of the store with what was added."""
+        before, plan = self._before, self._plan
+        genes = dict(before.genes) if before is not None else {}
+        for source in plan.sources:
+            if source.genes not in genes:
+                genes[source.genes] = self._file(f"var/{source.genes}.parquet")
+        sources = tuple(
+            SourceRecord(
+                name=source.name,
+                fingerprint=source.fingerprint,
+                n_cells=source.n_cells,
+                kind=plan.kind,
+                genes=source.genes,
+                obs=self._file(plan.obs_path(i)),
+                uns_organism=source.uns_organism,
+            )
+            for i, source in enumerate(plan.sources)
+        )
+        return Manifest(
+            version=VERSION,
+            layout=plan.layout,
+            sources=(*(before.sources if before is not None else ()), *sources),
+            genes=genes,
+            shards=(*(before.shards if before is not None else ()), *shards),
+        )
+
+    def _file(self, path: str) -> FileRecord:
+        return file_record(self._folder, path)
+
+    def _kept(self) -> str:
+        """What is left of a conversion that has failed; nothing, where no shard was finished."""
+        folder, plan = self._folder, self._plan
+        base = folder if plan.layout == "source" else folder / UNORDERED
+        n_done = sum(load_record(base, plan.shard_path(i), plan.digest) is not None for i in range(len(plan.shards)))
+        if not n_done:
+            clear(folder, self._before)
+            return "nothing of it was kept"
+        return (
+            f"{n_done} of {len(plan.shards)} shards are finished and were kept in {base}: give the same command again "
+            "to go on"
+        )
