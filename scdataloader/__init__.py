@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scdataloader.alignment import GeneAlignment
+    from scdataloader.class_index import ClassIndex
     from scdataloader.collate import Dense, SelectedGenes, Sparse
     from scdataloader.collection import Collection
     from scdataloader.conversion import convert
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from scdataloader.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
     from scdataloader.sources import open_source
     from scdataloader.splits import Split
+    from scdataloader.store.reader import Store
     from scdataloader.tally import Tally
     from scdataloader.transforms import Log1p, Normalize, QuantileBins
     from scdataloader.types import CellBatch, Collate, CSRRows, Sampler, Source, Transform
@@ -27,6 +29,7 @@ __all__ = [
     "CSRRows",
     "CellBatch",
     "CellDataset",
+    "ClassIndex",
     "Collate",
     "Collection",
     "DataModule",
@@ -46,6 +49,7 @@ __all__ = [
     "Source",
     "Sparse",
     "Split",
+    "Store",
     "Tally",
     "Transform",
     "WeightedSampler",
@@ -56,6 +60,7 @@ __all__ = [
 # Modules are imported when a name of theirs is first used: torch takes seconds, and reading a file does not need it.
 _NAMES = {
     "alignment": "GeneAlignment",
+    "class_index": "ClassIndex",
     "collate": "Dense SelectedGenes Sparse",
     "collection": "Collection",
     "conversion": "convert",
@@ -67,6 +72,7 @@ _NAMES = {
     "samplers": "SequentialSampler ShuffleSampler WeightedSampler",
     "sources": "open_source",
     "splits": "Split",
+    "store.reader": "Store",
     "tally": "Tally",
     "transforms": "Log1p Normalize QuantileBins",
     "types": "CSRRows CellBatch Collate Sampler Source Transform",

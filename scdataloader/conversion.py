@@ -171,6 +171,6 @@ def _executor(address: str | None) -> Iterator[Executor | None]:
     try:
         client_of: Any = import_module("distributed").Client
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("--dask wants dask.distributed: pip install 'scdataloader[dask]'") from error
+        raise RuntimeError("--dask wants dask.distributed: pip install 'scdataloader[dask]'") from error
     with client_of(address) as client:
         yield client.get_executor()

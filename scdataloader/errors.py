@@ -25,6 +25,10 @@ class StoreFormatError(SourceFormatError):
     """A store is unfinished, damaged, or none."""
 
 
+class UnfitError(ScDataLoaderError, ValueError):
+    """A store cannot keep a value, a column or a list of genes as it is."""
+
+
 class StoreWriteError(ScDataLoaderError, OSError):
     """A file of a store cannot be written: the disk is full, a quota is used up, the folder is not writable."""
 

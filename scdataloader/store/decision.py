@@ -1,4 +1,4 @@
-"""What a command means for the folder that it names: a new store, more of one, the rest of one, nothing, or a refusal."""
+"""What a command means for the folder it names: a new store, more of one, the rest of one, nothing, or a refusal."""
 
 from __future__ import annotations
 

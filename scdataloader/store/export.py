@@ -24,7 +24,7 @@ from scdataloader.store.reader import Store, StoreSource
 
 Form = Literal["h5ad", "zarr"]
 _SUFFIXES = (".h5ad", ".zarr")
-_CHUNK = 1 << 20
+_CHUNK = 1 << 19
 """Values in a chunk of a zarr array."""
 _UNFIT = re.compile(r"[^\w.+-]|^\.")
 """What the name of a file does not get from the name of a source, so that none leads elsewhere."""
@@ -36,7 +36,7 @@ def export(
     *,
     source: int | str | None = None,
     form: Form | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> list[Path]:
     """Write sources of a store as AnnData files that equal what it was made from; returns their paths.
 
@@ -48,7 +48,7 @@ def export(
         out: A file that ends in ``.h5ad`` or ``.zarr``, for one source; else a folder, for files named as the sources.
         source: Which source, by name or number; None takes all.
         form: "h5ad" or "zarr"; None says the ending of ``out``, or else "h5ad".
-        progress: Whether to show a bar on standard error.
+        progress: Whether to show a bar on standard error; None to show it on a terminal.
 
     Raises:
         FileExistsError: a file is there already; nothing has been written.
@@ -64,7 +64,8 @@ def export(
         if path.exists():
             raise FileExistsError(f"{path} exists already; remove it, or choose another name")
     n_bytes = 8 * sum(shard.n_values for shard in opened.manifest.shards)
-    with progress_bar("exporting", n_bytes, shown=progress) as advance:
+    shown = sys.stderr.isatty() if progress is None else progress
+    with progress_bar("exporting", n_bytes, shown=shown) as advance:
         for path, one in zip(paths, sources, strict=True):
             original = Original.of(one)
             with writing(path):
@@ -159,7 +160,8 @@ def main(args: Sequence[str]) -> None:
     add("--out", required=True, metavar="PATH", help="a folder; or, for one source, a file that ends in .h5ad or .zarr")
     add("--source", metavar="NAME", help="only this source, by its name, or by its number from 0; default: all")
     add("--format", choices=("h5ad", "zarr"), help="default: as the ending of PATH says, or else h5ad")
+    add("--progress", action=argparse.BooleanOptionalAction, help="default: on a terminal")
     options = parser.parse_args(args)
     source = int(options.source) if (options.source or "").isdecimal() else options.source
-    for path in export(options.store, options.out, source=source, form=options.format, progress=sys.stderr.isatty()):
-        sys.stdout.write(f"{path}\n")
+    paths = export(options.store, options.out, source=source, form=options.format, progress=options.progress)
+    sys.stdout.write("".join(f"{path}\n" for path in paths))

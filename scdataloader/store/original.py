@@ -18,7 +18,7 @@ from scdataloader.store.reader import Store, StoreSource
 from scdataloader.store.shard import WHY
 from scdataloader.store.tables import POSITION, ROW, order_of
 
-_BLOCK = 1 << 24
+_BLOCK = 1 << 22
 """Values that are unpacked at once, unless a single cell has more."""
 _EXACT_IN_FLOAT32 = 1 << 24
 """Up to here float32 has every whole number."""

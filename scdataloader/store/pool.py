@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
 
+from scdataloader.errors import ScDataLoaderError
 from scdataloader.store.claim import Claim
 from scdataloader.store.tasks import Task, noted_cells, run_task
 
@@ -54,6 +55,9 @@ def run_tasks(tasks: Sequence[Task], executor: Executor, claim: Claim, told: Cal
         while pending:
             done, pending = wait(pending, timeout=_SECONDS_PER_LOOK, return_when=FIRST_EXCEPTION)
             for future in done:
+                error = future.exception()
+                if isinstance(error, ScDataLoaderError):
+                    raise error  # noqa: TRY301 (from here, it reads as an error of this process)
                 future.result()
                 n_done += task_of[future].n_cells
             told(n_done + sum(noted_cells(task_of[future].place.folder, task_of[future].path) for future in pending))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +19,8 @@ from rich.progress import (
 )
 from rich.progress import Task as RichTask
 from rich.text import Text
+
+_SECONDS_PER_LINE = 10
 
 Advance = Callable[[int], None]
 """Told how many more bytes are done; from any thread."""
@@ -39,9 +43,16 @@ def progress_bar(what: str, n_bytes: int, *, shown: bool) -> Iterator[Advance]:
 
 @contextmanager
 def cells_bar(what: str, n_cells: int, n_done: int, *, shown: bool) -> Iterator[Advance]:
-    """A bar from ``n_done`` to ``n_cells``, with cells per second and the time left; told how many are done in all."""
+    """A bar from ``n_done`` to ``n_cells``, with cells per second and the time left; told how many more are done in all.
+
+    Where standard error is no terminal, it is a line of text now and then.
+    """
+    console = Console(stderr=True)
+    if shown and not console.is_terminal:
+        yield _Lines(console, what, n_cells, n_done)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), _Cells(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bar:
+    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
         task = bar.add_task(what, total=n_cells, completed=n_done)
         yield lambda done: bar.update(task, completed=n_done + done)
 
@@ -53,3 +64,25 @@ class _Cells(ProgressColumn):
         """As text."""
         speed = "" if task.speed is None else f", {task.speed:,.0f} cells/s"
         return Text(f"{task.completed:,.0f}/{task.total or 0:,.0f} cells{speed}")
+
+
+class _Lines:
+    """The same for a file."""
+
+    def __init__(self, console: Console, what: str, n_cells: int, n_before: int) -> None:
+        self._console, self._what, self._n_cells, self._n_before = console, what, n_cells, n_before
+        self._start = time.monotonic()
+        self._last = -_SECONDS_PER_LINE
+
+    def __call__(self, done: int) -> None:
+        seconds = time.monotonic() - self._start
+        if seconds - self._last >= _SECONDS_PER_LINE or self._n_before + done == self._n_cells:
+            self._last = seconds
+            left = self._n_cells - self._n_before - done
+            time_left = f", {timedelta(seconds=round(left * seconds / done))} left" if done else ""
+            self._console.print(
+                f"{self._what}: {self._n_before + done:,}/{self._n_cells:,} cells, {done / max(seconds, 1e-9):,.0f} cells/s"
+                f"{time_left}",
+                soft_wrap=True,
+                highlight=False,
+            )

@@ -23,6 +23,7 @@ import os
 import struct
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
@@ -147,10 +148,9 @@ class ShardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        try:
-            self._file.close()  # writes what is buffered, for which there may be no room
-        finally:
-            self._partial.unlink(missing_ok=True)
+        with suppress(OSError):  # closing writes what is buffered, for which there may be no room
+            self._file.close()
+        self._partial.unlink(missing_ok=True)
 
 
 class MappedShards:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from scdataloader.errors import UnfitError
 from scdataloader.store.disk import writing
 from scdataloader.store.layout import FileRecord, file_record, opened_atomically
 from scdataloader.store.tables import CATEGORIES, POSITION, ROW
@@ -43,7 +44,7 @@ class GeneList:
         """Sort the genes of a source by their ids, as Python orders text.
 
         Raises:
-            ValueError: ids occur twice; names some.
+            UnfitError: ids occur twice; names some.
         """
         table = source.var
         ids = np.array([str(gene) for gene in table.index], object)
@@ -66,14 +67,14 @@ def _position(table: pd.DataFrame, name: str) -> NDArray[np.int64]:
         return np.arange(len(table))
     position = table[POSITION].to_numpy()
     if position.dtype.kind not in "iu" or not np.array_equal(np.sort(position), np.arange(len(table))):
-        raise ValueError(f"{name} has a var column {POSITION!r}, a name that stores use: rename it")
+        raise UnfitError(f"{name} has a var column {POSITION!r}, a name that stores use: rename it")
     return position.astype(np.int64)
 
 
 def _refuse_repeated(name: str, ids: NDArray[Any]) -> None:
     repeated = sorted(set(ids[1:][ids[1:] == ids[:-1]]))
     if repeated:
-        raise ValueError(
+        raise UnfitError(
             f"{name} has {len(repeated)} gene ids more than once, {', '.join(repeated[:_N_SHOWN])} among them; a store "
             "numbers genes by their ids: write the file with ids that occur once (`adata.var_names_make_unique()`, or "
             "`adata.var_names = adata.var[<a column of unique ids>]`)"
@@ -92,7 +93,7 @@ def write_table(folder: Path, path: str, frame: pd.DataFrame, name: str) -> File
     """Write the table of a source to ``path`` (``obs/…`` or ``var/…``) of a store; its index and dtypes are kept.
 
     Raises:
-        ValueError: it has a column that parquet cannot hold, or of a name that the store uses; names it and the source.
+        UnfitError: it has a column that parquet cannot hold, or of a name that the store uses; names it and the source.
         StoreWriteError: the file cannot be written.
     """
     return write_arrow(folder, path, _to_arrow(frame, path.partition("/")[0], name))
@@ -112,18 +113,19 @@ def write_arrow(folder: Path, path: str, table: pa.Table) -> FileRecord:
 
 def _to_arrow(frame: pd.DataFrame, kind: str, name: str) -> pa.Table:
     if ROW in frame:
-        raise ValueError(f"{name} has an {kind} column {ROW!r}, a name that stores use: rename it")
+        raise UnfitError(f"{name} has an {kind} column {ROW!r}, a name that stores use: rename it")
     kept: dict[str, Any] = {}
     for column, values in frame.items():
         dtype = values.dtype
-        if isinstance(dtype, pd.CategoricalDtype) and not _are_text(dtype.categories):
+        # Categories of text that are there are the only ones that parquet keeps.
+        if isinstance(dtype, pd.CategoricalDtype) and not (len(frame) and _are_text(dtype.categories)):
             kept[str(column)] = _described(str(column), dtype, kind, name)
             frame = frame.assign(**{str(column): _without_categories(values)})
     try:
         table = pa.Table.from_pandas(frame, preserve_index=True)
         pq.write_table(table.slice(0, 0), io.BytesIO())
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise ValueError(_unfit_column(frame, kind, name)) from error
+        raise UnfitError(_unfit_column(frame, kind, name)) from error
     if kept:
         table = table.replace_schema_metadata({**table.schema.metadata, CATEGORIES: json.dumps(kept).encode()})
     return table
@@ -134,10 +136,10 @@ def _are_text(categories: pd.Index) -> bool:
 
 
 def _described(column: str, dtype: pd.CategoricalDtype, kind: str, name: str) -> dict[str, Any]:
-    """Categories that are no text, which parquet would forget."""
+    """Categories that parquet would forget."""
     categories = dtype.categories
-    if len(categories) and categories.dtype.kind not in _KINDS_OF_CATEGORIES:
-        raise ValueError(
+    if len(categories) and categories.dtype.kind not in _KINDS_OF_CATEGORIES and not _are_text(categories):
+        raise UnfitError(
             f"{name}: the categories of {kind} column {column!r} are {categories.dtype}, where text, numbers or "
             f"booleans can be kept; {_as_text(kind, column)}"
         )

@@ -22,7 +22,7 @@ ROW = "__row__"
 """Column of a cell table, where the store has the cells in another order: where the cell was in its source."""
 
 CATEGORIES = b"scdataloader.categories"
-"""Metadata of a file: the categories of columns whose categories are no text, which parquet itself does not keep."""
+"""Metadata of a file: the categories of columns that parquet itself does not keep, as it does text."""
 
 _DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """What parquet and pandas raise of bytes that are no table."""

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.errors import NotCountsError
+from scdataloader.errors import NotCountsError, UnfitError
 from scdataloader.kernels import gather
 from scdataloader.kernels.encode import first_unfit
 from scdataloader.store.claim import Claim
@@ -104,7 +104,7 @@ class EncodeCells:
 
         Raises:
             NotCountsError: a value is no count, where only counts are kept.
-            ValueError: a value does not fit; names the source, the cell and the gene.
+            UnfitError: a value does not fit; names the source, the cell and the gene.
             StoreWriteError: the shard cannot be written.
         """
         source, folder, n_genes = self.source, self.place.folder, len(self.rank)
@@ -132,19 +132,19 @@ class EncodeCells:
                 raise self._in_words(rows, first, error) from error
             self._append(writer, summed, first)
 
-    def _in_words(self, rows: CSRMatrix, first: int, error: ValueError) -> ValueError:
+    def _in_words(self, rows: CSRMatrix, first: int, error: ValueError) -> UnfitError | NotCountsError:
         """What is wrong with cells from number ``first`` on, which could not be appended."""
         name, at = self.source.name, first_unfit(rows.data, self.kind == "counts")
         if at < 0:
-            return ValueError(f"{name}, among cells {first} to {first + len(rows.indptr) - 2}: {error}")
+            return UnfitError(f"{name}, among cells {first} to {first + len(rows.indptr) - 2}: {error}")
         cell, gene = first + int(np.searchsorted(rows.indptr, at, side="right")) - 1, int(rows.indices[at])
         found = f"{name}: {rows.data[at]!s} at cell {cell}, gene {gene} ({self.source.var.index[gene]})"
         if self.kind == "float32":
-            return ValueError(
+            return UnfitError(
                 f"{found} is no float32 number, which a store keeps exactly; round values to float32 first"
             )
         if rows.data[at] > 0 and rows.data[at] == np.floor(rows.data[at]):
-            return ValueError(f"{found} is more than the {_LARGEST:,} that a count in a store can be")
+            return UnfitError(f"{found} is more than the {_LARGEST:,} that a count in a store can be")
         return NotCountsError(
             f"{found} is no count: name the matrix that holds counts with counts=..., or pass values='any' to keep "
             "float32 values as they are"
@@ -168,13 +168,13 @@ class WriteObs:
         """Write the file.
 
         Raises:
-            ValueError: it has a column that cannot be kept, or is of another length than the source.
+            UnfitError: it has a column that cannot be kept, or is of another length than the source.
             StoreWriteError: it cannot be written.
         """
         with of_source(self.source, 0, self.source.n_obs):
             frame = whole_obs(self.source)
         if len(frame) != self.source.n_obs:
-            raise ValueError(f"{self.source.name} has {self.source.n_obs:,} cells, but {len(frame):,} rows in its obs")
+            raise UnfitError(f"{self.source.name} has {self.source.n_obs:,} cells, but {len(frame):,} rows in its obs")
         write_table(self.place.folder, self.path, frame, self.source.name)
 
 

@@ -38,12 +38,12 @@ class Verified:
     """Files in the folder that are not the store's, such as the rest of an interrupted conversion; sorted."""
 
 
-def verify(path: str | os.PathLike[str], *, progress: bool = False) -> Verified:
+def verify(path: str | os.PathLike[str], *, progress: bool | None = None) -> Verified:
     """Read a store whole and check every checksum and every rule of the format, shards in threads.
 
     Args:
         path: The store.
-        progress: Whether to show a bar on standard error.
+        progress: Whether to show a bar on standard error; None to show it on a terminal.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -56,7 +56,8 @@ def verify(path: str | os.PathLike[str], *, progress: bool = False) -> Verified:
     problems = list(manifest.contradictions(folder))
     if not problems:
         n_bytes = sum(file.n_bytes for file in manifest.files)
-        with progress_bar("verifying", n_bytes, shown=progress) as advance:
+        shown = sys.stderr.isatty() if progress is None else progress
+        with progress_bar("verifying", n_bytes, shown=shown) as advance:
             problems += _Check(folder, manifest, advance).problems()
     if problems:
         many = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -155,9 +156,10 @@ def main(args: Sequence[str]) -> None:
         prog="scdataloader verify", description="Read a store whole and check every checksum in it."
     )
     parser.add_argument("store", metavar="STORE", help="a folder that `scdataloader convert` made")
+    parser.add_argument("--progress", action=argparse.BooleanOptionalAction, help="default: on a terminal")
     options = parser.parse_args(args)
     start = time.perf_counter()
-    found = verify(options.store, progress=sys.stderr.isatty())
+    found = verify(options.store, progress=options.progress)
     seconds = time.perf_counter() - start
     sys.stdout.write(
         f"{options.store} is whole: {found.n_cells:,} cells, {found.n_values:,} values, {found.n_files:,} files, "

@@ -114,23 +114,26 @@ class _Conversion:
                 for name in FOLDERS:
                     (parent / name).mkdir(parents=True, exist_ok=True)
         self._write_genes()
-        records = self._do("converting", self._encoding(self._place(base)))
-        if is_ordered:
-            return records
-        n_genes = [len(one.rank) for one in self._scanned]
-        tasks = relayout_tasks(self._place(self._folder), base, self._plan, records, n_genes)
-        return self._do("ordering", tasks)
+        with workers(self._help.executor, self._help.n_processes, len(self._plan.shards)) as executor:
+            # Tables come first: a column that cannot be kept should not be found out at the end of a long conversion.
+            self._do("reading obs", self._tables(self._place(base)), executor)
+            records = self._do("converting", self._encoding(self._place(base)), executor)
+            if is_ordered:
+                return records
+            n_genes = [len(one.rank) for one in self._scanned]
+            tasks = relayout_tasks(self._place(self._folder), base, self._plan, records, n_genes)
+            return self._do("ordering", tasks, executor)
 
     def _place(self, base: Path) -> Place:
         return Place(folder=base, claim=self._claim, plan=self._plan.digest)
 
+    def _tables(self, place: Place) -> list[Task]:
+        plan = self._plan
+        return [WriteObs(place=place, path=plan.obs_path(i), source=one.source) for i, one in enumerate(self._scanned)]
+
     def _encoding(self, place: Place) -> list[Task]:
         plan = self._plan
-        # Tables come first: a column that cannot be kept should not be found out at the end of a long conversion.
-        tasks: list[Task] = [
-            WriteObs(place=place, path=plan.obs_path(i), source=one.source) for i, one in enumerate(self._scanned)
-        ]
-        return tasks + [
+        return [
             EncodeCells(
                 place=place,
                 path=plan.shard_path(i),
@@ -144,13 +147,12 @@ class _Conversion:
             for i, shard in enumerate(plan.shards)
         ]
 
-    def _do(self, what: str, tasks: Sequence[Task]) -> list[ShardRecord]:
+    def _do(self, what: str, tasks: Sequence[Task], executor: Executor) -> list[ShardRecord]:
         """Do the tasks that are not done; the records of all shards that they write."""
         missing = [task for task in tasks if not self._is_done(task)]
         total, left = sum(task.n_cells for task in tasks), sum(task.n_cells for task in missing)
-        helpers = workers(self._help.executor, self._help.n_processes, len(missing))
         if missing:
-            with cells_bar(what, total, total - left, shown=self._help.shown) as told, helpers as executor:
+            with cells_bar(what, total, total - left, shown=self._help.shown and total > 0) as told:
                 run_tasks(missing, executor, self._claim, told)
         self._n_cells = max(self._n_cells, left)
         return [record for task in tasks if (record := self._record(task)) is not None]

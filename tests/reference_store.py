@@ -1,0 +1,179 @@
+"""A reader of stores in plain Python, written from docs/store.md alone: what it cannot read, that page does not say.
+
+Slow, and strict: it refuses what breaks any rule of the page.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+M = 2**64 - 1
+GAMMA, PRIME = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
+
+
+def mix(x: int) -> int:
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & M
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & M
+    return x ^ x >> 31
+
+
+def checksum(w: tuple[int, ...], cell: int) -> int:
+    seed = mix(cell + GAMMA & M)
+    a, b, c, d = seed, seed + GAMMA & M, seed ^ GAMMA, seed ^ M
+    a = (a ^ w[0] >> 32) * PRIME & M
+    k = 1
+    while k + 4 <= len(w):
+        b = (b ^ w[k]) * PRIME & M
+        c = (c ^ w[k + 1]) * PRIME & M
+        d = (d ^ w[k + 2]) * PRIME & M
+        a = (a ^ w[k + 3]) * PRIME & M
+        k += 4
+    for word in w[k:]:
+        b = (b ^ word) * PRIME & M
+    return mix(a ^ mix(b ^ mix(c ^ mix(d)))) % 2**32
+
+
+@dataclass
+class Cells:
+    """A source, its cells in the order of the store, its genes in that of its gene table."""
+
+    name: str
+    kind: str
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    cells: list[dict[int, float]] = field(default_factory=list)
+    """{gene: value} of each cell, genes ascending."""
+
+
+def read_store(folder: Path) -> list[Cells]:
+    """All sources of a store."""
+    content = (folder / "manifest.json").read_bytes()
+    end = content[-35:]
+    assert re.fullmatch(rb'[0-9a-f]{32}"\n}', end)
+    assert end[:32].decode() == digest(content[:-35])
+    manifest = json.loads(content.decode("ascii"))
+    assert set(manifest) == {"version", "layout", "sources", "genes", "shards", "manifest"}
+    assert manifest["version"] == 1
+    sources = [
+        Cells(
+            name=source["name"],
+            kind=source["kind"],
+            obs=read_table(folder, source["obs"]),
+            var=read_table(folder, manifest["genes"][source["genes"]]),
+        )
+        for source in manifest["sources"]
+    ]
+    for shard in manifest["shards"]:
+        read_shard(folder, shard, sources)
+    for source, said in zip(sources, manifest["sources"], strict=True):
+        assert len(source.cells) == len(source.obs) == said["n_cells"]
+        assert list(source.var.index) == sorted(source.var.index)
+        assert sorted(source.var["__position__"]) == list(range(len(source.var)))
+        assert ("__row__" in source.obs) == (manifest["layout"] != "source")
+        if "__row__" in source.obs:
+            assert sorted(source.obs["__row__"]) == list(range(len(source.obs)))
+    return sources
+
+
+def digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def read_file(folder: Path, file: dict[str, Any], pattern: str) -> bytes:
+    assert re.fullmatch(pattern, file["path"])
+    content = (folder / file["path"]).read_bytes()
+    assert len(content) == file["n_bytes"]
+    assert digest(content) == file["checksum"]
+    return content
+
+
+def read_table(folder: Path, file: dict[str, Any]) -> pd.DataFrame:
+    read_file(folder, file, r"(obs|var)/[0-9a-f]{5,32}\.parquet")
+    frame = pd.read_parquet(folder / file["path"])
+    described = pq.read_schema(folder / file["path"]).metadata.get(b"scdataloader.categories", b"{}")
+    for column, said in json.loads(described).items():
+        categories = pd.Index(said["categories"], dtype=said["dtype"])
+        frame[column] = pd.Categorical(frame[column], categories=categories, ordered=said["ordered"])
+    return frame
+
+
+def read_shard(folder: Path, shard: dict[str, Any], sources: list[Cells]) -> None:
+    """Append the cells of a shard to their sources."""
+    content = read_file(folder, shard["file"], r"shards/[0-9a-f]{5,32}\.cells")
+    magic, version, flags = struct.unpack("<8sII", content[:16])
+    assert (magic, version) == (b"SCDCELLS", 1)
+    floats, mixed = flags & 1, flags >> 1
+    assert mixed == (shard["source"] is None)
+    before, n, n_values, n_genes, index = struct.unpack("<16sQQQQ", content[-48:])
+    assert (n, n_values) == (shard["n_cells"], shard["n_values"])
+    assert digest(content[index:]) == shard["index"]
+    assert digest(content[:index]) == before.hex()
+    at = index
+    offsets = struct.unpack(f"<{n + 1}Q", content[at : at + 8 * (n + 1)])
+    at += 8 * (n + 1)
+    tables = []
+    for _ in range(1 + mixed):
+        table = struct.unpack(f"<{n + n % 2}I", content[at : at + 4 * (n + n % 2)])
+        assert not any(table[n:])
+        tables.append(table[:n])
+        at += 4 * (n + n % 2)
+    assert at == len(content) - 48
+    assert (offsets[0], offsets[-1]) == (16, index)
+    assert sum(tables[0]) == n_values
+    of_cell = tables[1] if mixed else [shard["source"]] * n
+    for cell, number in enumerate(of_cell):
+        source = sources[number]
+        assert floats == (source.kind == "float32")
+        assert n_genes == (0 if mixed else len(source.var))
+        found = read_record(content[offsets[cell] : offsets[cell + 1]], cell, floats)
+        assert len(found) == tables[0][cell]
+        assert all(gene < len(source.var) for gene in found)
+        source.cells.append(found)
+
+
+def read_record(record: bytes, cell: int, floats: int) -> dict[int, float]:
+    """{gene: value} of a cell."""
+    stated, n, n_gaps, last = struct.unpack("<IIII", record[:16])
+    assert stated == checksum(struct.unpack(f"<{len(record) // 8}Q", record), cell)
+    n_large, width = last % 2**30, last >> 30
+    assert floats == (width == 3)
+    assert n_large == 0 or width < 2
+    at = 16
+    exceptions = []
+    for many in (n_gaps, n_large):
+        pairs = dict(struct.iter_unpack("<II", record[at : at + 8 * many]))
+        assert list(pairs) == sorted(pairs)
+        assert len(pairs) == many
+        assert all(place < n for place in pairs)
+        exceptions.append(pairs)
+        at += 8 * many
+    long_gaps, large = exceptions
+    letter = "BHIf"[width]
+    values = list(struct.unpack(f"<{n}{letter}", record[at : at + struct.calcsize(letter) * n]))
+    at += struct.calcsize(letter) * n
+    gaps = record[at : at + n]
+    assert len(gaps) == n
+    assert record[at + n :] == bytes(-(at + n) % 8)
+    for place, value in large.items():
+        assert values[place] == 0
+        assert value >= 256 ** (width + 1)
+        values[place] = value
+    assert all(values)
+    found = {}
+    gene = -1
+    for place in range(n):
+        more = long_gaps.get(place, 0)
+        assert more % 256 == 0
+        gene += 1 + gaps[place] + more
+        found[gene] = values[place]
+    assert all(long_gaps.values())
+    return found
