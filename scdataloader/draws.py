@@ -110,14 +110,15 @@ class QuotaDraws:
             self._check_enough(float(self._sums[-1]))
 
     def _check_enough(self, total: float) -> None:
-        n_cells, heaviest = int(np.count_nonzero(self._weights)), int(np.argmax(self._weights))
+        n_cells, most = int(np.count_nonzero(self._weights)), float(self._weights.max())
         if 0 < n_cells < self._num_samples:
             raise ValueError(
                 f"{self._num_samples:,} draws without replacement, but only {n_cells:,} cells have a weight; draw at "
                 "most as many, draw with replacement, or give classes, whose cells come again once all have come"
             )
-        times = self._num_samples * float(self._weights[heaviest]) / total if total else 0.0
+        times = self._num_samples * most / total if total else 0.0
         if times > 1 + _ROUNDING:
+            heaviest = int(np.argmax(self._weights))
             raise ValueError(
                 f"cell {heaviest} would have to come {times:.3g} times in {self._num_samples:,} draws for its share, "
                 f"but draws are without replacement; draw at most {int(self._num_samples / times):,}, lower its "

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.random import below, philox, unit
 
-GROUP = 16
+GROUP = 8
 """Cells of one class whose weights are summed up, so that a draw searches sums of groups and then one group."""
 
-_AT_ONCE = 256
-# Draws that are taken a step further together: at each step one draw waits for memory, many wait for it side by side.
+_AT_ONCE = 64
+# Draws that are taken a step further together. Where a step reads memory, it is a loop that does nothing else: one draw
+# waits for memory, many wait for it side by side, unless a branch that depends on what is read stops the next ones.
 
 
 @nb.njit(nogil=True, cache=True)
@@ -105,11 +106,15 @@ def draw_alike(
     class of all cells). Position p uses the two words of ``philox(key, p, 0)``: the first for the class, the second for
     the cell.
     """
-    for i in range(len(out)):
-        for_class, for_cell = philox(key, np.uint64(start + i), np.uint64(0))
-        code = first_above_share(mass, guide, unit(for_class))
-        k = starts[code] + below(for_cell, starts[code + 1] - starts[code])
-        out[i] = cells[k] if len(cells) else k
+    for begin in range(0, len(out), _AT_ONCE):
+        end = min(begin + _AT_ONCE, len(out))
+        for i in range(begin, end):
+            for_class, for_cell = philox(key, np.uint64(start + i), np.uint64(0))
+            code = first_above_share(mass, guide, unit(for_class))
+            out[i] = starts[code] + below(for_cell, starts[code + 1] - starts[code])
+        if len(cells):
+            for i in range(begin, end):
+                out[i] = cells[out[i]]
 
 
 @nb.njit(nogil=True, cache=True)
@@ -135,6 +140,10 @@ def draw_weighted(
     code = np.empty(_AT_ONCE, np.int64)
     group = np.empty(_AT_ONCE, np.int64)
     target = np.empty(_AT_ONCE, np.float64)
+    before = np.empty(_AT_ONCE, np.float64)
+    end = np.empty(_AT_ONCE, np.int64)
+    member = np.empty((_AT_ONCE, GROUP), np.int64)
+    weight = np.empty((_AT_ONCE, GROUP), np.float64)
     for begin in range(0, len(out), _AT_ONCE):
         n = min(_AT_ONCE, len(out) - begin)
         for i in range(n):
@@ -143,30 +152,49 @@ def draw_weighted(
             u = unit(for_cell)
             code[i] = c
             target[i] = u * sums[first[c + 1] - 1]
-            group[i] = guide[guide_start[c] + int(u * (guide_start[c + 1] - guide_start[c]))]
+            group[i] = guide_start[c] + int(u * (guide_start[c + 1] - guide_start[c]))
         for i in range(n):
-            c = code[i]
-            group[i] = first_above(sums, first[c], first[c + 1], group[i], target[i])
+            group[i] = guide[group[i]]
         for i in range(n):
-            low = first[code[i]]
-            before = sums[group[i] - 1] if group[i] > low else 0.0
-            k = starts[code[i]] + (group[i] - low) * GROUP
-            k = _member(cells, weights, k, min(k + GROUP, starts[code[i] + 1]), before, target[i])
-            out[begin + i] = cells[k] if len(cells) else k
+            before[i] = sums[group[i]]
+        for i in range(n):
+            low, high = first[code[i]], first[code[i] + 1]
+            place = first_above(sums, low, high, group[i], target[i])
+            before[i] = sums[place - 1] if place > low else 0.0
+            group[i], end[i] = starts[code[i]] + (place - low) * GROUP, starts[code[i] + 1]
+        _read_groups(cells, weights, group[:n], end[:n], member, weight)
+        for i in range(n):
+            n_members = min(GROUP, end[i] - group[i])
+            out[begin + i] = member[i, _chosen(weight[i], n_members, before[i], target[i])]
+
+
+@nb.njit(nogil=True, cache=True)
+def _read_groups(
+    cells: NDArray[np.integer],
+    weights: NDArray[np.floating],
+    first: NDArray[np.int64],
+    stop: NDArray[np.int64],
+    member: NDArray[np.int64],
+    weight: NDArray[np.float64],
+) -> None:
+    """The cells at places ``[first[i], first[i] + GROUP)`` of the class index, up to ``stop[i]``, and their weights."""
+    for i in range(len(first)):
+        for j in range(GROUP):
+            k = min(first[i] + j, stop[i] - 1)
+            member[i, j] = cells[k] if len(cells) else k
+    for i in range(len(first)):
+        for j in range(GROUP):
+            weight[i, j] = weights[member[i, j]]
 
 
 @nb.njit(inline="always", cache=True)
-def _member(
-    cells: NDArray[np.integer], weights: NDArray[np.floating], k: int, end: int, total: float, target: float
-) -> int:
-    """The first place in [k, end) of the class index whose running weight, from ``total`` on, is above ``target``."""
-    chosen = k
-    while k < end:
-        weight = weights[cells[k] if len(cells) else k]
-        total += weight
-        if weight > 0:
-            chosen = k
+def _chosen(weights: NDArray[np.float64], n: int, total: float, target: float) -> int:
+    """The first of ``n`` weights that takes a running sum from ``total`` above ``target``."""
+    chosen = 0
+    for j in range(n):
+        total += weights[j]
+        if weights[j] > 0:
+            chosen = j
             if total > target:
                 break
-        k += 1
     return chosen

@@ -75,13 +75,16 @@ def quota_members(
     """
     node = np.empty((_DEPTH, 5), np.int64)  # members [low, high), their quota, and of that the draws [begin, end)
     node[0] = (0, n_members, n, window * MIXED, min((window + 1) * MIXED, n))
-    scale = n / _mass_before(n_members, sums, weights)
+    mass = np.empty((_DEPTH, 2), np.float64)  # before the first member of a node, and before the first after it
+    mass[0] = (0.0, _mass_before(n_members, sums, weights))
+    scale = n / mass[0, 1]
     found = np.empty((MIXED, 2), np.int64)  # member, and its first turn here
     slots = np.empty(MIXED, np.int64)
     n_found, n_slots, top = 0, 0, 1
     while top:
         top -= 1
         low, high, quota, begin, end = node[top]
+        at_low, at_high = mass[top]
         if begin == end:
             continue
         if high - low == 1:
@@ -92,13 +95,16 @@ def quota_members(
             continue
         for_quota, for_turns = philox(key, np.uint64(low), np.uint64(high))
         middle = (low + high) >> 1
+        if len(weights) and high - low > GROUP:
+            middle = (middle + GROUP // 2) // GROUP * GROUP  # between groups, where the sum is at hand
         at = _mass_before(middle, sums, weights)
-        left = scale * (at - _mass_before(low, sums, weights))
-        right = scale * (_mass_before(high, sums, weights) - at)
+        left = scale * (at - at_low)
+        right = scale * (at_high - at)
         n_left = _left_quota(unit(for_quota), quota, left, right)
         offset = below(for_turns, quota)
         left_begin, left_end = (begin * n_left + offset) // quota, (end * n_left + offset) // quota
         node[top] = (low, middle, n_left, left_begin, left_end)
+        mass[top], mass[top + 1] = (at_low, at), (at, at_high)
         node[top + 1] = (middle, high, quota - n_left, begin - left_begin, end - left_end)
         top += 2
     bits = mix(key + np.uint64(window + 1) * GAMMA)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scdataloader.class_index import ClassIndex
-from scdataloader.kernels.draw import fill_guide, first_above, group_sums, guide_starts
+from scdataloader.kernels.draw import GROUP, fill_guide, first_above, group_sums, guide_starts
 from scdataloader.samplers import SequentialSampler, ShuffleSampler, Subset, WeightedSampler, curriculum_mass
 
 N_DRAWS = 1_000_000
@@ -71,11 +71,13 @@ def test_a_guide_leads_to_what_a_full_search_finds(parts):
 
 
 def test_group_sums_run_within_each_class():
-    weights, classes = np.arange(50.0), np.repeat([0, 1, 2], [20, 0, 30])
+    weights, classes = np.arange(5.0 * GROUP), np.repeat([0, 1, 2], [2 * GROUP - 3, 0, 3 * GROUP + 3])
     index = ClassIndex.of(classes)
-    first = np.array([0, 2, 2, 4])
+    first = np.array([0, 2, 2, 6])
     sums = group_sums(index.starts, index.cells, weights, first)
-    assert sums.tolist() == [np.arange(16).sum(), np.arange(20).sum(), np.arange(20, 36).sum(), np.arange(20, 50).sum()]
+    edges = [GROUP, 2 * GROUP - 3, 3 * GROUP - 3, 4 * GROUP - 3, 5 * GROUP - 3, 5 * GROUP]
+    begins = [0, 0, *[2 * GROUP - 3] * 4]
+    assert sums.tolist() == [weights[begin:edge].sum() for begin, edge in zip(begins, edges, strict=True)]
 
 
 def test_a_class_index_in_a_file_draws_as_one_in_memory(tmp_path):
