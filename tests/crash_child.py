@@ -68,7 +68,13 @@ def main():
     tasks._CELLS_PER_BLOCK = 3
     tasks._SECONDS_PER_NOTE = 0.0
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(run(json.loads(line))) + "\n")
+        command = json.loads(line)
+        if command.get("here"):  # so that all is compiled and loaded before the first fork
+            convert(command["sources"], command["out"], n_processes=1, progress=False, **command["options"])
+            sys.stdout.write("null\n")
+            sys.stdout.flush()
+            continue
+        sys.stdout.write(json.dumps(run(command)) + "\n")
         sys.stdout.flush()
 
 

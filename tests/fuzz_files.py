@@ -89,12 +89,12 @@ def put(content: bytearray, at: int, width: int, value: int) -> None:
 
 
 def change(content: bytearray, where: list[tuple[int, int]], step: dict[str, Any]) -> None:
-    """Change one of the numbers at (byte, width) ``where``: to a value, by one, or to about what one beside it is."""
+    """Change a number at (byte, width) ``where``: to a value, by a little, or to about what one beside it is."""
     at = step["at"] % len(where)
     byte, width = where[at]
     value, how = step["value"], step["how"]
     if how == "by":
-        value += _number(content, byte, width)
+        value = _number(content, byte, width) + step["from"] % 7 - 3
     elif how == "like":
         beside = where[(at + step["from"] % 5 - 2) % len(where)]
         value = _number(content, *beside) + (-16, -8, -1, 0, 1, 8, 16)[step["from"] // 5 % 7]

@@ -59,7 +59,7 @@ def write_default(path: Path, matrix) -> Path:
 def test_default_file(tmp_path: Path, dtype: str, index_dtype: str) -> None:
     matrix = large(dtype, index_dtype)
     with open_source(write_default(tmp_path / "a.h5ad", matrix)) as source:
-        assert isinstance(source._reader(), ChunkMappedCSR)
+        assert isinstance(source._matrix().reader, ChunkMappedCSR)
         assert source.matrix is None
         assert source.reads_cheaply
         for rows in ([], [0], [699, 0, 699], np.arange(700), np.random.default_rng(0).integers(0, 700, 999)):
@@ -76,7 +76,7 @@ def test_chunks_of_any_length(tmp_path: Path, length: int) -> None:
             del file["X"][name]
             file["X"].create_dataset(name, data=values, chunks=(n,), maxshape=(None,))
     with open_source(path) as source:
-        assert isinstance(source._reader(), ChunkMappedCSR)
+        assert isinstance(source._matrix().reader, ChunkMappedCSR)
         check(source, sp.csr_matrix(x), np.random.default_rng(0).integers(0, N_OBS, 200))
 
 
@@ -101,7 +101,7 @@ def test_views_are_not_kept(tmp_path: Path, data: str, indices: str, cheap: bool
         check(source, sp.csr_matrix(x), np.arange(N_OBS))
         assert source.reads_cheaply == cheap
         if not cheap:
-            reader = source._reader()
+            reader = source._matrix().reader
             assert isinstance(reader, ChunkedCSR)
             assert {key for key, _ in reader.cache._chunks} == {0 if data == "gzip" else 1}
 
@@ -120,7 +120,7 @@ def test_chunks_that_lie_no_whole_number_of_values_apart(tmp_path: Path) -> None
     moved[offset - 3 : offset - 3 + len(values)] = values
     path.write_bytes(moved)
     with open_source(path, values="any") as source:
-        reader = source._reader()
+        reader = source._matrix().reader
         assert isinstance(reader, ChunkedCSR)
         assert isinstance(reader.data.chunks, MappedChunks)
         indptr = source.indptr

@@ -232,7 +232,7 @@ def test_a_cache_of_any_size_changes_nothing_and_keeps_its_bound(opened, cache: 
     sources, x = opened
     for source in sources[:4] + sources[-2:]:
         source.close()
-        chunks = getattr(source._reader(), "cache", None)
+        chunks = getattr(source._matrix().reader, "cache", None)
         if isinstance(chunks, ChunkCache):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(fetch, "CACHE_BYTES", cache * len(ChunkCache._all))

@@ -1,18 +1,13 @@
-"""Conversion: what goes into a store comes out of it, to the last bit; and what cannot is refused by name."""
+"""Conversion: what goes into a store comes out of it, to the last bit, whoever does the work."""
 
-import concurrent.futures
 import json
-import logging
-import multiprocessing
 import os
 import re
 import shutil
-import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -29,12 +24,10 @@ from source_files import H5_COMPRESSIONS, coordinates, make, stored_as, write_h5
 import scdataloader
 from scdataloader.cli import main
 from scdataloader.conversion import convert
-from scdataloader.errors import NotCountsError, StoreFormatError, StoreWriteError
+from scdataloader.errors import NotCountsError, StoreFormatError
 from scdataloader.sources import open_source
 from scdataloader.sources.locate import open_sources
-from scdataloader.store import claim, plan, tasks
-from scdataloader.store.claim import claimed
-from scdataloader.store.plan import split_cells
+from scdataloader.store import tasks
 from scdataloader.store.reader import Store
 
 LARGEST = (1 << 32) - 1
@@ -128,20 +121,12 @@ def test_files_of_every_kind(tmp_path, out, dtype, kind, how):
         path = write_h5ad(tmp_path / "a.h5ad", adata, H5_COMPRESSIONS[how])
     else:
         path = write_zarr(tmp_path / "a.zarr", adata, how)
-    with pytest.warns(UserWarning, match="CSC") if kind == "csc" else _nothing():
+    with pytest.warns(UserWarning, match="CSC") if kind == "csc" else nullcontext():
         store = here(path, out, cells_per_shard=25)
     found = store.to_anndata()
     np.testing.assert_array_equal(found.X.toarray(), x)
     pd.testing.assert_frame_equal(found.obs, ad.read_zarr(path).obs if path.is_dir() else ad.read_h5ad(path).obs)
     pd.testing.assert_frame_equal(found.var, adata.var)
-
-
-class _nothing:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        return None
 
 
 @pytest.mark.parametrize("how", ["contiguous", "gzip"])
@@ -246,8 +231,8 @@ def test_the_path_of_a_store_opens_all_its_sources(tmp_path, out):
     assert [source.name for source in found] == ["0.h5ad", "0.h5ad", "1.h5ad"]
     out.rename(tmp_path / "renamed")
     assert len(open_sources(str(tmp_path / "renamed"))) == 2
+    (tmp_path / "empty.cells").mkdir()
     with pytest.raises(StoreFormatError, match="no store"):
-        (tmp_path / "empty.cells").mkdir()
         open_sources(tmp_path / "empty.cells")
 
 
@@ -301,7 +286,7 @@ def test_a_dask_cluster_writes_the_same(tmp_path, out):
         convert(paths, tmp_path / "b.cells", executor=executor, cells_per_shard=5, progress=False)
         source = counted("bad", 13, 40, 0)
         source.x.data[70] = -1
-        with pytest.raises(NotCountsError, match="bad: -1.0 at cell"):
+        with pytest.raises(NotCountsError, match=r"bad: -1\.0 at cell"):
             convert([source], tmp_path / "c.cells", executor=executor, cells_per_shard=5, progress=False)
     assert tree(tmp_path / "b.cells") == expected
 
@@ -328,475 +313,6 @@ def test_a_worker_that_is_killed(tmp_path, out, monkeypatch):
     with pytest.raises(RuntimeError, match="ended without a word: it was killed, perhaps for want of memory"):
         convert([Deadly(source.name, source.x, source.var, source.table)], out, n_processes=2, cells_per_shard=5)
     assert not out.exists()
-
-
-# --- going on ---------------------------------------------------------------------------------------------------------
-
-
-def test_what_was_finished_is_kept_and_not_done_again(tmp_path, out, caplog):
-    made = [counted("a", 13, 40, 0, mapped=False), counted("b", 12, 40, 1, mapped=False)]
-    expected = tree(here(made, tmp_path / "whole.cells").path)
-    made[1].fails_at = 9
-    with pytest.raises(OSError, match="fell off the table") as failed:
-        here(made, out)
-    notes = " ".join(failed.value.__notes__)
-    assert "while cells 8 to 10 of b were read" in notes
-    assert f"5 of 6 shards are finished and were kept in {out}: give the same command again to go on" in notes
-    assert not list(out.rglob("*.partial"))
-    assert not list(out.rglob("*.progress"))
-    assert not (out / "conversion.lock").exists()
-    with pytest.raises(StoreFormatError, match="if its conversion was interrupted, give the same command again"):
-        Store.open(out)
-    made[0].n_read, made[1].n_read, made[1].fails_at = 0, 0, None
-    caplog.set_level(logging.INFO)
-    here(made, out)
-    assert (made[0].n_read, made[1].n_read) == (0, 2)
-    assert tree(out) == expected
-    assert "25 cells (21 of them by an earlier try)" in caplog.text
-
-
-def test_a_shard_that_is_not_as_long_as_it_was_is_written_again(tmp_path, out):
-    made = [counted("a", 12, 40, 0, mapped=False, fails_at=11)]
-    with pytest.raises(OSError, match="table"):
-        here(made, out)
-    with (out / "shards" / "00000.cells").open("r+b") as file:
-        file.truncate(100)
-    (out / "shards" / "00001.json").write_text("{}")
-    made[0].fails_at = None
-    check(here(made, out), made)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"layout": "shuffled"}, "layout is 'shuffled', there it is 'source'"),
-        ({"cells_per_shard": 6}, "cells_per_shard is 6, there it is 5"),
-        ({"values": "any"}, "kind is 'float32', there it is 'counts'"),
-    ],
-)
-def test_other_options_do_not_go_on(out, change, said):
-    source = counted("a", 12, 40, 0, mapped=False, fails_at=11)
-    with pytest.raises(OSError, match="table"):
-        here([source], out)
-    before = tree(out)
-    with pytest.raises(ValueError, match=re.escape(said)) as refused:
-        here([source], out, **change)
-    assert "Give the command of that one again to finish it, or delete the folder to give it up" in str(refused.value)
-    assert tree(out) == before
-
-
-def test_sources_that_changed_or_are_others_do_not_go_on(out):
-    made = [counted("a", 12, 40, 0, mapped=False, fails_at=11), counted("b", 6, 40, 1)]
-    with pytest.raises(OSError, match="table"):
-        here(made, out)
-    before = tree(out)
-    changed = counted("a", 12, 40, 5)
-    with pytest.raises(ValueError, match="a has changed since"):
-        here([changed, made[1]], out)
-    with pytest.raises(ValueError, match="b was a there"):
-        here(made[::-1], out)
-    with pytest.raises(ValueError, match="1 sources were named, there it is 2"):
-        here(made[:1], out)
-    assert tree(out) == before
-
-
-def test_a_failure_before_anything_is_finished_leaves_nothing(out):
-    source = counted("a", 4, 40, 0, mapped=False, fails_at=3)
-    with pytest.raises(OSError, match="table") as failed:
-        here([source], out)
-    assert "nothing of it was kept" in failed.value.__notes__
-    assert not out.exists()
-    source.fails_at = None
-    check(here([source], out), [source])
-    before = tree(out)
-    with pytest.raises(OSError, match="table"):
-        here([counted("b", 4, 40, 1, mapped=False, fails_at=3)], out, append=True)
-    assert tree(out) == before
-
-
-def test_a_plan_that_is_none(out):
-    out.mkdir()
-    (out / "conversion.json").write_text('{"version": 7}')
-    with pytest.raises(StoreFormatError, match="no plan of a conversion of this release"):
-        here([counted("a", 4, 40, 0)], out)
-
-
-def test_the_same_again_is_nothing_to_do(tmp_path, out, caplog):
-    paths = write_files(tmp_path)
-    here(paths, out)
-    before, stamps = tree(out), {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    caplog.set_level(logging.INFO)
-    here(paths, out, cells_per_shard=7)
-    assert f"{out} has all of these sources already, 21 cells; nothing to do" in caplog.text
-    assert tree(out) == before
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == stamps
-    for change in ({"layout": "shuffled"}, {"values": "any"}):
-        with pytest.raises(FileExistsError, match="is a store already, of other sources or with other options"):
-            here(paths, out, **change)
-    with pytest.raises(FileExistsError, match="add to it with append"):
-        here(paths[:1], out)
-    assert tree(out) == before
-
-
-# --- appending --------------------------------------------------------------------------------------------------------
-
-
-def test_appending(tmp_path, out):
-    made = [counted("a", 13, 40, 0), counted("b", 8, 40, 0), counted("c", 6, 30, 2)]
-    here(made[:1], out)
-    before = {name: content for name, content in tree(out).items() if name != "manifest.json"}
-    store = here(made[1:], out, append=True)
-    check(store, made)
-    assert before.items() <= tree(out).items()
-    here(made[1:], out, append=True)
-    here(made[2:], out, append=True)  # the store ends with it
-    assert [source.name for source in Store.open(out).sources] == ["a", "b", "c"]
-
-
-def test_a_reader_sees_the_old_store_until_all_is_there(out):
-    first, second = counted("a", 6, 40, 0), counted("b", 12, 40, 1, mapped=False, fails_at=11)
-    here([first], out)
-    with pytest.raises(OSError, match="table"):
-        here([second], out, append=True)
-    found = Store.open(out)
-    assert [source.name for source in found.sources] == ["a"]
-    np.testing.assert_array_equal(found.to_anndata().X.toarray(), first.x.toarray())
-    here([first], out)  # nothing to do, whatever is unfinished
-    with pytest.raises(ValueError, match=r"c was b there.*or delete its conversion.json to give it up"):
-        here([counted("c", 6, 40, 1)], out, append=True)
-    (out / "conversion.json").unlink()
-    third = counted("c", 6, 40, 1)
-    check(here([third], out, append=True), [first, third])
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "said"),
-    [
-        ({"sources": [0]}, ValueError, "has a already, as a"),
-        ({"sources": [2, 0]}, ValueError, "has a already, as a"),
-        (
-            {"sources": [2], "layout": "shuffled"},
-            ValueError,
-            "has the layout 'source', which appended cells get as well",
-        ),
-        ({"sources": [2], "values": "any"}, ValueError, "holds counts, and float32 are to be appended"),
-    ],
-)
-def test_what_cannot_be_appended(out, options, error, said):
-    made = [counted(name, 6, 40, seed) for seed, name in enumerate("abc")]
-    here(made[:2], out)
-    before = tree(out)
-    with pytest.raises(error, match=said):
-        here([made[i] for i in options.pop("sources")], out, append=True, **options)
-    assert tree(out) == before
-
-
-def test_there_has_to_be_a_store_to_append_to(out):
-    with pytest.raises(FileNotFoundError, match="no store in .*atlas.cells to append to; leave append out"):
-        here([counted("a", 6, 40, 0)], out, append=True)
-    assert not out.exists()
-    with pytest.raises(OSError, match="table"):
-        here([counted("a", 12, 40, 0, mapped=False, fails_at=11)], out)
-    with pytest.raises(FileNotFoundError, match="its first conversion is unfinished: finish that first"):
-        here([counted("b", 6, 40, 1)], out, append=True)
-
-
-# --- one at a time ----------------------------------------------------------------------------------------------------
-
-
-def _hold(folder, ready):
-    with claimed(Path(folder)):
-        ready.set()
-        threading.Event().wait()
-
-
-def test_one_conversion_at_a_time(out, monkeypatch):
-    monkeypatch.setattr(claim, "_PATIENCE", 0.2)
-    source = counted("a", 6, 40, 0)
-    here([source], out)
-    with claimed(out), pytest.raises(RuntimeError, match="another conversion is writing into .*atlas.cells"):
-        here([counted("b", 6, 40, 1)], out, append=True)
-    assert not (out / "conversion.lock").exists()
-    here([counted("b", 6, 40, 1)], out, append=True)
-
-
-@pytest.mark.slow
-def test_a_killed_conversion_holds_no_lock(out):
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    holder = context.Process(target=_hold, args=(str(out), ready))
-    holder.start()
-    assert ready.wait(60)
-    holder.kill()
-    holder.join()
-    assert (out / "conversion.lock").exists()
-    here([counted("a", 6, 40, 0)], out)
-    assert not (out / "conversion.lock").exists()
-
-
-def test_a_task_of_an_earlier_conversion_does_not_write(out, monkeypatch):
-    with claimed(out) as old:
-        pass
-    with pytest.raises(claim.ConversionStoppedError), old.shared():
-        pass
-    with claimed(out), pytest.raises(claim.ConversionStoppedError, match="has been stopped"), old.shared():
-        pass
-    with claimed(out) as current, current.shared():
-        current.check()
-        # while a task of it lives, no other one begins
-        monkeypatch.setattr(claim, "_PATIENCE", 0.1)
-        with pytest.raises(RuntimeError, match="tasks of one that was interrupted"), claimed(out):
-            pass
-
-
-def test_where_files_cannot_be_locked_conversions_run_all_the_same(out, monkeypatch):
-    def no_locks(*_):
-        raise OSError(claim.errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(claim.fcntl, "flock", no_locks)
-    made = [counted("a", 6, 40, 0)]
-    check(here(made, out), made)
-
-
-def test_an_interruption_stops_the_tasks(tmp_path, out, monkeypatch):
-    """As Ctrl-C does, while the first of three shards is under way."""
-    started = threading.Event()
-
-    class Slow(Stored):
-        def _read_stored(self, rows):
-            if rows[0]:
-                started.set()
-                threading.Event().wait(0.05)
-            return super()._read_stored(rows)
-
-    def wait(*args, **kwargs):
-        if started.is_set() and not raised:
-            raised.append(True)
-            raise KeyboardInterrupt
-        return concurrent.futures.wait(*args, **kwargs | {"timeout": 0.01})
-
-    raised = []
-    source = counted("a", 300, 40, 0)
-    source = Slow(source.name, source.x, source.var, source.table, mapped=False)
-    monkeypatch.setattr("scdataloader.store.pool.wait", wait)
-    with pytest.raises(KeyboardInterrupt) as stopped:
-        here([source], out, cells_per_shard=100)
-    assert "nothing of it was kept" in stopped.value.__notes__
-    assert not out.exists()
-    assert source.n_read < 20
-
-
-# --- bad input --------------------------------------------------------------------------------------------------------
-
-
-def _bad(value, dtype=np.float64):
-    source = counted("bad.h5ad", 9, 40, 0, dtype=dtype)
-    source.x[7, 3] = value
-    source.x = sp.csr_matrix(source.x)
-    return source
-
-
-@pytest.mark.filterwarnings("ignore:Changing the sparsity structure")
-@pytest.mark.parametrize(
-    ("source", "values", "error", "said"),
-    [
-        (lambda: _bad(-1.0), "counts", NotCountsError, "-1.0 at cell 7, gene 3 (ENSG00000000018) is no count"),
-        (lambda: _bad(0.5), "counts", NotCountsError, "0.5 at cell 7, gene 3 (ENSG00000000018) is no count"),
-        (lambda: _bad(np.nan), "counts", NotCountsError, "nan at cell 7"),
-        (lambda: _bad(LARGEST + 1, np.int64), "counts", ValueError, "is more than the 4,294,967,295 that a count"),
-        (lambda: _bad(0.1), "any", ValueError, "0.1 at cell 7, gene 3 (ENSG00000000018) is no float32 number"),
-        (lambda: _bad((1 << 24) + 1, np.int64), "any", ValueError, "16777217 at cell 7, gene 3"),
-    ],
-)
-def test_values_that_cannot_be_kept(out, source, values, error, said):
-    with pytest.raises(error, match=re.escape(f"bad.h5ad: {said}" if said[0] != "i" else said)):
-        here([source()], out, values=values, cells_per_shard=9)
-    assert not out.exists()
-
-
-def test_a_gene_number_out_of_range(out):
-    source = counted("bad", 9, 40, 0)
-    source.x.indices[-1] = 40
-    with pytest.raises(ValueError, match=r"bad, among cells 6 to 8: cell 2 has a gene number outside 0 … 39"):
-        here([source], out, cells_per_shard=9)
-
-
-def test_gene_ids_that_are_there_twice(out):
-    source = counted("twice", 4, 5, 0)
-    source.var.index = ["a", "b", "a", "c", "b"]
-    with pytest.raises(
-        ValueError, match=r"twice has 2 gene ids more than once, a, b among them.*var_names_make_unique"
-    ):
-        here([source], out)
-    assert not out.exists()
-
-
-def test_two_sources_that_are_the_same(tmp_path, out):
-    (path,) = write_files(tmp_path, (5,))
-    shutil.copy(path, tmp_path / "copy.h5ad")
-    with pytest.raises(ValueError, match=r"copy.h5ad and 0.h5ad hold the same \(fingerprint [0-9a-f]+\)"):
-        here([path, tmp_path / "copy.h5ad"], out)
-
-
-@pytest.mark.parametrize(
-    ("column", "said"),
-    [
-        ({"mixed": ["a", 1, None, 2.5]}, "a: obs column 'mixed' (object) cannot be kept in a parquet file"),
-        (
-            {"when": pd.Categorical(pd.date_range("2020", periods=4))},
-            "the categories of obs column 'when' are datetime",
-        ),
-        ({"__row__": range(4)}, "a has an obs column '__row__', a name that stores use: rename it"),
-        ({"lists": [[1], ["a"], [], None]}, "obs column 'lists'"),
-    ],
-)
-def test_columns_that_cannot_be_kept(out, column, said):
-    source = counted("a", 4, 5, 0)
-    source.table = source.table.assign(**column)
-    with pytest.raises(ValueError, match=re.escape(said)):
-        here([source], out)
-    assert not out.exists()
-
-
-def test_a_gene_column_of_the_stores_own_name(out):
-    source = counted("a", 4, 5, 0)
-    source.var = source.var.assign(__position__=1)
-    with pytest.raises(ValueError, match="a has a var column '__position__', a name that stores use: rename it"):
-        here([source], out)
-
-
-def test_an_obs_of_another_length(out):
-    source = counted("a", 4, 5, 0)
-    source.table = source.table.iloc[:3]
-    with pytest.raises(ValueError, match="a has 4 cells, but 3 rows in its obs"):
-        here([source], out)
-
-
-@pytest.mark.parametrize("layout", ["shufled", "grouped:", "grouped"])
-def test_a_layout_that_is_none(out, layout):
-    with pytest.raises(
-        ValueError, match=f"layout must be one of source, shuffled, grouped:<obs column>; not '{layout}'"
-    ):
-        here([counted("a", 4, 5, 0)], out, layout=layout)
-
-
-def test_shards_of_no_cells(out):
-    with pytest.raises(ValueError, match="cells_per_shard must be 1 or more, not 0"):
-        here([counted("a", 4, 5, 0)], out, cells_per_shard=0)
-
-
-def test_a_folder_of_something_else(tmp_path, out):
-    out.write_text("a file")
-    with pytest.raises(FileExistsError, match="is a file; a store is a folder"):
-        here([counted("a", 4, 5, 0)], out)
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "cat.jpg").write_text("meow")
-    with pytest.raises(FileExistsError, match=r"has 1 files or folders in it, cat.jpg among them, and is neither"):
-        here([counted("a", 4, 5, 0)], tmp_path / "photos")
-    assert os.listdir(tmp_path / "photos") == ["cat.jpg"]
-
-
-def test_a_damaged_store_is_not_added_to(out):
-    here([counted("a", 12, 5, 0)], out)
-    (out / "shards" / "00001.cells").unlink()
-    with pytest.raises(StoreFormatError, match="00001.cells is missing"):
-        here([counted("b", 12, 5, 1)], out, append=True)
-
-
-def test_shards_hold_no_more_values_than_they_can(monkeypatch):
-    sizes = np.array([1, 5, 5, 1, 1, 8, 0, 2])
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    assert split_cells(8, 3, offsets, 9) == [(0, 2), (2, 5), (5, 8)]
-    assert split_cells(0, 3, offsets[:1], 9) == []
-    monkeypatch.setattr(plan, "_MOST_VALUES", 10)
-    assert split_cells(8, 8, offsets, 9) == [(0, 2), (2, 5), (5, 8)]
-    assert split_cells(8, 8, None, 4) == [(0, 2), (2, 4), (4, 6), (6, 8)]
-    assert split_cells(3, 8, None, 40) == [(0, 1), (1, 2), (2, 3)]
-
-
-# --- no room ----------------------------------------------------------------------------------------------------------
-
-SMALL = """
-import resource, sys
-from pathlib import Path
-from conversions import write_files
-from scdataloader.cli import main
-from scdataloader.store import pool
-folder, limit = Path(sys.argv[1]), int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-sys.exit(main(["convert", *sys.argv[4:], "--out", sys.argv[3], "--processes", "1", "--cells_per_shard", "50"]))
-"""
-
-
-def _limited(folder, limit, out, *options):
-    return subprocess.run(
-        [sys.executable, "-c", SMALL, str(folder), str(limit), str(out), *map(str, options)],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-    )  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", ["source", "shuffled"])
-def test_a_disk_that_fills_up(tmp_path, out, layout):
-    """Files may not grow beyond a limit: the first shards fit, the one after them does not."""
-    paths = write_files(tmp_path, (60, 300), n_genes=400)
-    expected = tree(convert(paths, tmp_path / "whole.cells", layout=layout, n_processes=1, cells_per_shard=50).path)
-    limit = max(len(content) for name, content in expected.items() if name.startswith("shards")) - 200
-    options = ("--layout", layout, *paths)
-    failed = _limited(tmp_path, limit, out, *options)
-    assert failed.returncode == 2
-    said = failed.stderr.splitlines()[-1]
-    assert re.fullmatch(
-        rf"error: cannot write {out}/\S+\.cells: File too large; (\d of 8 shards are finished and were kept in "
-        rf"{out}\S*: give the same command again to go on|nothing of it was kept)",
-        said,
-    )
-    if "kept in" in said:
-        with pytest.raises(StoreFormatError, match="no store"):
-            Store.open(out)
-        assert not list(out.rglob("*.partial"))
-    convert(paths, out, layout=layout, n_processes=1, cells_per_shard=50)
-    assert tree(out) == expected
-
-
-@pytest.mark.slow
-def test_no_room_for_the_very_first_file(tmp_path, out):
-    paths = write_files(tmp_path)
-    failed = _limited(tmp_path, 100, out, *paths)
-    assert failed.returncode == 2
-    assert failed.stderr.splitlines()[-1] == f"error: cannot write {out}/conversion.json: File too large"
-    assert not out.exists()
-
-
-def test_no_room_for_a_table_leaves_the_old_store(tmp_path, out, monkeypatch):
-    made = [counted("a", 6, 40, 0), counted("b", 6, 40, 1)]
-    here(made[:1], out)
-    before = tree(out)
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    for name in ("opened_atomically", "file_record"):
-        with monkeypatch.context() as patched:
-            patched.setattr(f"scdataloader.store.table_writer.{name}", full)
-            with pytest.raises(
-                StoreWriteError, match=r"cannot write \S+: No space left on device; nothing of it"
-            ) as error:
-                here(made[1:], out, append=True)
-        assert error.value.errno == 28
-        assert tree(out) == before
-    with monkeypatch.context() as patched:
-        patched.setattr("scdataloader.store.layout.Manifest.save", full)
-        with pytest.raises(StoreWriteError, match=r"2 of 2 shards are finished and were kept"):
-            here(made[1:], out, append=True)
-    assert [source.name for source in Store.open(out).sources] == ["a"]
-    check(here(made[1:], out, append=True), made)
-
-
-def test_a_folder_that_cannot_be_written_to(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreWriteError, match=r"cannot write .*/file/a.cells: Not a directory"):
-        here([counted("a", 6, 40, 0)], tmp_path / "file" / "a.cells")
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

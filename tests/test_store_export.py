@@ -229,3 +229,13 @@ def test_real_files_there_and_back_again(tmp_path, real_data):
         pd.testing.assert_frame_equal(adata.obs, expected.obs)
         pd.testing.assert_frame_equal(adata.var, whole.var)
         assert (sp.csr_matrix(values) != adata.X).nnz == 0
+
+
+def test_tables_without_any_column(tmp_path):
+    given = ad.AnnData(counts(12, 30, seed=0).astype(np.float32))
+    given.write_h5ad(tmp_path / "bare.h5ad")
+    store = convert(tmp_path / "bare.h5ad", tmp_path / "s.cells", layout="shuffled", n_processes=1)
+    adata = store.to_anndata()
+    pd.testing.assert_frame_equal(adata.obs, given.obs)
+    pd.testing.assert_frame_equal(adata.var, given.var)
+    assert (given.X != adata.X).nnz == 0

@@ -1,7 +1,7 @@
 """Whatever the bytes of a store are: reading it gives what was written, or our error; never a signal, never nonsense.
 
 ``pytest tests/test_store_fuzz.py --hypothesis-profile=nightly`` tries a hundred times as many cases. With
-``NUMBA_BOUNDSCHECK=1`` in the environment, and ``NUMBA_CACHE_DIR`` for what is compiled so, numba checks every access as well.
+``NUMBA_BOUNDSCHECK=1`` in the environment, and a ``NUMBA_CACHE_DIR`` of its own, numba checks every index as well.
 """
 
 import json

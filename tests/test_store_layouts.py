@@ -177,7 +177,7 @@ def test_a_damaged_cell_is_not_copied(out, monkeypatch):
             damaged.append(True)
             path = task.unordered / "shards" / "00001.cells"
             content = bytearray(path.read_bytes())
-            content[60] ^= 1
+            content[40] ^= 1
             path.write_bytes(content)
         run(task)
 

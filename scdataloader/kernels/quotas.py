@@ -141,12 +141,22 @@ def draw_quotas(
     for window in range(start // MIXED, (stop - 1) // MIXED + 1):
         n_here = quota_members(key, n, window, n_members, sums, weights, member, turn)
         first = window * MIXED
-        for i in range(max(start - first, 0), min(stop - first, n_here)):
-            cell = member[i]
-            if len(weights) == 0:
-                begin, size = starts[cell], starts[cell + 1] - starts[cell]
-                rnd, k = divmod(turn[i], size)
-                order, _ = philox(for_order, np.uint64(cell), np.uint64(rnd))
-                at = begin + permuted(order, size, k)
-                cell = cells[at] if len(cells) else at
-            out[first + i - start] = cell
+        begin, end = max(start - first, 0), min(stop - first, n_here)
+        here = out[first + begin - start : first + end - start]
+        here[:] = member[begin:end]
+        if len(weights) == 0:
+            _take_turns(for_order, turn[begin:end], starts, here)
+            if len(cells):
+                for i in range(len(here)):  # a loop that does nothing else waits for memory many times at once
+                    here[i] = cells[here[i]]
+
+
+@nb.njit(inline="always", cache=True)
+def _take_turns(key: np.uint64, turn: NDArray[np.int64], starts: NDArray[np.int64], out: NDArray[np.int64]) -> None:
+    """Classes in ``out`` become places in the class index: those of the cells whose ``turn`` it is in their class."""
+    for i in range(len(out)):
+        code = out[i]
+        size = starts[code + 1] - starts[code]
+        rnd = turn[i] // size
+        order, _ = philox(key, np.uint64(code), np.uint64(rnd))
+        out[i] = starts[code] + permuted(order, size, turn[i] - rnd * size)

@@ -246,8 +246,7 @@ class AnnDataSource(ABC):
         if self._process != os.getpid():
             # A thread of the parent process may have held a lock when this one was forked.
             self._renew()
-        stored = self._stored
-        if stored is not None:
+        if (stored := self._stored) is not None:
             return stored
         with self._lock:
             if self._stored is None:

@@ -34,7 +34,7 @@ class FolderState:
     plan: Plan | None
     """Of a conversion into it that has not ended."""
     is_cleared: bool
-    """Whether all that a conversion has left behind but the store is gone."""
+    """Whether nothing is left of a conversion that has ended, nor is one under way."""
 
     @classmethod
     def of(cls, folder: Path) -> Self:
@@ -53,7 +53,8 @@ class FolderState:
             _refuse_foreign(folder)
         # The manifest is written when all else is: a plan that was made for another one has been fulfilled.
         ended = plan is not None and manifest is not None and plan.appended_to != digest
-        return cls(folder=folder, manifest=manifest, digest=digest, plan=None if ended else plan, is_cleared=not ended)
+        is_cleared = not ended and not (folder / LOCK).exists()
+        return cls(folder=folder, manifest=manifest, digest=digest, plan=None if ended else plan, is_cleared=is_cleared)
 
 
 def _refuse_foreign(folder: Path) -> None:

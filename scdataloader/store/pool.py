@@ -57,7 +57,7 @@ def run_tasks(tasks: Sequence[Task], executor: Executor, claim: Claim, told: Cal
             for future in done:
                 error = future.exception()
                 if isinstance(error, ScDataLoaderError):
-                    raise error  # noqa: TRY301 (from here, it reads as an error of this process)
+                    raise error  # from here, so that it reads as an error of this process
                 future.result()
                 n_done += task_of[future].n_cells
             told(n_done + sum(noted_cells(task_of[future].place.folder, task_of[future].path) for future in pending))

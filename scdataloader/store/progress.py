@@ -43,7 +43,7 @@ def progress_bar(what: str, n_bytes: int, *, shown: bool) -> Iterator[Advance]:
 
 @contextmanager
 def cells_bar(what: str, n_cells: int, n_done: int, *, shown: bool) -> Iterator[Advance]:
-    """A bar from ``n_done`` to ``n_cells``, with cells per second and the time left; told how many more are done in all.
+    """A bar from ``n_done`` to ``n_cells``, with cells per second and the time left; told how many more are done.
 
     Where standard error is no terminal, it is a line of text now and then.
     """
@@ -72,17 +72,13 @@ class _Lines:
     def __init__(self, console: Console, what: str, n_cells: int, n_before: int) -> None:
         self._console, self._what, self._n_cells, self._n_before = console, what, n_cells, n_before
         self._start = time.monotonic()
-        self._last = -_SECONDS_PER_LINE
+        self._last = -float(_SECONDS_PER_LINE)
 
     def __call__(self, done: int) -> None:
         seconds = time.monotonic() - self._start
         if seconds - self._last >= _SECONDS_PER_LINE or self._n_before + done == self._n_cells:
             self._last = seconds
-            left = self._n_cells - self._n_before - done
-            time_left = f", {timedelta(seconds=round(left * seconds / done))} left" if done else ""
-            self._console.print(
-                f"{self._what}: {self._n_before + done:,}/{self._n_cells:,} cells, {done / max(seconds, 1e-9):,.0f} cells/s"
-                f"{time_left}",
-                soft_wrap=True,
-                highlight=False,
-            )
+            cells = f"{self._n_before + done:,}/{self._n_cells:,} cells"
+            left = (self._n_cells - self._n_before - done) * seconds / done if done else 0
+            rate = f", {done / seconds:,.0f} cells/s, {timedelta(seconds=round(left))} left" if done and seconds else ""
+            self._console.print(f"{self._what}: {cells}{rate}", soft_wrap=True, highlight=False)

@@ -45,6 +45,9 @@ FIRST_RECORD = _HEAD.size
 _MAGIC = b"SCDCELLS"
 _FLOATS, _MIXED = 1, 2
 _MOST_VALUES = 1 << 32
+_LONG = 8
+_EXACT = 1 << 53
+"""Up to here, float64 has every whole number, and so tells whether float32 has it."""
 WHY = {
     BAD_CHECKSUM: "its checksum does not match",
     BAD_RECORD: "its parts do not fit together",
@@ -84,6 +87,8 @@ class ShardWriter:
                 names the first cell by its place in this call.
         """
         indptr = np.asarray(indptr, np.int64)
+        if self._floats and data.dtype.itemsize == _LONG and data.dtype.kind in "iu" and _magnitude(data) > _EXACT:
+            raise ValueError(f"there is a whole number beyond {_EXACT:,}, which float32 may not have")
         at = first_unfit(data, not self._floats)
         if at >= 0:
             cell = int(np.searchsorted(indptr, at, side="right")) - 1
@@ -153,6 +158,10 @@ class ShardWriter:
         self._partial.unlink(missing_ok=True)
 
 
+def _magnitude(data: NDArray[Any]) -> int:
+    return max(int(data.max(initial=0)), -int(data.min(initial=0)))
+
+
 class MappedShards:
     """All shards of a store in memory maps, with what compiled loops need to find a cell's record."""
 
@@ -172,6 +181,11 @@ class MappedShards:
         """``(S,)`` byte at which its offsets begin."""
         self.n_cells = np.array([foot[0] for foot in feet], np.int64)
         """``(S,)`` cells of each shard."""
+        for number, shard in enumerate(shards):
+            n_values = int(self.sizes(number).sum(dtype=np.int64))
+            if n_values != shard.n_values:  # or else who trusts the sizes might ask for any amount of memory
+                found, stated = f"its cells have {n_values:,} values", f"the manifest says {shard.n_values:,}"
+                raise StoreFormatError(f"{folder / shard.file.path} is damaged: {found}, {stated}")
 
     def offsets(self, shard: int) -> NDArray[np.int64]:
         """``(n + 1,)`` where a shard's records begin, and where the last ends."""

@@ -114,6 +114,8 @@ def write_arrow(folder: Path, path: str, table: pa.Table) -> FileRecord:
 def _to_arrow(frame: pd.DataFrame, kind: str, name: str) -> pa.Table:
     if ROW in frame:
         raise UnfitError(f"{name} has an {kind} column {ROW!r}, a name that stores use: rename it")
+    # A table without columns has pandas take their names for numbers, and refuse one that is added later.
+    frame = frame.set_axis(pd.Index([str(column) for column in frame.columns], dtype=object), axis=1)
     kept: dict[str, Any] = {}
     for column, values in frame.items():
         dtype = values.dtype

@@ -69,7 +69,7 @@ def write_store(folder: Path, sources: Sequence[Source], options: Options, help_
         return Written(manifest=state.manifest, shards=(), n_cells=0)
     with claimed(folder) as claim:
         state = FolderState.of(folder)  # another conversion may have ended while this one waited for it
-        if not state.is_cleared:
+        if state.plan is None:
             clear(folder, state.manifest)
         if is_done(state, scanned, options) and state.manifest is not None:
             return Written(manifest=state.manifest, shards=(), n_cells=0)
@@ -89,7 +89,6 @@ class _Conversion:
         """Do what is not done."""
         folder, plan = self._folder, self._plan
         if not self._goes_on:
-            clear(folder, self._before)
             plan.save(folder)
         try:
             manifest = self._manifest(self._shards())
