@@ -24,7 +24,7 @@ quickstart: $(VENV)/.installed-test  ## train a small classifier on real cells
 	$(RUN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-test  ## run the tests
-	$(RUN)/python -m pytest $(ARGS)
+	$(RUN)/python -m pytest -n auto $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## style, format, types, layers
 	$(RUN)/ruff check .

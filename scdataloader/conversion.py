@@ -109,11 +109,7 @@ def summary(folder: Path, written: Written, seconds: float) -> str:
 
 
 def main(args: Sequence[str]) -> None:
-    """Convert what ``args`` name.
-
-    Raises:
-        All that `convert` raises.
-    """
+    """Convert what ``args`` name; raises all that `convert` raises."""
     options = _parser().parse_args(args)
     with _executor(options.dask) as executor:
         try:

@@ -26,7 +26,7 @@ from scdataloader.types import CSRMatrix, Source
 PROGRESS = ".progress"
 """Ends the name of the file that says how many cells of a shard are done."""
 _CELLS_PER_BLOCK = 1 << 12
-_VALUES_PER_BLOCK = 1 << 23
+_VALUES_PER_BLOCK = 1 << 21
 _SECONDS_PER_NOTE = 0.5
 _LARGEST = (1 << 32) - 1
 
