@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kept_stores import KEPT, SOURCES
 from reference_store import read_record, read_store
+from store_damage import SHARD, index_of, patch, reseal
 from stores import Given, given_counts, given_floats, make_store
 
 from scdataloader.errors import StoreFormatError
@@ -160,3 +161,77 @@ def test_a_shard_of_another_store_is_refused_though_its_numbers_are_the_same(tmp
         digest(shards[0].read_bytes())
         == json.loads((one / "manifest.json").read_bytes())["shards"][0]["file"]["checksum"]
     )
+
+
+@pytest.mark.parametrize(
+    ("at", "width", "value", "what"),
+    [
+        (0, 1, 0, "first bytes"),
+        (8, 4, 3, "format version"),
+        (12, 4, 2, "flags"),
+        (12, 4, 4, "flags"),
+        (-32, 8, 5, "number of cells"),
+        (-24, 8, 0, "number of values"),
+        (-16, 8, 41, "number of genes"),
+        (-8, 8, 0, "length of its index"),
+        (-8, 8, (1 << 64) - 8, "length of its index"),
+    ],
+)
+def test_every_number_of_a_shard_is_checked_when_it_is_opened(tmp_path, at, width, value, what):
+    store = make_store(tmp_path / "a.cells", [given_counts("a", 3, 40, 0)])
+    patch(store, SHARD, (at, width, value))
+    reseal(store)
+    with pytest.raises(StoreFormatError, match=rf"00000.cells is damaged, or of another store: {what}"):
+        Store.open(store).sources[0].read(np.array([0]))
+
+
+def test_an_index_of_the_right_length_but_for_fewer_cells(tmp_path):
+    store = make_store(tmp_path / "a.cells", [given_counts("a", 4, 40, 0)])
+    patch(store, SHARD, (-32, 8, 2), (-8, 8, index_of(store) + 8 * 2 + 4 * 2))
+    reseal(store)
+    with pytest.raises(StoreFormatError, match=r"number of cells 2, expected 4"):
+        Store.open(store).sources[0].read(np.array([3]))
+
+
+def test_an_index_that_does_not_begin_at_a_multiple_of_8(tmp_path):
+    store = make_store(tmp_path / "a.cells", [given_counts("a", 4, 40, 0)])
+    content, index = (store / SHARD).read_bytes(), index_of(store)
+    foot = content[-48:-8] + (index + 4).to_bytes(8, "little")
+    (store / SHARD).write_bytes(content[:index] + bytes(4) + content[index:-48] + foot)
+    reseal(store)
+    with pytest.raises(StoreFormatError, match=r"place of its index, modulo 8, 4, expected 0"):
+        Store.open(store).sources[0].read(np.array([3]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"sources__0__obs__path": "../secret/00000.parquet"}, "cannot be a file of a store"),
+        ({"sources__0__obs__path": "/etc/passwd"}, "cannot be a file of a store"),
+        ({"sources__0__obs__path": "shards/00000.cells"}, "cannot be a file of a store"),
+        ({"shards__0__file__path": "shards/00000.cells\n"}, "cannot be a file of a store"),
+        ({"shards__0__file__path": "shards/../shards/00000.cells"}, "cannot be a file of a store"),
+        ({"shards__1__file__path": "shards/00000.cells"}, "names a file twice"),
+        ({"sources__1__genes": "0" * 32}, "has the gene table '0{32}', which is not there"),
+        ({"shards__0__source": 2}, "shards/00000.cells is of source 2, but there are 2"),
+        ({"shards__0__source": 1}, "source 'a' has 3 cells, but 0 in its shards"),
+        ({"shards__0__n_cells": 1 << 62, "sources__0__n_cells": 1 << 62}, "cannot be in the"),
+        ({"shards__0__n_values": 1 << 62}, "cannot be in the"),
+        ({"sources__0__n_cells": 4}, "8 cells in sources, 7 in shards"),
+        ({"sources__0__n_cells": -1}, "n_cells is -1, no number"),
+        ({"sources__0__n_cells": True}, "n_cells is True, no number"),
+        ({"sources__0__n_cells": 3.0}, "n_cells is 3.0, no number"),
+        ({"shards__0__source": "0"}, "source is '0', no number"),
+        ({"sources__0__name": 7}, "name is 7, no text"),
+        ({"sources__0__uns_organism": ["human"]}, "uns_organism is .*, no text"),
+        ({"sources__0__kind": "counts32"}, "kind is 'counts32', neither"),
+        ({"sources__0__color": "red"}, "SourceRecord has"),
+        ({"sources": None}, "is no manifest of a store, or damaged"),
+        ({"genes": []}, "is no manifest of a store, or damaged"),
+    ],
+)
+def test_every_entry_of_a_manifest_is_checked(tmp_path, changes, why):
+    store = make_store(tmp_path / "a.cells", [given_counts("a", 3, 40, 0), given_counts("b", 4, 40, 1)])
+    reseal(store, **changes)
+    with pytest.raises(StoreFormatError, match=rf"manifest.json .*{why}"):
+        Store.open(store)

@@ -1,12 +1,12 @@
 """All that can be wrong with a store is found by reading it whole, and told by file and cell."""
 
 import json
-import struct
 
 import numpy as np
 import pandas as pd
 import pytest
-from fuzz_files import digest, put, sealed
+from fuzz_files import put
+from store_damage import SHARD, index_of, patch, reseal
 from stores import given_counts, given_floats, make_store
 
 from scdataloader.cli import main
@@ -16,8 +16,6 @@ from scdataloader.kernels.encode import encode_rows, most_words
 from scdataloader.kernels.records import record_checksum
 from scdataloader.kernels.unpack import BAD_FORM, BAD_KIND, check_records
 from scdataloader.store.verify import Verified, verify
-
-SHARD = "shards/00000.cells"
 
 
 @pytest.fixture
@@ -38,38 +36,6 @@ def problems(store):
     first, *rest = str(caught.value).split("\n  ")
     assert first.startswith(f"{store} is damaged, {len(rest)} problem")
     return [line.removeprefix(f"{store}/") for line in rest]
-
-
-def patch(store, name, *changes):
-    """Overwrite numbers of a file, given as (byte, width, value)."""
-    content = bytearray((store / name).read_bytes())
-    for at, width, value in changes:
-        put(content, at % len(content), width, value)
-    (store / name).write_bytes(content)
-
-
-def reseal(store, **changes):
-    """Have the manifest say what the files are; then change entries of it, given as path__to__entry=value."""
-    manifest = json.loads((store / "manifest.json").read_bytes())
-    for shard in manifest["shards"]:
-        content = (store / shard["file"]["path"]).read_bytes()
-        shard["index"] = digest(content[struct.unpack("<Q", content[-8:])[0] :])
-    files = [*(source["obs"] for source in manifest["sources"]), *manifest["genes"].values()]
-    for file in [*files, *(shard["file"] for shard in manifest["shards"])]:
-        content = (store / file["path"]).read_bytes()
-        file["n_bytes"], file["checksum"] = len(content), digest(content)
-    for path, value in changes.items():
-        *keys, last = path.split("__")
-        node = manifest
-        for key in keys:
-            node = node[int(key) if isinstance(node, list) else key]
-        node[last] = value
-    manifest.pop("manifest")
-    (store / "manifest.json").write_bytes(sealed(manifest))
-
-
-def index_of(store, name=SHARD):
-    return struct.unpack("<Q", (store / name).read_bytes()[-8:])[0]
 
 
 def test_a_whole_store(store, mixed):

@@ -140,7 +140,7 @@ class _Records:
         shard, cell, begin, length, size = self._located(cells)
         offsets = _offsets(length)
         words = np.empty(int(offsets[-1]) // 8, np.uint64)
-        self._read(memoryview(words).cast("B"), shard, begin, offsets)
+        self._read(words.view(np.uint8).data, shard, begin, offsets)
         at = restamp_records(words, offsets[:-1], length, cell, first_cell)
         if at >= 0:
             self._refuse(shard[at], cell[at])
@@ -176,8 +176,8 @@ class _Records:
 
     def _refuse(self, shard: int, cell: int) -> None:
         raise StoreFormatError(
-            f"{self._paths[shard]} is damaged at cell {cell}: delete it and give the same command again, which makes it "
-            "anew"
+            f"{self._paths[shard]} is damaged at cell {cell}: delete it and give the same command again, which makes "
+            "it anew"
         )
 
 
