@@ -1,5 +1,7 @@
 """A store gives back what it was made of: values to the last bit, obs and var with their order and dtypes."""
 
+import dataclasses
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -239,3 +241,10 @@ def test_tables_without_any_column(tmp_path):
     pd.testing.assert_frame_equal(adata.obs, given.obs)
     pd.testing.assert_frame_equal(adata.var, given.var)
     assert (given.X != adata.X).nnz == 0
+
+
+def test_cells_without_names_come_back_numbered(tmp_path):
+    given = given_counts("a", 4, 60, 5)
+    given = dataclasses.replace(given, obs=given.obs.reset_index(drop=True))
+    adata = Store.open(make_store(tmp_path / "a.cells", [given])).to_anndata()
+    assert adata.obs_names.tolist() == ["0", "1", "2", "3"]

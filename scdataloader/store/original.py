@@ -109,10 +109,11 @@ class Original:
             yield Block(start=int(self.indptr[first]), indices=indices, data=data)
 
     def without_x(self) -> AnnData:
-        """All of it but the matrix; with the organism in ``uns``, where the source said it there."""
+        """All of it but the matrix, with names as text; with the organism in ``uns``, where the source said it there."""
         stated = self.source.uns_organism
         key = "organism_ontology_term_id" if stated and stated.startswith("NCBITaxon:") else "organism"
-        return AnnData(obs=self.obs, var=self.var, uns={key: stated} if stated else {})
+        obs, var = (table.set_axis(table.index.astype(str), axis=0) for table in (self.obs, self.var))
+        return AnnData(obs=obs, var=var, uns={key: stated} if stated else {})
 
     def anndata(self) -> AnnData:
         """All of it, in memory."""
