@@ -14,6 +14,7 @@ from numba import carray  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
 from scdataloader.kernels.align import renumber, scatter
+from scdataloader.kernels.gaps import look_up_genes, number_genes
 from scdataloader.kernels.memory import pointer, prefetch_bytes
 from scdataloader.kernels.records import (
     F32,
@@ -28,8 +29,9 @@ from scdataloader.kernels.records import (
 )
 
 OK, BAD_INDEX, BAD_RECORD, BAD_CHECKSUM = 0, 1, 2, 3
-IN_ORDER, COMPLETE = 1, 2
-"""How a source's genes fall in the vocabulary: ascending once those that are not in it are left out; all in it."""
+IN_ORDER, COMPLETE, SHIFTED = 1, 2, 4
+"""How a source's genes fall in the vocabulary: ascending once those that are not in it are left out; all in it; one
+after the other without a gap, as where all sources have the same genes."""
 
 
 @nb.njit(nogil=True, cache=True)
@@ -89,18 +91,19 @@ def decode_records(
 
     Returns (status, i): `OK`, or what is wrong with record i. Nothing outside the slots is touched.
     """
-    most, highest = 0, 0
+    most = 0
     for i in range(len(size)):
-        if how[part[i]] != IN_ORDER | COMPLETE:
+        if not how[part[i]] & COMPLETE or not how[part[i]] & IN_ORDER:
             most = max(most, size[i])
-            highest = max(highest, lut_start[part[i] + 1] - lut_start[part[i]])
-    genes, values, own = np.empty(most, np.int32), np.empty(most, np.float32), np.arange(highest).astype(np.int32)
+    genes, values = np.empty(most, np.int32), np.empty(most, np.float32)
     dense = np.zeros(n_genes + 1 if most else 0, np.float32)
     present = np.zeros(n_genes // 64 + 1, np.uint64)
     for i in range(len(address)):
-        if i + 1 < len(address):
-            # Random records are never in cache: fetch the next while this one is worked on.
-            prefetch_bytes(address[i + 1], length[i + 1])
+        # Random records are never in cache: fetch the next while this one is worked on, half before and half amid it,
+        # since a core waits for no more than some tens of cache lines at a time.
+        following = min(i + 1, len(address) - 1)
+        half = length[following] // 2
+        prefetch_bytes(address[following], half)
         words = carray(pointer(np.uintp(address[i])), (length[i] // 8,), np.uint64)
         bit = np.uint8(1 << (row[i] & 7))
         if not checked[row[i] >> 3] & bit:
@@ -113,13 +116,17 @@ def decode_records(
         room = slice(starts[slot], starts[slot] + n)
         if not is_valid(words, n, len(lut)):
             return BAD_RECORD, i
-        if how[p] == IN_ORDER | COMPLETE:
-            look_up(words, n, lut, out_indices[room])
-            out_depth[slot] = _values(words, n, out_data[room])
+        in_place = how[p] & COMPLETE and how[p] & IN_ORDER
+        genes_out = out_indices[room] if in_place else genes[:n]
+        if how[p] & SHIFTED or not in_place:
+            shift_genes(words, n, lut[0] if how[p] & SHIFTED and n else 0, genes_out)
+        else:
+            look_up(words, n, lut, genes_out)
+        prefetch_bytes(address[following] + half, length[following] - half)
+        out_depth[slot] = _values(words, n, out_data[room] if in_place else values[:n])
+        if in_place:
             out_size[slot] = n
             continue
-        look_up(words, n, own, genes[:n])
-        out_depth[slot] = _values(words, n, values[:n])
         if how[p] & IN_ORDER:
             out_size[slot] = renumber(genes[:n], values[:n], lut, out_indices[room], out_data[room])
         else:
@@ -155,8 +162,7 @@ def is_valid(words: NDArray[np.uint64], size: int, n_genes: int) -> bool:
         if not last < head[k] < n:
             return False
         last = int(head[k])
-    first_gap = HEADER + 8 * (n_gaps + n_large) + n * value_width(code)
-    return bool(highest + np.uint64(_sum(words.view(np.uint8)[first_gap : first_gap + n])) <= n_genes)
+    return bool(highest + np.uint64(_sum(_gaps(words, n))) <= n_genes)
 
 
 @nb.njit(nogil=True, cache=True)
@@ -174,43 +180,34 @@ def _sum(values: NDArray[Any]) -> np.int64:
     return total
 
 
+@nb.njit(inline="always", cache=True)
+def _gaps(words: NDArray[np.uint64], n: int) -> NDArray[np.uint8]:
+    """The bytes that hold the gaps of a record of ``n`` values."""
+    _, n_gaps, n_large, code = header(words)
+    first = HEADER + 8 * (n_gaps + n_large) + n * value_width(code)
+    return words.view(np.uint8)[first : first + n]
+
+
+@nb.njit(nogil=True, cache=True)
+def shift_genes(words: NDArray[np.uint64], n: int, shift: int, out: NDArray[np.int32]) -> None:
+    """The numbers of a record's genes, each plus ``shift``."""
+    gaps, head, number, begin = _gaps(words, n), words.view(np.uint32), np.int64(shift), 0
+    for k in range(HEADER // 4, HEADER // 4 + 2 * int(head[2]), 2):
+        end = int(head[k])
+        number = number_genes(gaps[begin:end], number, out[begin:end]) + np.int64(head[k + 1])
+        begin = end
+    number_genes(gaps[begin:], number, out[begin:n])
+
+
 @nb.njit(nogil=True, cache=True)
 def look_up(words: NDArray[np.uint64], n: int, lut: NDArray[np.int32], out: NDArray[np.int32]) -> None:
-    """The vocabulary numbers of a record's genes."""
-    _, n_gaps, n_large, code = header(words)
-    head = words.view(np.uint32)
-    first_gap = HEADER + 8 * (n_gaps + n_large) + n * value_width(code)
-    gaps = words.view(np.uint8)[first_gap : first_gap + n]
-    number, begin = np.uint64(0), 0
-    for k in range(HEADER // 4, HEADER // 4 + 2 * n_gaps, 2):
+    """What ``lut`` has for a record's genes."""
+    gaps, head, number, begin = _gaps(words, n), words.view(np.uint32), np.int64(0), 0
+    for k in range(HEADER // 4, HEADER // 4 + 2 * int(head[2]), 2):
         end = int(head[k])
-        number = _run(gaps[begin:end], number, lut, out[begin:end]) + np.uint64(head[k + 1])
+        number = look_up_genes(gaps[begin:end], number, lut, out[begin:end]) + np.int64(head[k + 1])
         begin = end
-    _run(gaps[begin:], number, lut, out[begin:n])
-
-
-@nb.njit(inline="always", cache=True)
-def _run(gaps: NDArray[np.uint8], number: np.uint64, lut: NDArray[np.int32], out: NDArray[np.int32]) -> np.uint64:
-    """Look up genes, of which the first has ``number`` and its own gap before it; the number after the last.
-
-    Unsigned numbers, and loops from 0, spare a test for negative indices; four at once shorten the chain of additions.
-    """
-    four = len(gaps) // 4 * 4
-    for j in range(0, four, 4):
-        a = number + np.uint64(gaps[j])
-        b = a + np.uint64(gaps[j + 1])
-        c = b + np.uint64(gaps[j + 2])
-        d = c + np.uint64(gaps[j + 3])
-        out[j] = lut[a]
-        out[j + 1] = lut[b + np.uint64(1)]
-        out[j + 2] = lut[c + np.uint64(2)]
-        out[j + 3] = lut[d + np.uint64(3)]
-        number = d + np.uint64(4)
-    for j in range(four, len(gaps)):
-        number += np.uint64(gaps[j])
-        out[j] = lut[number]
-        number += np.uint64(1)
-    return number
+    look_up_genes(gaps[begin:], number, lut, out[begin:n])
 
 
 @nb.njit(nogil=True, cache=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.kernels.decode import COMPLETE, IN_ORDER
+from scdataloader.kernels.decode import COMPLETE, IN_ORDER, SHIFTED
 
 
 class GeneTables:
@@ -24,4 +24,9 @@ class GeneTables:
 
 def _how(lut: NDArray[np.int32]) -> int:
     kept = lut[lut >= 0]
-    return IN_ORDER * bool((np.diff(kept) > 0).all()) | COMPLETE * (len(kept) == len(lut))
+    steps = np.diff(lut)
+    return (
+        IN_ORDER * bool((np.diff(kept) > 0).all())
+        | COMPLETE * (len(kept) == len(lut))
+        | SHIFTED * bool(len(kept) == len(lut) and (steps == 1).all())
+    )

@@ -109,7 +109,7 @@ class Original:
             yield Block(start=int(self.indptr[first]), indices=indices, data=data)
 
     def without_x(self) -> AnnData:
-        """All of it but the matrix, with names as text; with the organism in ``uns``, where the source said it there."""
+        """All of it but the matrix, with names as text; the organism is in ``uns`` where the source had it there."""
         stated = self.source.uns_organism
         key = "organism_ontology_term_id" if stated and stated.startswith("NCBITaxon:") else "organism"
         obs, var = (table.set_axis(table.index.astype(str), axis=0) for table in (self.obs, self.var))
