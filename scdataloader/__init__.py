@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from scdataloader.genes import GeneVocabulary
     from scdataloader.loader import Loader
     from scdataloader.monitor import SamplingMonitor
+    from scdataloader.ontology import Ontology
     from scdataloader.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
     from scdataloader.sources import open_source
     from scdataloader.splits import Split
@@ -39,6 +40,7 @@ __all__ = [
     "Loader",
     "Log1p",
     "Normalize",
+    "Ontology",
     "QuantileBins",
     "Sampler",
     "Sampling",
@@ -69,6 +71,7 @@ _NAMES = {
     "genes": "GeneVocabulary",
     "loader": "Loader",
     "monitor": "SamplingMonitor",
+    "ontology": "Ontology",
     "samplers": "SequentialSampler ShuffleSampler WeightedSampler",
     "sources": "open_source",
     "splits": "Split",
