@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from scdataloader.kernels.align import row_starts
+
 _HEADROOM = 1.1
 """Buffers are made this much larger than asked for, so that the next window, somewhat larger, fits as well."""
 
@@ -77,8 +79,7 @@ class Slots:
     @classmethod
     def of_sizes(cls, most: NDArray[np.int64], buffers: BufferPool | None = None) -> Slots:
         """Empty slots for rows of up to ``most`` entries."""
-        starts = np.zeros(len(most) + 1, np.int64)
-        np.cumsum(most, out=starts[1:])
+        starts = row_starts(most)
         n = int(starts[-1])
         return cls(
             starts=starts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 
 from scdataloader.alignment import GeneAlignment, Part, align
 from scdataloader.buffers import BufferPool, Slots
-from scdataloader.kernels.align import close_gaps
-from scdataloader.segments import Segment, segments
+from scdataloader.kernels.align import all_equal, close_gaps
+from scdataloader.segments import Reading, segments
 from scdataloader.sources.counts import Values
 from scdataloader.sources.locate import open_sources
 from scdataloader.types import CellBatch, CSRRows
@@ -181,26 +182,38 @@ class Collection:
         Raises:
             IndexError: a row is outside [0, n).
         """
+        found = self.find(rows)
+        x, depth = self.read_found(found)
+        return CellBatch(
+            x=x,
+            depth=depth,
+            row=found.rows,
+            source=found.part,
+            labels=np.empty((len(found), 0), np.int64),
+            measured=self.measured,
+            position=np.arange(len(found)),
+            key=0,
+        )
+
+    def find(self, rows: NDArray[np.int64]) -> Found:
+        """Where cells ``rows`` lie; all that can be known of them without reading them.
+
+        Raises:
+            IndexError: a row is outside [0, n).
+        """
         rows = np.ascontiguousarray(rows, np.int64)
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"rows must be in [0, {len(self)}); got {rows.min()} to {rows.max()}")
-        found = [(place, segment.find(local)) for segment, place, local in self._by_segment(rows)]
-        sizes, source = np.empty(len(rows), np.int64), np.empty(len(rows), np.int32)
-        for place, reading in found:
-            sizes[place], source[place] = reading.sizes, reading.part
+        readings = tuple(self._readings(rows))
+        return Found(rows=rows, readings=readings, part=_spread([reading.part for _, reading in readings], readings))
+
+    def read_found(self, found: Found) -> tuple[CSRRows, NDArray[np.float32]]:
+        """The cells that were found, and the total count of each over all genes of its source."""
+        sizes = _spread([reading.sizes for _, reading in found.readings], found.readings)
         slots = Slots.of_sizes(sizes, self._buffers)
-        for place, reading in found:
+        for place, reading in found.readings:
             reading.write(place, slots)
-        return CellBatch(
-            x=_closed_up(slots, sizes, self.n_genes),
-            depth=slots.depth,
-            row=rows,
-            source=source,
-            labels=np.empty((len(rows), 0), np.int64),
-            measured=self.measured,
-            position=np.arange(len(rows)),
-            key=0,
-        )
+        return _closed_up(slots, sizes, self.n_genes), slots.depth
 
     @property
     def _by_part(self) -> NDArray[np.int64]:
@@ -208,26 +221,60 @@ class Collection:
         stops = np.cumsum([part.n_obs for part in self.parts])
         return self.joined([np.arange(stop - part.n_obs, stop) for part, stop in zip(self.parts, stops, strict=True)])
 
-    def read_ahead(self, rows: NDArray[np.int64]) -> None:
-        """Ask the disk for cells that will soon be read, where they lie in mapped files and are not in memory."""
-        for segment, _, local in self._by_segment(rows):
-            segment.read_ahead(local)
-
-    def _by_segment(self, rows: NDArray[np.int64]) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
-        """Each segment that has some of ``rows``, where these are among them, and their numbers in the segment."""
+    def _readings(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Reading]]:
+        """Those of each segment that has some of ``rows``, and where these are among them."""
         if len(self._segments) == 1:
-            yield self._segments[0], np.arange(len(rows)), rows
+            yield np.arange(len(rows)), self._segments[0].find(rows)
             return
         of_row = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(of_row):
             place = np.flatnonzero(of_row == number)
-            yield self._segments[number], place, rows[place] - self._starts[number]
+            yield place, self._segments[number].find(rows[place] - self._starts[number])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """Cells of a collection, found but not read."""
+
+    rows: NDArray[np.int64]
+    """``(m,)`` row numbers in the collection."""
+    readings: tuple[tuple[NDArray[np.int64], Reading], ...]
+    """By segment: which of the m cells, in ascending order, and how to read them."""
+    part: NDArray[np.int32]
+    """``(m,)`` the part of the collection that each is of, by number."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def slice(self, start: int, stop: int) -> Found:
+        """Cells ``[start, stop)`` of these."""
+        readings = []
+        for place, reading in self.readings:
+            first, last = np.searchsorted(place, [start, stop])
+            if first < last:
+                readings.append((place[first:last] - start, reading.slice(first, last)))
+        return Found(rows=self.rows[start:stop], readings=tuple(readings), part=self.part[start:stop])
+
+    def read_ahead(self) -> None:
+        """Ask the disk for the cells, where they lie in mapped files and are not in memory."""
+        for _, reading in self.readings:
+            reading.read_ahead()
+
+
+def _spread(pieces: Sequence[NDArray[Any]], readings: Sequence[tuple[NDArray[np.int64], Reading]]) -> NDArray[Any]:
+    """What each of ``readings`` has of its cells, in the order of all."""
+    if len(pieces) == 1:
+        return pieces[0]
+    out = np.empty(sum(map(len, pieces)), pieces[0].dtype if pieces else np.int64)
+    for piece, (place, _) in zip(pieces, readings, strict=True):
+        out[place] = piece
+    return out
 
 
 def _closed_up(slots: Slots, sizes: NDArray[np.int64], n_genes: int) -> CSRRows:
     """Slots as rows, without the room that was not needed."""
     starts, indices, data = slots.starts, slots.indices, slots.data
-    if (slots.sizes != sizes).any():
+    if not all_equal(slots.sizes, sizes):
         starts = close_gaps(starts, slots.sizes, indices, data)
         indices, data = indices[: starts[-1]], data[: starts[-1]]
     return CSRRows(data=data, indices=indices, indptr=starts, n_genes=n_genes)

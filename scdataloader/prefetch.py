@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +20,7 @@ from scdataloader.types import CellBatch, Collate, Sampler, Transform
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scdataloader.collection import Collection
+    from scdataloader.collection import Collection, Found
 
 T = TypeVar("T")
 
@@ -39,9 +39,11 @@ class Drawn:
     """Draws that are read at once."""
 
     positions: NDArray[np.int64]
-    """Their positions in the epoch."""
-    rows: NDArray[np.int64]
-    """The rows drawn."""
+    """``(m,)`` their positions in the epoch."""
+    found: Found
+    """``(m,)`` where the cells lie."""
+    labels: NDArray[np.int64]
+    """``(m, C)`` their label codes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,9 +134,15 @@ class Prefetcher:
         """The draws of steps [first, last), in pieces that are read at once; the disk is asked for all of them."""
         positions = self._positions(first, last)
         rows = self._rows(epoch, positions)
-        self.collection.read_ahead(rows)
+        found = self.collection.find(rows)
+        found.read_ahead()
+        labels = np.empty((len(rows), 0), np.int64) if self.labels is None else self.labels[rows].astype(np.int64)
         n = max(1, self._cells_at_once() // self.batch_size) * self.batch_size
-        return [Drawn(positions=positions[at : at + n], rows=rows[at : at + n]) for at in range(0, len(rows), n)]
+        pieces = [slice(at, min(at + n, len(rows))) for at in range(0, len(rows), n)]
+        return [
+            Drawn(positions=positions[piece], found=found.slice(piece.start, piece.stop), labels=labels[piece])
+            for piece in pieces
+        ]
 
     def _positions(self, first: int, last: int) -> NDArray[np.int64]:
         """This rank's positions at steps [first, last); on several ranks also those beyond the epoch's end."""
@@ -149,11 +157,19 @@ class Prefetcher:
         return np.concatenate([self.sampler.draw(epoch, int(run[0]), int(run[-1]) + 1) for run in runs])
 
     def _read(self, epoch: int, drawn: Drawn) -> CellBatch:
-        cells = self.collection.cells(drawn.rows)
-        labels = cells.labels if self.labels is None else self.labels[cells.row].astype(np.int64)
-        pad = drawn.positions >= self.sampler.num_samples if self.mark_pad else None
-        key = int(derive_key(self.seed, epoch, _ROW_BITS))
-        return replace(cells, labels=labels, position=drawn.positions, key=key, pad=pad)
+        found = drawn.found
+        x, depth = self.collection.read_found(found)
+        return CellBatch(
+            x=x,
+            depth=depth,
+            row=found.rows,
+            source=found.part,
+            labels=drawn.labels,
+            measured=self.collection.measured,
+            position=drawn.positions,
+            key=int(derive_key(self.seed, epoch, _ROW_BITS)),
+            pad=drawn.positions >= self.sampler.num_samples if self.mark_pad else None,
+        )
 
     def _prepare(self, epoch: int, drawn: Drawn) -> tuple[list[MadeBatch], list[list[CellBatch]]]:
         """The batches of some draws: as many as one task makes, made, and the others for further tasks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import groupby
 from typing import Protocol
 
@@ -20,15 +21,21 @@ from scdataloader.types import CSRMatrix
 
 
 class Reading(Protocol):
-    """Some cells, found and about to be written into slots."""
+    """Some cells, found and about to be read."""
+
+    @property
+    def part(self) -> NDArray[np.int32]:
+        """``(m,)`` the part of the collection that each is of, by number."""
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """``(m,)`` how many entries each takes at most."""
+        """``(m,)`` how many entries each takes at most; where files have to be decoded, this reads them."""
 
-    @property
-    def part(self) -> NDArray[np.int64]:
-        """``(m,)`` the part of the collection that each is of, by number."""
+    def slice(self, start: int, stop: int) -> Reading:
+        """The cells from ``start`` to ``stop`` of these."""
+
+    def read_ahead(self) -> None:
+        """Ask the disk for them, where they lie in mapped files and are not in memory."""
 
     def write(self, place: NDArray[np.int64], slots: Slots) -> None:
         """Write them, in vocabulary genes, into the slots ``place`` (m,)."""
@@ -57,11 +64,8 @@ class Segment(Protocol):
     def reads_cheaply(self) -> bool:
         """Whether small reads cost no more per cell than large ones."""
 
-    def read_ahead(self, rows: NDArray[np.int64]) -> None:
-        """Ask the disk for ``rows``, where they lie in mapped files and are not in memory."""
-
     def find(self, rows: NDArray[np.int64]) -> Reading:
-        """Begin to read ``rows``, numbered from 0 in the segment."""
+        """Where ``rows`` lie, numbered from 0 in the segment."""
 
     def joined(self, pieces: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
         """What each of its parts has of its cells, in the order of the rows."""
@@ -90,27 +94,10 @@ class PartSegment:
         """That of the source."""
         return self._part.source.fingerprint
 
-    def read_ahead(self, rows: NDArray[np.int64]) -> None:
-        """Ask the disk for the genes and values of ``rows``, where these are mapped."""
-        matrix: CSRMatrix | None = getattr(self._part.source, "matrix", None)
-        if matrix is not None:
-            local = rows if self._part.rows is None else self._part.rows[rows]
-            first = matrix.indptr[local]
-            sizes = matrix.indptr[local + 1] - first
-            for values in (matrix.indices, matrix.data):
-                read_ahead(values.ctypes.data + values.itemsize * first, values.itemsize * sizes)
-
     def find(self, rows: NDArray[np.int64]) -> PartReading:
-        """The whole matrix, where the source has it in memory, or just what is read for ``rows``."""
-        part = self._part
-        local = rows if part.rows is None else part.rows[rows]
-        matrix: CSRMatrix | None = getattr(part.source, "matrix", None)
-        take = local
-        if matrix is None:
-            read = part.source.read(local)
-            matrix = CSRMatrix(indptr=read.indptr, indices=read.indices, data=read.data)
-            take = np.arange(len(local))
-        return PartReading(part, self._number, self._n_genes, matrix, take, local)
+        """Rows of the whole matrix, where the source has it in memory; others are read when their sizes are asked."""
+        local = rows if self._part.rows is None else self._part.rows[rows]
+        return PartReading(self._part, self._number, self._n_genes, local)
 
     def joined(self, pieces: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
         """The one piece that there is."""
@@ -118,21 +105,44 @@ class PartSegment:
 
 
 class PartReading:
-    """Rows of a matrix in memory."""
+    """Cells of one source."""
 
-    def __init__(
-        self,
-        part: Part,
-        number: int,
-        n_genes: int,
-        matrix: CSRMatrix,
-        take: NDArray[np.int64],
-        local: NDArray[np.int64],
-    ) -> None:
-        """Rows ``take`` of ``matrix``, which are the cells ``local`` of the source."""
-        self._part, self._n_genes, self._matrix, self._take, self._local = part, n_genes, matrix, take, local
-        self.sizes = matrix.indptr[take + 1] - matrix.indptr[take]
-        self.part = np.full(len(take), number, np.int64)
+    def __init__(self, part: Part, number: int, n_genes: int, local: NDArray[np.int64]) -> None:
+        """The cells ``local`` of the source of ``part``, which has this ``number``."""
+        self._part, self._number, self._n_genes, self._local = part, number, n_genes, local
+
+    @property
+    def part(self) -> NDArray[np.int32]:
+        """The same for all."""
+        return np.full(len(self._local), self._number, np.int32)
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Of the rows as stored."""
+        matrix, take = self._rows
+        return matrix.indptr[take + 1] - matrix.indptr[take]
+
+    @cached_property
+    def _rows(self) -> tuple[CSRMatrix, NDArray[np.int64]]:
+        """A matrix in memory and the rows of it: the whole one, or just what was read for these cells."""
+        source = self._part.source
+        matrix: CSRMatrix | None = getattr(source, "matrix", None)
+        if matrix is not None:
+            return matrix, self._local
+        read = source.read(self._local)
+        return CSRMatrix(indptr=read.indptr, indices=read.indices, data=read.data), np.arange(len(self._local))
+
+    def slice(self, start: int, stop: int) -> PartReading:
+        """Some of these cells."""
+        return PartReading(self._part, self._number, self._n_genes, self._local[start:stop])
+
+    def read_ahead(self) -> None:
+        """Ask for genes and values, where these are mapped."""
+        if getattr(self._part.source, "matrix", None) is not None:
+            matrix, take = self._rows
+            for values in (matrix.indices, matrix.data):
+                address = values.ctypes.data + values.itemsize * matrix.indptr[take]
+                read_ahead(address, values.itemsize * self.sizes)
 
     def write(self, place: NDArray[np.int64], slots: Slots) -> None:
         """Look up, sort where need be, and write.
@@ -141,12 +151,12 @@ class PartReading:
             NotCountsError: a value is no count.
             SourceFormatError: a gene number is out of range.
         """
-        matrix, genes = self._matrix, self._part.genes
+        (matrix, take), genes = self._rows, self._part.genes
         status, at = align_rows(
             matrix.indptr,
             matrix.indices,
             matrix.data,
-            self._take,
+            take,
             genes.lut,
             self._n_genes,
             genes.monotone,
@@ -191,15 +201,11 @@ class StoreSegment:
         """That of the store."""
         return self._store.fingerprint
 
-    def read_ahead(self, rows: NDArray[np.int64]) -> None:
-        """Ask the disk for the records of ``rows``."""
-        found = self._store.locate(rows)
-        read_ahead(found.address, found.length)
-
     def find(self, rows: NDArray[np.int64]) -> StoreReading:
         """Where in the mapped files the records of ``rows`` lie."""
         found = self._store.locate(rows)
-        return StoreReading(found, self._store.sources_of(found), self._first, self._genes)
+        source = self._store.sources_of(found)
+        return StoreReading(found, source, (source + self._first).astype(np.int32), self._genes)
 
     def joined(self, pieces: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
         """One after the other, or, where the store mixes its sources, each at the rows of its own cells."""
@@ -214,11 +220,19 @@ class StoreSegment:
 class StoreReading:
     """Records of a store."""
 
-    def __init__(self, found: Located, source: NDArray[np.int64], first: int, genes: GeneTables) -> None:
+    def __init__(self, found: Located, source: NDArray[np.int64], part: NDArray[np.int32], genes: GeneTables) -> None:
         """``source`` (m,) says which look-up table of ``genes`` is for which record."""
-        self._found, self._source, self._genes = found, source, genes
+        self._found, self._source, self.part, self._genes = found, source, part, genes
         self.sizes = found.size
-        self.part = source + first
+
+    def slice(self, start: int, stop: int) -> StoreReading:
+        """Some of these cells, as views."""
+        some = slice(start, stop)
+        return StoreReading(self._found.slice(start, stop), self._source[some], self.part[some], self._genes)
+
+    def read_ahead(self) -> None:
+        """Ask for the records."""
+        read_ahead(self._found.address, self._found.length)
 
     def write(self, place: NDArray[np.int64], slots: Slots) -> None:
         """Decode, look up and write in one pass."""

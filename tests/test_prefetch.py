@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scdataloader.collate import Dense
-from scdataloader.collection import Collection
+from scdataloader.collection import Collection, Found
 from scdataloader.loader import Loader
 from scdataloader.samplers import SequentialSampler, ShuffleSampler, Subset
 
@@ -67,7 +67,7 @@ def test_whole_windows_of_the_sampler_are_drawn_together(window, options, togeth
     prefetcher = loader(sampler, collection(mapped=mapped), batch_size=1, **options)._ahead
     windows = list(prefetcher._windows(0, 50_000))
     assert {last - first for first, last in windows[2:-1]} == {together}
-    pieces = [len(piece.rows) for piece in prefetcher._drawn(0, *windows[2])]
+    pieces = [len(piece.found) for piece in prefetcher._drawn(0, *windows[2])]
     assert sum(pieces) == together
     assert set(pieces[:-1]) <= {at_once}
     assert pieces[-1] <= at_once
@@ -75,9 +75,11 @@ def test_whole_windows_of_the_sampler_are_drawn_together(window, options, togeth
 
 def test_the_disk_is_asked_for_each_row_once_and_before_it_is_read(monkeypatch):
     events = []
-    cells, read_ahead = Collection.cells, Collection.read_ahead
-    monkeypatch.setattr(Collection, "cells", lambda c, rows: (events.append(("read", rows)), cells(c, rows))[1])
-    monkeypatch.setattr(Collection, "read_ahead", lambda c, rows: (events.append(("ask", rows)), read_ahead(c, rows)))
+    read, ask = Collection.read_found, Found.read_ahead
+    monkeypatch.setattr(
+        Collection, "read_found", lambda c, found: (events.append(("read", found.rows)), read(c, found))[1]
+    )
+    monkeypatch.setattr(Found, "read_ahead", lambda found: (events.append(("ask", found.rows)), ask(found)))
     batches = list(loader(SequentialSampler(N), num_threads=1))
     asked = np.concatenate([rows for event, rows in events if event == "ask"])
     assert np.array_equal(np.sort(asked), np.arange(N))
@@ -92,8 +94,10 @@ def test_the_disk_is_asked_for_each_row_once_and_before_it_is_read(monkeypatch):
 
 def test_a_resumed_pass_reads_up_to_the_next_edge_first(monkeypatch):
     read = []
-    cells = Collection.cells
-    monkeypatch.setattr(Collection, "cells", lambda self, rows: (read.append(sorted(rows)), cells(self, rows))[1])
+    whole_read = Collection.read_found
+    monkeypatch.setattr(
+        Collection, "read_found", lambda c, found: (read.append(sorted(found.rows)), whole_read(c, found))[1]
+    )
     whole = loader(Spread(1000, 200), window=None, num_threads=1)
     batches = iter(whole)
     for _ in range(33):

@@ -192,3 +192,25 @@ def close_gaps(
                 indices[out + k] = indices[begin + k]
                 data[out + k] = data[begin + k]
     return indptr
+
+
+# The two below hold the interpreter's lock: where it is let go of for a microsecond's work, another thread takes it,
+# and getting it back takes a hundred times as long.
+
+
+@nb.njit(cache=True)
+def row_starts(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``(n + 1,)`` where rows of these sizes begin, one after the other, and where the last ends."""
+    starts = np.zeros(len(sizes) + 1, np.int64)
+    for row in range(len(sizes)):
+        starts[row + 1] = starts[row] + sizes[row]
+    return starts
+
+
+@nb.njit(cache=True)
+def all_equal(first: NDArray[np.int64], second: NDArray[np.int64]) -> bool:
+    """Whether two arrays of one length hold the same."""
+    equal = True
+    for i in range(len(first)):
+        equal &= first[i] == second[i]
+    return equal

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@nb.njit(nogil=True, cache=True)
+@nb.njit(cache=True)  # holds the interpreter's lock: done sooner than another thread would give it back
 def count_rows(
     rows: NDArray[np.int64],
     classes: NDArray[np.int32],

@@ -91,10 +91,7 @@ def decode_records(
 
     Returns (status, i): `OK`, or what is wrong with record i. Nothing outside the slots is touched.
     """
-    most = 0
-    for i in range(len(size)):
-        if not how[part[i]] & COMPLETE or not how[part[i]] & IN_ORDER:
-            most = max(most, size[i])
+    most = size.max() if len(size) and (how & (COMPLETE | IN_ORDER) != COMPLETE | IN_ORDER).any() else 0
     genes, values = np.empty(most, np.int32), np.empty(most, np.float32)
     dense = np.zeros(n_genes + 1 if most else 0, np.float32)
     present = np.zeros(n_genes // 64 + 1, np.uint64)
@@ -114,14 +111,13 @@ def decode_records(
         lut = luts[lut_start[p] : lut_start[p + 1]]
         n, slot = size[i], place[i]
         room = slice(starts[slot], starts[slot] + n)
-        if not is_valid(words, n, len(lut)):
-            return BAD_RECORD, i
         in_place = how[p] & COMPLETE and how[p] & IN_ORDER
-        genes_out = out_indices[room] if in_place else genes[:n]
-        if how[p] & SHIFTED or not in_place:
-            shift_genes(words, n, lut[0] if how[p] & SHIFTED and n else 0, genes_out)
+        if in_place:
+            good = fits(words, n, len(lut)) and _look_up(words, n, lut, how[p] & SHIFTED, out_indices[room])
         else:
-            look_up(words, n, lut, genes_out)
+            good = fits(words, n, len(lut)) and bool(gene_numbers(words, n, np.int64(0), genes[:n]) <= len(lut))
+        if not good:
+            return BAD_RECORD, i
         prefetch_bytes(address[following] + half, length[following] - half)
         out_depth[slot] = _values(words, n, out_data[room] if in_place else values[:n])
         if in_place:
@@ -146,32 +142,44 @@ def header(words: NDArray[np.uint64]) -> tuple[int, int, int, int]:
 @nb.njit(nogil=True, cache=True)
 def is_valid(words: NDArray[np.uint64], size: int, n_genes: int) -> bool:
     """Whether all that is read of a record lies within it, and all gene numbers below ``n_genes``."""
-    n, n_gaps, n_large, code = header(words)
-    if n != size or n > n_genes or record_length(n, n_gaps, n_large, code) != 8 * len(words):
-        return False  # with more genes, the sum below might overflow
-    head = words.view(np.uint32)
-    first = HEADER // 4
-    highest, last = np.uint64(n), -1
-    for k in range(first, first + 2 * n_gaps, 2):
-        if not last < head[k] < n:
-            return False
-        last = int(head[k])
-        highest += np.uint64(head[k + 1])
-    last = -1
-    for k in range(first + 2 * n_gaps, first + 2 * (n_gaps + n_large), 2):
-        if not last < head[k] < n:
-            return False
-        last = int(head[k])
-    return bool(highest + np.uint64(_sum(_gaps(words, n))) <= n_genes)
+    return bool(fits(words, size, n_genes) and reach(words, size) <= n_genes)
 
 
 @nb.njit(nogil=True, cache=True)
-def _sum(values: NDArray[Any]) -> np.int64:
+def fits(words: NDArray[np.uint64], size: int, n_genes: int) -> bool:
+    """Whether all that is read of a record lies within it, whatever its gene numbers are."""
+    n, n_gaps, n_large, code = header(words)
+    if n != size or n > n_genes or record_length(n, n_gaps, n_large, code) != 8 * len(words):
+        return False
+    head, first = words.view(np.uint32), HEADER // 4
+    return _ascend(head[first : first + 2 * n_gaps], n) and _ascend(
+        head[first + 2 * n_gaps : first + 2 * (n_gaps + n_large)], n
+    )
+
+
+@nb.njit(nogil=True, cache=True)
+def _ascend(exceptions: NDArray[np.uint32], n: int) -> bool:
+    """Whether the places of exceptions ascend, and lie below ``n``."""
+    last = -1
+    for k in range(0, len(exceptions), 2):
+        if not last < exceptions[k] < n:
+            return False
+        last = int(exceptions[k])
+    return True
+
+
+@nb.njit(nogil=True, cache=True)
+def reach(words: NDArray[np.uint64], n: int) -> int:
+    """The number after the last gene of a record that `fits`: below 2^63, with at most 2^32 gaps of 32 bits."""
+    head, total = words.view(np.uint32), np.int64(n)
+    for k in range(HEADER // 4, HEADER // 4 + 2 * int(head[2]), 2):
+        total += np.int64(head[k + 1])
+    return int(total + _sum(_gaps(words, n)))
+
+
+@nb.njit(nogil=True, cache=True)
+def _sum(values: NDArray[np.uint8]) -> np.int64:
     total = np.int64(0)
-    if values.itemsize > 2:  # noqa: PLR2004 (bytes)
-        for value in values:
-            total += np.int64(value)
-        return total
     for begin in range(0, len(values), 1 << 16):  # so that 32 bits suffice, which add up faster
         some = np.uint32(0)
         for value in values[begin : begin + (1 << 16)]:
@@ -189,25 +197,37 @@ def _gaps(words: NDArray[np.uint64], n: int) -> NDArray[np.uint8]:
 
 
 @nb.njit(nogil=True, cache=True)
-def shift_genes(words: NDArray[np.uint64], n: int, shift: int, out: NDArray[np.int32]) -> None:
-    """The numbers of a record's genes, each plus ``shift``."""
-    gaps, head, number, begin = _gaps(words, n), words.view(np.uint32), np.int64(shift), 0
+def gene_numbers(words: NDArray[np.uint64], n: int, shift: np.int64, out: NDArray[np.int32]) -> np.int64:
+    """Write the numbers of a record's genes, each plus ``shift``; returns the one after the last."""
+    gaps, head, at, begin = _gaps(words, n), words.view(np.uint32), shift, 0
     for k in range(HEADER // 4, HEADER // 4 + 2 * int(head[2]), 2):
         end = int(head[k])
-        number = number_genes(gaps[begin:end], number, out[begin:end]) + np.int64(head[k + 1])
+        at = number_genes(gaps[begin:end], at, out[begin:end]) + np.int64(head[k + 1])
         begin = end
-    number_genes(gaps[begin:], number, out[begin:n])
+    return number_genes(gaps[begin:], at, out[begin:n])
+
+
+@nb.njit(nogil=True, cache=True)
+def _look_up(words: NDArray[np.uint64], n: int, lut: NDArray[np.int32], shifted: bool, out: NDArray[np.int32]) -> bool:
+    """Look up a record's genes, if all are below ``len(lut)``; ``shifted`` says that the table has no gaps."""
+    if shifted and n:
+        first = np.int64(lut[0])
+        return bool(gene_numbers(words, n, first, out) - first <= len(lut))
+    if reach(words, n) > len(lut):
+        return False
+    look_up(words, n, lut, out)
+    return True
 
 
 @nb.njit(nogil=True, cache=True)
 def look_up(words: NDArray[np.uint64], n: int, lut: NDArray[np.int32], out: NDArray[np.int32]) -> None:
     """What ``lut`` has for a record's genes."""
-    gaps, head, number, begin = _gaps(words, n), words.view(np.uint32), np.int64(0), 0
+    gaps, head, at, begin = _gaps(words, n), words.view(np.uint32), np.int64(0), 0
     for k in range(HEADER // 4, HEADER // 4 + 2 * int(head[2]), 2):
         end = int(head[k])
-        number = look_up_genes(gaps[begin:end], number, lut, out[begin:end]) + np.int64(head[k + 1])
+        at = look_up_genes(gaps[begin:end], at, lut, out[begin:end]) + np.int64(head[k + 1])
         begin = end
-    look_up_genes(gaps[begin:], number, lut, out[begin:n])
+    look_up_genes(gaps[begin:], at, lut, out[begin:n])
 
 
 @nb.njit(nogil=True, cache=True)
@@ -236,6 +256,13 @@ def _values(words: NDArray[np.uint64], n: int, out: NDArray[np.float32]) -> floa
 
 @nb.njit(inline="always", cache=True)
 def _widened(values: NDArray[Any], out: NDArray[np.float32]) -> np.int64:
-    for j in range(len(values)):
-        out[j] = np.float32(values[j])
-    return _sum(values)
+    """Write values as float32; returns their sum, which 32 bits hold for 2^16 of up to 16 bits each."""
+    total = np.int64(0)
+    step = 1 << 16 if values.itemsize <= 2 else 1  # noqa: PLR2004 (bytes)
+    for begin in range(0, len(values), step):
+        some, room, part = np.uint32(0), out[begin : begin + step], values[begin : begin + step]
+        for j in range(len(part)):
+            room[j] = np.float32(part[j])
+            some += np.uint32(part[j])
+        total += np.int64(some)
+    return total

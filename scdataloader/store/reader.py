@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -50,6 +50,11 @@ class Located:
     """What keeps them there."""
     store: Store
     """Whose cells they are."""
+
+    def slice(self, start: int, stop: int) -> Located:
+        """Those from ``start`` to ``stop``, as views."""
+        arrays = ("rows", "cell", "address", "length", "size", "shard")
+        return replace(self, **{name: getattr(self, name)[start:stop] for name in arrays})
 
 
 class Store:
