@@ -34,6 +34,8 @@ def limit_memory() -> None:
 def main(store: Path, folder: Path) -> None:
     """Answer one line for each line."""
     warnings.simplefilter("error")
+    # what AnnData rightly says of tables that damage has given a name twice
+    warnings.filterwarnings("ignore", "(Variable|Observation) names are not unique", UserWarning)
     pa.set_memory_pool(pa.system_memory_pool())  # the others reserve addresses for later
     pa.set_cpu_count(1)
     copy = Copy(store, folder)

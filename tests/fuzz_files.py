@@ -255,9 +255,8 @@ def _one_pass(store: Store) -> dict[str, Any]:
     genes = GeneTables(luts, max((len(lut) for lut in luts), default=0))
     slots = Slots.of_sizes(found.size)
     store.decode(found, store.sources_of(found), genes, np.arange(len(rows)), slots)
-    used = np.concatenate(
-        [np.arange(start, start + size) for start, size in zip(slots.starts[:-1], slots.sizes, strict=True)]
-    ).astype(np.int64)
+    parts = [np.arange(start, start + size) for start, size in zip(slots.starts[:-1], slots.sizes, strict=True)]
+    used = np.concatenate([np.empty(0, np.int64), *parts])
     return {
         "sizes": slots.sizes,
         "depth": slots.depth,
