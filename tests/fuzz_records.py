@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from typing import Any
 
@@ -10,9 +11,9 @@ from fuzz_files import FOOT, HEAD, change, places, put
 from guarded import Guarded
 from reference_store import read_record
 
-from scdataloader.kernels.decode import BAD_INDEX, COMPLETE, IN_ORDER, OK, decode_records, locate_records
+from scdataloader.kernels.decode import BAD_INDEX, COMPLETE, IN_ORDER, OK, SHIFTED, decode_records, locate_records
 from scdataloader.kernels.encode import encode_rows, most_words
-from scdataloader.kernels.records import F32, record_checksum
+from scdataloader.kernels.records import F32, WIDTH_SHIFT, record_checksum
 from scdataloader.kernels.unpack import BAD_FORM, BAD_KIND, check_records, unpack_records
 
 N_GENES = 2048
@@ -77,8 +78,15 @@ class Records:
         in_order = np.arange(N_GENES, dtype=np.int32)
         some = np.where(rng.random(N_GENES) < 0.5, in_order, -1).astype(np.int32)
         shuffled = rng.permutation(some).astype(np.int32)
-        # all that they may be: complete and in order, in order, and neither
-        luts = ((in_order, IN_ORDER | COMPLETE), (some, IN_ORDER), (shuffled, 0))
+        backwards = in_order[::-1].copy()
+        # all that they may be
+        luts = (
+            (in_order, IN_ORDER | COMPLETE | SHIFTED),
+            (in_order, IN_ORDER | COMPLETE),
+            (some, IN_ORDER),
+            (backwards, COMPLETE),
+            (shuffled, 0),
+        )
         self._luts = [(Guarded(4 * N_GENES).filled(lut, at_end=True), how) for lut, how in luts]
         self._out = [Guarded(1 << 20) for _ in range(2)]
 
@@ -118,7 +126,7 @@ class Records:
         starts = np.zeros(n + 1, np.int64)
         np.cumsum(size + _CANARY, out=starts[1:])
         starts += _CANARY
-        statuses = []
+        statuses, decoded = [], []
         for lut, how in self._luts:
             indices, data = (out.array(int(starts[-1]), np.int32, at_end=True) for out in self._out)
             indices[:], data[:] = _MARK, _MARK
@@ -145,7 +153,8 @@ class Records:
             self._see(starts, size, indices, data, "decode_records")
             statuses.append(status)
             if status == OK:
-                self._see_genes(starts, sizes, indices)
+                room = slice(starts[0], starts[0] + sizes[0])
+                decoded.append((lut, indices[room].copy(), data[room].copy()))
         indices, data = (out.array(int(starts[-1]), np.int32, at_end=True) for out in self._out)
         indices[:], data[:] = _MARK, _MARK
         order = self._luts[0][0]
@@ -158,6 +167,10 @@ class Records:
         statuses.append(OK if per_record[0] in {BAD_FORM, BAD_KIND} else per_record[0])
         assert len(set(statuses)) == 1, f"decoders disagree: {statuses}"
         room = slice(starts[0], starts[0] + size[0])
+        if statuses[0] == OK:
+            is_float = ctypes.c_uint32.from_address(int(address[0]) + 12).value >> WIDTH_SHIFT == F32
+            as_float = data[room] if is_float else data[room].view(np.uint32).astype(np.float32).view(np.int32)
+            self._see_same(decoded, indices[room], as_float)
         values = data[room].view(np.float32 if floats else np.uint32).tolist()
         found = dict(zip(indices[room].tolist(), map(str, values), strict=True))  # as text, since NaN equals nothing
         return ("read" if statuses[0] == OK else "refused"), found if per_record[0] == OK else None
@@ -171,10 +184,14 @@ class Records:
             assert (out[outside] == _MARK).all(), f"{who} writes {name} outside of a record's slot"
 
     @staticmethod
-    def _see_genes(starts: np.ndarray, sizes: np.ndarray, indices: np.ndarray) -> None:
-        for start, n in zip(starts[:-1], sizes, strict=True):
-            genes = indices[start : start + n]
-            assert n == 0 or (genes[0] >= 0 and genes[-1] < N_GENES and (np.diff(genes) > 0).all()), "genes in disorder"
+    def _see_same(decoded: list[tuple[np.ndarray, ...]], genes: np.ndarray, bits: np.ndarray) -> None:
+        """What was decoded is, in the genes of each table, what was unpacked."""
+        assert len(genes) == 0 or (genes[0] >= 0 and genes[-1] < N_GENES and (np.diff(genes) > 0).all()), "disorder"
+        for lut, found, found_bits in decoded:
+            own = lut[genes]
+            order = np.argsort(own)[np.count_nonzero(own < 0) :]
+            assert (found == own[order]).all(), "decoded genes are not those of the record"
+            assert (found_bits == bits[order]).all(), "decoded values are not those of the record"
 
     def _shard_case(self, case: dict[str, Any]) -> str:
         """A shard at one edge of the memory, damaged in its index, its records, or both, and decoded whole."""
