@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -49,19 +50,32 @@ class Sparse:
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         """The batch with ``x`` as a CSR tensor."""
-        if batch.x.indptr[-1] > _MOST_VALUES:
+        return self.split(batch, max(1, len(batch)))[0]
+
+    def split(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
+        """The batches of some cells, one after the other: made together they take half of the time."""
+        starts = np.arange(0, max(1, len(cells)), batch_size)
+        edges = np.append(cells.x.indptr[starts], cells.x.indptr[-1])
+        most = int(np.diff(edges).max())
+        if most > _MOST_VALUES:
             raise ValueError(
-                f"a batch of {len(batch):,} cells has {batch.x.indptr[-1]:,} values, more than a CSR tensor can number "
+                f"a batch of {batch_size:,} cells has {most:,} values, more than a CSR tensor can number "
                 f"({_MOST_VALUES:,}); use smaller batches"
             )
-        x = torch.sparse_csr_tensor(
-            torch.from_numpy(batch.x.indptr.astype(np.int32)),  # torch wants one dtype for both kinds of indices
-            torch.from_numpy(batch.x.indices),
-            torch.from_numpy(batch.x.data),
-            size=(len(batch), batch.x.n_genes),
-            check_invariants=False,
-        )
-        return {"x": x, **_about_cells(batch)}
+        # torch wants one dtype for both kinds of indices; and no views of one tensor, which autograd would tie together
+        first = np.repeat(edges[:-1], batch_size)[: len(cells)]
+        begins, made = (cells.x.indptr[:-1] - first).astype(np.int32), []
+        for start, (low, high) in zip(starts.tolist(), pairwise(edges.tolist()), strict=True):
+            batch = slice(start, start + batch_size)
+            x = torch.sparse_csr_tensor(
+                torch.from_numpy(np.append(begins[batch], np.int32(high - low))),
+                torch.from_numpy(cells.x.indices[low:high]),
+                torch.from_numpy(cells.x.data[low:high]),
+                size=(min(batch_size, len(cells) - start), cells.x.n_genes),
+                check_invariants=False,
+            )
+            made.append({"x": x, **_about_cells(cells, batch)})
+        return made
 
 
 How = Literal["most expressed", "random expressed", "all", "given"]
@@ -187,13 +201,13 @@ def _measured_genes(measured: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDA
     return kept[1], kept[2]
 
 
-def _about_cells(batch: CellBatch) -> dict[str, Tensor]:
+def _about_cells(cells: CellBatch, some: slice = slice(None)) -> dict[str, Tensor]:
     tensors = {
-        "labels": torch.from_numpy(batch.labels),
-        "depth": torch.from_numpy(batch.depth),
-        "row": torch.from_numpy(batch.row),
-        "source": torch.from_numpy(batch.source),
+        "labels": torch.from_numpy(cells.labels[some]),
+        "depth": torch.from_numpy(cells.depth[some]),
+        "row": torch.from_numpy(cells.row[some]),
+        "source": torch.from_numpy(cells.source[some]),
     }
-    if batch.pad is not None:
-        tensors["pad"] = torch.from_numpy(batch.pad)
+    if cells.pad is not None:
+        tensors["pad"] = torch.from_numpy(cells.pad[some])
     return tensors

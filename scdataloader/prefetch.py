@@ -28,8 +28,9 @@ T = TypeVar("T")
 _ROW_BITS, _BATCH_BITS = 1, 2
 _WINDOW = 8192
 """Cells that the disk is asked for at one time; read at once as well, where chunks serve several of them."""
-_MAPPED = 1024
-"""Cells that one thread reads at once where each is read by itself: few enough for the processor's caches."""
+_MAPPED = 2048
+"""Cells that one thread reads at once where each is read by itself: enough to outweigh the waiting of threads for each
+other, few enough to take some tens of megabytes."""
 _TASK_BYTES = 16 << 20
 """Tensors that a thread makes in one go: enough to outweigh the hand-over, few enough to hold some dense ones."""
 
@@ -175,6 +176,10 @@ class Prefetcher:
         """The batches of some draws: as many as one task makes, made, and the others for further tasks."""
         cells = self._read(epoch, drawn)
         edges = [*range(0, len(cells), self.batch_size), len(cells)]
+        if hasattr(self.collate, "split") and not self.transforms:
+            tensors = self.collate.split(cells, self.batch_size)
+            rows = (_own_rows(cells, start, stop) for start, stop in pairwise(edges))
+            return [MadeBatch(rows=own, tensors=made) for own, made in zip(rows, tensors, strict=True)], []
         batches = [cells.slice(start, stop) for start, stop in pairwise(edges)]
         n = self._batches_per_task
         tasks = [batches[at : at + n] for at in range(0, len(batches), n)]
@@ -187,10 +192,16 @@ class Prefetcher:
         return made
 
     def _make(self, batch: CellBatch, rng: np.random.Generator) -> MadeBatch:
-        rows = batch.row if batch.pad is None else batch.row[~batch.pad]
+        rows = _own_rows(batch, 0, len(batch))
         for transform in self.transforms:
             batch = transform(batch, rng)
         return MadeBatch(rows=rows, tensors=self.collate(batch, rng))
+
+
+def _own_rows(cells: CellBatch, start: int, stop: int) -> NDArray[np.int64]:
+    """Those of the cells [start, stop) that are not repeated to keep ranks even."""
+    rows = cells.row[start:stop]
+    return rows if cells.pad is None else rows[~cells.pad[start:stop]]
 
 
 class _Generators(threading.local):

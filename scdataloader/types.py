@@ -161,7 +161,12 @@ class Transform(Protocol):
 
 @runtime_checkable
 class Collate(Protocol):
-    """The last step before the model: sparse rows to tensors."""
+    """The last step before the model: sparse rows to tensors.
+
+    One that treats each cell by itself, and takes less time for many at once, may have ``split(cells, batch_size)``:
+    the list of what calls would give for one batch after another. It is then asked for the batches of all cells that
+    were read together, unless there are transforms.
+    """
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:
         """A dictionary of tensors; ``rng`` depends on (seed, epoch, position of the batch) alone."""

@@ -52,6 +52,31 @@ def test_transforms_refuse_senseless_options(bad):
         bad()
 
 
+@pytest.mark.parametrize("pad", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 6, 9])
+def test_batches_split_off_together_are_those_made_one_by_one(batch, batch_size, pad):
+    if pad:
+        batch = replace(batch, pad=np.arange(6) > 3)
+    split = Sparse().split(batch, batch_size)
+    single = [Sparse()(batch.slice(at, min(at + batch_size, 6)), RNG) for at in range(0, 6, batch_size)]
+    assert len(split) == len(single)
+    for got, expected in zip(split, single, strict=True):
+        assert list(got) == list(expected)
+        for key, tensor in expected.items():
+            assert got[key].dtype == tensor.dtype
+            assert got[key].shape == tensor.shape
+            assert torch.equal(got[key].to_dense(), tensor.to_dense())
+        torch._validate_sparse_csr_tensor_args(
+            got["x"].crow_indices(), got["x"].col_indices(), got["x"].values(), got["x"].shape
+        )
+
+
+def test_a_batch_of_no_cells_has_no_rows(batch):
+    none = Sparse()(batch.slice(0, 0), RNG)
+    assert none["x"].shape == (0, batch.x.n_genes)
+    assert len(none["row"]) == 0
+
+
 def test_dense_and_sparse_hold_the_same(batch):
     full, sparse = Dense()(batch, RNG)["x"], Sparse()(batch, RNG)["x"]
     assert sparse.layout is torch.sparse_csr

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.align import renumber, scatter
 from scdataloader.kernels.gaps import look_up_genes, number_genes
-from scdataloader.kernels.memory import pointer, prefetch_bytes
+from scdataloader.kernels.memory import pointer, prefetch, prefetch_bytes
 from scdataloader.kernels.records import (
     F32,
     HEADER,
@@ -32,6 +32,9 @@ OK, BAD_INDEX, BAD_RECORD, BAD_CHECKSUM = 0, 1, 2, 3
 IN_ORDER, COMPLETE, SHIFTED = 1, 2, 4
 """How a source's genes fall in the vocabulary: ascending once those that are not in it are left out; all in it; one
 after the other without a gap, as where all sources have the same genes."""
+
+_AHEAD = 16
+"""Records whose places are fetched before they are looked at: each would be waited for by itself otherwise."""
 
 
 @nb.njit(nogil=True, cache=True)
@@ -51,6 +54,10 @@ def locate_records(
     records (int64), then their sizes (uint32). Returns the first i whose offsets cannot be, or -1.
     """
     for i in range(len(cell)):
+        if i + _AHEAD < len(cell):
+            s, k = shard[i + _AHEAD], cell[i + _AHEAD]
+            prefetch(np.uintp(base[s] + index[s] + 8 * k))
+            prefetch(np.uintp(base[s] + index[s] + 8 * (n_cells[s] + 1) + 4 * k))
         s, k = shard[i], cell[i]
         offsets = carray(pointer(np.uintp(base[s] + index[s] + 8 * k)), (2,), np.int64)
         sizes = carray(pointer(np.uintp(base[s] + index[s] + 8 * (n_cells[s] + 1) + 4 * k)), (1,), np.uint32)
