@@ -10,7 +10,15 @@ from fuzz_files import FOOT, HEAD, change, places, put
 from guarded import Guarded
 from reference_store import read_record
 
-from scdataloader.kernels.decode import BAD_INDEX, COMPLETE, IN_ORDER, OK, decode_records, locate_records
+from scdataloader.kernels.decode import (
+    BAD_INDEX,
+    COMPLETE,
+    IN_ORDER,
+    OK,
+    SHIFTED,
+    decode_records,
+    locate_records,
+)
 from scdataloader.kernels.encode import encode_rows, most_words
 from scdataloader.kernels.records import F32, record_checksum
 from scdataloader.kernels.unpack import BAD_FORM, BAD_KIND, check_records, unpack_records
@@ -77,8 +85,9 @@ class Records:
         in_order = np.arange(N_GENES, dtype=np.int32)
         some = np.where(rng.random(N_GENES) < 0.5, in_order, -1).astype(np.int32)
         shuffled = rng.permutation(some).astype(np.int32)
-        # all that they may be: complete and in order, in order, and neither
-        luts = ((in_order, IN_ORDER | COMPLETE), (some, IN_ORDER), (shuffled, 0))
+        # all that they may be: complete and in order, without gaps as well, in order, and none of these
+        whole = IN_ORDER | COMPLETE
+        luts = ((in_order, whole), (in_order, whole | SHIFTED), (some, IN_ORDER), (shuffled, 0))
         self._luts = [(Guarded(4 * N_GENES).filled(lut, at_end=True), how) for lut, how in luts]
         self._out = [Guarded(1 << 20) for _ in range(2)]
 
@@ -154,7 +163,8 @@ class Records:
         )
         self._see(starts, size, indices, data, "unpack_records")
         per_record = np.zeros(n, np.uint8)
-        check_records(address, length, size, cell, np.full(n, N_GENES), floats, per_record)
+        known = np.zeros(n, np.int64), np.ones(N_GENES, np.bool_), np.array([0, N_GENES])
+        check_records(address, length, size, cell, np.full(n, N_GENES), *known, floats, per_record)
         statuses.append(OK if per_record[0] in {BAD_FORM, BAD_KIND} else per_record[0])
         assert len(set(statuses)) == 1, f"decoders disagree: {statuses}"
         room = slice(starts[0], starts[0] + size[0])

@@ -37,7 +37,7 @@ def relayout_tasks(
 ) -> list[Task]:
     """What is to be done once all cells are in ``unordered``, where ``records`` say what each shard holds.
 
-    ``n_genes`` are the numbers of genes of the plan's sources.
+    ``n_genes`` are the numbers of genes of the gene spaces of the plan's sources.
     """
     order = _ordered(unordered, plan)
     starts = np.cumsum([0, *(source.n_cells for source in plan.sources)])
@@ -78,7 +78,7 @@ class CopyCells:
     records: tuple[ShardRecord, ...]
     """The shards there, in the order of their cells."""
     n_genes: tuple[int, ...]
-    """Of each source in the store."""
+    """Of the gene space of each source in the store."""
     first: int
     """The first cell's place in the new order."""
     last: int
