@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Self
 
 from scdataloader.store.claim import LOCK
-from scdataloader.store.layout import MANIFEST, PARTIAL, Manifest
+from scdataloader.store.disk import PARTIAL
+from scdataloader.store.layout import MANIFEST, Manifest
 from scdataloader.store.plan import PLAN, UNORDERED, Plan
 
 FOLDERS = ("obs", "var", "genes", "shards")

@@ -13,24 +13,21 @@ atlas.cells/
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, Literal, Self
 
 from scdataloader.errors import StoreFormatError
+from scdataloader.store.disk import write_atomically
 
 VERSION = 1
 MANIFEST = "manifest.json"
 SUFFIX = ".cells"
-PARTIAL = ".partial"
-"""Ends the name of a file that is being written."""
 _TABLE_NAME = re.compile(r"(obs|var|genes)/[0-9a-f]{5,32}\.parquet")
 _SHARD_NAME = re.compile(r"shards/[0-9a-f]{5,32}\.cells")
 _END = b'"\n}'
@@ -271,37 +268,6 @@ def _made(cls: type[Any], found: Mapping[str, Any]) -> Any:
         if expected[name] == "Kind" and value not in {"counts", "float32"}:
             raise ValueError(f"{name} is {value!r}, neither 'counts' nor 'float32'")
     return cls(**found)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file of which nobody ever sees a part, and that is on the disk when this returns."""
-    with opened_atomically(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def opened_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to be written under another name, which takes its own once it is complete; an exception removes it."""
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names of a folder's files on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def file_record(folder: Path, path: str) -> FileRecord:

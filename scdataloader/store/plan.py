@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
-from scdataloader.store.disk import writing
-from scdataloader.store.layout import Kind, ShardRecord, shard_record, write_atomically
+from scdataloader.store.disk import write_atomically, writing
+from scdataloader.store.layout import Kind, ShardRecord, shard_record
 
 PLAN = "conversion.json"
 UNORDERED = "unordered"

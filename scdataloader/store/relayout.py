@@ -18,8 +18,8 @@ from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.decode import locate_records
 from scdataloader.kernels.random import derive_key, permute_range
 from scdataloader.kernels.restamp import restamp_records
-from scdataloader.store.disk import writing
-from scdataloader.store.layout import Kind, ShardRecord, opened_atomically
+from scdataloader.store.disk import opened_atomically, writing
+from scdataloader.store.layout import Kind, ShardRecord
 from scdataloader.store.plan import GROUPED, Plan, save_record, split_cells
 from scdataloader.store.shard import MappedShards
 from scdataloader.store.table_writer import write_arrow

@@ -35,7 +35,8 @@ from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.decode import BAD_CHECKSUM, BAD_RECORD
 from scdataloader.kernels.encode import encode_rows, first_unfit, most_words
 from scdataloader.kernels.unpack import BAD_FORM, BAD_GENE, BAD_KIND
-from scdataloader.store.layout import PARTIAL, VERSION, FileRecord, Kind, ShardRecord, sync_folder
+from scdataloader.store.disk import PARTIAL, sync_folder
+from scdataloader.store.layout import VERSION, FileRecord, Kind, ShardRecord
 
 _HEAD = struct.Struct("<8sII")
 _DIGEST = 16

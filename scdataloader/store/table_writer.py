@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from scdataloader.errors import UnfitError
-from scdataloader.store.disk import writing
-from scdataloader.store.layout import FileRecord, file_record, opened_atomically
+from scdataloader.store.disk import opened_atomically, writing
+from scdataloader.store.layout import FileRecord, file_record
 from scdataloader.store.tables import CATEGORIES, POSITION, ROW
 from scdataloader.types import Source
 
