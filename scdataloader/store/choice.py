@@ -81,8 +81,7 @@ def choose_spaces(
         at = _first_fit(has, len(fixed), genes)
         if at == len(has):
             has.append(np.zeros(len(names), np.bool_))
-        if at >= len(fixed):
-            has[at][genes] = True
+        has[at][genes] = True  # of a fixed one, all are there
         of_source.append(at)
     new = [names.sorted(np.flatnonzero(marked)) for marked in has[len(fixed) :]]
     place: list[NDArray[np.int32]] = []
