@@ -133,16 +133,18 @@ def _public_records(registry: Any, name: str) -> tuple[str, list[tuple[Any, ...]
             f"the terms, got none over the network ({error}). Offline, use Ontology.from_guide, whose terms come with "
             f"its wheel, or give bionty a table of terms: bionty.{name}.add_source(source, df=...)"
         ) from error
-    columns = (table.index, table["name"], table["synonyms"])
-    pairs = [(child, parent) for child, parents in table["parents"].items() for parent in parents]
-    return str(public.version), list(zip(*columns, strict=True)), pairs
+    # what a table lacks is left empty: not all that bionty fetches have synonyms, or a list of parents in each row
+    table = table.reindex(columns=["name", "synonyms", "parents"])
+    above = ((child, parents) for child, parents in table["parents"].items() if np.ndim(parents))
+    pairs = [(child, parent) for child, parents in above for parent in parents]
+    return str(public.version), list(zip(table.index, table["name"], table["synonyms"], strict=True)), pairs
 
 
 def _from_records(
     name: str, version: str, records: Iterable[tuple[Any, ...]], pairs: Iterable[tuple[str | None, str | None]]
 ) -> TermTable:
     # of several records with one id, of several releases, the newest is last
-    rows = {term: (label or "", tuple(filter(None, (synonyms or "").split("|")))) for term, label, synonyms in records}
+    rows = {term: (_text(label), tuple(filter(None, _text(synonyms).split("|")))) for term, label, synonyms in records}
     return TermTable(
         name=name,
         version=version,
@@ -155,6 +157,11 @@ def _from_records(
             [label.startswith(("obsolete ", "obsolete_")) for label, _ in rows.values()], dtype=np.bool_
         ),
     )
+
+
+def _text(value: Any) -> str:
+    """A text; an empty one for None and NaN."""
+    return value if isinstance(value, str) else ""
 
 
 def read_obo(path_or_url: str | Path, relations: Sequence[str]) -> TermTable:

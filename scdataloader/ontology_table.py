@@ -39,6 +39,7 @@ class TermTable:
 
 def assembled(table: TermTable, prefixes: Sequence[str] | None) -> tuple[TermNames, TermGraph]:
     """Names and graph of the terms that begin with one of the prefixes."""
+    prefixes = [prefixes] if isinstance(prefixes, str) else prefixes
     order = sorted(range(len(table.ids)), key=table.ids.__getitem__)
     ids = [table.ids[place] for place in order]
     graph = _checked(TermGraph.from_edges(len(ids), _renumbered(table.edges, order)), ids, table)
@@ -64,7 +65,6 @@ def assembled(table: TermTable, prefixes: Sequence[str] | None) -> tuple[TermNam
 
 
 def _starts(prefixes: Sequence[str]) -> tuple[str, ...]:
-    prefixes = [prefixes] if isinstance(prefixes, str) else prefixes
     return tuple(prefix.rstrip(":_") + mark for prefix in prefixes for mark in ":_")
 
 

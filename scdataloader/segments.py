@@ -193,7 +193,8 @@ class StoreSegment:
         self._first = first
         self.n_parts = len(parts)
         self.is_mixed = self._store.is_mixed
-        self._genes = GeneTables([part.genes.lut for part in parts], n_genes)
+        luts, places = [part.genes.lut for part in parts], [source.places for source in self._sources]
+        self._genes = GeneTables(luts, places, n_genes)
         self.n_obs = self._store.n_obs
 
     @property

@@ -168,7 +168,8 @@ def _with_checksums(content: bytes, n: int, index: int) -> bytes:
 
 def _file_records(manifest: Any) -> list[Any]:
     of_sources = [source["obs"] for source in manifest["sources"]]
-    return [*of_sources, *manifest["genes"].values(), *(shard["file"] for shard in manifest["shards"])]
+    spaces = [space["file"] for space in manifest["spaces"]]
+    return [*of_sources, *manifest["genes"].values(), *spaces, *(shard["file"] for shard in manifest["shards"])]
 
 
 class Copy:
@@ -180,7 +181,7 @@ class Copy:
             file.relative_to(store).as_posix(): file.read_bytes() for file in sorted(store.rglob("*")) if file.is_file()
         }
         self.places = {name: places(content) for name, content in self.pristine.items() if name.startswith("shards/")}
-        for part in ("obs", "var", "shards"):
+        for part in ("obs", "var", "genes", "shards"):
             (folder / part).mkdir(parents=True)
         self._there: dict[str, bytes] = {}
         self.put(self.pristine)
@@ -243,26 +244,38 @@ def read(folder: Path, how: str) -> dict[str, Any]:
     return found
 
 
+def _some(n: int) -> np.ndarray:
+    return np.where(np.arange(n) % 3 > 0, np.arange(n), -1).astype(np.int32)
+
+
+LUTS = (lambda n: np.arange(n, dtype=np.int32), _some, lambda n: _some(n)[::-1].copy())
+"""All genes in order, some in order, and some in another order."""
+
+
 def _one_pass(store: Store) -> dict[str, Any]:
-    """All cells twice, shuffled, in a vocabulary of some of the genes; all but the first source need sorting."""
+    """All cells twice, shuffled, in a vocabulary of all or some of a source's genes, in order or not."""
     rows = np.random.default_rng(0).permutation(np.repeat(np.arange(store.n_obs), 2))
     found = store.locate(rows)
-    luts = []
-    for number, source in enumerate(store.sources):
-        lut = np.arange(len(source.var), dtype=np.int32)
-        lut[:: number + 2] = -1
-        luts.append(lut[::-1].copy() if number else lut)
-    genes = GeneTables(luts, max((len(lut) for lut in luts), default=0))
-    slots = Slots.of_sizes(found.size)
-    store.decode(found, store.sources_of(found), genes, np.arange(len(rows)), slots)
-    parts = [np.arange(start, start + size) for start, size in zip(slots.starts[:-1], slots.sizes, strict=True)]
-    used = np.concatenate([np.empty(0, np.int64), *parts])
-    return {
-        "sizes": slots.sizes,
-        "depth": slots.depth,
-        "indices": slots.indices[used],
-        "data": slots.data[used],
-    }
+    places = [source.places for source in store.sources]
+    n_genes = max((len(own.place) for own in places), default=0)
+    parts: dict[str, Any] = {}
+    for way in range(len(LUTS)):
+        luts = [LUTS[(number + way) % len(LUTS)](len(own.place)) for number, own in enumerate(places)]
+        genes, slots = GeneTables(luts, places, n_genes), Slots.of_sizes(found.size)
+        store.decode(found, store.sources_of(found), genes, np.arange(len(rows)), slots)
+        _see_genes(slots, n_genes)
+        rooms = [np.arange(start, start + size) for start, size in zip(slots.starts[:-1], slots.sizes, strict=True)]
+        used = np.concatenate([np.empty(0, np.int64), *rooms])
+        read = {"sizes": slots.sizes, "depth": slots.depth, "indices": slots.indices[used], "data": slots.data[used]}
+        parts.update({f"{name}, {way}": part for name, part in read.items()})
+    return parts
+
+
+def _see_genes(slots: Slots, n_genes: int) -> None:
+    """Gene numbers index memory without a check: whatever the bytes, they have to be in range."""
+    for start, size in zip(slots.starts[:-1], slots.sizes, strict=True):
+        genes = slots.indices[start : start + size]
+        assert not len(genes) or (genes.min() >= 0 and genes.max() < n_genes), "a gene number out of range"
 
 
 def _equal(found: Any, expected: Any) -> bool:

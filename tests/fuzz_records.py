@@ -163,7 +163,8 @@ class Records:
         )
         self._see(starts, size, indices, data, "unpack_records")
         per_record = np.zeros(n, np.uint8)
-        check_records(address, length, size, cell, np.full(n, N_GENES), floats, per_record)
+        known = np.zeros(n, np.int64), np.ones(N_GENES, np.bool_), np.array([0, N_GENES])
+        check_records(address, length, size, cell, np.full(n, N_GENES), *known, floats, per_record)
         statuses.append(OK if per_record[0] in {BAD_FORM, BAD_KIND} else per_record[0])
         assert len(set(statuses)) == 1, f"decoders disagree: {statuses}"
         room = slice(starts[0], starts[0] + size[0])

@@ -33,6 +33,7 @@ class Literal:
     gene_step: int
     """Gene j has the number ``j * gene_step % n_genes`` in its id, so that ids are in no order."""
     kind: str = "counts"
+    prefix: str = "ENSG"
 
     @property
     def dtype(self) -> Any:
@@ -41,7 +42,7 @@ class Literal:
     @property
     def var(self) -> pd.DataFrame:
         numbers = [j * self.gene_step % self.n_genes for j in range(self.n_genes)]
-        ids = pd.Index([f"ENSG{number:011d}" for number in numbers], name="gene_id")
+        ids = pd.Index([f"{self.prefix}{number:011d}" for number in numbers], name="gene_id")
         return pd.DataFrame({"coding": [number % 3 == 0 for number in numbers]}, index=ids)
 
     @property
@@ -91,6 +92,14 @@ SOURCES = {
             obs=pd.DataFrame({"cell_type": ["neuron", "neuron", "microglia"]}, index=["b1", "b2", "b3"]),
         ),
         Literal(
+            name="worm.h5ad",
+            n_genes=4,
+            gene_step=3,
+            prefix="WBGene",
+            cells=[{3: 2}, {0: 1, 1: 70000}],
+            obs=pd.DataFrame({"cell_type": ["muscle", "gut"]}, index=["w1", "w2"]),
+        ),
+        Literal(
             name="normalised.h5ad",
             n_genes=5,
             gene_step=3,
@@ -115,7 +124,7 @@ class Kept:
 
 
 KEPT = {
-    "counts.cells": Kept(["liver.h5ad", "brain.h5ad"]),
+    "counts.cells": Kept(["brain.h5ad", "liver.h5ad", "worm.h5ad"]),
     "float32.cells": Kept(["normalised.h5ad"]),
     "mixed.cells": Kept(["liver.h5ad", "brain.h5ad"], layout="shuffled"),
 }

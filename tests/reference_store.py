@@ -50,6 +50,7 @@ class Cells:
     kind: str
     obs: pd.DataFrame
     var: pd.DataFrame
+    space: list[str]
     cells: list[dict[int, float]] = field(default_factory=list)
     """{gene: value} of each cell, genes ascending."""
 
@@ -61,14 +62,20 @@ def read_store(folder: Path) -> list[Cells]:
     assert re.fullmatch(rb'[0-9a-f]{32}"\n}', end)
     assert end[:32].decode() == digest(content[:-35])
     manifest = json.loads(content.decode("ascii"))
-    assert set(manifest) == {"version", "layout", "sources", "genes", "shards", "manifest"}
+    assert set(manifest) == {"version", "layout", "sources", "genes", "spaces", "shards", "manifest"}
     assert manifest["version"] == 1
+    spaces = []
+    for space in manifest["spaces"]:
+        spaces.append(read_table(folder, space["file"])["gene"].tolist())
+        assert len(spaces[-1]) == space["n_genes"]
+        assert spaces[-1] == sorted(set(spaces[-1]))
     sources = [
         Cells(
             name=source["name"],
             kind=source["kind"],
             obs=read_table(folder, source["obs"]),
             var=read_table(folder, manifest["genes"][source["genes"]]),
+            space=spaces[source["space"]],
         )
         for source in manifest["sources"]
     ]
@@ -76,7 +83,8 @@ def read_store(folder: Path) -> list[Cells]:
         read_shard(folder, shard, sources)
     for source, said in zip(sources, manifest["sources"], strict=True):
         assert len(source.cells) == len(source.obs) == said["n_cells"]
-        assert list(source.var.index) == sorted(source.var.index)
+        assert list(source.var.index) == sorted(set(source.var.index))
+        assert set(source.var.index) <= set(source.space)
         assert sorted(source.var["__position__"]) == list(range(len(source.var)))
         assert ("__row__" in source.obs) == (manifest["layout"] != "source")
         if "__row__" in source.obs:
@@ -97,7 +105,7 @@ def read_file(folder: Path, file: dict[str, Any], pattern: str) -> bytes:
 
 
 def read_table(folder: Path, file: dict[str, Any]) -> pd.DataFrame:
-    read_file(folder, file, r"(obs|var)/[0-9a-f]{5,32}\.parquet")
+    read_file(folder, file, r"(obs|var|genes)/[0-9a-f]{5,32}\.parquet")
     frame = pd.read_parquet(folder / file["path"])
     described = pq.read_schema(folder / file["path"]).metadata.get(b"scdataloader.categories", b"{}")
     for column, said in json.loads(described).items():
@@ -133,11 +141,11 @@ def read_shard(folder: Path, shard: dict[str, Any], sources: list[Cells]) -> Non
     for cell, number in enumerate(of_cell):
         source = sources[number]
         assert floats == (source.kind == "float32")
-        assert n_genes == (0 if mixed else len(source.var))
+        assert n_genes == (0 if mixed else len(source.space))
         found = read_record(content[offsets[cell] : offsets[cell + 1]], cell, floats)
         assert len(found) == tables[0][cell]
-        assert all(gene < len(source.var) for gene in found)
-        source.cells.append(found)
+        row = {gene: number for number, gene in enumerate(source.var.index)}
+        source.cells.append({row[source.space[number]]: value for number, value in found.items()})
 
 
 def read_record(record: bytes, cell: int, floats: int) -> dict[int, float]:

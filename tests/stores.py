@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scdataloader.store.layout import VERSION, FileRecord, Manifest, ShardRecord, SourceRecord, file_record
+from scdataloader.store.layout import VERSION, FileRecord, Manifest, ShardRecord, SourceRecord, SpaceRecord, file_record
 from scdataloader.store.shard import ShardWriter
 from scdataloader.store.tables import POSITION, ROW
 
@@ -33,11 +33,9 @@ class Given:
         """(n_genes,) the places of the genes in the order of their ids."""
         return np.argsort(np.asarray(self.var.index, str), kind="stable")
 
-    def rank(self) -> np.ndarray:
+    def rank(self, space: list[str]) -> np.ndarray:
         """(n_genes,) number that each gene has in the records."""
-        rank = np.empty(self.x.shape[1], np.int32)
-        rank[self.sorted_genes()] = np.arange(len(rank))
-        return rank
+        return np.array([space.index(gene) for gene in self.var.index], np.int32)
 
     def sorted_x(self) -> sp.csr_matrix:
         """The matrix as the store has it."""
@@ -51,6 +49,12 @@ class Made:
     folder: Path
     shards: list[ShardRecord] = field(default_factory=list)
     genes: dict[str, FileRecord] = field(default_factory=dict)
+    space: list[str] = field(default_factory=list)
+    """Gene ids of all sources, sorted; one space for all."""
+
+    def write_space(self) -> SpaceRecord:
+        pd.DataFrame({"gene": self.space}).to_parquet(self.folder / "genes" / "00000.parquet")
+        return SpaceRecord(file=file_record(self.folder, "genes/00000.parquet"), n_genes=len(self.space))
 
     def write_tables(self, number: int, given: Given, order: np.ndarray | None) -> SourceRecord:
         genes = given.sorted_genes()
@@ -67,20 +71,21 @@ class Made:
             n_cells=given.x.shape[0],
             kind=given.kind,
             genes=digest,
+            space=0,
             obs=table,
             uns_organism=given.uns_organism,
         )
 
-    def writer(self, kind: str, n_genes: int, *, mixed: bool = False) -> ShardWriter:
+    def writer(self, kind: str, *, mixed: bool = False) -> ShardWriter:
         path = f"shards/{len(self.shards):05}.cells"
-        return ShardWriter(self.folder, path, kind=kind, n_genes=n_genes, mixed=mixed)
+        return ShardWriter(self.folder, path, kind=kind, n_genes=len(self.space), mixed=mixed)
 
 
 def make_store(folder: Path, given: list[Given], *, mixed: bool = False, seed: int = 0) -> Path:
     """Write a store of ``given``, source after source, or with all their cells mixed in one shard."""
-    for part in ("obs", "var", "shards"):
+    for part in ("obs", "var", "genes", "shards"):
         (folder / part).mkdir(parents=True)
-    made = Made(folder)
+    made = Made(folder, space=sorted({gene for item in given for gene in item.var.index}))
     if mixed:
         sources = _mix(made, given, seed)
     else:
@@ -89,14 +94,15 @@ def make_store(folder: Path, given: list[Given], *, mixed: bool = False, seed: i
             n = item.x.shape[0]
             for at in range(0, n, item.per_shard or n):
                 part = item.x[at : at + (item.per_shard or n)]
-                with made.writer(item.kind, item.x.shape[1]) as writer:
-                    writer.append(part.indptr, part.indices, part.data, item.rank())
+                with made.writer(item.kind) as writer:
+                    writer.append(part.indptr, part.indices, part.data, item.rank(made.space))
                     made.shards.append(writer.finish(number))
     manifest = Manifest(
         version=VERSION,
         layout="shuffled" if mixed else "source",
         sources=tuple(sources),
         genes=made.genes,
+        spaces=(made.write_space(),),
         shards=tuple(made.shards),
     )
     manifest.save(folder)
@@ -107,15 +113,15 @@ def _mix(made: Made, given: list[Given], seed: int) -> list[SourceRecord]:
     """Each cell is appended by itself, in a random order of all."""
     cells = [(number, row) for number, item in enumerate(given) for row in range(item.x.shape[0])]
     order = [cells[at] for at in np.random.default_rng(seed).permutation(len(cells))]
-    with made.writer(given[0].kind, 0, mixed=True) as writer:
+    with made.writer(given[0].kind, mixed=True) as writer:
         for number, row in order:
-            append_mixed(writer, given[number], number, row)
+            append_mixed(writer, given[number], number, row, made.space)
         made.shards.append(writer.finish())
     rows = [np.array([row for source, row in order if source == number], np.int64) for number in range(len(given))]
     return [made.write_tables(number, item, rows[number]) for number, item in enumerate(given)]
 
 
-def append_mixed(writer: ShardWriter, item: Given, number: int, row: int) -> None:
+def append_mixed(writer: ShardWriter, item: Given, number: int, row: int, space: list[str]) -> None:
     """One cell to a shard of several sources."""
     from scdataloader.kernels.encode import encode_rows, most_words
 
@@ -127,7 +133,7 @@ def append_mixed(writer: ShardWriter, item: Given, number: int, row: int) -> Non
         part.indptr.astype(np.int64),
         part.indices,
         bits,
-        item.rank(),
+        item.rank(space),
         item.kind == "float32",
         writer.n_cells,
         words,

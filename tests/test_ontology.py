@@ -34,6 +34,12 @@ def test_content_of_the_diamond():
     }
 
 
+def test_content_is_never_below_zero_by_a_rounding():
+    # 0.1 + 0.2 + 0.3 in this order is more than the nearest number to their sum
+    content = ontology(DIAMOND).information_content({"T:1": 0.1, "T:2": 0.2, "T:3": 0.3})
+    assert content["T:1"] == 0.0
+
+
 @pytest.mark.parametrize("counts", [{}, {"T:1": 0}, {"T:1": -1, "T:2": 3}, {"T:1": math.nan}, {"T:1": math.inf}])
 def test_counts_that_give_no_shares_are_refused(counts):
     with pytest.raises(ValueError, match="counts must be finite and not negative, and at least one positive"):
@@ -115,6 +121,8 @@ def test_tables_that_are_no_ontology_are_refused():
         ontology({"T:1": []}, deprecated={"T:1"})
     with pytest.raises(ValueError, match="toy has no current term whose id begins with CL, PATO"):
         Ontology.from_table(table(DIAMOND), prefixes=["CL", "PATO"])
+    with pytest.raises(ValueError, match=r"begins with CL$"):
+        Ontology.from_table(table(DIAMOND), prefixes="CL")
     twice = table({"T:1": [], "T:2": []})
     with pytest.raises(ValueError, match="toy has the id T:1 more than once"):
         Ontology.from_table(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import httpx
 import numpy as np
@@ -163,6 +163,20 @@ def test_terms_of_two_releases_are_merged_and_the_newest_name_counts(registries:
         ValueError, match=r"bionty.Disease has a cycle, .*: MONDO:1 \(parent\) → MONDO:2 \(new name\) → MONDO:1"
     ):
         Ontology.from_bionty(disease)
+
+
+def test_a_public_table_may_lack_synonyms_names_and_parents(registries: ModuleType, monkeypatch):
+    ids = pd.Index(["UBERON:1", "UBERON:2", "UBERON:3"], name="ontology_id")
+    names = pd.DataFrame({"name": ["organ", "liver", np.nan]}, index=ids)
+    some = names.assign(synonyms=[None, "hepar", np.nan], parents=[None, np.array(["UBERON:1"]), []])
+    for table, parents, synonyms in ((names, [], ()), (some, ["UBERON:1"], ("hepar",))):
+        public = SimpleNamespace(version="1", to_dataframe=lambda table=table: table)
+        monkeypatch.setattr(registries.Tissue, "public", lambda public=public: public)
+        terms = Ontology.from_bionty("Tissue")
+        assert terms.terms == tuple(ids)
+        assert terms.label("UBERON:3") == "UBERON:3"
+        assert terms.parents("UBERON:2") == parents
+        assert terms.synonyms("UBERON:2") == synonyms
 
 
 def test_bionty_may_try_another_address_and_find_no_network_there(registries: ModuleType, monkeypatch):

@@ -44,7 +44,7 @@ def test_a_whole_store(store, mixed):
     n_bytes = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
     manifest = json.loads((store / "manifest.json").read_bytes())
     assert verify(store, progress=True) == Verified(
-        n_files=9,
+        n_files=10,
         n_bytes=n_bytes,
         n_cells=15,
         n_values=sum(shard["n_values"] for shard in manifest["shards"]),
@@ -149,13 +149,27 @@ def test_digests_in_the_foot_count_as_well(store):
     assert problems(store) == [f"{SHARD}: the checksum that it has of all bytes before its index does not match"]
 
 
+def renumbered(frame):
+    return frame.assign(__position__=range(len(frame)))
+
+
 @pytest.mark.parametrize(
     ("name", "change", "why"),
     [
-        ("var", lambda frame: frame.iloc[::-1], "its gene ids are not sorted"),
+        ("var", lambda frame: frame.iloc[::-1], "has gene ids that are no text, not sorted"),
         ("var", lambda frame: frame.assign(__position__=0), "has no column __position__ that numbers its 400 rows"),
         ("var", lambda frame: frame.drop(columns="__position__"), "has no column __position__"),
-        ("var", lambda frame: frame.iloc[1:], "number of genes 400, expected 399"),
+        ("var", lambda frame: renumbered(frame.iloc[90:]), ": it has a gene that its source has not"),
+        ("genes", lambda frame: frame.iloc[::-1], "has gene ids that are no text, not sorted, or not there once"),
+        ("genes", lambda frame: frame.assign(gene="ENSG0"), "has gene ids that are no text, not sorted, or not"),
+        ("genes", lambda frame: frame.rename(columns={"gene": "id"}), "has gene ids that are no text, not sorted"),
+        ("genes", lambda frame: frame.assign(gene=range(len(frame))), "has gene ids that are no text, not sorted"),
+        ("genes", lambda frame: frame.iloc[1:], "has 699 rows, the manifest says 700"),
+        (
+            "genes",
+            lambda frame: frame.replace({"ENSG00000000000": "A"}),
+            "has the gene 'ENSG00000000000', which is not",
+        ),
         ("obs", lambda frame: frame.iloc[1:], "has 5 rows, the manifest says 6"),
         ("obs", lambda frame: frame.assign(__row__=1.5), "has no column __row__ that numbers its 6 rows"),
         ("obs", lambda frame: b"no table", "is no table of a store"),
@@ -164,12 +178,21 @@ def test_digests_in_the_foot_count_as_well(store):
 def test_tables_that_break_a_rule(store, name, change, why):
     manifest = json.loads((store / "manifest.json").read_bytes())
     source = manifest["sources"][1]
-    path = store / (source["obs"] if name == "obs" else manifest["genes"][source["genes"]])["path"]
+    tables = {
+        "obs": source["obs"],
+        "var": manifest["genes"][source["genes"]],
+        "genes": manifest["spaces"][source["space"]]["file"],
+    }
+    path = store / tables[name]["path"]
     changed = change(pd.read_parquet(path))
     path.write_bytes(changed) if isinstance(changed, bytes) else changed.to_parquet(path)
     reseal(store)
     found = problems(store)
     assert any(why in line for line in found), found
+
+
+ALL_KNOWN = np.zeros(1, np.int64), np.ones(1000, np.bool_), np.array([0, 1000])
+"""Genes that the source of a record has."""
 
 
 def record(genes, values, *, floats=False):
@@ -208,7 +231,7 @@ def test_every_rule_of_a_record_is_checked(genes, values, byte, width, value, st
     words = np.frombuffer(bytes(content), np.uint64).copy()
     words.view(np.uint32)[0] = record_checksum(words, 0)
     size, found = np.array([len(genes)]), np.zeros(1, np.uint8)
-    at = np.array([words.ctypes.data]), np.array([words.nbytes]), size, np.array([0]), np.array([1000])
+    at = np.array([words.ctypes.data]), np.array([words.nbytes]), size, np.array([0]), np.array([1000]), *ALL_KNOWN
     check_records(*at, False, found)
     assert found[0] == status
     words.view(np.uint32)[0] ^= 1
@@ -220,6 +243,7 @@ def test_the_largest_value_and_the_kind_of_a_record():
     for values, floats, status in (([7, 1 << 31], False, OK), ([7, 2], True, BAD_KIND)):
         words, found = record([0, 5], values, floats=floats), np.zeros(1, np.uint8)
         at = np.array([words.ctypes.data]), np.array([words.nbytes]), np.array([2]), np.array([0]), np.array([1000])
+        at += ALL_KNOWN
         assert check_records(*at, False, found) == (max(values) if status == OK else 0)
         assert found[0] == status
 

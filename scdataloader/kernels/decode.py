@@ -30,8 +30,8 @@ from scdataloader.kernels.records import (
 
 OK, BAD_INDEX, BAD_RECORD, BAD_CHECKSUM = 0, 1, 2, 3
 IN_ORDER, COMPLETE, SHIFTED = 1, 2, 4
-"""How a source's genes fall in the vocabulary: ascending once those that are not in it are left out; all in it; one
-after the other without a gap, as where all sources have the same genes."""
+"""How a source's genes fall in the vocabulary: ascending once those that are not in it are left out; all in it; each as
+far behind its number in the records, as where the vocabulary is made of the very genes of the store."""
 
 _AHEAD = 16
 """Records whose places are fetched before they are looked at: each would be waited for by itself otherwise."""
@@ -93,8 +93,8 @@ def decode_records(
     """Write records into slots of the output, with genes renumbered; as `align_rows` does for matrices.
 
     Record i is of a source with look-up table ``luts[lut_start[p]:lut_start[p + 1]]``, p = ``part[i]``, which is
-    ``how[p]``. It goes to slot ``place[i]``. A record is summed up when its ``row`` is met for the first time:
-    ``checked`` has a bit for each.
+    ``how[p]``: numbers below ``n_genes``, or -1 where not `COMPLETE`. It goes to slot ``place[i]``. A record is summed
+    up when its ``row`` is met for the first time: ``checked`` has a bit for each.
 
     Returns (status, i): `OK`, or what is wrong with record i. Nothing outside the slots is touched.
     """

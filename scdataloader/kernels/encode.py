@@ -44,14 +44,16 @@ def encode_rows(
     """Write one record for each row, back to back, into ``out``; returns how many 8-byte words that takes.
 
     ``bits`` are the values: counts, or float32 taken as bits with ``floats``. ``rank[g]`` is the number that gene g
-    has in the records. Zeros are left out. Row i is cell ``first_cell + i`` of its shard; its record begins at byte
-    ``offsets[i]`` of ``out`` and has ``sizes[i]`` values. ``out`` has room for ``most_words`` of the rows.
+    has in the records, another one for each. Zeros are left out. Row i is cell ``first_cell + i`` of its shard; its
+    record begins at byte ``offsets[i]`` of ``out`` and has ``sizes[i]`` values. ``out`` has room for ``most_words`` of
+    the rows.
 
     Returns -1 - i where row i has a gene outside ``rank``, or a gene twice.
     """
     n_genes = len(rank)
-    place = np.zeros(n_genes, np.int64)
-    present = np.zeros(n_genes // 64 + 1, np.uint64)
+    n_numbers = int(rank.max()) + 1 if n_genes else 0
+    place = np.zeros(n_numbers, np.int64)
+    present = np.zeros(n_numbers // 64 + 1, np.uint64)
     genes, values = np.empty(n_genes, np.int32), np.empty(n_genes, np.uint32)
     at = 0
     for i in range(len(indptr) - 1):

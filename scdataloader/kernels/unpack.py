@@ -8,11 +8,11 @@ from numba import carray  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
 from scdataloader.kernels.bits import drain
-from scdataloader.kernels.decode import BAD_CHECKSUM, BAD_RECORD, OK, header, is_valid, look_up
+from scdataloader.kernels.decode import BAD_CHECKSUM, BAD_RECORD, OK, gene_numbers, header, is_valid, look_up
 from scdataloader.kernels.memory import pointer
 from scdataloader.kernels.records import F32, HEADER, U8, U16, record_checksum, value_width
 
-BAD_FORM, BAD_KIND = 4, 5
+BAD_FORM, BAD_KIND, BAD_GENE = 4, 5, 6
 _BYTE, _TWO_BYTES = 1 << 8, 1 << 16
 _MINUS_ZERO = 1 << 31
 """As bits of a float32."""
@@ -25,13 +25,18 @@ def check_records(
     size: NDArray[np.int64],
     cell: NDArray[np.int64],
     n_genes: NDArray[np.int64],
+    part: NDArray[np.int64],
+    known: NDArray[np.bool_],
+    known_start: NDArray[np.int64],
     floats: bool,
     status: NDArray[np.uint8],
 ) -> int:
     """Check every rule of the format for every record: ``status[i]`` is `OK` or the first that record i breaks.
 
-    Record i has ``length[i]`` bytes at ``address[i]``, ``size[i]`` values of ``n_genes[i]`` genes, and is cell
-    ``cell[i]`` of its shard, whose values are float32 if ``floats``. Returns the largest value of all counts.
+    Record i has ``length[i]`` bytes at ``address[i]``, ``size[i]`` values of a space of ``n_genes[i]`` genes, and is
+    cell ``cell[i]`` of its shard, whose values are float32 if ``floats``. Which of these genes its source has is what
+    ``known[known_start[p]:known_start[p + 1]]`` says, p = ``part[i]``; where that is empty, any will do. Returns the
+    largest value of all counts.
     """
     largest = np.uint32(0)
     for i in range(len(address)):
@@ -44,6 +49,9 @@ def check_records(
         elif (header(words)[3] == F32) != floats:
             status[i] = BAD_KIND
         else:
+            has = known[known_start[part[i]] : known_start[part[i] + 1]]
+            if len(has) and not _are_known(words, size[i], has):
+                status[i] = BAD_GENE
             values = np.empty(size[i], np.uint32)
             if not (_exceptions_are_due(words) and _is_padded(words) and _values(words, values)):
                 status[i] = BAD_FORM
@@ -66,8 +74,8 @@ def unpack_records(
 ) -> tuple[int, int]:
     """Write the values of records as they are: counts as uint32, float32 as their bits; ascending by gene.
 
-    Gene g of the records is ``order[g]`` in the output, a permutation. Record i fills the entries from ``starts[i]``
-    on. Returns (status, i): `OK`, or what is wrong with record i.
+    Gene g of the records is ``order[g]`` in the output, each another one, or -1 where the source has it not. Record i
+    fills the entries from ``starts[i]`` on. Returns (status, i): `OK`, or what is wrong with record i.
     """
     dense, present = np.empty(len(order), np.uint32), np.zeros(len(order) // 64 + 1, np.uint64)
     for i in range(len(address)):
@@ -80,6 +88,8 @@ def unpack_records(
         room = slice(starts[i], starts[i] + n)
         genes, bits = out_indices[room], out_bits[room]
         look_up(words, n, order, genes)
+        if n and genes.min() < 0:
+            return BAD_GENE, i
         _values(words, bits)
         for k in range(n):
             dense[genes[k]] = bits[k]
@@ -88,6 +98,17 @@ def unpack_records(
         for k in range(n):
             bits[k] = dense[genes[k]]
     return OK, 0
+
+
+@nb.njit(nogil=True, cache=True)
+def _are_known(words: NDArray[np.uint64], n: int, has: NDArray[np.bool_]) -> bool:
+    """Whether a valid record has no gene but those that ``has`` marks."""
+    genes = np.empty(n, np.int32)
+    gene_numbers(words, n, np.int64(0), genes)
+    known = True
+    for gene in genes:
+        known &= has[gene]
+    return known
 
 
 @nb.njit(nogil=True, cache=True)

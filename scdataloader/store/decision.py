@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from scdataloader.store.choice import GeneNames, Spaces, choose_spaces
 from scdataloader.store.folder import FolderState
+from scdataloader.store.gene_space import GeneSpace
 from scdataloader.store.plan import Plan, PlannedShard
 from scdataloader.store.scan import Options, Scanned
 
@@ -67,7 +69,18 @@ def is_done(state: FolderState, scanned: Sequence[Scanned], options: Options) ->
     )
 
 
-def plan_of(state: FolderState, scanned: Sequence[Scanned], options: Options, layout: str) -> Plan:
+def spaces_of(state: FolderState, scanned: Sequence[Scanned], names: GeneNames) -> Spaces:
+    """The gene spaces of what is to be converted; ``names`` are those of all its genes.
+
+    Raises:
+        StoreFormatError: those of the store that is added to are damaged.
+    """
+    there = () if state.manifest is None else state.manifest.spaces
+    ids = [GeneSpace(state.folder, record).read().tolist() for record in there]
+    return choose_spaces(names, [one.genes for one in scanned], ids)
+
+
+def plan_of(state: FolderState, scanned: Sequence[Scanned], spaces: Spaces, options: Options, layout: str) -> Plan:
     """What is to be done, which is what the unfinished conversion in the folder was to do, if there is one.
 
     Raises:
@@ -83,6 +96,8 @@ def plan_of(state: FolderState, scanned: Sequence[Scanned], options: Options, la
         first_source=0 if manifest is None else len(manifest.sources),
         first_shard=0 if manifest is None else len(manifest.shards),
         sources=tuple(one.planned for one in scanned),
+        spaces=spaces.digests,
+        space_of=spaces.of_source,
         shards=tuple(
             PlannedShard(source=i, first=first, last=last)
             for i, one in enumerate(scanned)

@@ -1,12 +1,17 @@
-"""What to say where a file of a store cannot be written."""
+"""Files that are there whole or not at all, and what to say where one cannot be written."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from scdataloader.errors import StoreWriteError
+
+PARTIAL = ".partial"
+"""Ends the name of a file that is being written."""
 
 
 @contextmanager
@@ -22,3 +27,34 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise StoreWriteError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file of which nobody ever sees a part, and that is on the disk when this returns."""
+    with opened_atomically(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def opened_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written under another name, which takes its own once it is complete; an exception removes it."""
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names of a folder's files on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

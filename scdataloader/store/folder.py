@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Self
 
 from scdataloader.store.claim import LOCK
-from scdataloader.store.layout import MANIFEST, PARTIAL, Manifest
+from scdataloader.store.disk import PARTIAL
+from scdataloader.store.layout import MANIFEST, Manifest
 from scdataloader.store.plan import PLAN, UNORDERED, Plan
 
-FOLDERS = ("obs", "var", "shards")
+FOLDERS = ("obs", "var", "genes", "shards")
 _OWN_FILE = re.compile(r"[0-9a-f]{5,32}\.(parquet|cells|json)(\.partial|\.progress)?")
 """All that a conversion writes into those."""
 _BEFORE_A_PLAN = {LOCK, PLAN + PARTIAL}

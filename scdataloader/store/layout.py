@@ -5,6 +5,7 @@ atlas.cells/
   manifest.json            written last: a folder without it is no store
   obs/00000.parquet        the cell table of each source, in the order in which the store has its cells
   var/<digest>.parquet     each distinct gene table once, sorted by gene id
+  genes/<digest>.parquet   gene ids by whose places sources number their genes
   shards/00000.cells       records of cells; see `shard`
 ```
 """
@@ -12,31 +13,29 @@ atlas.cells/
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, Literal, Self
 
 from scdataloader.errors import StoreFormatError
+from scdataloader.store.disk import write_atomically
 
 VERSION = 1
 MANIFEST = "manifest.json"
 SUFFIX = ".cells"
-PARTIAL = ".partial"
-"""Ends the name of a file that is being written."""
-_TABLE_NAME = re.compile(r"(obs|var)/[0-9a-f]{5,32}\.parquet")
+_TABLE_NAME = re.compile(r"(obs|var|genes)/[0-9a-f]{5,32}\.parquet")
 _SHARD_NAME = re.compile(r"shards/[0-9a-f]{5,32}\.cells")
 _END = b'"\n}'
 """What follows the manifest's checksum of all its bytes before that."""
 _READ_AT_ONCE = 1 << 20
 _CELL_BYTES, _VALUE_BYTES = 16 + 8 + 4, 2
 """What a cell and a value take at least: so that no wrong number asks for more memory than the files are long."""
+_MOST_GENES = (1 << 31) - 1
 
 Kind = Literal["counts", "float32"]
 
@@ -46,11 +45,21 @@ class FileRecord:
     """A file of a store."""
 
     path: str
-    """Relative to the store, with slashes: ``obs/…``, ``var/…`` or ``shards/…``."""
+    """Relative to the store, with slashes: ``obs/…``, ``var/…``, ``genes/…`` or ``shards/…``."""
     n_bytes: int
     """Its size."""
     checksum: str
     """BLAKE2b of all its bytes, 128 bits in hexadecimal."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceRecord:
+    """A list of gene ids; genes of the sources that share it have their places in it as numbers."""
+
+    file: FileRecord
+    """Where it is."""
+    n_genes: int
+    """How many there are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +76,8 @@ class SourceRecord:
     """Whether its values are counts, up to 2^32 - 1, or any float32."""
     genes: str
     """Digest that names its gene table."""
+    space: int
+    """Its gene space, by number."""
     obs: FileRecord
     """Its cell table."""
     uns_organism: str | None
@@ -101,6 +112,8 @@ class Manifest:
     """In the order in which they were converted."""
     genes: dict[str, FileRecord]
     """{digest: gene table}."""
+    spaces: tuple[SpaceRecord, ...]
+    """Gene spaces."""
     shards: tuple[ShardRecord, ...]
     """In the order of the cells."""
 
@@ -113,7 +126,8 @@ class Manifest:
     def files(self) -> list[FileRecord]:
         """All files but the manifest."""
         obs = [source.obs for source in self.sources]
-        return [*obs, *self.genes.values(), *(shard.file for shard in self.shards)]
+        spaces = [space.file for space in self.spaces]
+        return [*obs, *self.genes.values(), *spaces, *(shard.file for shard in self.shards)]
 
     def save(self, folder: Path) -> None:
         """Write it, at once and for good: a reader finds the old one or this one."""
@@ -164,7 +178,9 @@ class Manifest:
         )
         shards = tuple(shard_record(item) for item in found["shards"])
         genes = {str(digest): _made(FileRecord, item) for digest, item in found["genes"].items()}
-        manifest: Self = _made(cls, {**found, "sources": sources, "shards": shards, "genes": genes})
+        spaces = tuple(_made(SpaceRecord, _with_file(item)) for item in found["spaces"])
+        made = {"sources": sources, "shards": shards, "genes": genes, "spaces": spaces}
+        manifest: Self = _made(cls, {**found, **made})
         return manifest
 
     def contradictions(self, folder: Path) -> Iterator[str]:
@@ -183,8 +199,8 @@ class Manifest:
                 yield file, f"{there} {found}; {stated}: the store is incomplete or damaged; copy or convert it again"
 
     def _wrong_paths(self) -> Iterator[str]:
-        tables = [*(source.obs.path for source in self.sources), *(file.path for file in self.genes.values())]
         shards = [shard.file.path for shard in self.shards]
+        tables = [file.path for file in self.files[: -len(shards) or None]]
         for pattern, paths in ((_TABLE_NAME, tables), (_SHARD_NAME, shards)):
             # No path that matches leaves the store's folder.
             yield from (f"{path!r} cannot be a file of a store" for path in paths if not pattern.fullmatch(path))
@@ -193,8 +209,13 @@ class Manifest:
         for source in self.sources:
             if source.genes not in self.genes:
                 yield f"{source.name!r} has the gene table {source.genes!r}, which is not there"
+            if source.space >= len(self.spaces):
+                yield f"{source.name!r} is of gene space {source.space}, but there are {len(self.spaces)}"
 
     def _wrong_numbers(self) -> Iterator[str]:
+        for space in self.spaces:
+            if space.n_genes > _MOST_GENES:
+                yield f"{space.file.path} cannot have {space.n_genes:,} genes"
         of_source = Counter[int | None]()
         for shard in self.shards:
             of_source[shard.source] += shard.n_cells
@@ -218,8 +239,12 @@ def shard_record(found: Mapping[str, Any]) -> ShardRecord:
     Raises:
         ValueError, TypeError, KeyError: it is none.
     """
-    record: ShardRecord = _made(ShardRecord, {**found, "file": _made(FileRecord, found["file"])})
+    record: ShardRecord = _made(ShardRecord, _with_file(found))
     return record
+
+
+def _with_file(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {**found, "file": _made(FileRecord, found["file"])}
 
 
 def _checksum(content: bytes) -> bytes:
@@ -243,37 +268,6 @@ def _made(cls: type[Any], found: Mapping[str, Any]) -> Any:
         if expected[name] == "Kind" and value not in {"counts", "float32"}:
             raise ValueError(f"{name} is {value!r}, neither 'counts' nor 'float32'")
     return cls(**found)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file of which nobody ever sees a part, and that is on the disk when this returns."""
-    with opened_atomically(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def opened_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to be written under another name, which takes its own once it is complete; an exception removes it."""
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names of a folder's files on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def file_record(folder: Path, path: str) -> FileRecord:

@@ -51,7 +51,7 @@ class Original:
     rows: NDArray[np.int64]
     """``(n_obs,)`` its cells, by their number in the store."""
     genes: NDArray[np.int32]
-    """``(n_genes,)`` its number of each gene of the store's table."""
+    """``(n_space,)`` its number of each gene of its gene space; -1 for those it has not."""
     indptr: NDArray[np.int64]
     """``(n_obs + 1,)`` where the values of each cell begin."""
     dtype: np.dtype[Any]
@@ -77,7 +77,7 @@ class Original:
             obs=obs,
             var=source.var.drop(columns=POSITION).iloc[order],
             rows=rows,
-            genes=source.var[POSITION].to_numpy(np.int32),
+            genes=source.places.spread(source.var[POSITION].to_numpy(np.int32), -1),
             indptr=indptr,
             dtype=np.dtype(np.float32 if exact else np.uint32),
         )
@@ -85,7 +85,7 @@ class Original:
     @property
     def shape(self) -> tuple[int, int]:
         """Numbers of cells and genes."""
-        return len(self.rows), len(self.genes)
+        return len(self.rows), len(self.var)
 
     def blocks(self) -> Iterator[Block]:
         """The matrix from its first cell to its last, some at a time.
@@ -159,9 +159,11 @@ def _largest(store: Store, rows: NDArray[np.int64], indptr: NDArray[np.int64]) -
     largest = 0
     for first, last in _blocks(indptr):
         found = store.locate(rows[first:last])
-        n_genes = np.full(last - first, (1 << 31) - 1, np.int64)
-        status = np.empty(last - first, np.uint8)
-        of_block = check_records(found.address, found.length, found.size, found.cell, n_genes, False, status)  # noqa: FBT003
+        n = last - first
+        n_genes, part, status = np.full(n, (1 << 31) - 1, np.int64), np.zeros(n, np.int64), np.empty(n, np.uint8)
+        known = np.empty(0, np.bool_), np.zeros(2, np.int64)  # nothing: genes are seen to when all is unpacked
+        where = found.address, found.length, found.size, found.cell
+        of_block = check_records(*where, n_genes, part, *known, False, status)  # noqa: FBT003
         if status.any():
             at = int(np.argmax(status))
             store.refuse(int(found.rows[at]), WHY[int(status[at])])

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
-from scdataloader.store.disk import writing
-from scdataloader.store.layout import Kind, ShardRecord, shard_record, write_atomically
+from scdataloader.store.disk import write_atomically, writing
+from scdataloader.store.layout import Kind, ShardRecord, shard_record
 
 PLAN = "conversion.json"
 UNORDERED = "unordered"
@@ -75,6 +75,10 @@ class Plan:
     """Number of the first new shard."""
     sources: tuple[PlannedSource, ...]
     """In the order in which they were named."""
+    spaces: tuple[str, ...]
+    """Digests of the new gene spaces."""
+    space_of: tuple[int, ...]
+    """(sources) the gene space of each, by its number in the store."""
     shards: tuple[PlannedShard, ...]
     """In the order of their cells; before these are put into another one."""
 
@@ -107,6 +111,7 @@ class Plan:
             found = json.loads(path.read_bytes())
             sources = tuple(PlannedSource(**item) for item in found.pop("sources"))
             shards = tuple(PlannedShard(**item) for item in found.pop("shards"))
+            found |= {name: tuple(found[name]) for name in ("spaces", "space_of")}
             return cls(**found, sources=sources, shards=shards)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreFormatError(
@@ -127,7 +132,7 @@ class Plan:
         if self.appended_to != other.appended_to:
             return "one is to make a new store, or the store has changed since"
         for field in fields(self):
-            if field.name not in {"sources", "shards"}:
+            if field.name not in {"sources", "spaces", "space_of", "shards"}:
                 asked, there = getattr(self, field.name), getattr(other, field.name)
                 if asked != there:
                     return f"{field.name} is {asked!r}, there it is {there!r}"
@@ -140,6 +145,10 @@ class Plan:
     def obs_path(self, index: int) -> str:
         """Path of the cell table of one of its sources, relative to the folder that it lies in."""
         return f"obs/{self.first_source + index:05}.parquet"
+
+    def space_path(self, index: int) -> str:
+        """Path of a new gene space, relative to the store."""
+        return f"genes/{self.spaces[index]}.parquet"
 
     def _json(self) -> bytes:
         return json.dumps(asdict(self), indent=1).encode()

@@ -16,6 +16,7 @@ from scdataloader.buffers import Slots
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.decode import OK, decode_records, locate_records
 from scdataloader.read_ahead import read_ahead
+from scdataloader.store.gene_space import GeneSpace
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.layout import Manifest
 from scdataloader.store.shard import WHY, MappedShards
@@ -75,6 +76,7 @@ class Store:
         of_shard = [-1 if shard.source is None else shard.source for shard in manifest.shards]
         self._source_of_shard = np.array(of_shard, np.int64)
         self._source_of_cell: NDArray[np.integer] | None = None
+        self.spaces = [GeneSpace(path, record) for record in manifest.spaces]
         self.sources = [StoreSource(self, number) for number in range(len(manifest.sources))]
 
     @classmethod
@@ -103,7 +105,7 @@ class Store:
         """Its shards, mapped."""
         with self._lock:
             if self._shards is None:
-                n_genes = [len(source.var) for source in self.sources]
+                n_genes = [source.space.n_genes for source in self.sources]
                 self._shards = MappedShards(self.path, self.manifest.shards, n_genes)
             return self._shards
 
@@ -179,7 +181,7 @@ class Store:
     ) -> None:
         """Write cells, in the genes of a vocabulary, into slots of the output, as `align_rows` does for a matrix.
 
-        Cell i is of the source that has look-up table ``source[i]`` of ``genes``, and goes to slot ``place[i]``.
+        Cell i is of source ``source[i]`` of those in ``genes``, and goes to slot ``place[i]``.
 
         Raises:
             StoreFormatError: a record is damaged.
@@ -191,7 +193,7 @@ class Store:
             found.cell,
             found.rows,
             self._checked,
-            source,
+            genes.of_part[source],
             genes.luts,
             genes.start,
             genes.how,

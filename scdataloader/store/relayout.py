@@ -18,8 +18,8 @@ from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.decode import locate_records
 from scdataloader.kernels.random import derive_key, permute_range
 from scdataloader.kernels.restamp import restamp_records
-from scdataloader.store.disk import writing
-from scdataloader.store.layout import Kind, ShardRecord, opened_atomically
+from scdataloader.store.disk import opened_atomically, writing
+from scdataloader.store.layout import Kind, ShardRecord
 from scdataloader.store.plan import GROUPED, Plan, save_record, split_cells
 from scdataloader.store.shard import MappedShards
 from scdataloader.store.table_writer import write_arrow
@@ -37,7 +37,7 @@ def relayout_tasks(
 ) -> list[Task]:
     """What is to be done once all cells are in ``unordered``, where ``records`` say what each shard holds.
 
-    ``n_genes`` are the numbers of genes of the plan's sources.
+    ``n_genes`` are the numbers of genes of the gene spaces of the plan's sources.
     """
     order = _ordered(unordered, plan)
     starts = np.cumsum([0, *(source.n_cells for source in plan.sources)])
@@ -78,7 +78,7 @@ class CopyCells:
     records: tuple[ShardRecord, ...]
     """The shards there, in the order of their cells."""
     n_genes: tuple[int, ...]
-    """Of each source in the store."""
+    """Of the gene space of each source in the store."""
     first: int
     """The first cell's place in the new order."""
     last: int

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scdataloader.store.choice import GeneNames
 from scdataloader.store.layout import Kind
 from scdataloader.store.plan import GROUPED, PlannedSource, split_cells
 from scdataloader.store.table_writer import GeneList
@@ -49,24 +50,24 @@ class Scanned:
     """It."""
     planned: PlannedSource
     """What the plan says of it."""
-    rank: NDArray[np.int32]
-    """``(n_genes,)`` numbers of its genes in the store."""
+    genes: NDArray[np.int32]
+    """``(n_genes,)`` its genes in its own order, by their numbers among the names of all."""
     ranges: list[tuple[int, int]]
     """Rows of its shards."""
 
 
-def scan(sources: Sequence[Source], layout: str, cells_per_shard: int) -> list[Scanned]:
-    """Look at all sources, one after the other; no cell is read.
+def scan(sources: Sequence[Source], layout: str, cells_per_shard: int, genes: GeneNames) -> list[Scanned]:
+    """Look at all sources, one after the other; no cell is read. Their genes are added to ``genes``.
 
     Raises:
         ValueError: there is no cell, a source is named twice, or has gene ids more than once.
         KeyError: a source lacks the column to group by.
     """
-    ranks: dict[str, NDArray[np.int32]] = {}
+    lists: dict[str, NDArray[np.int32]] = {}
     names: dict[str, str] = {}
     found = []
     for source in sources:
-        found.append(_scan(source, layout, cells_per_shard, ranks))
+        found.append(_scan(source, layout, cells_per_shard, genes, lists))
         planned = found[-1].planned
         if planned.fingerprint in names:
             raise ValueError(
@@ -79,12 +80,14 @@ def scan(sources: Sequence[Source], layout: str, cells_per_shard: int) -> list[S
     return found
 
 
-def _scan(source: Source, layout: str, cells_per_shard: int, ranks: dict[str, NDArray[np.int32]]) -> Scanned:
+def _scan(
+    source: Source, layout: str, cells_per_shard: int, names: GeneNames, lists: dict[str, NDArray[np.int32]]
+) -> Scanned:
     if layout.startswith(GROUPED):
         source.obs([layout.removeprefix(GROUPED)])
     genes = GeneList.of(source)
-    # Equal gene tables have equal ranks: thousands of sources share one array.
-    rank = ranks.setdefault(genes.digest, genes.rank)
+    if genes.digest not in lists:  # thousands of sources with the same gene table share one array
+        lists[genes.digest] = names.numbers(genes.ids)
     planned = PlannedSource(
         name=source.name,
         fingerprint=source.fingerprint,
@@ -92,6 +95,6 @@ def _scan(source: Source, layout: str, cells_per_shard: int, ranks: dict[str, ND
         genes=genes.digest,
         uns_organism=getattr(source, "uns_organism", None),
     )
-    ranges = split_cells(source.n_obs, cells_per_shard, stored_offsets(source), len(rank))
+    ranges = split_cells(source.n_obs, cells_per_shard, stored_offsets(source), len(genes.ids))
     getattr(source, "forget", nothing)()  # gene tables and offsets of thousands of sources would not fit into memory
-    return Scanned(source=source, planned=planned, rank=rank, ranges=ranges)
+    return Scanned(source=source, planned=planned, genes=lists[genes.digest], ranges=ranges)

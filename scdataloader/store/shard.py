@@ -10,7 +10,7 @@
 | 4 n, to 8    | how many values each record has                                                                    |
 | 4 n, to 8    | with bit 1: the source of each cell, by number                                                     |
 | 16           | BLAKE2b of all bytes before the offsets                                                            |
-| 8, 8, 8, 8   | n, number of values, genes (0 with bit 1), and where the offsets begin                             |
+| 8, 8, 8, 8   | n, number of values, genes of the gene space (0 with bit 1), and where the offsets begin          |
 
 All numbers are little-endian and unsigned. The manifest has the BLAKE2b of everything from the offsets on: with that,
 no other file passes for the shard, and none but its records are left to be checked, which each has a checksum for.
@@ -34,8 +34,9 @@ from numpy.typing import NDArray
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.decode import BAD_CHECKSUM, BAD_RECORD
 from scdataloader.kernels.encode import encode_rows, first_unfit, most_words
-from scdataloader.kernels.unpack import BAD_FORM, BAD_KIND
-from scdataloader.store.layout import PARTIAL, VERSION, FileRecord, Kind, ShardRecord, sync_folder
+from scdataloader.kernels.unpack import BAD_FORM, BAD_GENE, BAD_KIND
+from scdataloader.store.disk import PARTIAL, sync_folder
+from scdataloader.store.layout import VERSION, FileRecord, Kind, ShardRecord
 
 _HEAD = struct.Struct("<8sII")
 _DIGEST = 16
@@ -52,6 +53,7 @@ WHY = {
     BAD_CHECKSUM: "its checksum does not match",
     BAD_RECORD: "its parts do not fit together",
     BAD_KIND: "it has float32 values in a shard of counts, or counts in one of float32",
+    BAD_GENE: "it has a gene that its source has not",
     BAD_FORM: "it has an exception that is none, a stored zero, or more than zeros at its end",
 }
 """What is wrong with a record, in words."""
@@ -64,7 +66,10 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, path: str, *, kind: Kind, n_genes: int, mixed: bool = False) -> None:
-        """Begin the shard ``path`` of the store in ``folder``; ``mixed`` if its cells are of several sources."""
+        """Begin the shard ``path`` of the store in ``folder``; ``mixed`` if its cells are of several sources.
+
+        ``n_genes`` are those of the gene space of its source.
+        """
         self._folder, self._path = folder, path
         self._floats, self._n_genes, self._mixed = kind == "float32", 0 if mixed else n_genes, mixed
         self._partial = folder / f"{path}{PARTIAL}"
@@ -165,10 +170,10 @@ def _magnitude(data: NDArray[Any]) -> int:
 class MappedShards:
     """All shards of a store in memory maps, with what compiled loops need to find a cell's record."""
 
-    def __init__(self, folder: Path, shards: Sequence[ShardRecord], n_genes: Sequence[int | None]) -> None:
+    def __init__(self, folder: Path, shards: Sequence[ShardRecord], n_genes: Sequence[int]) -> None:
         """Map the shards; reads no more than the index of each.
 
-        ``n_genes`` are the numbers of genes of the sources; None where that is not known.
+        ``n_genes`` are the numbers of genes of the gene spaces of the sources.
 
         Raises:
             StoreFormatError: a file is not what the manifest says; names it.
@@ -231,7 +236,7 @@ def _mapped(path: Path, n_bytes: int) -> mmap.mmap:
         raise StoreFormatError(f"{path} is gone or was cut short since the store was opened: {error}") from error
 
 
-def _foot(folder: Path, shard: ShardRecord, content: mmap.mmap, n_genes: Sequence[int | None]) -> tuple[int, int]:
+def _foot(folder: Path, shard: ShardRecord, content: mmap.mmap, n_genes: Sequence[int]) -> tuple[int, int]:
     """The number of cells, and where the index begins, if all but the records is as it must be."""
     magic, version, flags = _HEAD.unpack_from(content, 0)
     _, n_cells, n_values, genes, index = _FOOT.unpack_from(content, len(content) - _FOOT.size)
@@ -243,7 +248,7 @@ def _foot(folder: Path, shard: ShardRecord, content: mmap.mmap, n_genes: Sequenc
         "format version": (version, VERSION),
         "number of cells": (n_cells, shard.n_cells),
         "number of values": (n_values, shard.n_values),
-        "number of genes": (genes, genes if known is None else known),
+        "number of genes": (genes, known),
         "length of its index": (index + tables + _FOOT.size, len(content)),
         "place of its index, modulo 8,": (index % 8, 0),
         "checksum of its index": (_checksum(content, index), shard.index),

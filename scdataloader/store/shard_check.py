@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,8 @@ from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.decode import OK
 from scdataloader.kernels.records import HEADER
 from scdataloader.kernels.unpack import check_records
-from scdataloader.store.layout import ShardRecord, SourceRecord
+from scdataloader.store.gene_space import GenePlaces
+from scdataloader.store.layout import Manifest, ShardRecord
 from scdataloader.store.progress import Advance
 from scdataloader.store.shard import FIRST_RECORD, WHY, MappedShards
 
@@ -21,28 +24,54 @@ _PIECE = 16 << 20
 """Bytes that are read at once, first to sum them up, then, while they are in the cache, to check their records."""
 _CELLS_NAMED = 10
 """Damaged cells of a shard that are named; of the others, how many there are."""
-_MOST_GENES = (1 << 31) - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownGenes:
+    """Which genes of its gene space each source of a store has."""
+
+    n_genes: NDArray[np.int64]
+    """``(S,)`` genes of the space."""
+    table: NDArray[np.int64]
+    """``(S,)`` which table is of the source."""
+    has: NDArray[np.bool_]
+    """Tables end to end: whether it has the gene. One is empty, for sources whose genes are not known."""
+    start: NDArray[np.int64]
+    """``(T + 1,)`` where each begins."""
+
+    @classmethod
+    def of(cls, manifest: Manifest, places: Mapping[tuple[str, int], GenePlaces]) -> Self:
+        """Of what is known: {(gene table, gene space): places}."""
+        tables = [
+            np.empty(0, np.bool_),
+            *(own.spread(np.ones(len(own.place), np.bool_), foreign=False) for own in places.values()),
+        ]
+        number = {name: at for at, name in enumerate(places, 1)}
+        return cls(
+            n_genes=np.array([manifest.spaces[source.space].n_genes for source in manifest.sources], np.int64),
+            table=np.array([number.get((source.genes, source.space), 0) for source in manifest.sources], np.int64),
+            has=np.concatenate(tables),
+            start=np.cumsum([0, *map(len, tables)]),
+        )
 
 
 def check_shard(
     folder: Path,
+    manifest: Manifest,
     shard: ShardRecord,
-    sources: Sequence[SourceRecord],
-    n_genes: Sequence[int | None],
+    genes: KnownGenes,
     advance: Advance,
 ) -> tuple[list[str], NDArray[np.int64]]:
     """Read a shard of the store in ``folder`` from front to end.
 
-    ``n_genes`` are the numbers of genes of ``sources``; None where that is not known.
-
     Returns what is wrong with it, and its cells of each source ``(S,)``, which are no good where anything is wrong.
     """
     try:
-        mapped = MappedShards(folder, [shard], n_genes)
+        mapped = MappedShards(folder, [shard], genes.n_genes.tolist())
     except StoreFormatError as error:
         advance(shard.file.n_bytes)
-        return [str(error)], np.zeros(len(sources), np.int64)
-    check = _ShardCheck(mapped, shard, sources, n_genes)
+        return [str(error)], np.zeros(len(manifest.sources), np.int64)
+    check = _ShardCheck(mapped, manifest, shard, genes)
     problems = [*check.wrong_in_index(), *check.wrong_records(advance), *check.wrong_checksums()]
     return [f"{folder / shard.file.path}: {problem}" for problem in problems], check.cells_of
 
@@ -50,15 +79,8 @@ def check_shard(
 class _ShardCheck:
     """A shard whose index has the right checksum, which says nothing yet of what is in it."""
 
-    def __init__(
-        self,
-        mapped: MappedShards,
-        shard: ShardRecord,
-        sources: Sequence[SourceRecord],
-        n_genes: Sequence[int | None],
-    ) -> None:
-        self._mapped, self._shard, self._sources = mapped, shard, sources
-        self._n_genes = np.array([_MOST_GENES if n is None else n for n in n_genes], np.int64)
+    def __init__(self, mapped: MappedShards, manifest: Manifest, shard: ShardRecord, genes: KnownGenes) -> None:
+        self._mapped, self._sources, self._shard, self._genes = mapped, manifest.sources, shard, genes
         self._floats, self._stated = mapped.stated(0)
         self._digest = blake2b(digest_size=len(self._stated))
         self._end = int(mapped.index[0])
@@ -69,8 +91,8 @@ class _ShardCheck:
             self._source = mapped.sources(0).astype(np.int64)
         else:
             self._source = np.full(len(self._size), shard.source, np.int64)
-        known = self._source < len(sources)
-        self.cells_of = np.bincount(self._source[known], minlength=len(sources))
+        known = self._source < len(self._sources)
+        self.cells_of = np.bincount(self._source[known], minlength=len(self._sources))
         in_file = (offsets >= FIRST_RECORD) & (offsets <= self._end) & (offsets % 8 == 0)
         self._is_found = in_file[:-1] & in_file[1:] & (self._length >= HEADER) & (2 * self._size <= self._length)
         self._is_sound = self._is_found & known
@@ -110,13 +132,16 @@ class _ShardCheck:
 
     def _checked(self, cells: NDArray[np.int64]) -> NDArray[np.uint8]:
         """``(m,)`` what is wrong with the records of cells whose places are sound."""
-        status = np.empty(len(cells), np.uint8)
+        status, genes, source = np.empty(len(cells), np.uint8), self._genes, self._source[cells]
         check_records(
             self._mapped.base[0] + self._begin[cells],
             self._length[cells],
             self._size[cells],
             cells,
-            self._n_genes[self._source[cells]],
+            genes.n_genes[source],
+            genes.table[source],
+            genes.has,
+            genes.start,
             self._floats,
             status,
         )

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scdataloader.buffers import Slots
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.decode import OK
-from scdataloader.kernels.unpack import unpack_records
+from scdataloader.kernels.unpack import BAD_GENE, unpack_records
+from scdataloader.store.gene_space import GenePlaces
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.layout import MANIFEST
 from scdataloader.store.shard import WHY
@@ -37,6 +38,7 @@ class StoreSource:
         self.fingerprint = record.fingerprint
         self.obs_table = Table(store.path, record.obs)
         self.var_table = Table(store.path, store.manifest.genes[record.genes])
+        self.space = store.spaces[record.space]
         self._columns: list[str] | None = None
         self._var: pd.DataFrame | None = None
         self._rows: NDArray[np.int64] | None = None
@@ -54,6 +56,16 @@ class StoreSource:
         if self._var is None:
             self._var = self.var_table.read()
         return self._var
+
+    @property
+    def places(self) -> GenePlaces:
+        """The numbers of its genes in records.
+
+        Raises:
+            StoreFormatError: it has genes that are not in its gene space, or a table is damaged.
+        """
+        name = self.store.manifest.sources[self.number].genes
+        return self.space.places(self.var_table, name, self.var.index)
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -105,8 +117,11 @@ class StoreSource:
         """
         n_genes, found = len(self.var), self._located(rows)
         slots = Slots.of_sizes(found.size)
-        genes = GeneTables([np.arange(n_genes, dtype=np.int32)], n_genes)
+        # To this table the genes that the source has not are of the source, but not of the vocabulary: left out.
+        genes = GeneTables([self._numbers()], [GenePlaces.all_of(self.space.n_genes)], n_genes)
         self.store.decode(found, np.zeros(len(rows), np.int64), genes, np.arange(len(rows)), slots)
+        if (slots.sizes < found.size).any():
+            self.store.refuse(int(found.rows[np.argmax(slots.sizes < found.size)]), WHY[BAD_GENE])
         return CSRRows(data=slots.data, indices=slots.indices, indptr=slots.starts, n_genes=n_genes)
 
     def read_stored(self, rows: NDArray[np.int64]) -> CSRMatrix:
@@ -120,7 +135,7 @@ class StoreSource:
             found.length,
             found.size,
             found.cell,
-            np.arange(len(self.var), dtype=np.int32),
+            self._numbers(),
             starts,
             indices,
             bits,
@@ -130,6 +145,10 @@ class StoreSource:
         return CSRMatrix(
             indptr=starts, indices=indices, data=bits if self.counts == "counts" else bits.view(np.float32)
         )
+
+    def _numbers(self) -> NDArray[np.int32]:
+        """``(n_space,)`` its number of each gene of its gene space; -1 for those it has not."""
+        return self.places.spread(np.arange(len(self.var), dtype=np.int32), -1)
 
     def _located(self, rows: NDArray[np.int64]) -> Located:
         rows = np.ascontiguousarray(rows, np.int64)

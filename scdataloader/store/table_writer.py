@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from scdataloader.errors import UnfitError
-from scdataloader.store.disk import writing
-from scdataloader.store.layout import FileRecord, file_record, opened_atomically
+from scdataloader.store.disk import opened_atomically, writing
+from scdataloader.store.layout import FileRecord, file_record
 from scdataloader.store.tables import CATEGORIES, POSITION, ROW
 from scdataloader.types import Source
 
@@ -34,8 +34,8 @@ class GeneList:
 
     digest: str
     """Of ids and columns, in the source's order."""
-    rank: NDArray[np.int32]
-    """``(n_genes,)`` the place of each of the source's genes among the sorted ids."""
+    ids: list[str]
+    """``(n_genes,)`` ids, in the source's order."""
     table: pd.DataFrame
     """All columns in the order of the sorted ids, with the gene's place in the source."""
 
@@ -52,11 +52,9 @@ class GeneList:
         _refuse_repeated(source.name, ids[order])
         position = _position(table, source.name)
         table = table.drop(columns=POSITION, errors="ignore").set_axis(pd.Index(ids, name=table.index.name), axis=0)
-        rank = np.empty(len(ids), np.int32)
-        rank[order] = np.arange(len(ids), dtype=np.int32)
         return cls(
             digest=_digest(table.iloc[np.argsort(position)]),
-            rank=rank,
+            ids=ids.tolist(),
             table=table.iloc[order].assign(**{POSITION: position[order]}),
         )
 
@@ -90,7 +88,7 @@ def whole_obs(source: Source) -> pd.DataFrame:
 
 
 def write_table(folder: Path, path: str, frame: pd.DataFrame, name: str) -> FileRecord:
-    """Write the table of a source to ``path`` (``obs/…`` or ``var/…``) of a store; its index and dtypes are kept.
+    """Write a table to ``path`` (``obs/…``, ``var/…`` or ``genes/…``) of a store; its index and dtypes are kept.
 
     Raises:
         UnfitError: it has a column that parquet cannot hold, or of a name that the store uses; names it and the source.

@@ -92,7 +92,9 @@ class EncodeCells:
     kind: Kind
     """What values are kept as."""
     rank: NDArray[np.int32]
-    """``(n_genes,)`` the number of each of the source's genes in the store."""
+    """``(n_genes,)`` the place of each of the source's genes in its gene space."""
+    n_space: int
+    """Genes of that space."""
 
     @property
     def n_cells(self) -> int:
@@ -107,12 +109,12 @@ class EncodeCells:
             UnfitError: a value does not fit; names the source, the cell and the gene.
             StoreWriteError: the shard cannot be written.
         """
-        source, folder, n_genes = self.source, self.place.folder, len(self.rank)
+        source, folder = self.source, self.place.folder
         offsets = stored_offsets(source)
         own = None if offsets is None else offsets[self.first : self.last + 1]
         release = getattr(source, "release", nothing)
-        with noting(self.place, self.path) as note, shard_writer(folder, self.path, self.kind, n_genes) as writer:
-            for start, stop in blocks(self.n_cells, own, n_genes):
+        with noting(self.place, self.path) as note, shard_writer(folder, self.path, self.kind, self.n_space) as writer:
+            for start, stop in blocks(self.n_cells, own, len(self.rank)):
                 with of_source(source, self.first + start, self.first + stop):
                     rows = stored_rows(source, self.first + start, self.first + stop)
                 self._append(writer, rows, self.first + start)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from rich.filesize import decimal
 
 from scdataloader.errors import StoreFormatError
+from scdataloader.store.gene_space import GenePlaces, GeneSpace, refuse_unsorted
 from scdataloader.store.layout import MANIFEST, Manifest
 from scdataloader.store.progress import Advance, progress_bar
-from scdataloader.store.shard_check import check_shard
+from scdataloader.store.shard_check import KnownGenes, check_shard
 from scdataloader.store.tables import POSITION, ROW, Table, order_of
 
 
@@ -84,25 +84,40 @@ class _Check:
 
     def __init__(self, folder: Path, manifest: Manifest, advance: Advance) -> None:
         self._folder, self._manifest, self._advance = folder, manifest, advance
-        self._n_genes: dict[str, int] = {}
+        self._spaces: dict[int, GeneSpace] = {}
+        self._places: dict[tuple[str, int], GenePlaces] = {}
 
     def problems(self) -> Iterator[str]:
         """All that is wrong."""
         wrong_files = {file.path: why for file, why in self._manifest.wrong_files(self._folder)}
         yield from wrong_files.values()
+        yield from self._gene_spaces(wrong_files)
         yield from self._gene_tables(wrong_files)
         yield from self._cell_tables(wrong_files)
         yield from self._shards(wrong_files)
 
+    def _gene_spaces(self, left_out: dict[str, str]) -> Iterator[str]:
+        for number, record in enumerate(self._manifest.spaces):
+            if record.file.path not in left_out:
+                space = GeneSpace(self._folder, record)
+                try:
+                    space.read()
+                    self._spaces[number] = space
+                except StoreFormatError as error:
+                    yield str(error)
+                self._advance(record.file.n_bytes)
+
     def _gene_tables(self, left_out: dict[str, str]) -> Iterator[str]:
+        used = sorted({(source.genes, source.space) for source in self._manifest.sources})
         for digest, record in self._manifest.genes.items():
             if record.path not in left_out:
                 table = Table(self._folder, record)
                 try:
                     frame = table.read()
-                    yield from (f"{table.path}: {problem}" for problem in _wrong_genes(frame))
-                    self._n_genes[digest] = len(frame)
                     order_of(table, frame, POSITION)
+                    refuse_unsorted(table, frame.index)
+                    for space in [number for name, number in used if name == digest and number in self._spaces]:
+                        self._places[digest, space] = self._spaces[space].places(table, digest, frame.index)
                 except StoreFormatError as error:
                     yield str(error)
                 self._advance(record.n_bytes)
@@ -120,13 +135,12 @@ class _Check:
                 self._advance(source.obs.n_bytes)
 
     def _shards(self, left_out: dict[str, str]) -> Iterator[str]:
-        sources = self._manifest.sources
-        n_genes = [self._n_genes.get(source.genes) for source in sources]
+        sources, genes = self._manifest.sources, KnownGenes.of(self._manifest, self._places)
         cells_of, is_whole = np.zeros(len(sources), np.int64), not left_out
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             shards = [shard for shard in self._manifest.shards if shard.file.path not in left_out]
             checked = threads.map(
-                lambda shard: check_shard(self._folder, shard, sources, n_genes, self._advance), shards
+                lambda shard: check_shard(self._folder, self._manifest, shard, genes, self._advance), shards
             )
             for problems, cells in checked:
                 yield from problems
@@ -135,14 +149,6 @@ class _Check:
         for source, n in zip(sources, cells_of, strict=True):
             if is_whole and n != source.n_cells:
                 yield f"the shards have {n:,} cells of {source.name}, the manifest says {source.n_cells:,}"
-
-
-def _wrong_genes(frame: pd.DataFrame) -> Iterator[str]:
-    ids = frame.index
-    if not ids.map(type).isin([str]).all():
-        yield "it has gene ids that are no text"
-    elif not ids.is_monotonic_increasing:
-        yield "its gene ids are not sorted"
 
 
 def main(args: Sequence[str]) -> None:

@@ -8,12 +8,24 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from scdataloader.errors import StoreWriteError
+from scdataloader.store.choice import GeneNames, Spaces
 from scdataloader.store.claim import Claim, claimed
-from scdataloader.store.decision import is_done, layout_of, plan_of
+from scdataloader.store.decision import is_done, layout_of, plan_of, spaces_of
 from scdataloader.store.disk import writing
 from scdataloader.store.folder import FOLDERS, FolderState, clear
-from scdataloader.store.layout import VERSION, FileRecord, Manifest, ShardRecord, SourceRecord, file_record
+from scdataloader.store.gene_space import GENE
+from scdataloader.store.layout import (
+    VERSION,
+    FileRecord,
+    Manifest,
+    ShardRecord,
+    SourceRecord,
+    SpaceRecord,
+    file_record,
+)
 from scdataloader.store.plan import UNORDERED, Plan, load_record
 from scdataloader.store.pool import run_tasks, workers
 from scdataloader.store.progress import cells_bar
@@ -63,7 +75,8 @@ def write_store(folder: Path, sources: Sequence[Source], options: Options, help_
     """
     state = FolderState.of(folder)
     layout = layout_of(state, options)
-    scanned = scan(sources, layout, options.cells_per_shard)
+    names = GeneNames()
+    scanned = scan(sources, layout, options.cells_per_shard, names)
     done = is_done(state, scanned, options)
     if done and state.is_cleared and state.manifest is not None:
         return Written(manifest=state.manifest, shards=(), n_cells=0)
@@ -73,16 +86,19 @@ def write_store(folder: Path, sources: Sequence[Source], options: Options, help_
             clear(folder, state.manifest)
         if is_done(state, scanned, options) and state.manifest is not None:
             return Written(manifest=state.manifest, shards=(), n_cells=0)
-        plan = plan_of(state, scanned, options, layout)
-        return _Conversion(state, plan, scanned, help_, claim).run()
+        spaces = spaces_of(state, scanned, names)
+        plan = plan_of(state, scanned, spaces, options, layout)
+        return _Conversion(state, plan, scanned, spaces, help_, claim).run()
 
 
 class _Conversion:
     """A conversion that nobody else works at."""
 
-    def __init__(self, state: FolderState, plan: Plan, scanned: Sequence[Scanned], help_: Help, claim: Claim) -> None:
+    def __init__(
+        self, state: FolderState, plan: Plan, scanned: Sequence[Scanned], spaces: Spaces, help_: Help, claim: Claim
+    ) -> None:
         self._folder, self._before, self._goes_on = state.folder, state.manifest, state.plan is not None
-        self._plan, self._scanned, self._help, self._claim = plan, scanned, help_, claim
+        self._plan, self._scanned, self._spaces, self._help, self._claim = plan, scanned, spaces, help_, claim
         self._n_cells = 0
 
     def run(self) -> Written:
@@ -119,8 +135,7 @@ class _Conversion:
             records = self._do("converting", self._encoding(self._place(base)), executor)
             if is_ordered:
                 return records
-            n_genes = [len(one.rank) for one in self._scanned]
-            tasks = relayout_tasks(self._place(self._folder), base, self._plan, records, n_genes)
+            tasks = relayout_tasks(self._place(self._folder), base, self._plan, records, self._spaces.n_genes)
             return self._do("ordering", tasks, executor)
 
     def _place(self, base: Path) -> Place:
@@ -141,7 +156,8 @@ class _Conversion:
                 first=shard.first,
                 last=shard.last,
                 kind=plan.kind,
-                rank=self._scanned[shard.source].rank,
+                rank=self._spaces.ranks[shard.source],
+                n_space=self._spaces.n_genes[shard.source],
             )
             for i, shard in enumerate(plan.shards)
         ]
@@ -172,6 +188,10 @@ class _Conversion:
                 write_table(self._folder, path, GeneList.of(one.source).table, one.planned.name)
                 getattr(one.source, "forget", nothing)()
             written.add(digest)
+        for i, ids in enumerate(self._spaces.new):
+            path = self._plan.space_path(i)
+            if not (self._folder / path).exists():
+                write_table(self._folder, path, pd.DataFrame({GENE: ids}), path)
 
     def _manifest(self, shards: Sequence[ShardRecord]) -> Manifest:
         """Of the store with what was added."""
@@ -187,16 +207,21 @@ class _Conversion:
                 n_cells=source.n_cells,
                 kind=plan.kind,
                 genes=source.genes,
+                space=plan.space_of[i],
                 obs=self._file(plan.obs_path(i)),
                 uns_organism=source.uns_organism,
             )
             for i, source in enumerate(plan.sources)
+        )
+        spaces = tuple(
+            SpaceRecord(file=self._file(plan.space_path(i)), n_genes=len(ids)) for i, ids in enumerate(self._spaces.new)
         )
         return Manifest(
             version=VERSION,
             layout=plan.layout,
             sources=(*(before.sources if before is not None else ()), *sources),
             genes=genes,
+            spaces=(*(before.spaces if before is not None else ()), *spaces),
             shards=(*(before.shards if before is not None else ()), *shards),
         )
 
