@@ -186,6 +186,8 @@ def test_only_terms_of_some_prefixes_and_the_ways_between_them(small: Path, pref
     assert terms.parents("MY:4") == ["MY:2"]
     with pytest.raises(LookupError, match="'X:3' is an id of X"):
         terms.label("X:3")
+    with pytest.raises(ValueError, match=r"no current term whose id begins with M$"):
+        Ontology.from_obo(small, prefixes=["M"])
 
 
 def test_compressed_files_are_read(small: Path, tmp_path: Path):

@@ -102,7 +102,7 @@ def test_parts_of_an_annotation_share_a_space_and_organisms_do_not(tmp_path, lay
         source("symbols", [f"G{i}" for i in range(9)]),
     ]
     store = here(made, tmp_path / "s.cells", layout=layout)
-    assert spaces_of(store) == ([0, 1, 0, 0, 2], [60, 50, 9])
+    assert spaces_of(store) == ([1, 0, 1, 1, 2], [50, 60, 9])
     assert len(list((tmp_path / "s.cells" / "genes").iterdir())) == 3
     check(store, made)
 
