@@ -111,14 +111,14 @@ class SelectedGenes:
             raise ValueError(f'genes and how="given" belong together; got how="{self.how}" and genes={self.genes}')
 
     def numbered(self, vocabulary: GeneVocabulary) -> Collate:
-        """The same selection with its ``genes`` looked up in a vocabulary; called once, when a loader is made.
+        """The same selection, ready for a vocabulary; called once, when a loader is made.
 
         Raises:
             KeyError: a gene is not in the vocabulary.
             ValueError: a gene is given twice.
         """
         if self.genes is None:
-            return self
+            return self._ready()
         number = {gene: i for i, gene in enumerate(vocabulary.ids)}
         missing = [gene for gene in self.genes if gene not in number]
         if missing:
@@ -134,34 +134,52 @@ class SelectedGenes:
         """The batch with ``x`` and ``genes`` of fixed width."""
         if self.how == "given":
             raise TypeError('SelectedGenes(how="given") must be told the vocabulary first: see SelectedGenes.numbered')
-        if self.how == "all":
-            genes = torch.arange(batch.x.n_genes, dtype=torch.int32).expand(len(batch), -1)
-            return {**Dense()(batch, rng), "genes": genes}
-        return self._chosen(batch)
+        return self._ready()(batch, rng)
 
-    def _chosen(self, batch: CellBatch) -> dict[str, Tensor]:
-        shape = (len(batch), self.n_genes or 0)
-        x, genes = _empty(shape, np.float32), _empty(shape, np.int32)
-        rows = batch.x
-        key = np.uint64(batch.key)
-        if self.how == "most expressed":
-            select_largest(rows.indptr, rows.indices, rows.data, genes.numpy(), x.numpy())
+    def _ready(self) -> Collate:
+        if self.how == "all":
+            return _AllGenes()
+        return _ChosenGenes(largest=self.how == "most expressed", n_genes=self.n_genes or 0, fill=self.fill)
+
+
+class _AllGenes:
+    """Every vocabulary gene, by number."""
+
+    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:
+        genes = torch.arange(batch.x.n_genes, dtype=torch.int32).expand(len(batch), -1)
+        return {**Dense()(batch, rng), "genes": genes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ChosenGenes:
+    """So many of the expressed genes of each cell."""
+
+    largest: bool
+    """Whether those of the highest values, not random ones."""
+    n_genes: int
+    """How many."""
+    fill: str
+    """As in `SelectedGenes`."""
+
+    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
+        return self.split(batch, max(1, len(batch)))[0]
+
+    def split(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
+        """The batches of some cells, one after the other."""
+        x, genes = (_empty((len(cells), self.n_genes), dtype).numpy() for dtype in (np.float32, np.int32))
+        rows, key = cells.x, np.uint64(cells.key)
+        if self.largest:
+            select_largest(rows.indptr, rows.indices, rows.data, genes, x)
         else:
-            select_random(rows.indptr, rows.indices, rows.data, key, batch.position, genes.numpy(), x.numpy())
+            select_random(rows.indptr, rows.indices, rows.data, key, cells.position, genes, x)
         if self.fill == "unexpressed":
-            candidates, starts = _measured_genes(batch.measured)
-            fill_unexpressed(
-                rows.indptr,
-                rows.indices,
-                candidates,
-                starts,
-                batch.source,
-                rows.n_genes,
-                key,
-                batch.position,
-                genes.numpy(),
-            )
-        return {"x": x, "genes": genes, **_about_cells(batch)}
+            measured, source, position = _measured_genes(cells.measured), cells.source, cells.position
+            fill_unexpressed(rows.indptr, rows.indices, *measured, source, rows.n_genes, key, position, genes)
+        batches = (slice(start, start + batch_size) for start in range(0, max(1, len(cells)), batch_size))
+        return [
+            {"x": torch.from_numpy(x[batch]), "genes": torch.from_numpy(genes[batch]), **_about_cells(cells, batch)}
+            for batch in batches
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -31,8 +31,8 @@ _WINDOW = 8192
 _MAPPED = 2048
 """Cells that one thread reads at once where each is read by itself: enough to outweigh the waiting of threads for each
 other, few enough to take some tens of megabytes."""
-_TASK_BYTES = 16 << 20
-"""Tensors that a thread makes in one go: enough to outweigh the hand-over, few enough to hold some dense ones."""
+_TASK_BYTES = 32 << 20
+"""Tensors that a thread makes in one go: enough to outweigh the hand-over, few enough to hold several."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,11 +232,13 @@ def _n_bytes(value: object) -> int:
 
 
 def _in_order(futures: Iterator[Future[T]], depth: int) -> Iterator[T]:
-    """The results of futures in order; ``depth`` more are submitted than are waited for."""
-    pending: deque[Future[T]] = deque()
+    """The results of futures in order; ``depth`` of them are submitted at once, and stay so ahead of what is taken."""
+    return _results(deque(islice(futures, depth)), futures)
+
+
+def _results(pending: deque[Future[T]], futures: Iterator[Future[T]]) -> Iterator[T]:
     for future in futures:
         pending.append(future)
-        if len(pending) > depth:
-            yield pending.popleft().result()
+        yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()

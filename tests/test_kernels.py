@@ -175,12 +175,20 @@ def rows_of(rng, n_rows, n_genes, density=0.3):
     return rows.indptr.astype(np.int64), rows.indices.astype(np.int32), rows.data, dense
 
 
-@given(st.integers(0, 2**32), st.integers(0, 5), st.integers(1, 40))
-def test_densify_writes_every_gene(seed, n_rows, n_genes):
+@given(
+    st.integers(0, 2**32),
+    st.integers(0, 5),
+    st.integers(1, 40) | st.integers(2000, 2100) | st.integers(4070, 4130),
+    st.integers(0, 15),
+)
+def test_densify_writes_every_gene_and_nothing_else(seed, n_rows, n_genes, at):
     indptr, indices, data, dense = rows_of(np.random.default_rng(seed), n_rows, n_genes)
-    out = np.full((n_rows, n_genes), -7, np.float32)
+    memory = np.full(at + n_rows * n_genes + 16, -7, np.float32)
+    out = memory[at : at + n_rows * n_genes].reshape(n_rows, n_genes)
     densify(indptr, indices, data, out)
     assert np.array_equal(out, dense)
+    assert (memory[:at] == -7).all()
+    assert (memory[at + n_rows * n_genes :] == -7).all()
 
 
 @given(st.integers(0, 2**32), st.integers(1, 40))

@@ -1,9 +1,13 @@
-"""What an index says is believed only where it can be: no place outside of the records, no size beyond the length."""
+"""What the bytes of a shard say is believed only where it can be, every time that they are read."""
 
 import numpy as np
 import pytest
+from store_damage import SHARD, index_of, patch
+from stores import given_counts, make_store
 
+from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.decode import locate_records
+from scdataloader.store.reader import Store
 
 INDEX = 96
 """Where the index begins."""
@@ -49,3 +53,16 @@ def test_what_can_be(begin, end, size):
 )
 def test_what_cannot_be(begin, end, size):
     assert located(begin, end, size)[0] == 0
+
+
+def test_a_damaged_cell_is_refused_every_time_and_the_others_are_read(tmp_path):
+    given = given_counts("a", 12, 40, 0)
+    store = make_store(tmp_path / "a.cells", [given])
+    offsets = np.frombuffer((store / SHARD).read_bytes(), np.int64, 12, index_of(store))
+    patch(store, SHARD, (int(offsets[5]) + 16, 1, 99))
+    source = Store.open(store).sources[0]
+    for _ in range(2):
+        with pytest.raises(StoreFormatError, match=r"00000.cells is damaged at cell 5 .*its checksum does not match"):
+            source.read(np.arange(12))
+    others = np.delete(np.arange(12), 5)
+    np.testing.assert_array_equal(source.read(others).to_scipy().toarray(), given.sorted_x()[others].toarray())

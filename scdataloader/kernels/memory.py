@@ -53,3 +53,41 @@ def prefetch_bytes(address: int, n_bytes: int) -> None:
 def prefetch_range(values: NDArray[Any], begin: int, end: int) -> None:
     """Ask for the cache lines of ``values[begin:end]``."""
     prefetch_bytes(values.ctypes.data + begin * values.itemsize, (end - begin) * values.itemsize)
+
+
+LINE = 16
+"""Numbers of 32 bits in a cache line."""
+_LINE = ir.VectorType(ir.FloatType(), LINE)
+
+
+@intrinsic
+def move_line(typing_context: Any, source: Any, to: Any) -> Any:
+    """Move 16 float32 from the address ``source`` to the address ``to``, a multiple of 64, and leave zeros behind.
+
+    They go past the caches, which spares fetching the line that they replace: three times as fast, where what is
+    written is not read again soon. Call `settle` before another thread may see them.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        line = builder.inttoptr(args[0], _LINE.as_pointer())
+        values = builder.load(line)
+        values.align = 4
+        cleared = builder.store(ir.Constant(_LINE, [0.0] * LINE), line)
+        cleared.align = 4
+        stored = builder.store(values, builder.inttoptr(args[1], _LINE.as_pointer()))
+        stored.align = CACHE_LINE
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return nb.void(nb.uintp, nb.uintp), generate
+
+
+@intrinsic
+def settle(typing_context: Any) -> Any:
+    """Have everything that was written so far arrive before anything that is written from now on."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return nb.void(), generate
