@@ -18,6 +18,8 @@ from scdataloader.kernels.unpack import BAD_FORM, BAD_KIND, check_records, unpac
 
 N_GENES = 2048
 """Whole pages of int32, so that look-up tables touch both guarded pages."""
+_SHIFT = 7
+"""What one of the tables adds to each number."""
 _CANARY = 48
 """Entries on each side of where a record may write."""
 _MARK = -858993460
@@ -82,6 +84,7 @@ class Records:
         # all that they may be
         luts = (
             (in_order, IN_ORDER | COMPLETE | SHIFTED),
+            (in_order + _SHIFT, IN_ORDER | COMPLETE | SHIFTED),
             (in_order, IN_ORDER | COMPLETE),
             (some, IN_ORDER),
             (backwards, COMPLETE),
@@ -142,7 +145,7 @@ class Records:
                 lut,
                 np.array([0, N_GENES]),
                 np.array([how], np.uint8),
-                N_GENES,
+                N_GENES + _SHIFT,
                 np.arange(n),
                 starts,
                 indices,

@@ -6,7 +6,7 @@ from store_damage import SHARD, index_of, patch
 from stores import given_counts, make_store
 
 from scdataloader.errors import StoreFormatError
-from scdataloader.kernels.decode import locate_records
+from scdataloader.kernels.decode import locate_records, reach
 from scdataloader.store.reader import Store
 
 INDEX = 96
@@ -64,5 +64,26 @@ def test_a_damaged_cell_is_refused_every_time_and_the_others_are_read(tmp_path):
     for _ in range(2):
         with pytest.raises(StoreFormatError, match=r"00000.cells is damaged at cell 5 .*its checksum does not match"):
             source.read(np.arange(12))
+    others = np.delete(np.arange(12), 5)
+    np.testing.assert_array_equal(source.read(others).to_scipy().toarray(), given.sorted_x()[others].toarray())
+
+
+def test_gaps_that_come_to_more_than_32_bits():
+    n = 17_000_000
+    words = np.zeros(16 + 2 * n, np.uint8)
+    words[16 + n :] = 255
+    words.view(np.uint32)[1] = n
+    assert reach(words.view(np.uint64), n) == 256 * n > 1 << 32
+
+
+def test_a_damaged_index_is_refused_where_all_of_it_is_read(tmp_path):
+    given = given_counts("a", 12, 40, 0)
+    store = make_store(tmp_path / "a.cells", [given])
+    patch(store, SHARD, (index_of(store) + 8 * 13 + 4 * 5, 4, 1))
+    source = Store.open(store).sources[0]
+    with pytest.raises(StoreFormatError, match=r"00000.cells is damaged.*checksum of its index"):
+        _ = source.nnz
+    with pytest.raises(StoreFormatError, match=r"damaged at cell 5 "):
+        source.read(np.arange(12))
     others = np.delete(np.arange(12), 5)
     np.testing.assert_array_equal(source.read(others).to_scipy().toarray(), given.sorted_x()[others].toarray())

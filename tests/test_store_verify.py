@@ -106,8 +106,8 @@ def test_an_index_that_contradicts_itself(store):
         (index + 8, 8, 1 << 40): "cell 0: the index names no place in the file for it",
         (index + 8, 8, 24): "cell 0: the index names no place in the file for it",
         (index, 8, 24): "its records do not fill the bytes between its head and its index",
-        (size, 4, 1 << 31): "values, the manifest says",
-        (size, 4, 1): "values, the manifest says",
+        (size, 4, 1 << 31): "values of its cells 2147483735, expected",
+        (size, 4, 1): "values of its cells",
     }
     content = (store / SHARD).read_bytes()
     for change, why in cases.items():
@@ -218,6 +218,10 @@ def record(genes, values, *, floats=False):
         ([1, 600], [1, 2], 20, 4, 0, BAD_FORM),  # a long gap that is none
         ([1, 600], [1, 2], 20, 4, 255, BAD_FORM),
         ([1, 600], [1, 2], 20, 4, 1024, BAD_RECORD),  # more genes than there are
+        ([1, 400, 800], [1, 2, 3], 24, 4, 1, BAD_RECORD),  # two long gaps at a place
+        ([1, 400, 800], [1, 2, 3], 24, 4, 0, BAD_RECORD),  # in disorder
+        (range(20), [1] * 18 + [300, 301], 24, 4, 18, BAD_RECORD),  # two large values at a place
+        (range(20), [1] * 18 + [300, 301], 24, 4, 17, BAD_RECORD),
         (range(10), [1] * 9 + [300], 20, 4, 256, OK),
         (range(10), [1] * 9 + [300], 20, 4, 255, BAD_FORM),  # a large value that is none
         (range(10), [1] * 9 + [300], 16, 4, 8, BAD_FORM),  # its own entry is not 0
