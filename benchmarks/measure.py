@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 LABEL = "cell_type_ontology_term_id"
-CASES = ("sparse", "dense", "selected", "most", "shuffle", "mapped")
+CASES = ("sparse", "dense", "selected", "most", "shuffle", "blocks", "mapped")
 
 
 class PeakMemory(threading.Thread):
@@ -46,9 +46,10 @@ def ours(paths: list[str], case: str, batch: int, threads: int) -> Iterator[Any]
     dm = scd.DataModule(
         paths,
         labels=[LABEL],
-        sampling=scd.Sampling(num_samples=10**8)
-        if case == "shuffle"
-        else scd.Sampling(by=[LABEL], scheme="uniform", num_samples=10**8),
+        sampling={
+            "shuffle": scd.Sampling(num_samples=10**8),
+            "blocks": scd.Sampling(num_samples=10**8, block_size=16),
+        }.get(case, scd.Sampling(by=[LABEL], scheme="uniform", num_samples=10**8)),
         collate=collates.get(case, scd.Sparse)(),
         batch_size=batch,
         num_threads=threads,

@@ -1,14 +1,16 @@
 """Measure the loader on files of one's own, each case in fresh processes, medians of several runs.
 
-    python benchmarks/run.py --plain 'DATA/h5ad/*.h5ad' [--gzip 'GZIP/h5ad/*.h5ad'] [--repeats 3] [--seconds 5]
+    python benchmarks/run.py --plain 'DATA/h5ad/*.h5ad' [--gzip 'GZIP/h5ad/*.h5ad'] [--store ATLAS] [--repeats 3]
 
 Files are read once before, so that the page cache is warm; cases are interleaved, so that a slow minute of the machine
-hits all of them. RESULTS.md says on which data and machine its figures were taken.
+hits all of them. With ``--store``, natural draws from a cold page cache are measured as well, one second of them, which
+needs the right to drop the cache (root). RESULTS.md says on which data and machine its figures were taken.
 """
 
 import argparse
 import glob
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -25,11 +27,17 @@ PLAIN = [
     ("mapped", 64),
 ]
 GZIP = [("sparse", 64), ("sparse", 4096), ("mapped", 64)]
+STORE = [("sparse", 64), ("sparse", 4096), ("shuffle", 64), ("selected", 64), ("most", 64), ("dense", 64)]
+COLD = [("shuffle", 64), ("shuffle", 4096), ("blocks", 64)]
+DROP = Path("/proc/sys/vm/drop_caches")
 
 
 def warm(paths: list[str]) -> None:
-    for path in paths:
-        with Path(path).open("rb", buffering=0) as file:
+    files = [file for path in map(Path, paths) for file in (path.rglob("*") if path.is_dir() else [path])]
+    for path in files:
+        if path.is_dir():
+            continue
+        with path.open("rb", buffering=0) as file:
             while file.read(1 << 24):
                 pass
 
@@ -45,12 +53,18 @@ def measure(paths: list[str], case: str, batch: int, seconds: float) -> dict[str
 
 
 def table(name: str, paths: list[str], cases: list[tuple[str, int]], repeats: int, seconds: float) -> None:
-    warm(paths)
+    cold = cases is COLD
+    if not cold:
+        warm(paths)
     runs: dict[tuple[str, int], list[dict[str, float]]] = {case: [] for case in cases}
     for _ in range(repeats):
         for case, batch in cases:
-            runs[case, batch].append(measure(paths, case, batch, seconds))
-    reference = statistics.median(run["cells_per_s"] for run in runs["mapped", 64])
+            if cold:
+                os.sync()
+                DROP.write_text("3")
+            runs[case, batch].append(measure(paths, case, batch, 1 if cold else seconds))
+    mapped = [run["cells_per_s"] for run in runs.get(("mapped", 64), [])]
+    reference = statistics.median(mapped) if mapped else float("nan")
     print(f"\n{name}: {len(paths)} files, medians of {repeats}\n")
     print("| case | batch | cells/s | × MappedCollection | open, s | first batch, s | cores | anonymous memory, MiB |")
     print("|---|---|---|---|---|---|---|---|")
@@ -66,12 +80,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plain", help="glob of uncompressed .h5ad files")
     parser.add_argument("--gzip", help="glob of gzip .h5ad files")
+    parser.add_argument("--store", help="a store made of the same files")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5)
     options = parser.parse_args()
-    if not (options.plain or options.gzip):
-        parser.error("name files with --plain or --gzip; any .h5ad files with counts and cell_type_ontology_term_id do")
-    for name, pattern, cases in (("uncompressed", options.plain, PLAIN), ("gzip", options.gzip, GZIP)):
+    if not (options.plain or options.gzip or options.store):
+        parser.error("name --plain, --gzip or --store; any files with counts and cell_type_ontology_term_id do")
+    asked = [("uncompressed", options.plain, PLAIN), ("gzip", options.gzip, GZIP), ("store", options.store, STORE)]
+    if os.access(DROP, os.W_OK):
+        asked.append(("store, cold", options.store, COLD))
+    for name, pattern, cases in asked:
         if pattern:
             table(name, sorted(glob.glob(pattern)), cases, options.repeats, options.seconds)
 

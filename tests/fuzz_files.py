@@ -150,6 +150,7 @@ def reseal(files: dict[str, bytes], pristine: dict[str, bytes], *, records: bool
             if records and index + 8 * (n + 1) <= len(content):
                 content = files[shard["file"]["path"]] = _with_checksums(content, n, index)
             shard["index"] = digest(content[min(index, len(content)) :])
+            shard["foot"] = digest(content[-FOOT:])
     for record in _file_records(manifest):
         content = files.get(record["path"], b"")
         record["n_bytes"], record["checksum"] = len(content), digest(content)

@@ -123,6 +123,7 @@ def read_shard(folder: Path, shard: dict[str, Any], sources: list[Cells]) -> Non
     assert mixed == (shard["source"] is None)
     before, n, n_values, n_genes, index = struct.unpack("<16sQQQQ", content[-48:])
     assert (n, n_values) == (shard["n_cells"], shard["n_values"])
+    assert digest(content[-48:]) == shard["foot"]
     assert digest(content[index:]) == shard["index"]
     assert digest(content[:index]) == before.hex()
     at = index

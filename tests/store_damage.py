@@ -24,6 +24,7 @@ def reseal(store, **changes):
     for shard in manifest["shards"]:
         content = (store / shard["file"]["path"]).read_bytes()
         shard["index"] = digest(content[struct.unpack("<Q", content[-8:])[0] :])
+        shard["foot"] = digest(content[-48:])
     files = [*(source["obs"] for source in manifest["sources"]), *manifest["genes"].values()]
     files += [space["file"] for space in manifest["spaces"]]
     for file in [*files, *(shard["file"] for shard in manifest["shards"])]:

@@ -90,8 +90,10 @@ class ShardRecord:
 
     file: FileRecord
     """Where it is."""
+    foot: str
+    """BLAKE2b of its last bytes, which tell it from all others; checked when the shard is opened."""
     index: str
-    """BLAKE2b of its index and all behind it; checked when the shard is opened, the file's checksum by `verify`."""
+    """BLAKE2b of its index and all behind it; checked when the index is read as a whole."""
     n_cells: int
     """How many records it has."""
     n_values: int

@@ -12,8 +12,9 @@
 | 16           | BLAKE2b of all bytes before the offsets                                                            |
 | 8, 8, 8, 8   | n, number of values, genes of the gene space (0 with bit 1), and where the offsets begin          |
 
-All numbers are little-endian and unsigned. The manifest has the BLAKE2b of everything from the offsets on: with that,
-no other file passes for the shard, and none but its records are left to be checked, which each has a checksum for.
+All numbers are little-endian and unsigned. The manifest has the BLAKE2b of the last 48 bytes, so that no other file
+passes for the shard, and of everything from the offsets on, which is checked when sizes or sources of all cells are
+read. A single cell is found without that, however many there are: its record shows whether it is the one.
 """
 
 from __future__ import annotations
@@ -137,7 +138,8 @@ class ShardWriter:
         for tables in (self._sizes, self._sources)[: 1 + self._mixed]:
             table = np.concatenate(tables) if tables else np.empty(0, np.uint32)
             parts.append(np.concatenate([table, np.zeros(len(table) % 2, np.uint32)]).tobytes())
-        index = b"".join([*parts, _FOOT.pack(self._digest.digest(), self.n_cells, n_values, self._n_genes, end)])
+        foot = _FOOT.pack(self._digest.digest(), self.n_cells, n_values, self._n_genes, end)
+        index = b"".join([*parts, foot])
         self._write(index)
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -145,8 +147,8 @@ class ShardWriter:
         self._partial.replace(self._folder / self._path)
         sync_folder((self._folder / self._path).parent)
         record = FileRecord(path=self._path, n_bytes=self._n_bytes, checksum=self._digest.hexdigest())
-        checksum = blake2b(index, digest_size=_DIGEST).hexdigest()
-        return ShardRecord(file=record, index=checksum, n_cells=self.n_cells, n_values=n_values, source=source)
+        checksums = {"foot": _checksum(foot), "index": _checksum(index)}
+        return ShardRecord(file=record, **checksums, n_cells=self.n_cells, n_values=n_values, source=source)
 
     def _write(self, content: bytes | NDArray[Any]) -> None:
         view = memoryview(content).cast("B")  # type: ignore[arg-type]
@@ -186,23 +188,43 @@ class MappedShards:
         """``(S,)`` byte at which its offsets begin."""
         self.n_cells = np.array([foot[0] for foot in feet], np.int64)
         """``(S,)`` cells of each shard."""
-        for number, shard in enumerate(shards):
-            n_values = int(self.sizes(number).sum(dtype=np.int64))
-            if n_values != shard.n_values:  # or else who trusts the sizes might ask for any amount of memory
-                found, stated = f"its cells have {n_values:,} values", f"the manifest says {shard.n_values:,}"
-                raise StoreFormatError(f"{folder / shard.file.path} is damaged: {found}, {stated}")
+        self._folder, self._shards, self._checked = folder, shards, np.zeros(len(shards), np.bool_)
+
+    def check_index(self, shard: int) -> None:
+        """See that offsets, sizes and sources of a shard's cells are those that were written.
+
+        Raises:
+            StoreFormatError: they are not; names the file.
+        """
+        if self._checked[shard]:
+            return
+        path, stated = self._folder / self._shards[shard].file.path, self._shards[shard]
+        with memoryview(self._maps[shard]) as view:
+            found = _checksum(view[int(self.index[shard]) :])
+        if found != stated.index:
+            raise _damaged(path, "checksum of its index", found, stated.index)
+        n_values = int(self._sizes(shard).sum(dtype=np.int64))
+        if n_values != stated.n_values:  # or else who trusts the sizes might ask for any amount of memory
+            raise _damaged(path, "values of its cells", n_values, stated.n_values)
+        self._checked[shard] = True
 
     def offsets(self, shard: int) -> NDArray[np.int64]:
-        """``(n + 1,)`` where a shard's records begin, and where the last ends."""
+        """``(n + 1,)`` where a shard's records begin, and where the last ends; checked."""
+        self.check_index(shard)
         return np.frombuffer(self._maps[shard], np.int64, int(self.n_cells[shard]) + 1, int(self.index[shard]))
 
     def sizes(self, shard: int) -> NDArray[np.uint32]:
-        """``(n,)`` numbers of values of a shard's cells."""
+        """``(n,)`` numbers of values of a shard's cells; checked."""
+        self.check_index(shard)
+        return self._sizes(shard)
+
+    def _sizes(self, shard: int) -> NDArray[np.uint32]:
         n, begin = int(self.n_cells[shard]), int(self.index[shard]) + 8 * int(self.n_cells[shard] + 1)
         return np.frombuffer(self._maps[shard], np.uint32, n, begin)
 
     def sources(self, shard: int) -> NDArray[np.uint32]:
-        """``(n,)`` sources of the cells of a shard that has several."""
+        """``(n,)`` sources of the cells of a shard that has several; checked."""
+        self.check_index(shard)
         n = int(self.n_cells[shard])
         begin = int(self.index[shard]) + 8 * (n + 1) + (4 * n + 7) // 8 * 8
         return np.frombuffer(self._maps[shard], np.uint32, n, begin)
@@ -251,18 +273,19 @@ def _foot(folder: Path, shard: ShardRecord, content: mmap.mmap, n_genes: Sequenc
         "number of genes": (genes, known),
         "length of its index": (index + tables + _FOOT.size, len(content)),
         "place of its index, modulo 8,": (index % 8, 0),
-        "checksum of its index": (_checksum(content, index), shard.index),
+        "checksum of its last bytes": (_checksum(content[-_FOOT.size :]), shard.foot),
         "flags": (flags & ~_FLOATS, _MIXED * mixed),
     }
     for what, (found, wanted) in expected.items():
         if found != wanted:
-            raise StoreFormatError(
-                f"{folder / shard.file.path} is damaged, or of another store: {what} {found!r}, expected {wanted!r}; "
-                "copy or convert the store again"
-            )
+            raise _damaged(folder / shard.file.path, what, found, wanted)
     return n_cells, index
 
 
-def _checksum(content: mmap.mmap, begin: int) -> str:
-    with memoryview(content) as view:
-        return blake2b(view[min(begin, len(view)) :], digest_size=_DIGEST).hexdigest()
+def _damaged(path: Path, what: str, found: object, wanted: object) -> StoreFormatError:
+    mismatch = f"{what} {found!r}, expected {wanted!r}"
+    return StoreFormatError(f"{path} is damaged, or of another store: {mismatch}; copy or convert the store again")
+
+
+def _checksum(content: bytes | memoryview) -> str:
+    return blake2b(content, digest_size=_DIGEST).hexdigest()

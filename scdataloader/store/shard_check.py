@@ -68,6 +68,7 @@ def check_shard(
     """
     try:
         mapped = MappedShards(folder, [shard], genes.n_genes.tolist())
+        mapped.check_index(0)
     except StoreFormatError as error:
         advance(shard.file.n_bytes)
         return [str(error)], np.zeros(len(manifest.sources), np.int64)

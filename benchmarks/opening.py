@@ -1,0 +1,110 @@
+"""How long a store of many cells takes to open, and how much memory: a small one's first shard, linked many times.
+
+    python benchmarks/opening.py ATLAS --cells 100000000 --folder DIR
+
+The store is made in DIR by hard links, with a cell table of its own, and removed again. Times are of a fresh process
+each: to open it, to find the first 64 cells, and to make a DataModule with class-uniform draws and take a batch. Memory
+is anonymous, and pages of files.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+LABEL = "cell_type_ontology_term_id"
+
+
+def simulate(store: Path, folder: Path, n_cells: int) -> Path:
+    import pandas as pd
+
+    from scdataloader.store.layout import Manifest
+    from scdataloader.store.table_writer import write_table
+
+    manifest, made = Manifest.load(store), folder / "simulated.cells"
+    shard = manifest.shards[0]
+    n = -(-n_cells // shard.n_cells)
+    shutil.rmtree(made, ignore_errors=True)
+    for name in ("shards", "obs", "var", "genes"):
+        (made / name).mkdir(parents=True)
+    shards = []
+    for number in range(n):
+        path = f"shards/{number:05}.cells"
+        os.link(store / shard.file.path, made / path)
+        shards.append(dataclasses.replace(shard, file=dataclasses.replace(shard.file, path=path), source=0))
+    source = manifest.sources[shard.source or 0]
+    for file in (manifest.genes[source.genes], manifest.spaces[source.space].file):
+        os.link(store / file.path, made / file.path)
+    codes = np.random.default_rng(0).integers(0, 700, n * shard.n_cells).astype(np.int16)
+    labels = pd.Categorical.from_codes(codes, [f"CL:{i:07}" for i in range(700)])
+    obs = write_table(made, "obs/00000.parquet", pd.DataFrame({LABEL: labels}), "simulated")
+    source = dataclasses.replace(source, n_cells=n * shard.n_cells, obs=obs, space=0)
+    dataclasses.replace(
+        manifest,
+        sources=(source,),
+        genes={source.genes: manifest.genes[source.genes]},
+        spaces=(manifest.spaces[source.space],),
+        shards=tuple(shards),
+    ).save(made)
+    return made
+
+
+def memory() -> dict[str, int]:
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {key: int(status[key].split()[0]) // 1024 for key in ("RssAnon", "RssFile")}
+
+
+def measure(store: str) -> None:
+    import scdataloader as scd
+    from scdataloader.store.reader import Store
+
+    before, start = memory(), time.perf_counter()
+    opened = Store.open(store)
+    times = {"open_s": time.perf_counter() - start}
+    rows = np.random.default_rng(0).integers(0, opened.n_obs, 64)
+    start = time.perf_counter()
+    opened.locate(rows)
+    times["first_cells_s"] = time.perf_counter() - start
+    opening = {key: value - before[key] for key, value in memory().items()}
+    start = time.perf_counter()
+    dm = scd.DataModule(
+        store, labels=[LABEL], sampling=scd.Sampling(by=[LABEL], scheme="uniform"), collate=scd.Sparse(), batch_size=64
+    )
+    dm.setup("fit")
+    next(iter(dm.train_dataloader()))
+    times["datamodule_s"] = time.perf_counter() - start
+    print(
+        json.dumps(
+            {key: round(value, 2) for key, value in times.items()} | {"opening_mib": opening, "all_mib": memory()}
+        )
+    )
+    os._exit(0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store")
+    parser.add_argument("--cells", type=int, default=10**8)
+    parser.add_argument("--folder", type=Path, default=Path())
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.store)
+    made = simulate(Path(options.store), options.folder, options.cells)
+    try:
+        for _ in range(options.repeats):
+            subprocess.run([sys.executable, "-W", "ignore", __file__, str(made), "--measure"], check=True)
+    finally:
+        shutil.rmtree(made)
+
+
+if __name__ == "__main__":
+    main()
