@@ -18,7 +18,8 @@ _PROCESS_MADVISE = 440
 """Number of the system call, the same on all architectures."""
 _AT_ONCE = 1024
 """Stretches that one call takes (IOV_MAX)."""
-_LOOKED_AT = 8
+_GOLDEN = (5**0.5 - 1) / 2
+_LOOKED_AT = 16
 """Stretches of which one that is not in memory tells that a window is not."""
 
 
@@ -30,8 +31,10 @@ def read_ahead(address: NDArray[np.int64], length: NDArray[np.int64]) -> None:
     if not sys.platform.startswith("linux") or _in_memory(address, length):
         return
     order = np.argsort(address)
-    begin = address[order] & -mmap.PAGESIZE
-    stretches = np.stack([begin, address[order] + length[order] - begin], axis=1)
+    begin, end = address[order] & -mmap.PAGESIZE, np.maximum.accumulate((address + length)[order])
+    apart = np.flatnonzero(np.append(True, begin[1:] > end[:-1]))  # neighbours are asked for as one
+    begin = begin[apart]
+    stretches = np.stack([begin, end[np.append(apart[1:] - 1, -1)] - begin], axis=1)
     for at in range(0, len(stretches), _AT_ONCE):
         some = stretches[at : at + _AT_ONCE]
         _libc().syscall(
@@ -41,9 +44,12 @@ def read_ahead(address: NDArray[np.int64], length: NDArray[np.int64]) -> None:
 
 
 def _in_memory(address: NDArray[np.int64], length: NDArray[np.int64]) -> bool:
-    """Whether the first pages of some stretches, evenly chosen, are all in memory."""
+    """Whether the first pages of some stretches are all in memory.
+
+    They are chosen at steps of the golden ratio: at even ones, draws of one block would stand for all.
+    """
     resident = ctypes.c_ubyte(0)
-    for i in range(0, len(address), max(1, len(address) // _LOOKED_AT)):
+    for i in (np.arange(_LOOKED_AT) * _GOLDEN % 1 * len(address)).astype(np.int64) if len(address) else ():
         begin = int(address[i]) & -mmap.PAGESIZE
         failed = _libc().mincore(ctypes.c_void_p(begin), mmap.PAGESIZE, ctypes.byref(resident))
         if length[i] and not failed and not resident.value & 1:
