@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.collection import Collection
-from scdataloader.labels import LabelEncoder, joint
+from scdataloader.hierarchy import Hierarchy
+from scdataloader.label_table import fit_encoder
+from scdataloader.labels import joint
 from scdataloader.samplers import ShuffleSampler, Subset, WeightedSampler, curriculum_mass
 from scdataloader.tally import Tally
 from scdataloader.types import Sampler
@@ -37,14 +39,20 @@ class Weighting:
     """What was asked for."""
 
     @classmethod
-    def of(cls, collection: Collection, rows: NDArray[np.int64], sampling: Sampling) -> Weighting:
-        """Weigh ``rows`` of a collection.
+    def of(
+        cls,
+        collection: Collection,
+        rows: NDArray[np.int64],
+        sampling: Sampling,
+        hierarchies: Mapping[str, Hierarchy] | None = None,
+    ) -> Weighting:
+        """Weigh ``rows`` of a collection; the classes of a column with a hierarchy are its terms.
 
         Raises:
             KeyError: a column is in no source.
             ValueError: no cell is left, all labels are unknown, or a factor is no number that can weigh.
         """
-        codes, names = _classes(collection, rows, sampling.columns)
+        codes, names = _classes(collection, rows, sampling.columns, hierarchies or {})
         factors = _factors(collection, rows, sampling.factors)
         weights = class_weights(codes, len(names), sampling, factors)
         return cls(rows=rows, codes=codes, names=names, factors=factors, weights=weights, sampling=sampling)
@@ -104,7 +112,7 @@ class Weighting:
 
 
 def _classes(
-    collection: Collection, rows: NDArray[np.int64], columns: Sequence[str]
+    collection: Collection, rows: NDArray[np.int64], columns: Sequence[str], hierarchies: Mapping[str, Hierarchy]
 ) -> tuple[NDArray[np.int32], list[str]]:
     """The class of each row by its joint values in ``columns``, and the classes' names."""
     if not columns:
@@ -112,15 +120,15 @@ def _classes(
     encoders, per_column = [], []
     for column in columns:
         series = collection.column(column)
-        encoder = LabelEncoder.fit(column, series)
+        encoder = fit_encoder(collection, column, hierarchies)
         encoders.append(encoder)
         per_column.append(collection.joined([encoder.encode(values) for values in series])[rows])
-    codes, _ = joint(per_column, [encoder.n_classes for encoder in encoders])
+    codes, _ = joint(per_column, [len(encoder.labels) for encoder in encoders])
     # Only combinations that occur have a code, so every class has a cell to take its name from.
     present, example = np.unique(codes, return_index=True)
     example = example[present >= 0]
     names = [
-        " | ".join(encoder.classes[code[cell]] for encoder, code in zip(encoders, per_column, strict=True))
+        " | ".join(encoder.labels[code[cell]] for encoder, code in zip(encoders, per_column, strict=True))
         for cell in example
     ]
     return codes, names
