@@ -43,7 +43,7 @@ def digraph(parents: Mapping[str, Iterable[str]]) -> nx.DiGraph:
 
 
 def even_walk(graph: nx.DiGraph, cells: Mapping[str, int]) -> dict[str, Fraction]:
-    """The chance that a walk from the roots down, taking each way on with equal chance, ends at each term with cells."""
+    """The chance that a walk from the roots down, each way on being as likely, ends at each term with cells."""
     own = {term for term, n in cells.items() if n}
     alive = own.union(*(nx.ancestors(graph, term) for term in own))
     roots = [term for term in alive if graph.in_degree(term) == 0]
