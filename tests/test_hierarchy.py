@@ -236,6 +236,21 @@ def test_what_a_model_needs_to_know_is_there_right_after_construction():
     assert batch["labels"][:, 0].tolist() == [4, 5, 0, 1, 2, 3, 4, -1]
 
 
+def test_the_reference_classifier_learns_from_classes_and_not_from_terms_above_them(tmp_path):
+    import lightning.pytorch as pl
+
+    from scdataloader.models import LabelClassifier
+
+    dm = module(split=scd.Split(val=0.2))
+    model = LabelClassifier(len(dm.genes), dm.classes, dm.decoders, width=4)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(default_root_dir=tmp_path, max_epochs=1, enable_checkpointing=True, **quiet)
+    trainer.fit(model, dm)
+    kept = scd.DataModule([source()], labels=["type", "donor"], checkpoint=trainer.checkpoint_callback.best_model_path)
+    assert kept.labels_hierarchy == dm.labels_hierarchy
+    assert np.array_equal(kept.label_codes, dm.label_codes)
+
+
 def test_hierarchies_have_one_warning_per_column_in_a_whole_run(caplog):
     dm = module(sampling=scd.Sampling(by=["type"], scheme="uniform"))
     dm.setup("fit")
