@@ -376,3 +376,9 @@ def test_real_names_are_encoded_as_the_terms_that_they_name(real_data):
     names = [cl.label(by_name.decoders["cell_type"][code]) for code in by_name.label_codes[:, 0].tolist()]
     written = by_name.collection.obs(["cell_type"])["cell_type"].tolist()
     assert names == ["cell" if name == "native cell" else name for name in written]
+
+
+def test_widening_an_encoder_changes_nothing_that_it_knows():
+    encoder = fit("T:6", "T:4", "T:9").encoder
+    wider = encoder.widened({"T:6": "T:4", "T:9": "T:6", "cd4": "T:6", "glia": "T:8"})
+    assert wider.encode(pd.Series(["T:6", "T:9", "cd4", "glia", "T:4"])).tolist() == [0, 1, 0, -1, 2]
