@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scdataloader.loader import Loader
     from scdataloader.monitor import SamplingMonitor
     from scdataloader.ontology import Ontology
+    from scdataloader.roll_up import RollUp
     from scdataloader.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
     from scdataloader.sources import open_source
     from scdataloader.splits import Split
@@ -42,6 +43,7 @@ __all__ = [
     "Normalize",
     "Ontology",
     "QuantileBins",
+    "RollUp",
     "Sampler",
     "Sampling",
     "SamplingMonitor",
@@ -72,6 +74,7 @@ _NAMES = {
     "loader": "Loader",
     "monitor": "SamplingMonitor",
     "ontology": "Ontology",
+    "roll_up": "RollUp",
     "samplers": "SequentialSampler ShuffleSampler WeightedSampler",
     "sources": "open_source",
     "splits": "Split",

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from scdataloader.alignment import GeneAlignment
 from scdataloader.collate import Sparse
 from scdataloader.collection import Collection
-from scdataloader.errors import StateMismatchError
+from scdataloader.hierarchy import Hierarchies
 from scdataloader.label_table import LabelTable, split_cells
 from scdataloader.loader import Loader
 from scdataloader.monitor import SamplingMonitor
 from scdataloader.resume import ExactResume
+from scdataloader.roll_up import RollUp
 from scdataloader.samplers import SequentialSampler, Subset
 from scdataloader.splits import Split, SplitRecord, Splits
+from scdataloader.trained import check_genes, kept_of_data
 from scdataloader.types import Collate, Sampler, Transform
 from scdataloader.weighting import Weighting
 from scdataloader.weights import Sampling
@@ -35,7 +37,7 @@ logger = logging.getLogger(__name__)
 class DataModule(LightningDataModule):
     """Cells of many datasets for training, validation, test and prediction.
 
-    ``genes``, ``genes_dict``, ``classes``, ``encoders``, ``decoders``, ``collection`` and ``splits`` are valid right
+    What it says of the data (``genes``, ``classes``, ``encoders``, ``labels_hierarchy``, ``splits`` …) is valid right
     after construction: metadata is read when first asked for, the matrices only by the loaders.
     """
 
@@ -43,6 +45,8 @@ class DataModule(LightningDataModule):
         self,
         data: list[str] | str | Any,
         labels: list[str] | None = None,
+        hierarchies: list[str] | dict[str, Any] | None = None,
+        roll_up: dict[str, RollUp] | None = None,
         sampling: Sampling | None = None,
         split: Split | None = None,
         alignment: GeneAlignment | None = None,
@@ -64,6 +68,9 @@ class DataModule(LightningDataModule):
             data: Paths or globs of .h5ad files and AnnData .zarr folders, or "lamindb:<collection key>"; one or a list.
                 From Python also lamindb collections and artifacts, and `Source` objects.
             labels: Columns of the cell table whose codes every batch carries, in this order.
+            hierarchies: Columns of labels, or to sample by, whose labels are terms of the ontology that their ids name;
+                or {column: ontology}, by name ("CL") or file; from Python also an `Ontology`.
+            roll_up: {column: `RollUp`} for fewer classes in columns of ``hierarchies``.
             sampling: How training cells are drawn; by default every cell once per epoch, in random order.
             split: How cells are shared between training, validation and test; by default all train.
             alignment: How genes are found and brought onto one vocabulary; by default every gene of every source.
@@ -84,6 +91,8 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.data = data
         self.labels = list(labels or [])
+        self.hierarchies = hierarchies or []
+        self.roll_up = roll_up or {}
         self.sampling = sampling or Sampling()
         self.split = split or Split()
         self.alignment = alignment or GeneAlignment()
@@ -114,16 +123,7 @@ class DataModule(LightningDataModule):
         """What the checkpoint of an earlier run keeps of its data; empty if there is none."""
         if self.checkpoint is None:
             return {}
-        # As Lightning reads it; tensors stay on disk.
-        kept = torch.load(self.checkpoint, map_location="cpu", mmap=True, weights_only=False)
-        name = type(self).__qualname__
-        if name not in kept:
-            raise ValueError(
-                f"{self.checkpoint} keeps nothing of its data, expected an entry {name!r}: it is not from a run with a "
-                "DataModule; give the vocabulary and the labels by themselves"
-            )
-        state: dict[str, Any] = kept[name]
-        return state
+        return kept_of_data(self.checkpoint, type(self).__qualname__)
 
     @cached_property
     def splits(self) -> Splits:
@@ -134,7 +134,12 @@ class DataModule(LightningDataModule):
     def _label_table(self) -> LabelTable:
         if self._trained:
             return LabelTable.from_dict(self._trained["encoders"], self.labels)
-        return LabelTable.fit(self.collection, self.labels)
+        return LabelTable.fit(self.collection, self.labels, self._hierarchies)
+
+    @cached_property
+    def _hierarchies(self) -> Hierarchies:
+        used = None if self._trained else [*self.labels, *self.sampling.columns]
+        return Hierarchies(self.collection, self.hierarchies, self.roll_up, used)
 
     @property
     def encoders(self) -> dict[str, dict[str, int]]:
@@ -143,10 +148,7 @@ class DataModule(LightningDataModule):
 
     @encoders.setter
     def encoders(self, encoders: Mapping[str, Mapping[str, int]]) -> None:
-        missing = [column for column in self.labels if column not in encoders]
-        if missing:
-            raise KeyError(f"the encoders lack the label columns {missing}; they are of {list(encoders)}")
-        self._use(LabelTable.from_encoders({column: encoders[column] for column in self.labels}))
+        self._use(LabelTable.from_encoders(encoders, self.labels, self._hierarchies))
 
     @property
     def decoders(self) -> dict[str, dict[int, str]]:
@@ -155,13 +157,23 @@ class DataModule(LightningDataModule):
 
     @property
     def classes(self) -> dict[str, int]:
-        """{column: number of classes}, in the order of the columns of ``labels`` in a batch."""
+        """{column: number of classes}, in the order of the columns of ``labels`` in a batch; leaves alone."""
         return {column: encoder.n_classes for column, encoder in self._label_table.encoders.items()}
+
+    @property
+    def labels_hierarchy(self) -> dict[str, dict[int, list[int]]]:
+        """{column: {code of a term above others: codes of the classes below it}}, of columns with a hierarchy."""
+        return {column: encoder.hierarchy for column, encoder in self._label_table.hierarchical.items()}
+
+    @property
+    def membership(self) -> dict[str, NDArray[np.bool_]]:
+        """{column: (n_inner, n_classes) whether a class is below a term}; row i is code n_classes + i."""
+        return {column: encoder.membership for column, encoder in self._label_table.hierarchical.items()}
 
     @cached_property
     def label_codes(self) -> NDArray[np.int32]:
         """(n, C) label codes of all cells."""
-        return self._label_table.codes(self.collection, absent_ok=self._absent_labels_are_unknown)
+        return self._label_table.codes(self.collection, self._hierarchies, absent_ok=self._absent_labels_are_unknown)
 
     @property
     def genes(self) -> list[str]:
@@ -176,21 +188,22 @@ class DataModule(LightningDataModule):
     @cached_property
     def weighting(self) -> Weighting:
         """How the training cells are weighted."""
-        return Weighting.of(self.collection, self.splits.train, self.sampling)
+        return Weighting.of(self.collection, self.splits.train, self.sampling, self._hierarchies)
 
     def setup(self, stage: str) -> None:
         """Open the data, refuse what is wrong with it, and write ``splits.json`` next to the run's logs."""
         if stage == "predict" and self.checkpoint is not None:
             self._absent_labels_are_unknown = True
-        n_cells, n_genes = f"{len(self.label_codes):,}", f"{self.collection.n_genes:,}"
-        found = (n_cells, len(self.collection.parts), n_genes, self.label_codes.shape[1])
+        (n, n_labels), n_genes = self.label_codes.shape, f"{self.collection.n_genes:,}"
+        found = (f"{n:,}", len(self.collection.parts), n_genes, n_labels)
         logger.info("%s cells, sources: %d, genes: %s, label columns: %d", *found)
         if stage == "fit":
             left_out = self.weighting.weights
             level = logging.WARNING if left_out.n_unknown_left_out or left_out.n_zero_left_out else logging.INFO
             logger.log(level, left_out.summary())
             if self.trainer is not None:
-                self._save_splits(Path(self.trainer.log_dir or self.trainer.default_root_dir))
+                folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+                rank_zero_only(self.splits.save)(folder / "splits.json")
                 ExactResume.join(self.trainer)
                 if self.report:
                     SamplingMonitor.join(self.trainer)
@@ -245,13 +258,7 @@ class DataModule(LightningDataModule):
                 another way, so that cells that trained would validate or test.
         """
         self._use(LabelTable.from_dict(state_dict["encoders"], self.labels))
-        if state_dict["genes"] != self.genes_dict:
-            raise StateMismatchError(
-                f"the checkpoint was trained on {sum(map(len, state_dict['genes'].values())):,} genes, and this data "
-                f"has {len(self.genes):,} others; give those as alignment.vocabulary (the checkpoint has them "
-                f'under "{type(self).__name__}", "genes")'
-            )
-
+        check_genes(state_dict["genes"], self.genes_dict, type(self).__name__)
         same_data = state_dict["fingerprint"] == self.collection.fingerprint
         predicting = self.trainer is not None and self.trainer.predicting
         if same_data and not predicting:
@@ -290,8 +297,3 @@ class DataModule(LightningDataModule):
         )
         self._loaders.append(loader)
         return loader
-
-    @rank_zero_only
-    def _save_splits(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.splits.save(folder / "splits.json")

@@ -2,56 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from scdataloader.alignment import UNSTATED, GeneAlignment
+from scdataloader.alignment import UNSTATED
 from scdataloader.collection import Collection
+from scdataloader.data_options import parser, read_options
 from scdataloader.expectation import expect
-from scdataloader.label_table import split_cells
 from scdataloader.organisms import ORGANISMS
-from scdataloader.splits import Split
+from scdataloader.tree_view import show_mapped, show_tree
 from scdataloader.weighting import Weighting
-from scdataloader.weights import Sampling, Scheme
+from scdataloader.weights import Sampling
 
 N_COLUMNS_LISTED = 40
 N_CHARACTERS_IN_A_FILE = 160
 """Width where there is no terminal to ask."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """The options of a `DataModule` that say which cells there are and how they are drawn; see there."""
-
-    data: list[str] | str
-    """Paths, globs, "lamindb:<key>"; one or a list."""
-    sampling: Sampling | None = None
-    """How training cells are drawn."""
-    split: Split | None = None
-    """Which cells train."""
-    alignment: GeneAlignment | None = None
-    """How genes are found and aligned."""
-    counts: str = "auto"
-    """Which matrix holds the counts."""
-    values: Literal["counts", "any"] = "counts"
-    """Whether values must be counts."""
-
-    def open(self) -> Collection:
-        """The table of cells."""
-        return Collection.open(self.data, genes=self.alignment, counts=self.counts, values=self.values)
-
-    def weighting(self, collection: Collection) -> Weighting:
-        """How the training cells are weighted."""
-        rows = split_cells(collection, self.split or Split()).train
-        return Weighting.of(collection, rows, self.sampling or Sampling())
 
 
 def source_table(collection: Collection) -> pd.DataFrame:
@@ -115,114 +84,25 @@ def main(args: Sequence[str]) -> None:
     Raises:
         ValueError: no data is named; and all that opening data raises.
     """
-    options = _parser().parse_args(args)
-    asked = _options(options)
+    options = parser().parse_args(args)
+    asked = read_options(options)
     collection = asked.open()
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, N_CHARACTERS_IN_A_FILE)
     _show_sources(console, collection)
     _show_columns(console, collection)
-    if asked.sampling is not None and asked.sampling.columns:
-        _show_classes(console, asked.weighting(collection), options.top)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scdataloader inspect",
-        description="Show what is in some data, and what a weighting does to its classes.",
-    )
-    add = parser.add_argument
-    add("data", nargs="*", metavar="DATA", help=".h5ad files, .zarr folders, globs, or lamindb:<collection key>")
-    add(
-        "--config", type=Path, help="a YAML file of `scdataloader fit`, whose data section gives what is not given here"
-    )
-    add(
-        "--by", nargs="+", metavar="COL", help="columns of obs whose classes, or joint values, are counted and weighted"
-    )
-    add("--scheme", choices=get_args(Scheme), help="mass of a class of c cells: natural c, uniform 1, power c^tau, "
-        "saturating s*c/(s+c); default: natural")  # fmt: skip
-    add("--tau", type=float, help="exponent of the power scheme")
-    add("--saturation", type=float, help="s of the saturating scheme, in cells")
-    add("--num_samples", type=int, help="draws in one epoch; default: as many as there are cells")
-    add("--unknown_mass", type=float, help="share of the draws for cells of unknown label; default: 0")
-    add("--cell_factors", nargs="+", metavar="COL", help="columns of numbers that weigh cells within their class")
-    add("--replacement", action=argparse.BooleanOptionalAction, help="independent draws, or all cells before any again")
-    add("--block_size", type=int, help="neighbouring cells that are drawn as a unit; default: 1")
-    add("--curriculum_epochs", type=int, help="epochs in which classes go from nearly uniform to what is asked for")
-    add("--organisms", nargs="+", metavar="[NAME=]ORGANISM", help="organism of sources that do not say it")
-    add("--tables", nargs="+", metavar="ORGANISM=FILE", help="gene tables for sources that know symbols only")
-    add("--column", nargs="+", metavar="[NAME=]COLUMN", help="column of var that holds the gene ids")
-    add("--vocabulary", nargs="+", metavar="[ORGANISM=]FILE", help="gene ids to align to, one per line")
-    add("--min_overlap", type=float, help="least share of genes in common with the vocabulary")
-    add("--counts", help='which matrix holds the counts: "X", "layers/<key>", "raw" or "auto"')
-    add("--values", choices=("counts", "any"), help='"any" takes values that are no counts')
-    add("--top", type=int, default=20, help="classes to list; the others are summed up; default: 20")
-    return parser
-
-
-def _options(given: argparse.Namespace) -> DataOptions:
-    """The data section of the YAML file, with what the command line gives put in its place."""
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    section = {} if given.config is None else _data_section(given.config)
-    _put(
-        section,
-        data=given.data[0] if len(given.data) == 1 else given.data or None,
-        counts=given.counts,
-        values=given.values,
-    )
-    for group, names in _GROUPS.items():
-        sub = dict(section.get(group) or {})
-        _put(sub, **{name: getattr(given, name, None) for name in names if name not in _PAIRS})
-        _put(sub, **{name: _pairs(name, getattr(given, name)) for name in names if name in _PAIRS})
-        if sub:
-            section[group] = sub
-    if not section.get("data"):
-        raise ValueError("no data is named: give files before the options, or --config with a data section")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(DataOptions, "data")
-    try:
-        options: DataOptions = parser.instantiate(parser.parse_object({"data": section})).data
-    except ArgumentError as error:
-        raise ValueError(str(error)) from error
-    return options
-
-
-def _data_section(path: Path) -> dict[str, Any]:
-    """What a configuration of ``scdataloader fit`` says of the cells; nothing of how they are batched."""
-    import yaml  # type: ignore[import-untyped]
-
-    if not path.exists():
-        raise FileNotFoundError(f"there is no configuration {path} (working directory {Path.cwd()})")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    if not (isinstance(found, dict) and isinstance(section := found.get("data"), dict)):
-        raise ValueError(f"{path} has no section called data, as a configuration of `scdataloader fit` has")  # noqa: TRY004 (a file, not a call)
-    return {key: value for key, value in section.items() if key in DataOptions.__dataclass_fields__}
-
-
-_GROUPS = {
-    "sampling": tuple(Sampling.__dataclass_fields__),
-    "alignment": ("organisms", "tables", "column", "vocabulary", "min_overlap"),
-}
-_PAIRS = ("organisms", "tables", "column", "vocabulary")
-
-
-def _put(section: dict[str, Any], **given: Any) -> None:
-    section.update({name: value for name, value in given.items() if value is not None})
-
-
-def _pairs(option: str, words: list[str] | None) -> dict[str, str] | str | None:
-    """``NAME=VALUE …`` as a dictionary; a single word without "=" is meant for all."""
-    if words is None or (len(words) == 1 and "=" not in words[0]):
-        return words[0] if words else None
-    wrong = [word for word in words if "=" not in word]
-    if wrong:
-        raise ValueError(f"--{option} takes one value for all, or NAME=VALUE pairs; {wrong[0]!r} is no such pair")
-    return dict(word.split("=", 1) for word in words)
+    if asked.sampling is None or not asked.sampling.columns:
+        if options.tree:
+            raise ValueError("--tree shows the classes of a column: name it in --by")
+        return
+    hierarchies = asked.hierarchies_of(collection)
+    weighting = asked.weighting(collection, hierarchies)
+    _show_classes(console, weighting, options.top)
+    for column in filter(hierarchies.__contains__, asked.sampling.columns):
+        show_mapped(console, hierarchies[column])
+    if options.tree:
+        show_tree(console, weighting, hierarchies)
 
 
 def _show_sources(console: Console, collection: Collection) -> None:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from scdataloader.collection import Collection
 from scdataloader.errors import StateMismatchError
+from scdataloader.hierarchy import Hierarchy
 from scdataloader.labels import LabelEncoder
 from scdataloader.splits import Split, Splits, make_splits
 
@@ -27,26 +29,46 @@ class LabelTable:
     """{column: encoder}"""
 
     @classmethod
-    def fit(cls, collection: Collection, columns: Sequence[str]) -> LabelTable:
-        """Encoders of all labels that occur in a collection.
+    def fit(
+        cls, collection: Collection, columns: Sequence[str], hierarchies: Mapping[str, Hierarchy] | None = None
+    ) -> LabelTable:
+        """Encoders of all labels that occur in a collection, those of ``hierarchies`` with leaves and inner terms.
 
         Raises:
             KeyError: a column is in no source.
-            ValueError: all labels of a column are unknown, or a column is named twice.
+            ValueError: all labels of a column are unknown, a column is named twice, or what `Hierarchy.fit` refuses.
         """
         if len(set(columns)) < len(columns):
             raise ValueError(f"a label column is named twice: {list(columns)}")
-        return cls(encoders={column: LabelEncoder.fit(column, collection.column(column)) for column in columns})
+        return cls(encoders={column: fit_encoder(collection, column, hierarchies or {}) for column in columns})
 
     @classmethod
-    def from_encoders(cls, encoders: Mapping[str, Mapping[str, int]]) -> LabelTable:
+    def from_encoders(
+        cls,
+        encoders: Mapping[str, Mapping[str, int]],
+        columns: Sequence[str] | None = None,
+        hierarchies: Mapping[str, Hierarchy] | None = None,
+    ) -> LabelTable:
         """Encoders given as {column: {label: code}}, such as those that a trained model keeps.
 
+        Args:
+            encoders: Codes of the labels of each column; negative ones are unknown.
+            columns: Those to take, in this order; all where not given.
+            hierarchies: Columns whose terms above others have the codes after all leaves.
+
         Raises:
+            KeyError: a column is missing.
             ValueError: the codes of a column are not those of its sorted labels.
         """
+        missing = [column for column in columns or () if column not in encoders]
+        if missing:
+            raise KeyError(f"the encoders lack the label columns {missing}; they are of {list(encoders)}")
         table = {}
-        for column, codes in encoders.items():
+        for column in encoders if columns is None else columns:
+            codes = encoders[column]
+            if hierarchies is not None and column in hierarchies:
+                table[column] = hierarchies[column].with_codes(codes)
+                continue
             known = {label: code for label, code in codes.items() if code >= 0}
             classes = tuple(sorted(known))
             if [known[label] for label in classes] != list(range(len(classes))):
@@ -56,14 +78,29 @@ class LabelTable:
             table[column] = LabelEncoder(column=column, classes=classes)
         return cls(encoders=table)
 
-    def codes(self, collection: Collection, *, absent_ok: bool = False) -> NDArray[np.int32]:
+    @property
+    def hierarchical(self) -> dict[str, LabelEncoder]:
+        """{column: encoder} of columns with a hierarchy."""
+        return {column: encoder for column, encoder in self.encoders.items() if encoder.ontology}
+
+    def codes(
+        self,
+        collection: Collection,
+        hierarchies: Mapping[str, Hierarchy] | None = None,
+        *,
+        absent_ok: bool = False,
+    ) -> NDArray[np.int32]:
         """(n, C) codes of all cells; a label that has none becomes -1, with a warning that counts the cells.
+
+        Labels of columns with a hierarchy may be written otherwise than in training: as names, or as deprecated ids.
 
         Raises:
             KeyError: a column is in no source, and ``absent_ok`` does not take that for labels that are all unknown.
+            ValueError: a label is no term of its column's hierarchy.
         """
         columns = []
-        for column, encoder in self.encoders.items():
+        for column, trained in self.encoders.items():
+            encoder = trained
             try:
                 series = collection.column(column)
             except KeyError:
@@ -71,9 +108,10 @@ class LabelTable:
                     raise
                 columns.append(np.full(len(collection), -1, np.int32))
                 continue
-            unseen: Counter[str] = Counter()
-            for values in series:
-                unseen.update(encoder.unseen(values))
+            unseen = _unseen(encoder, series)
+            if unseen and hierarchies is not None and column in hierarchies:
+                encoder = encoder.widened(hierarchies[column].encoder.mapped)
+                unseen = _unseen(encoder, series)
             if unseen:
                 examples = ", ".join(f"{label} ({n:,})" for label, n in unseen.most_common(5))
                 logger.warning(
@@ -106,6 +144,20 @@ class LabelTable:
                 "name the same, in the same order, or none"
             )
         return cls(encoders={column: LabelEncoder.from_dict(kept) for column, kept in state.items()})
+
+
+def fit_encoder(collection: Collection, column: str, hierarchies: Mapping[str, Hierarchy]) -> LabelEncoder:
+    """The encoder of all labels of a column; see `LabelTable.fit`."""
+    if column in hierarchies:
+        return hierarchies[column].encoder
+    return LabelEncoder.fit(column, collection.column(column))
+
+
+def _unseen(encoder: LabelEncoder, series: Sequence[pd.Series[Any]]) -> Counter[str]:
+    unseen: Counter[str] = Counter()
+    for values in series:
+        unseen.update(encoder.unseen(values))
+    return unseen
 
 
 def split_cells(collection: Collection, split: Split) -> Splits:

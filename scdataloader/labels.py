@@ -1,12 +1,14 @@
 """Labels: columns of the cell table as integers.
 
 Codes depend on the sorted set of labels that occur, and on nothing else: not on the order of files, rows or
-categories, not on unused categories, not on the process.
+categories, not on unused categories, not on the process. Where labels are terms of an ontology (`Hierarchy`), some of
+them are above others: the leaves have the first codes and are the classes, the terms above them follow.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,25 +31,48 @@ _TABLE_LIMIT = 1 << 20
 class LabelEncoder:
     """Labels of one column to codes ``0 … n_classes - 1``, in sorted order; -1 is unknown.
 
+    With a hierarchy the codes from ``n_classes`` on are inner labels: those that occur and are above some class.
+
     Raises:
-        ValueError: the classes are not sorted, occur twice, or hold a word for "unknown".
+        ValueError: classes or inner labels are not sorted, occur twice, or hold a word for "unknown"; an inner label is
+            above no class or above one that there is not; or a label is mapped onto none of them.
     """
 
     column: str
     """Column of the cell table."""
     classes: tuple[str, ...]
-    """Labels, sorted; the code of a label is its place."""
+    """Labels, sorted; the code of a label is its place. With a hierarchy those with no other below."""
+    inner: tuple[str, ...] = ()
+    """Labels above some of the classes, sorted; their codes go on from those of the classes."""
+    leaves: tuple[tuple[int, ...], ...] = ()
+    """For each inner label the codes of the classes that it is above, ascending."""
+    mapped: dict[str, str] = field(default_factory=dict, hash=False)
+    """{label as it is written: label that has the code}, where these differ: names, deprecated ids, rolled-up terms."""
+    ontology: str = ""
+    """Name and release of the ontology; empty without a hierarchy."""
     encoder: dict[str, int] = field(init=False, repr=False, compare=False)
-    """``{label: code}``, without unknown."""
+    """``{label: code}`` of classes and inner labels, without unknown."""
 
     def __post_init__(self) -> None:
-        if list(self.classes) != sorted(set(self.classes)):
-            raise ValueError(f"the classes of {self.column!r} must be sorted and distinct, not {self.classes[:5]} …")
-        if any(_is_unknown(label) for label in self.classes):
+        object.__setattr__(self, "encoder", {label: code for code, label in enumerate(self.labels)})
+        for what, labels in (("classes", self.classes), ("inner labels", self.inner)):
+            if list(labels) != sorted(set(labels)):
+                raise ValueError(f"the {what} of {self.column!r} must be sorted and distinct, not {labels[:5]} …")
+            if any(_is_unknown(label) for label in labels):
+                raise ValueError(
+                    f"the {what} of {self.column!r} hold a word for 'unknown', which has the code -1 and no class"
+                )
+        if len(self.encoder) < len(self.labels):
+            raise ValueError(f"{self.column!r} has a label that is both a class and an inner label")
+        if len(self.leaves) != len(self.inner) or any(
+            not codes or list(codes) != sorted(set(codes) & set(range(self.n_classes))) for codes in self.leaves
+        ):
             raise ValueError(
-                f"the classes of {self.column!r} hold a word for 'unknown', which has the code -1 and no class"
+                f"{self.column!r} needs, for each of {len(self.inner)} inner labels, ascending codes of the classes "
+                f"below it, from 0 to {self.n_classes - 1}, not {self.leaves[:5]} …"
             )
-        object.__setattr__(self, "encoder", {label: code for code, label in enumerate(self.classes)})
+        if not set(self.mapped.values()) <= set(self.encoder):
+            raise ValueError(f"{self.column!r} has labels that are mapped onto what is neither class nor inner label")
 
     @classmethod
     def fit(cls, column: str, parts: Iterable[pd.Series[Any]]) -> LabelEncoder:
@@ -72,19 +97,46 @@ class LabelEncoder:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes, without unknown."""
+        """Number of classes, without unknown and without inner labels."""
         return len(self.classes)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels that have a code, in the order of their codes: classes, then inner labels."""
+        return self.classes + self.inner
 
     @property
     def decoder(self) -> dict[int, str]:
         """``{code: label}``, with ``-1: "unknown"`` last."""
-        return {**dict(enumerate(self.classes)), -1: "unknown"}
+        return {**dict(enumerate(self.labels)), -1: "unknown"}
+
+    @property
+    def hierarchy(self) -> dict[int, list[int]]:
+        """``{code of an inner label: codes of its classes}``."""
+        return {self.n_classes + place: list(codes) for place, codes in enumerate(self.leaves)}
+
+    @property
+    def membership(self) -> NDArray[np.bool_]:
+        """``(n_inner, n_classes)`` True where the class is below the inner label: row i is code ``n_classes + i``."""
+        matrix = np.zeros((len(self.inner), self.n_classes), dtype=np.bool_)
+        for row, codes in zip(matrix, self.leaves, strict=True):
+            row[list(codes)] = True
+        return matrix
+
+    def knows(self, label: str) -> bool:
+        """Whether a label, as it is written, has a code."""
+        return self.mapped.get(label, label) in self.encoder
+
+    def widened(self, mapped: Mapping[str, str]) -> LabelEncoder:
+        """This encoder, which also takes labels that are written otherwise; what it knows stays as it is."""
+        more = {label: to for label, to in mapped.items() if to in self.encoder and not self.knows(label)}
+        return replace(self, mapped={**self.mapped, **more})
 
     def encode(self, values: pd.Series[Any]) -> NDArray[np.int32]:
         """``(n,)`` codes of ``values``; unknown labels, and labels that are no class (see `unseen`), are -1."""
         names, codes = _factorize(values)
         # the last entry answers the code -1 of a missing value
-        lut = np.array([*(self.encoder.get(name, -1) for name in names), -1], dtype=np.int32)
+        lut = np.array([*(self.encoder.get(self.mapped.get(name, name), -1) for name in names), -1], dtype=np.int32)
         out = np.empty(len(codes), dtype=np.int32)
         for part in _steps(len(codes)):
             out[part] = lut[codes[part]]
@@ -93,23 +145,40 @@ class LabelEncoder:
     def unseen(self, values: pd.Series[Any]) -> dict[str, int]:
         """Labels in ``values`` that are no class, though not unknown, with the number of their cells, most first."""
         names, codes = _factorize(values)
-        counts = np.zeros(len(names) + 1, dtype=np.int64)
-        for part in _steps(len(codes)):
-            counts += np.bincount(codes[part].astype(np.int64) + 1, minlength=len(names) + 1)
-        found: dict[str, int] = {}
-        for name, count in zip(names, counts[1:].tolist(), strict=True):
-            if count and name not in self.encoder and not _is_unknown(name):
-                found[name] = found.get(name, 0) + count
-        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+        if all(self.knows(name) or _is_unknown(name) for name in names):
+            return {}
+        found = _counted(names, codes)
+        return dict(
+            sorted(((n, c) for n, c in found.items() if not self.knows(n)), key=lambda item: (-item[1], item[0]))
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The encoder as plain values, for a checkpoint."""
-        return {"column": self.column, "classes": list(self.classes)}
+        state: dict[str, Any] = {"column": self.column, "classes": list(self.classes)}
+        if self.ontology:
+            state |= {"inner": list(self.inner), "leaves": [list(codes) for codes in self.leaves]}
+            state |= {"mapped": dict(self.mapped), "ontology": self.ontology}
+        return state
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> LabelEncoder:
         """The encoder that `to_dict` described."""
-        return cls(column=state["column"], classes=tuple(state["classes"]))
+        return cls(
+            column=state["column"],
+            classes=tuple(state["classes"]),
+            inner=tuple(state.get("inner", ())),
+            leaves=tuple(map(tuple, state.get("leaves", ()))),
+            mapped=dict(state.get("mapped", {})),
+            ontology=state.get("ontology", ""),
+        )
+
+
+def label_counts(parts: Iterable[pd.Series[Any]]) -> dict[str, int]:
+    """Cells of each label that occurs in ``parts``, the column in each source, by label; without unknown ones."""
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts.update(_counted(*_factorize(part)))
+    return dict(sorted(counts.items()))
 
 
 def joint(codes: Sequence[NDArray[np.integer[Any]]], sizes: Sequence[int]) -> tuple[NDArray[np.int32], int]:
@@ -170,6 +239,18 @@ def _factorize(values: pd.Series[Any]) -> tuple[list[str], NDArray[np.integer[An
         return [_name(label) for label in values.cat.categories], values.cat.codes.to_numpy()
     codes, labels = pd.factorize(values)
     return [_name(label) for label in labels], codes
+
+
+def _counted(names: Sequence[str], codes: NDArray[np.integer[Any]]) -> Counter[str]:
+    """Cells of each known label, given as places among ``names``."""
+    counts = np.zeros(len(names) + 1, dtype=np.int64)
+    for part in _steps(len(codes)):
+        counts += np.bincount(codes[part].astype(np.int64) + 1, minlength=len(names) + 1)
+    found: Counter[str] = Counter()
+    for name, count in zip(names, counts[1:].tolist(), strict=True):
+        if count and not _is_unknown(name):
+            found[name] += count
+    return found
 
 
 def _name(label: object) -> str:

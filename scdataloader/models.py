@@ -125,7 +125,7 @@ class LabelClassifier(_Reference):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Cross entropy over known labels, summed over the label columns."""
-        loss = self._loss(self(batch), batch["labels"])
+        loss = self._loss(self(batch), self._class_labels(batch))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["row"]))
         return loss
 
@@ -156,13 +156,18 @@ class LabelClassifier(_Reference):
         return loss
 
     def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        labels = batch["labels"]
+        labels = self._class_labels(batch)
         if "pad" in batch:  # rows repeated to keep ranks even are not to be counted twice
             labels = labels.masked_fill(batch["pad"][:, None], -1)
         logits = self(batch)
         self.log(f"{stage}/loss", self._loss(logits, labels), batch_size=len(labels), sync_dist=True)
         for column, (metric, scores) in enumerate(zip(self._of_stage(stage), logits, strict=True)):
             metric.update(scores.argmax(dim=1), labels[:, column])
+
+    def _class_labels(self, batch: Batch) -> Tensor:
+        """(B, C) labels; terms above the classes of a hierarchy count as unknown."""
+        n_classes = torch.tensor(list(self.classes.values()), device=batch["labels"].device)
+        return batch["labels"].masked_fill(batch["labels"] >= n_classes, -1)
 
     def _of_stage(self, stage: str) -> list[MetricCollection]:
         return list(cast("Iterable[MetricCollection]", self.metrics[stage]))

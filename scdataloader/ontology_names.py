@@ -164,6 +164,12 @@ class TermNames:
         return ", ".join(f"{name!r} ({self.ids[number]})" for name in close for number in self._by_name[name])
 
 
+def prefix_of(text: str) -> str:
+    """The prefix of a text that has the form of an id, as it is written; empty for names."""
+    match = _ID.fullmatch(text.strip())
+    return match["prefix"] if match else ""
+
+
 def _folded(text: str) -> str:
     """``text`` without case, and with single spaces."""
     return " ".join(text.casefold().split())

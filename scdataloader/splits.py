@@ -79,8 +79,9 @@ class SplitRecord:
         return cls(**{**state, "split": Split(**state["split"])})
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, in one step: a reader finds the old file or the new one, whole."""
+        """Write as JSON, in one step: a reader finds the old file or the new one, whole. Folders are made as needed."""
         path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         partial.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
         partial.replace(path)

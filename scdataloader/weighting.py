@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.collection import Collection
-from scdataloader.labels import LabelEncoder, joint
+from scdataloader.factors import NNZ, cell_factor, nnz_factor
+from scdataloader.hierarchy import Hierarchy
+from scdataloader.label_table import fit_encoder
+from scdataloader.labels import joint
 from scdataloader.samplers import ShuffleSampler, Subset, WeightedSampler, curriculum_mass
 from scdataloader.tally import Tally
+from scdataloader.tree import Tree
 from scdataloader.types import Sampler
-from scdataloader.weights import NNZ, ClassWeights, Sampling, cell_factor, class_weights, nnz_factor
+from scdataloader.weights import ClassWeights, Sampling, class_weights
 
 _WINDOW = 8192
 
@@ -35,19 +39,35 @@ class Weighting:
     """What each class gets."""
     sampling: Sampling
     """What was asked for."""
+    tree: Tree | None = None
+    """Where the classes are in the ontology; None unless just one of the columns has a hierarchy."""
 
     @classmethod
-    def of(cls, collection: Collection, rows: NDArray[np.int64], sampling: Sampling) -> Weighting:
-        """Weigh ``rows`` of a collection.
+    def of(
+        cls,
+        collection: Collection,
+        rows: NDArray[np.int64],
+        sampling: Sampling,
+        hierarchies: Mapping[str, Hierarchy] | None = None,
+    ) -> Weighting:
+        """Weigh ``rows`` of a collection; the classes of a column with a hierarchy are its terms.
 
         Raises:
             KeyError: a column is in no source.
-            ValueError: no cell is left, all labels are unknown, or a factor is no number that can weigh.
+            ValueError: no cell is left, all labels are unknown, a factor is no number that can weigh, or the scheme is
+                ``tree`` and not just one column has a hierarchy.
         """
-        codes, names = _classes(collection, rows, sampling.columns)
+        hierarchies = hierarchies or {}
+        above = _column_of_tree(sampling, hierarchies)
+        codes, labels = _classes(collection, rows, sampling.columns, hierarchies)
+        names = [" | ".join(joined) for joined in labels] if sampling.columns else ["all cells"]
+        tree = None
+        if above is not None:
+            place = sampling.columns.index(above)
+            tree = Tree.of(hierarchies[above].ontology, [joined[place] for joined in labels])
         factors = _factors(collection, rows, sampling.factors)
-        weights = class_weights(codes, len(names), sampling, factors)
-        return cls(rows=rows, codes=codes, names=names, factors=factors, weights=weights, sampling=sampling)
+        weights = class_weights(codes, len(names), sampling, factors, tree)
+        return cls(rows=rows, codes=codes, names=names, factors=factors, weights=weights, sampling=sampling, tree=tree)
 
     @property
     def names_and_unknown(self) -> list[str]:
@@ -103,27 +123,39 @@ class Weighting:
         return Subset(sampler=drawn, rows=self.rows)
 
 
+def _column_of_tree(sampling: Sampling, hierarchies: Mapping[str, Hierarchy]) -> str | None:
+    """The one column that has a hierarchy, if there is just one."""
+    found = [column for column in sampling.columns if column in hierarchies]
+    if sampling.scheme == "tree" and len(found) != 1:
+        what = f"{' and '.join(found)} have one each" if found else f"none of {sampling.columns} has one"
+        raise ValueError(
+            f"scheme='tree' splits the draws down the ontology of one column of by, and {what}: name just one of "
+            "them in hierarchies"
+        )
+    return found[0] if len(found) == 1 else None
+
+
 def _classes(
-    collection: Collection, rows: NDArray[np.int64], columns: Sequence[str]
-) -> tuple[NDArray[np.int32], list[str]]:
-    """The class of each row by its joint values in ``columns``, and the classes' names."""
+    collection: Collection, rows: NDArray[np.int64], columns: Sequence[str], hierarchies: Mapping[str, Hierarchy]
+) -> tuple[NDArray[np.int32], list[tuple[str, ...]]]:
+    """The class of each row by its joint values in ``columns``, and the labels of each class, one per column."""
     if not columns:
-        return np.zeros(len(rows), np.int32), ["all cells"]
+        return np.zeros(len(rows), np.int32), [()]
     encoders, per_column = [], []
     for column in columns:
         series = collection.column(column)
-        encoder = LabelEncoder.fit(column, series)
+        encoder = fit_encoder(collection, column, hierarchies)
         encoders.append(encoder)
         per_column.append(collection.joined([encoder.encode(values) for values in series])[rows])
-    codes, _ = joint(per_column, [encoder.n_classes for encoder in encoders])
+    codes, _ = joint(per_column, [len(encoder.labels) for encoder in encoders])
     # Only combinations that occur have a code, so every class has a cell to take its name from.
     present, example = np.unique(codes, return_index=True)
     example = example[present >= 0]
-    names = [
-        " | ".join(encoder.classes[code[cell]] for encoder, code in zip(encoders, per_column, strict=True))
+    labels = [
+        tuple(encoder.labels[code[cell]] for encoder, code in zip(encoders, per_column, strict=True))
         for cell in example
     ]
-    return codes, names
+    return codes, labels
 
 
 def _factors(collection: Collection, rows: NDArray[np.int64], columns: Sequence[str]) -> NDArray[np.float64] | None:

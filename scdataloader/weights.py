@@ -7,24 +7,40 @@
 | `power`      | c^τ                        | between the two: τ = 0 is uniform, τ = 1 natural                  |
 | `saturating` | s·c / (s + c)              | small s → nearly uniform; large s → natural. Classes far below    |
 |              |                            | s cells count by their size, those far above all alike            |
+| `tree`       | from above                 | split evenly down the ontology of the classes (`Tree.mass`)       |
 
 Masses are normalised over the classes that are present among the training cells. The probability of a cell is the mass
 of its class times the cell's share of the class's factors.
+
+`tree` splits a mass of 1 evenly among the roots of the ontology, and at each term among its children that have training
+cells at or below them. A term that has cells of its own is one more child of itself:
+
+    cell                        1
+    ├── leukocyte               1/2
+    │   ├── (itself)  5 cells         1/6
+    │   ├── B cell  900 cells         1/6
+    │   └── T cell              1/6
+    │       ├── CD4  40 cells         1/12
+    │       └── CD8   2 cells         1/12
+    └── neuron        3 cells         1/2
+
+A term with several parents gets a part from each. All that comes to a term leaves it, so that masses sum to 1, and a
+class is one class with one mass, however many ways lead there. Joint classes of one term (`by` names another column as
+well) share its mass by their cells.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-Scheme = Literal["natural", "uniform", "power", "saturating"]
+from scdataloader.factors import NNZ
+from scdataloader.tree import Tree
 
-NNZ = "nnz"
-"""The name in ``cell_factors`` that stands for `nnz_factor`, not for a column."""
+Scheme = Literal["natural", "uniform", "power", "saturating", "tree"]
 
 _STEP = 1 << 20
 
@@ -36,7 +52,8 @@ class Sampling:
     Args:
         by: Columns whose classes are weighted; several columns weigh their joint values. None is one class of all
             cells.
-        scheme: Mass of a class of c cells: natural c, uniform 1, power c^tau, saturating s*c/(s+c).
+        scheme: Mass of a class of c cells: natural c, uniform 1, power c^tau, saturating s*c/(s+c), tree
+            evenly down the ontology of the one column of ``by`` that has a hierarchy.
         tau: Exponent of the power scheme: 0 is uniform, 1 natural.
         saturation: s of the saturating scheme, in cells: small is nearly uniform, large is natural.
         num_samples: Draws in one epoch over all ranks; None is the number of cells that can be drawn.
@@ -149,7 +166,11 @@ class ClassWeights:
 
 
 def class_mass(
-    counts: NDArray[np.int64], scheme: Scheme, tau: float = 0.5, saturation: float = 100.0
+    counts: NDArray[np.int64],
+    scheme: Scheme,
+    tau: float = 0.5,
+    saturation: float = 100.0,
+    tree: Tree | None = None,
 ) -> NDArray[np.float64]:
     """Share of the draws of each class; see the table at the head of this module.
 
@@ -158,14 +179,17 @@ def class_mass(
         scheme: which row of the table.
         tau: τ of ``power``.
         saturation: s of ``saturating``, in cells.
+        tree: where the classes are in the ontology, for ``tree``.
 
     Returns:
         ``(n_classes,)`` masses that sum to 1; 0 exactly where the count is 0.
 
     Raises:
-        ValueError: no class has a cell, a count is negative, or an option is out of its range.
+        ValueError: no class has a cell, a count is negative, an option is out of its range, or there is no tree.
     """
     _check_scheme(scheme, tau, saturation)
+    if scheme == "tree" and tree is None:
+        raise ValueError("scheme 'tree' splits the mass down an ontology, but the classes have none")
     if counts.size and counts.min() < 0:
         raise ValueError(f"a class cannot have {counts.min()} cells")
     present = counts > 0
@@ -179,13 +203,19 @@ def class_mass(
     elif scheme == "saturating":
         # the mass over s, which is finite for every s
         cells = cells / (saturation + cells)
+    elif scheme == "tree" and tree is not None:
+        cells = tree.mass(counts)[present]
     mass = np.zeros(len(counts), dtype=np.float64)
     mass[present] = cells / cells.sum()
     return mass
 
 
 def class_weights(
-    codes: NDArray[np.int32], n_classes: int, sampling: Sampling, factors: NDArray[np.float64] | None = None
+    codes: NDArray[np.int32],
+    n_classes: int,
+    sampling: Sampling,
+    factors: NDArray[np.float64] | None = None,
+    tree: Tree | None = None,
 ) -> ClassWeights:
     """The masses of classes among the training cells.
 
@@ -194,6 +224,7 @@ def class_weights(
         n_classes: number of classes, present or not.
         sampling: scheme and mass of the unknown.
         factors: ``(n,)`` factor of each cell. Cells of factor 0 do not count towards their class.
+        tree: where the classes are in the ontology, for ``tree``.
 
     Raises:
         ValueError: all labels are unknown, or no cell is left.
@@ -211,7 +242,7 @@ def class_weights(
             f"factor of 0 (cell_factors: {', '.join(sampling.factors)})"
         )
     unknown = sampling.unknown_mass if drawable[-1] else 0.0
-    known = class_mass(drawable[:-1], sampling.scheme, sampling.tau, sampling.saturation)
+    known = class_mass(drawable[:-1], sampling.scheme, sampling.tau, sampling.saturation, tree)
     return ClassWeights(
         mass=np.append(known * (1 - unknown), unknown),
         counts=drawable,
@@ -235,34 +266,6 @@ def cell_probabilities(
     totals = np.bincount(classes, weights=weights, minlength=len(mass))
     share = np.divide(mass, totals, out=np.zeros_like(mass), where=totals > 0)
     return np.asarray(share[classes] * weights, dtype=np.float64)
-
-
-def nnz_factor(nnz: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """``(n,)`` factor of cells with ``nnz`` expressed genes: ``1 + 999·σ(0.003·(nnz - 2000))``, up to 1000."""
-    return np.asarray(1 + 999 / (1 + np.exp(-0.003 * (nnz.astype(np.float64) - 2000))), dtype=np.float64)
-
-
-def cell_factor(values: pd.Series[Any] | NDArray[Any], name: str) -> NDArray[np.float64]:
-    """``(n,)`` factors out of a numeric column of the cell table.
-
-    Raises:
-        ValueError: the column is not numeric, or a value is missing, infinite or negative; names the first.
-    """
-    if not (pd.api.types.is_numeric_dtype(values.dtype) and values.dtype.kind in "biuf"):
-        raise ValueError(f"cell factor {name!r} must be a column of numbers, not of {values.dtype}")
-    if isinstance(values, pd.Series):
-        factors = values.to_numpy(dtype=np.float64, na_value=np.nan)
-    else:
-        factors = values.astype(np.float64)
-    wrong = np.flatnonzero(~(np.isfinite(factors) & (factors >= 0)))
-    if len(wrong):
-        first = int(wrong[0])
-        label = f" ({values.index[first]})" if isinstance(values, pd.Series) else ""
-        raise ValueError(
-            f"cell factor {name!r} must be finite and not negative, but is {factors[first]} at cell {first}{label} and "
-            f"wrong in {len(wrong):,} of {len(factors):,} cells; fill or clip the column first"
-        )
-    return factors
 
 
 def _check_scheme(scheme: str, tau: float, saturation: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 
 import networkx as nx
 import numpy as np
@@ -39,6 +40,25 @@ def digraph(parents: Mapping[str, Iterable[str]]) -> nx.DiGraph:
     graph = nx.DiGraph((parent, child) for child, above in parents.items() for parent in above)
     graph.add_nodes_from(parents)
     return graph
+
+
+def even_walk(graph: nx.DiGraph, cells: Mapping[str, int]) -> dict[str, Fraction]:
+    """The chance that a walk from the roots down, each way on being as likely, ends at each term with cells."""
+    own = {term for term, n in cells.items() if n}
+    alive = own.union(*(nx.ancestors(graph, term) for term in own))
+    roots = [term for term in alive if graph.in_degree(term) == 0]
+    reaches = {}
+    for term in nx.topological_sort(graph.subgraph(alive)):
+        come = [
+            reaches[above] / n_ways for above, n_ways in ((p, ways(graph, p, alive, own)) for p in graph.pred[term])
+        ]
+        reaches[term] = sum(come, Fraction(term in roots, len(roots)))
+    return {term: reaches[term] / ways(graph, term, alive, own) for term in own}
+
+
+def ways(graph: nx.DiGraph, term: str, alive: set[str], own: set[str]) -> int:
+    """How many ways lead on from a term: to children with cells at or below them, and to its own cells."""
+    return len(alive.intersection(graph.succ[term])) + (term in own)
 
 
 @st.composite

@@ -5,12 +5,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
+from term_tables import ontology
 
 from scdataloader.cli import main
 from scdataloader.collection import Collection
-from scdataloader.inspection import DataOptions, class_table, column_table, source_table
+from scdataloader.data_options import DataOptions
+from scdataloader.inspection import class_table, column_table, source_table
+from scdataloader.ontology import Ontology
 from scdataloader.splits import Split
-from scdataloader.weights import Sampling
+from scdataloader.tree import Tree
+from scdataloader.tree_view import tree_table
+from scdataloader.weighting import Weighting
+from scdataloader.weights import Sampling, class_weights
 
 CLASSES = {"large": 60, "middle": 30, "small": 6, "unknown": 4}
 
@@ -112,6 +118,82 @@ def test_what_to_expect_of_an_epoch_is_shown(files, capsys):
     first, last = shown("--num_samples", "90", "--curriculum_epochs", "3")
     assert first.startswith("expected of epoch 0 of the curriculum: 90 draws")
     assert last.startswith("expected of epoch 2 and later, as in the table: 90 draws")
+
+
+LABELS = {"CL:0000624": 40, "CL:0000625": 30, "CL:0000084": 20, "CL:0000236": 6, "": 4}
+
+
+@pytest.fixture
+def typed(files):
+    """The same files, labelled with CD4 and CD8 T cells, T cells, B cells, and nothing."""
+    for number, path in enumerate(files):
+        cells = ad.read_h5ad(path)
+        cells.obs["term"] = np.repeat(list(LABELS), list(LABELS.values()))[number::2]
+        cells.write_h5ad(path)
+    return files
+
+
+def test_the_tree_has_every_class_below_what_it_is_a_kind_of(typed):
+    options = DataOptions(
+        data=typed, hierarchies=["term"], sampling=Sampling(by=["term", "donor"], scheme="tree", num_samples=960)
+    )
+    weighting = options.weighting(options.open())
+    table = tree_table(weighting, Ontology.from_guide("CL")).set_index("name")
+    t_cells = ["CD4-positive, alpha-beta T cell", "CD8-positive, alpha-beta T cell"]
+    assert list(table.index) == ["lymphocyte", "T cell", "mature alpha-beta T cell", *t_cells, "B cell"]
+    assert list(table["level"]) == [0, 1, 2, 3, 3, 1]
+    assert list(table["cells"]) == [0, 20, 0, 40, 30, 6]
+    assert list(table["cells below"]) == [96, 90, 70, 40, 30, 6]
+    # two ways, by alpha-beta and by mature T cells, lead down to mature alpha-beta ones, and T cells keep a third
+    np.testing.assert_allclose(table["asked"], [0, 1 / 6, 0, 1 / 6, 1 / 6, 1 / 2])
+    np.testing.assert_allclose(table["asked below"], [1, 1 / 2, 1 / 3, 1 / 6, 1 / 6, 1 / 2])
+    np.testing.assert_allclose(table["draws below"], table["asked below"] * 960)
+    assert weighting.tree is not None
+
+
+def test_a_term_with_several_parents_stands_once_and_counts_once():
+    dag = ontology({"T:0": [], "T:1": ["T:0"], "T:2": ["T:1"], "T:3": ["T:0", "T:2"], "T:4": ["T:1"], "T:5": ["T:0"]})
+    names = ["T:3", "T:4", "T:5", "T:2"]
+    codes = np.repeat(np.arange(4), [5, 3, 2, 1]).astype(np.int32)
+    tree, sampling = Tree.of(dag, names), Sampling(by="x", scheme="uniform")
+    weights = class_weights(codes, 4, sampling, tree=tree)
+    made = {"codes": codes, "names": names, "factors": None, "weights": weights, "sampling": sampling, "tree": tree}
+    table = tree_table(Weighting(rows=np.arange(11), **made), dag)
+    assert list(table["term"]) == ["T:0", "T:1", "T:2", "T:3", "T:4", "T:5"]
+    assert list(table["level"]) == [0, 1, 2, 3, 2, 1]
+    assert list(table["cells below"]) == [11, 9, 6, 5, 3, 2]
+
+
+def test_the_terminal_shows_the_tree_and_what_was_rolled_up(typed, capsys, tmp_path):
+    assert main(["inspect", *typed, "--by", "term", "--scheme", "tree", "--tree"]) == 0
+    shown = capsys.readouterr().out
+    assert "term: 4 classes, tree" in shown
+    assert "│ lymphocyte (CL:0000542) " in shown
+    assert "│   T cell (CL:0000084) " in shown
+    assert "│       CD4-positive, alpha-beta T cell (CL:0000624)" in shown
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"data: {{data: [{', '.join(typed)}], hierarchies: [term], roll_up: {{term: {{min_cells: 35}}}},"
+        " sampling: {by: [term], scheme: uniform}}"
+    )
+    assert main(["inspect", "--config", str(config), "--tree"]) == 0
+    shown = capsys.readouterr().out
+    assert "term: CL:0000625 (CD8-positive, alpha-beta T cell) → CL:0000791 (mature alpha-beta T cell)" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tree"], "--tree shows the classes of a column: name it in --by"),
+        (["--by", "term", "donor", "--tree"], "there is no tree to show of ['term', 'donor']: name one"),
+        (["--by", "term", "--scheme", "tree"], "and none of ['term'] has one"),
+        (["--by", "cell_type", "--tree"], "are names ('large', 'middle', 'small'), which do not say"),
+        (["--by", "term", "--tree", "--hierarchies", "term=MONDO"], "is an id of CL, and MONDO"),
+    ],
+)
+def test_trees_that_cannot_be_shown_are_refused(typed, options, message, capsys):
+    assert main(["inspect", *typed, *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_cell_factors_count_in_what_to_expect(files, capsys):

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scdataloader.weights import Sampling, cell_factor, cell_probabilities, class_mass, class_weights, nnz_factor
+from scdataloader.factors import cell_factor, nnz_factor
+from scdataloader.weights import Sampling, cell_probabilities, class_mass, class_weights
 
 COUNTS = np.array([298, 0, 30, 2], np.int64)
 
@@ -40,7 +41,8 @@ def test_counts_past_32_bits():
         ([0, 0], ("natural",), "leaves no cell: none of 2 classes"),
         ([], ("uniform",), "leaves no cell"),
         ([3, -1], ("natural",), "-1 cells"),
-        ([3], ("tree",), "scheme must be one of natural, uniform, power, saturating, not 'tree'"),
+        ([3], ("weird",), "scheme must be one of natural, uniform, power, saturating, tree, not 'weird'"),
+        ([3], ("tree",), "splits the mass down an ontology, but the classes have none"),
         ([3], ("power", 1.5), "tau must be from 0"),
         ([3], ("saturating", 0.5, 0.0), "saturation must be a positive"),
     ],

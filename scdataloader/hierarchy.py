@@ -1,0 +1,241 @@
+"""Label columns whose labels are terms of an ontology: from what is written in a column to an encoder."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scdataloader.collection import Collection
+from scdataloader.labels import LabelEncoder, label_counts
+from scdataloader.ontology import Ontology
+from scdataloader.ontology_names import prefix_of
+from scdataloader.roll_up import RollUp
+
+logger = logging.getLogger(__name__)
+
+N_SHOWN = 5
+"""Labels that a message names at most."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Hierarchy:
+    """One label column, and the ontology that its labels are terms of."""
+
+    encoder: LabelEncoder
+    """The column's labels as codes, leaves first."""
+    ontology: Ontology
+    """What is above what."""
+
+    @classmethod
+    def fit(
+        cls, column: str, parts: Iterable[pd.Series[Any]], ontology: Any = None, roll_up: RollUp | None = None
+    ) -> Hierarchy:
+        """The hierarchy of all labels that occur in ``parts``, the column in each source.
+
+        Labels are ids, or all of them are names or exact synonyms. Deprecated terms go to their replacement, with a
+        warning that counts their cells.
+
+        Args:
+            column: name of the column.
+            parts: its values.
+            ontology: an `Ontology`, the name of one of the CELLxGENE schema ("CL"), or the path or address of a file;
+                None takes the one that most cells have ids of.
+            roll_up: fewer classes: which terms labels go up to.
+
+        Raises:
+            ValueError: all labels are unknown; some are ids and some are not; a label is no term of the ontology (the
+                nearest are shown), may be several, or is deprecated without a replacement; or what `RollUp` refuses.
+        """
+        counts = label_counts(parts)
+        if not counts:
+            raise ValueError(f"all labels of {column!r} are unknown; name a column that holds labels")
+        _check_form(column, counts)
+        found = _opened(column, counts, ontology)
+        terms = _terms(column, counts, found)
+        cells: Counter[str] = Counter()
+        for label, term in terms.items():
+            cells[term] += counts[label]
+        if roll_up is not None:
+            try:
+                classes = roll_up.classes(found, cells)
+            except (LookupError, ValueError) as error:
+                raise ValueError(f"{column}: {error.args[0]}") from error
+            terms = {label: classes[term] for label, term in terms.items()}
+        return cls(encoder=_encoder(column, terms, found), ontology=found)
+
+    def with_codes(self, codes: Mapping[str, int]) -> LabelEncoder:
+        """The encoder with codes from outside, {term: code}, that takes this column's labels.
+
+        Raises:
+            LookupError: a term is not in the ontology.
+            ValueError: the codes are not those of the terms: sorted leaves, then sorted inner terms.
+        """
+        known = {term: code for term, code in codes.items() if code >= 0}
+        encoder = _encoder(self.encoder.column, {term: term for term in known}, self.ontology)
+        if encoder.encoder != known:
+            raise ValueError(
+                f"the codes of {encoder.column!r} must be the places of its {encoder.n_classes} sorted leaves, from 0, "
+                f"and then of its {len(encoder.inner)} sorted inner terms, in {self.ontology!r}"
+            )
+        return encoder.widened(self.encoder.mapped)
+
+
+class Hierarchies(Mapping[str, Hierarchy]):
+    """The hierarchies of some columns of a collection, each fitted when first asked for."""
+
+    def __init__(
+        self,
+        collection: Collection,
+        columns: Sequence[str] | Mapping[str, Any],
+        roll_up: Mapping[str, RollUp] | None = None,
+        used: Sequence[str] | None = None,
+    ) -> None:
+        """Note what is wanted.
+
+        Args:
+            collection: The cells.
+            columns: Columns that have a hierarchy; or {column: ontology}, each as in `Hierarchy.fit`.
+            roll_up: {column: roll-up} of some of them.
+            used: Columns that anything is done with; None is not to ask.
+
+        Raises:
+            ValueError: a column is named twice, one to roll up has no hierarchy, or one is not used.
+        """
+        self._collection = collection
+        self._ontologies = dict(columns) if isinstance(columns, Mapping) else dict.fromkeys(columns)
+        self._roll_up = dict(roll_up or {})
+        self._fitted: dict[str, Hierarchy] = {}
+        if len(self._ontologies) < len(columns):
+            raise ValueError(f"hierarchies names a column twice: {list(columns)}")
+        without = [column for column in self._roll_up if column not in self._ontologies]
+        if without:
+            raise ValueError(f"{without} cannot be rolled up without an ontology: name the columns in hierarchies too")
+        idle = [column for column in self._ontologies if used is not None and column not in used]
+        if idle:
+            raise ValueError(
+                f"the hierarchies of {idle} are of no use: they are no labels, and nothing is sampled by them"
+            )
+
+    def __getitem__(self, column: str) -> Hierarchy:
+        if column not in self._fitted:
+            ontology = self._ontologies[column]
+            series = self._collection.column(column)
+            self._fitted[column] = Hierarchy.fit(column, series, ontology, self._roll_up.get(column))
+        return self._fitted[column]
+
+    def __contains__(self, column: object) -> bool:
+        return column in self._ontologies
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ontologies)
+
+    def __len__(self) -> int:
+        return len(self._ontologies)
+
+
+def _check_form(column: str, counts: Mapping[str, int]) -> None:
+    """Refuse a mix of ids and free text."""
+    ids = [label for label in counts if prefix_of(label)]
+    texts = [label for label in counts if not prefix_of(label)]
+    if ids and texts:
+        raise ValueError(
+            f"{column!r} mixes {len(ids)} ids ({_some(ids)}) and {len(texts)} labels that are none ({_some(texts)}); "
+            "give ids throughout, or names throughout, and leave empty what is unknown"
+        )
+
+
+def _opened(column: str, counts: Mapping[str, int], ontology: Any) -> Ontology:
+    if isinstance(ontology, Ontology):
+        return ontology
+    if isinstance(ontology, str | Path):
+        text = str(ontology)
+        is_file = "://" in text or Path(text).suffix != "" or Path(text).is_file()
+        return Ontology.from_obo(ontology) if is_file else Ontology.from_guide(text)
+    if ontology is not None:
+        raise TypeError(
+            f"the hierarchy of {column!r} must be an Ontology, the name of one, or a file, not {ontology!r}"
+        )
+    cells: Counter[str] = Counter()
+    for label, count in counts.items():
+        cells[prefix_of(label).lower()] += count
+    prefix = min(cells, key=lambda name: (-cells[name], name))
+    if not prefix:
+        raise ValueError(
+            f"the labels of {column!r} are names ({_some(counts)}), which do not say of which ontology: name it, as in "
+            f"hierarchies={{{column!r}: 'CL'}}"
+        )
+    try:
+        return Ontology.from_guide(prefix)
+    except ValueError as error:
+        raise ValueError(
+            f"most labels of {column!r} are ids of {prefix.upper()} ({_some(counts)}): {error.args[0]}, and name it as "
+            f"hierarchies={{{column!r}: ...}}"
+        ) from error
+
+
+def _terms(column: str, counts: Mapping[str, int], ontology: Ontology) -> dict[str, str]:
+    """{label as it is written: current term}."""
+    terms, replaced, wrong = {}, [], []
+    for label, n_cells in counts.items():
+        try:
+            found = _found(label, ontology)
+        except LookupError as error:
+            wrong.append(str(error.args[0]))
+            continue
+        current = ontology.current(found)
+        if current is None:
+            wrong.append(
+                f"{label!r} is deprecated in {ontology.name} without a current replacement "
+                f"(replaced by {ontology.replaced_by(found) or 'nothing'}); correct it, or leave it empty"
+            )
+            continue
+        if current != found:
+            n = f"{n_cells:,} cell{'s' if n_cells > 1 else ''}"
+            replaced.append(f"{label} ({ontology.label(found)}) to {current} ({ontology.label(current)}), {n}")
+        terms[label] = current
+    if wrong:
+        more = f"; {len(wrong) - 1} more labels of the column are wrong" if len(wrong) > 1 else ""
+        raise ValueError(f"{column}: {wrong[0]}{more}")
+    if replaced:
+        logger.warning("%s: deprecated terms go to their replacement: %s", column, "; ".join(replaced))
+    return terms
+
+
+def _found(label: str, ontology: Ontology) -> str:
+    try:
+        return ontology.find(label)
+    except LookupError:
+        # a name from before the term was deprecated
+        for term in ontology.deprecated:
+            if ontology.label(term).casefold() == f"obsolete {label}".casefold():
+                return term
+        raise
+
+
+def _encoder(column: str, terms: Mapping[str, str], ontology: Ontology) -> LabelEncoder:
+    """The encoder of {label as it is written: term}."""
+    ids = sorted(set(terms.values()))
+    above = ontology.among(ids)
+    np.fill_diagonal(above, val=False)
+    is_inner = above.any(axis=1)
+    return LabelEncoder(
+        column=column,
+        classes=tuple(ids[place] for place in np.flatnonzero(~is_inner)),
+        inner=tuple(ids[place] for place in np.flatnonzero(is_inner)),
+        leaves=tuple(tuple(np.flatnonzero(row).tolist()) for row in above[np.ix_(is_inner, ~is_inner)]),
+        mapped={label: term for label, term in terms.items() if label != term},
+        ontology=" ".join(filter(None, (ontology.name, ontology.version))),
+    )
+
+
+def _some(labels: Iterable[str]) -> str:
+    labels = list(labels)
+    more = f" and {len(labels) - N_SHOWN:,} more" if len(labels) > N_SHOWN else ""
+    return ", ".join(map(repr, labels[:N_SHOWN])) + more
