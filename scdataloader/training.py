@@ -50,7 +50,7 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Hand to a model what it asks for of the data; a model without such an argument is left alone."""
         parser.link_arguments("data.genes", "model.init_args.n_genes", compute_fn=len, apply_on="instantiate")
-        for name in ("classes", "decoders", "labels_hierarchy"):
+        for name in ("classes", "decoders"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
