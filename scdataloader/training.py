@@ -18,6 +18,13 @@ from scdataloader import models  # noqa: F401 (a class that is imported can be n
 from scdataloader.datamodule import DataModule
 
 COMMANDS = ("fit", "validate", "test", "predict")
+FROM_DATA = {
+    "n_genes": ("genes", len),
+    "classes": ("classes", None),
+    "decoders": ("decoders", None),
+    "labels_hierarchy": ("labels_hierarchy", None),
+}
+"""{argument of a model: which property of the data it is made from, and how}."""
 CHATTER = (
     "Starting from v1.9.0, `tensorboardX` has been removed",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -49,9 +56,9 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Hand to a model what it asks for of the data; a model without such an argument is left alone."""
-        parser.link_arguments("data.genes", "model.init_args.n_genes", compute_fn=len, apply_on="instantiate")
-        for name in ("classes", "decoders"):
-            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        for argument, (source, compute) in FROM_DATA.items():
+            target = f"model.init_args.{argument}"
+            parser.link_arguments(f"data.{source}", target, compute_fn=compute, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; Lightning's own method warns of arguments that are given besides those of the process."""
@@ -67,6 +74,16 @@ class TrainingCLI(LightningCLI):
             raise FileNotFoundError(f"there is no checkpoint {trained} (working directory {Path.cwd()})")
         if options.data.checkpoint is None:
             options.data.checkpoint = trained
+
+    def after_instantiate_classes(self) -> None:
+        """Keep to what the model takes: Lightning saves as its arguments all that the data offered.
+
+        From such a checkpoint a model that takes less could not be made again.
+        """
+        options = self.config[self.subcommand].model
+        for argument in FROM_DATA:
+            if f"init_args.{argument}" not in options:
+                self.model.hparams.pop(argument, None)
 
     def before_validate(self) -> None:
         """Refuse to validate on nothing."""

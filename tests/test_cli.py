@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule
 from scipy.sparse import csr_matrix
 
 from scdataloader.cli import main
+from scdataloader.models import LabelClassifier
 
 N_CELLS, N_GENES = 96, 12
 
@@ -49,6 +50,17 @@ class OwnClasses(Rows):
     def __init__(self, n_genes: int):
         super().__init__()
         OwnClasses.given = n_genes
+
+
+class Keeps(OwnClasses):
+    """Someone else's model, which keeps its arguments in checkpoints as Lightning does it."""
+
+    def __init__(self, n_genes: int):
+        super().__init__(n_genes)
+        self.save_hyperparameters()
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/mean", self.layer(batch["x"].sum(1, keepdim=True)).mean())
 
 
 @pytest.fixture(autouse=True)
@@ -256,6 +268,41 @@ def test_any_module_by_class_path(config):
 def test_a_module_gets_what_it_asks_for_and_no_more(config):
     assert main(["fit", "--config", config, "--model", f"{__name__}.OwnClasses"]) == 0
     assert OwnClasses.given == N_GENES
+
+
+@pytest.fixture
+def terms(files):
+    """The files with cells of the Cell Ontology: CD4 and CD8 T cells, of which every other is only "T cell"."""
+    for path in files:
+        cells = ad.read_h5ad(path)
+        fine = np.where(cells.obs["cell_type"] == "late", "CL:0000624", "CL:0000625")
+        cells.obs["cell_type"] = np.where(np.arange(N_CELLS) % 8 < 5, fine, "CL:0000084")
+        cells.write_h5ad(path)
+    return ["--data.hierarchies", "[cell_type]"]
+
+
+def test_the_classifier_gets_the_hierarchy_of_its_labels(config, terms, capsys):
+    assert main(["fit", "--config", config, *terms]) == 0
+    (checkpoint,) = Path().glob("lightning_logs/version_0/checkpoints/*.ckpt")
+    column = pd.read_csv("lightning_logs/version_0/metrics.csv")["val/hierarchical_f1"]
+    assert column.dropna().between(0, 1).all()
+    capsys.readouterr()
+    assert main(["test", "--config", config, *terms, "--ckpt_path", str(checkpoint)]) == 0
+    shown = capsys.readouterr().out
+    assert "test/hierarchical_f1" in shown
+    assert "test/leaf_recall" in shown
+    assert LabelClassifier.load_from_checkpoint(checkpoint, map_location="cpu").hierarchies == {
+        "cell_type": {2: [0, 1]}
+    }
+
+
+def test_a_checkpoint_keeps_of_the_data_what_its_model_takes_and_no_more(config, terms, capsys):
+    model = ["--model", f"{__name__}.Keeps"]
+    assert main(["fit", "--config", config, *terms, *model]) == 0
+    (checkpoint,) = Path().glob("lightning_logs/version_0/checkpoints/*.ckpt")
+    assert dict(Keeps.load_from_checkpoint(checkpoint, map_location="cpu").hparams)["n_genes"] == N_GENES
+    assert main(["test", "--config", config, *terms, *model, "--ckpt_path", str(checkpoint)]) == 0
+    assert "test/mean" in capsys.readouterr().out
 
 
 # --- options ----------------------------------------------------------------------------------------------------------

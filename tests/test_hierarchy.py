@@ -237,19 +237,34 @@ def test_what_a_model_needs_to_know_is_there_right_after_construction():
     assert batch["labels"][:, 0].tolist() == [4, 5, 0, 1, 2, 3, 4, -1]
 
 
-def test_the_reference_classifier_learns_from_classes_and_not_from_terms_above_them(tmp_path):
+def test_the_reference_classifier_learns_from_all_terms(tmp_path):
+    """Also from those above others, and a model out of a checkpoint has the same probabilities of them."""
     import lightning.pytorch as pl
+    import torch
 
     from scdataloader.models import LabelClassifier
 
     dm = module(split=scd.Split(val=0.2))
-    model = LabelClassifier(len(dm.genes), dm.classes, dm.decoders, width=4)
+    model = LabelClassifier(len(dm.genes), dm.classes, dm.decoders, dm.labels_hierarchy, width=4)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     trainer = pl.Trainer(default_root_dir=tmp_path, max_epochs=1, enable_checkpointing=True, **quiet)
     trainer.fit(model, dm)
-    kept = scd.DataModule([source()], labels=["type", "donor"], checkpoint=trainer.checkpoint_callback.best_model_path)
+    assert {"val/hierarchical_f1", "val/leaf_recall"} <= trainer.callback_metrics.keys()
+    best = trainer.checkpoint_callback.best_model_path
+    kept = scd.DataModule([source()], labels=["type", "donor"], checkpoint=best)
     assert kept.labels_hierarchy == dm.labels_hierarchy
     assert np.array_equal(kept.label_codes, dm.label_codes)
+    again = LabelClassifier.load_from_checkpoint(best, map_location="cpu").eval()
+    batch = dict(next(iter(kept.predict_dataloader())))
+    batch["x"] = batch["x"].to_dense()
+    probabilities = again(batch)[0].softmax(1)
+    inner = probabilities @ torch.tensor(dm.membership["type"].T, dtype=torch.float32)
+    labels = batch["labels"][:, 0]
+    above = labels >= 4
+    torch.testing.assert_close(
+        again.losses[0](probabilities.log()[above], labels[above]),
+        -inner[above, labels[above] - 4].log().mean(),
+    )
 
 
 def test_hierarchies_have_one_warning_per_column_in_a_whole_run(caplog):

@@ -6,7 +6,8 @@ from lightning.pytorch import Trainer
 from sklearn.metrics import f1_score, recall_score
 from torch.utils.data import DataLoader
 
-from scdataloader.models import LabelClassifier, MaskedExpression, log_expression
+from scdataloader.models import LabelClassifier, MaskedExpression
+from scdataloader.models.reference import log_expression
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
@@ -96,6 +97,77 @@ def test_metrics_are_those_of_scikit_learn(classifier):
     recalls = recall_score(true[known], guessed[known], average=None, labels=[0, 1])
     assert [result["test/recall/kind/early"], result["test/recall/kind/late"]] == pytest.approx(list(recalls))
     assert result["test/macro_f1/kind"] == pytest.approx(f1_score(true[known], guessed[known], average="macro"))
+
+
+# --- labels above the classes -----------------------------------------------------------------------------------------
+
+HIERARCHY = {"kind": {4: [0, 1], 5: [2, 3]}}
+
+
+def inner_batches(**options):
+    """Cells that are known to be of class 0 or 1, or of class 2 or 3, and no more; the other column is unknown."""
+    items = batches(**options)
+    for batch in items:
+        batch["labels"][:, 0] = torch.where(batch["labels"][:, 0] < 0, -1, batch["labels"][:, 0] + 4)
+    return items
+
+
+def hierarchical(labels_hierarchy=HIERARCHY):
+    return LabelClassifier(
+        N_GENES, {"kind": 4, "other": 3}, labels_hierarchy=labels_hierarchy, width=16, learning_rate=0.01
+    )
+
+
+def test_the_classifier_learns_from_labels_above_the_classes():
+    model = hierarchical()
+    Trainer(max_epochs=8, **QUIET).fit(model, loader(inner_batches()), loader(inner_batches()))
+    (batch,) = inner_batches(batch_size=64, seed=1)
+    probabilities = model.eval().predict_step(batch, 0)["probabilities"]["kind"].reshape(-1, 2, 2).sum(2)
+    right = torch.arange(64) % 2
+    assert (probabilities.argmax(1) == right).double().mean() > 0.95
+    (result,) = Trainer(**QUIET).test(model, loader(inner_batches(seed=1)), verbose=False)
+    assert result["test/hierarchical_f1/kind"] == result["test/hierarchical_f1"] > 0.95
+    assert result["test/leaf_recall"] == 0  # no cell is known to be of a class
+
+
+def test_without_a_hierarchy_labels_above_the_classes_are_unknown():
+    model = hierarchical(labels_hierarchy=None)
+    (batch,) = inner_batches(batch_size=64)
+    assert model.training_step(batch, 0) == 0
+    (result,) = Trainer(**QUIET).test(model, loader([batch]), verbose=False)
+    assert result["test/loss"] == 0
+    assert not any("hierarchical" in name or "leaf" in name for name in result)
+
+
+def test_metrics_of_a_hierarchy_are_shares_that_can_be_counted():
+    model = hierarchical()
+    items = batches()
+    (result,) = Trainer(**QUIET).test(model, loader(items), verbose=False)
+    true = torch.cat([batch["labels"][:, 0] for batch in items])
+    guessed = torch.cat([model.eval().predict_step(batch, 0)["codes"][:, 0] for batch in items])
+    right, same_half = ((true // step == guessed // step)[true >= 0].double().mean().item() for step in (1, 2))
+    assert result["test/leaf_recall"] == pytest.approx(right)
+    assert result["test/hierarchical_f1"] == pytest.approx((right + same_half) / 2)
+
+
+def test_a_checkpoint_keeps_the_hierarchy(tmp_path):
+    model = hierarchical()
+    trainer = Trainer(max_epochs=1, **QUIET)
+    trainer.fit(model, loader(inner_batches()), loader(inner_batches()))
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    again = LabelClassifier.load_from_checkpoint(tmp_path / "model.ckpt", map_location="cpu")
+    (batch,) = inner_batches(batch_size=64, seed=1)
+    assert again.hierarchies == HIERARCHY
+    loss, loss_again = (each.eval()._loss(each(batch), batch["labels"]) for each in (model, again))
+    assert loss_again == loss > 0
+
+
+def test_a_hierarchy_of_no_label_is_refused():
+    with pytest.raises(ValueError, match=r"labels_hierarchy is of \['tissue'\], but the labels are \['kind'\]"):
+        LabelClassifier(N_GENES, {"kind": 4}, labels_hierarchy={"tissue": {4: [0]}})
+
+
+# --- what it gives, and masked expression -----------------------------------------------------------------------------
 
 
 def test_predictions_name_their_rows(classifier):

@@ -1,0 +1,61 @@
+"""What the reference models have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+Batch = Mapping[str, Tensor]
+TOTAL = 1e4
+
+
+def log_expression(x: Tensor, depth: Tensor) -> Tensor:
+    """``log1p`` of counts scaled to 10,000 per cell; a cell without counts stays zero.
+
+    Args:
+        x: (B, L) raw counts, all genes of a cell or some.
+        depth: (B,) total count of each cell.
+    """
+    return torch.log1p(x * (TOTAL / depth.clamp(min=1))[:, None])
+
+
+def check(model: LightningModule, batch: Batch, *, n_genes: int | None) -> None:
+    """Say in a user's words what would fail further down as a shape or a key.
+
+    Raises:
+        ValueError: the batch is not made for the model.
+    """
+    name = type(model).__name__
+    if n_genes is None and "genes" not in batch:
+        raise ValueError(
+            f"{name} needs batches of selected genes: set the data's collate to scdataloader.SelectedGenes"
+        )
+    if n_genes is not None and batch["x"].shape[1] != n_genes:
+        raise ValueError(
+            f"{name} was made for all {n_genes:,} genes of a vocabulary, but its batches have {batch['x'].shape[1]:,}: "
+            "set the data's collate to scdataloader.Sparse or scdataloader.Dense, with the vocabulary of the training"
+        )
+
+
+class Reference(LightningModule):
+    """What both models have in common: how they are optimised, and that testing is like validating."""
+
+    learning_rate: float
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over all parameters."""
+        return torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure how well validation cells are predicted."""
+        self._evaluate("val", batch, batch_idx)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure how well test cells are predicted."""
+        self._evaluate("test", batch, batch_idx)
+
+    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
+        raise NotImplementedError
