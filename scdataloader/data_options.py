@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--by", nargs="+", metavar="COL", help="columns of obs whose classes, or joint values, are counted and weighted"
     )
-    add("--hierarchies", nargs="+", metavar="COL[=ONTOLOGY]", help="columns of terms; default: as their ids say")
+    add("--hierarchies", nargs="+", metavar="COL[=ONTOLOGY]", help="columns of terms; default: that of --by for a tree")
     add(
         "--tree", action="store_true", help="show classes in the tree of their ontology, to which --by names one column"
     )
@@ -94,7 +94,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_options(given: argparse.Namespace) -> DataOptions:
-    """The data section of the YAML file, with what the command line gives put in its place."""
+    """The data section of the YAML file, with what the command line gives put in its place.
+
+    Raises:
+        ValueError: there is no data, an option is none, or ``--hierarchies`` names a column that is not counted.
+    """
     from jsonargparse import ArgumentError, ArgumentParser
 
     section = {} if given.config is None else _data_section(given.config)
@@ -119,13 +123,20 @@ def read_options(given: argparse.Namespace) -> DataOptions:
         options: DataOptions = checked.instantiate(checked.parse_object({"data": section})).data
     except ArgumentError as error:
         raise ValueError(str(error)) from error
+    by = options.sampling.columns if options.sampling else []
+    idle = [column for column in options.hierarchies or () if given.hierarchies and column not in by]
+    if idle:
+        raise ValueError(
+            f"--hierarchies names {', '.join(idle)}, but classes are counted by {by or 'nothing'}: see --by"
+        )
     return options
 
 
 def _hierarchies(given: argparse.Namespace) -> dict[str, str | None] | None:
-    """{column: ontology, if it is named}; of ``--tree`` with one column in ``--by``, that column."""
+    """{column: ontology, if it is named}; of ``--tree`` or ``--scheme tree`` by one column, that column."""
     words = given.hierarchies
-    if words is None and given.tree and given.config is None and len(given.by or ()) == 1:
+    wants_tree = given.tree or given.scheme == "tree"
+    if words is None and wants_tree and given.config is None and len(given.by or ()) == 1:
         words = given.by
     return None if words is None else {word.partition("=")[0]: word.partition("=")[2] or None for word in words}
 

@@ -68,7 +68,10 @@ class Hierarchy:
             except (LookupError, ValueError) as error:
                 raise ValueError(f"{column}: {error.args[0]}") from error
             terms = {label: classes[term] for label, term in terms.items()}
-        return cls(encoder=_encoder(column, terms, found), ontology=found)
+            _note_rolled_up(column, classes, found)
+        encoder = _encoder(column, terms, found)
+        _note_single(encoder, found)
+        return cls(encoder=encoder, ontology=found)
 
     def with_codes(self, codes: Mapping[str, int]) -> LabelEncoder:
         """The encoder with codes from outside, {term: code}, that takes this column's labels.
@@ -140,13 +143,38 @@ class Hierarchies(Mapping[str, Hierarchy]):
         return len(self._ontologies)
 
 
+def _note_rolled_up(column: str, classes: Mapping[str, str], ontology: Ontology) -> None:
+    """Say which terms go up, and to which."""
+    up: dict[str, list[str]] = {}
+    for term, to in sorted(classes.items()):
+        if term != to:
+            up.setdefault(to, []).append(_named(term, ontology))
+    for to, terms in up.items():
+        logger.info("%s: rolled up to %s: %s", column, _named(to, ontology), ", ".join(terms))
+
+
+def _note_single(encoder: LabelEncoder, ontology: Ontology) -> None:
+    """Say which labels have just one class below them: all their probability is that of the class."""
+    single = [
+        f"{_named(inner, ontology)} above {_named(encoder.classes[codes[0]], ontology)}"
+        for inner, codes in zip(encoder.inner, encoder.leaves, strict=True)
+        if len(codes) == 1
+    ]
+    if single:
+        logger.info(
+            "%s: labels above a single class, from which a model that knows the hierarchy cannot tell them: %s",
+            encoder.column,
+            "; ".join(single),
+        )
+
+
 def _check_form(column: str, counts: Mapping[str, int]) -> None:
     """Refuse a mix of ids and free text."""
     ids = [label for label in counts if prefix_of(label)]
     texts = [label for label in counts if not prefix_of(label)]
     if ids and texts:
         raise ValueError(
-            f"{column!r} mixes {len(ids)} ids ({_some(ids)}) and {len(texts)} labels that are none ({_some(texts)}); "
+            f"{column!r} mixes ids ({len(ids)}: {_some(ids)}) and labels that are none ({len(texts)}: {_some(texts)}); "
             "give ids throughout, or names throughout, and leave empty what is unknown"
         )
 
@@ -169,7 +197,7 @@ def _opened(column: str, counts: Mapping[str, int], ontology: Any) -> Ontology:
     if not prefix:
         raise ValueError(
             f"the labels of {column!r} are names ({_some(counts)}), which do not say of which ontology: name it, as in "
-            f"hierarchies={{{column!r}: 'CL'}}"
+            f"hierarchies={{{column!r}: 'CL'}}, or --hierarchies {column}=CL of inspect"
         )
     try:
         return Ontology.from_guide(prefix)
@@ -182,27 +210,29 @@ def _opened(column: str, counts: Mapping[str, int], ontology: Any) -> Ontology:
 
 def _terms(column: str, counts: Mapping[str, int], ontology: Ontology) -> dict[str, str]:
     """{label as it is written: current term}."""
-    terms, replaced, wrong = {}, [], []
+    terms, replaced = {}, []
+    wrong: dict[str, str] = {}
     for label, n_cells in counts.items():
         try:
             found = _found(label, ontology)
         except LookupError as error:
-            wrong.append(str(error.args[0]))
+            wrong[label] = str(error.args[0])
             continue
         current = ontology.current(found)
         if current is None:
-            wrong.append(
+            wrong[label] = (
                 f"{label!r} is deprecated in {ontology.name} without a current replacement "
                 f"(replaced by {ontology.replaced_by(found) or 'nothing'}); correct it, or leave it empty"
             )
             continue
         if current != found:
             n = f"{n_cells:,} cell{'s' if n_cells > 1 else ''}"
-            replaced.append(f"{label} ({ontology.label(found)}) to {current} ({ontology.label(current)}), {n}")
+            replaced.append(f"{label} ({ontology.label(found)}) to {_named(current, ontology)}, {n}")
         terms[label] = current
     if wrong:
-        more = f"; {len(wrong) - 1} more labels of the column are wrong" if len(wrong) > 1 else ""
-        raise ValueError(f"{column}: {wrong[0]}{more}")
+        others = list(wrong)[1:]
+        more = f"; likewise wrong: {_some(others)}" if others else ""
+        raise ValueError(f"{column}: {next(iter(wrong.values()))}{more}")
     if replaced:
         logger.warning("%s: deprecated terms go to their replacement: %s", column, "; ".join(replaced))
     return terms
@@ -233,6 +263,10 @@ def _encoder(column: str, terms: Mapping[str, str], ontology: Ontology) -> Label
         mapped={label: term for label, term in terms.items() if label != term},
         ontology=" ".join(filter(None, (ontology.name, ontology.version))),
     )
+
+
+def _named(term: str, ontology: Ontology) -> str:
+    return f"{term} ({ontology.label(term)})"
 
 
 def _some(labels: Iterable[str]) -> str:

@@ -70,6 +70,14 @@ def test_deprecated_terms_go_to_their_replacement_with_one_warning(caplog):
     ]
 
 
+def test_labels_that_a_model_cannot_tell_from_their_only_class_are_named(caplog):
+    with caplog.at_level(logging.INFO):
+        fit("T:2", "T:4", "T:6", "T:5")
+    (record,) = caplog.records
+    assert record.getMessage().startswith("type: labels above a single class, from which a model")
+    assert record.getMessage().endswith(": T:4 (T) above T:6 (CD4)")
+
+
 def test_names_and_synonyms_are_resolved_in_any_case():
     encoder = fit("cd4", "B lymphocyte", "Blood", "white").encoder
     assert encoder.labels == ("T:5", "T:6", "T:2")
@@ -81,9 +89,9 @@ def test_names_and_synonyms_are_resolved_in_any_case():
     ("labels", "options", "message"),
     [
         (["lymphoid"], {}, r"type: 'lymphoid' may be any of 2 terms of toy: T:4 \(T\), T:5 \(B\); give the id"),
-        (["T:6", "CD8"], {}, r"'type' mixes 1 ids \('T:6'\) and 1 labels that are none \('CD8'\)"),
+        (["T:6", "CD8"], {}, r"'type' mixes ids \(1: 'T:6'\) and labels that are none \(1: 'CD8'\)"),
         (["T:6", "PATO:0000461"], {}, "type: 'PATO:0000461' is an id of PATO, and toy has only those of T"),
-        (["T:6", "T:77", "T:99"], {}, r"no term 'T:77'; the nearest ids are T:7 .*; 1 more labels of the column"),
+        (["T:6", "T:77", "T:99"], {}, r"no term 'T:77'; the nearest ids are T:7 .*; likewise wrong: 'T:99'$"),
         (["glial"], {}, r"no term 'glial'; the nearest names are 'glia' \(T:8\)"),
         (["T:10"], {}, r"'T:10' is deprecated in toy without a current replacement \(replaced by nothing\)"),
         (["unknown", ""], {}, "all labels of 'type' are unknown"),

@@ -165,6 +165,8 @@ def test_a_term_with_several_parents_stands_once_and_counts_once():
 
 
 def test_the_terminal_shows_the_tree_and_what_was_rolled_up(typed, capsys, tmp_path):
+    assert main(["inspect", *typed, "--by", "term", "--scheme", "tree"]) == 0
+    assert "term: 4 classes, tree" in capsys.readouterr().out
     assert main(["inspect", *typed, "--by", "term", "--scheme", "tree", "--tree"]) == 0
     shown = capsys.readouterr().out
     assert "term: 4 classes, tree" in shown
@@ -177,8 +179,9 @@ def test_the_terminal_shows_the_tree_and_what_was_rolled_up(typed, capsys, tmp_p
         " sampling: {by: [term], scheme: uniform}}"
     )
     assert main(["inspect", "--config", str(config), "--tree"]) == 0
-    shown = capsys.readouterr().out
+    shown, noted = capsys.readouterr()
     assert "term: CL:0000625 (CD8-positive, alpha-beta T cell) → CL:0000791 (mature alpha-beta T cell)" in shown
+    assert "term: rolled up to CL:0000791 (mature alpha-beta T cell): CL:0000625 (CD8-positive, alpha" in noted
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,11 @@ def test_the_terminal_shows_the_tree_and_what_was_rolled_up(typed, capsys, tmp_p
     [
         (["--tree"], "--tree shows the classes of a column: name it in --by"),
         (["--by", "term", "donor", "--tree"], "there is no tree to show of ['term', 'donor']: name one"),
-        (["--by", "term", "--scheme", "tree"], "and none of ['term'] has one"),
+        (["--by", "term", "donor", "--scheme", "tree"], "and none of ['term', 'donor'] has one"),
+        (
+            ["--by", "term", "--hierarchies", "tissue"],
+            "--hierarchies names tissue, but classes are counted",
+        ),
         (["--by", "cell_type", "--tree"], "are names ('large', 'middle', 'small'), which do not say"),
         (["--by", "term", "--tree", "--hierarchies", "term=MONDO"], "is an id of CL, and MONDO"),
     ],
