@@ -3,7 +3,8 @@
     python benchmarks/rare_cells.py --out RESULTS [--data FOLDER] [--datasets pbmc brain worm] [--seeds N]
 
 What could be tuned stands in rare_cells.yaml, once for all arms. Data sets that FOLDER does not have are left out;
-`pbmc` comes with scanpy. Writes runs.csv (a line per training), tables.md and rare_cells.svg.
+`pbmc` comes with scanpy. Writes runs.csv (a line per training, seed by seed), tables.md and rare_cells.svg. Called
+again with the same options it goes on where runs.csv ends.
 
 Of every class some cells train and some test, in worm whole plates do. A class of one cell trains and is not judged.
 """
@@ -100,11 +101,9 @@ def pbmc() -> Cells:
     x.data = np.expm1(x.data)
     smallest = np.array([row.data.min() for row in x])
     x.data = np.round(x.data / np.repeat(smallest, np.diff(x.indptr)))
-    adata = ad.AnnData(
-        x.astype(np.float32), obs=pd.DataFrame(index=kept.obs_names), var=pd.DataFrame(index=kept.raw.var_names)
-    )
+    names = {"obs": pd.DataFrame(index=kept.obs_names), "var": pd.DataFrame(index=kept.raw.var_names)}
     labels = kept.obs["bulk_labels"].astype(str).map(PBMC_TERMS).to_numpy(object)
-    return Cells(adata=adata, labels=labels)
+    return Cells(adata=ad.AnnData(x.astype(np.float32), **names), labels=labels)
 
 
 @cache
@@ -255,9 +254,9 @@ def run(arm: Arm, folder: Path) -> dict[str, Any]:
 
 
 def arms(datasets: list[str], n_seeds: int) -> list[Arm]:
-    """All trainings, those of a data set next to each other."""
+    """All trainings, seed by seed."""
     found: list[Arm] = []
-    for dataset, seed in itertools.product(datasets, range(n_seeds)):
+    for seed, dataset in itertools.product(range(n_seeds), datasets):
         weightings = [name for name in OPTIONS["weightings"] if name != "tree" or dataset != "worm"]
         found += [Arm(question="weighting", dataset=dataset, weighting=name, seed=seed) for name in weightings]
         if dataset == "worm":  # whose labels are names without an ontology
@@ -286,13 +285,15 @@ def main() -> None:
     options = parser.parse_args()
     datasets = [name for name in options.datasets if FILES[name] is None or (options.data / FILES[name]).is_file()]
     print(f"data sets: {', '.join(datasets)}, of {', '.join(options.datasets)}")
-    todo = arms(datasets, options.seeds)
     options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "runs.csv"
+    done = len(pd.read_csv(path)) if path.exists() else 0
+    todo = arms(datasets, options.seeds)[done:]
     with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=quiet) as pool:
         results = pool.map(run, todo, itertools.repeat(options.data))
-        runs = pd.DataFrame(list(track(results, "trainings", total=len(todo))))
-    runs.to_csv(options.out / "runs.csv", index=False, float_format="%.5f")
-    report(runs, options.out)
+        for result in track(results, "trainings", total=len(todo)):
+            pd.DataFrame([result]).to_csv(path, mode="a", header=not path.exists(), index=False, float_format="%.5f")
+    report(pd.read_csv(path), options.out)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The command line: ``scdataloader fit | validate | test | predict | inspect | convert | verify | export``.
 
 Training is Lightning's own command line with our `DataModule` as data and any `LightningModule` as model. A model whose
-arguments are called ``n_genes``, ``classes`` or ``decoders`` gets them from the data.
+arguments are called ``n_genes``, ``classes``, ``decoders`` or ``labels_hierarchy`` gets them from the data.
 """
 
 from __future__ import annotations
