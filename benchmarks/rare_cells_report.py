@@ -86,8 +86,8 @@ def plot(runs: pd.DataFrame, path: Path) -> None:
             places = np.arange(len(groups)) + shift
             means, errors = groups.mean(), groups.apply(half_width)
             axes.errorbar(means, places, xerr=errors, fmt="o", ms=3, color=colour, label=METRICS[metric])
-        axes.set(title=dataset, yticks=range(len(means)), yticklabels=means.index, ylim=(len(means) - 0.5, -0.5))
-    np.atleast_2d(grid)[0, 0].legend(fontsize=7)
+        axes.set(title=dataset, yticks=range(len(means)), yticklabels=means.index, ylim=(len(means) - 0.5, -1.6))
+    np.atleast_2d(grid)[0, 0].legend(fontsize=7, loc="upper left", ncols=2)
     for row, dataset in zip(np.atleast_2d(grid)[1:], rows, strict=True):
         own = labelled[labelled["dataset"] == dataset]
         for axes, (weighting, arm) in zip(row, own.groupby("weighting", sort=False), strict=False):
@@ -97,7 +97,7 @@ def plot(runs: pd.DataFrame, path: Path) -> None:
                 axes.errorbar(means.index, means, yerr=errors, fmt="o-", ms=3, color=COLOURS[labels], label=labels)
             axes.set(title=f"{dataset}, {weighting}", xlabel="share of coarse labels", ylim=(0, 1))
         row[0].set_ylabel("macro-F1")
-        row[0].legend(fontsize=7)
+        row[0].legend(fontsize=7, loc="lower left")
     figure.savefig(path, metadata={"Date": None})
 
 
