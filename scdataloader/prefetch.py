@@ -28,7 +28,7 @@ T = TypeVar("T")
 _ROW_BITS, _BATCH_BITS = 1, 2
 _WINDOW = 8192
 """Cells that the disk is asked for at one time; read at once as well, where chunks serve several of them."""
-_TASK_BYTES = 32 << 20
+_TASK_BYTES = 24 << 20
 """Tensors that a thread makes in one go: enough to outweigh the waiting of threads for each other, few enough to hold
 several."""
 
