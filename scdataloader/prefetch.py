@@ -28,6 +28,8 @@ T = TypeVar("T")
 _ROW_BITS, _BATCH_BITS = 1, 2
 _WINDOW = 8192
 """Cells that the disk is asked for at one time; read at once as well, where chunks serve several of them."""
+_MAPPED = 2048
+"""Cells that one thread reads at once, at most, where each is read by itself."""
 _TASK_BYTES = 24 << 20
 """Tensors that a thread makes in one go: enough to outweigh the waiting of threads for each other, few enough to hold
 several."""
@@ -150,9 +152,9 @@ class Prefetcher:
             start = stop
 
     def _cells_per_read(self) -> int:
-        """Cells that one thread reads at once: what the user says; else what it makes, or more where chunks serve."""
+        """Cells that one thread reads at once: what the user says; else what it then makes, or more to share chunks."""
         if self.window is None and self.collection.reads_cheaply:
-            return self._cells_per_task
+            return min(self._cells_per_task, max(1, _MAPPED // self.batch_size) * self.batch_size)
         return max(1, (self.window or _WINDOW) // self.batch_size) * self.batch_size
 
     def _positions(self, first: int, last: int) -> NDArray[np.int64]:
