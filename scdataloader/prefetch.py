@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from scdataloader.kernels.random import derive_key
+from scdataloader.transforms import transformed
 from scdataloader.types import CellBatch, Collate, Sampler, Transform
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ class Prefetcher:
     def _make(self, batch: CellBatch, rng: np.random.Generator) -> MadeBatch:
         rows = _own_rows(batch, 0, len(batch))
         for transform in self.transforms:
-            batch = transform(batch, rng)
+            batch = transformed(batch, transform, rng)
         return MadeBatch(rows=rows, tensors=self.collate(batch, rng))
 
 
