@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The command and its options; None takes those that the process was started with.
 
     Returns:
-        The exit code: 0, or 2 after an error of the user's input.
+        The exit code: 0, 2 after an error of the user's input, or 130 after an interrupt.
     """
     # torch takes seconds to import, so the first word is looked at before anything else
     given = list(sys.argv[1:] if args is None else args)
@@ -72,6 +72,9 @@ def main(args: Sequence[str] | None = None) -> int:
                 raise
             sys.stderr.write(f"error: {_message(error)}\n")
             return 2
+        except KeyboardInterrupt as interrupt:
+            sys.stderr.write("\n".join(["interrupted", *getattr(interrupt, "__notes__", [])]) + "\n")
+            return 130
     return 0
 
 

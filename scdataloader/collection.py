@@ -167,7 +167,7 @@ class Collection:
         for segment in self._segments:
             parted.append(segment.joined(pieces[first : first + segment.n_parts]))
             first += segment.n_parts
-        return np.concatenate(parted)
+        return parted[0] if len(parted) == 1 else np.concatenate(parted)
 
     def close(self) -> None:
         """Let go of what the sources hold: memory maps and decoded chunks. A later read opens them again."""

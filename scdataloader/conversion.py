@@ -112,23 +112,19 @@ def main(args: Sequence[str]) -> None:
     """Convert what ``args`` name; raises all that `convert` raises."""
     options = _parser().parse_args(args)
     with _executor(options.dask) as executor:
-        try:
-            convert(
-                options.sources,
-                options.out,
-                layout=options.layout,
-                append=options.append,
-                executor=executor,
-                n_processes=options.processes,
-                cells_per_shard=options.cells_per_shard,
-                counts=options.counts,
-                values=options.values,
-                seed=options.seed,
-                progress=options.progress,
-            )
-        except KeyboardInterrupt as interrupt:
-            sys.stderr.write("\n".join(["interrupted", *getattr(interrupt, "__notes__", [])]) + "\n")
-            raise SystemExit(130) from interrupt
+        convert(
+            options.sources,
+            options.out,
+            layout=options.layout,
+            append=options.append,
+            executor=executor,
+            n_processes=options.processes,
+            cells_per_shard=options.cells_per_shard,
+            counts=options.counts,
+            values=options.values,
+            seed=options.seed,
+            progress=options.progress,
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -40,7 +40,9 @@ class LabelTable:
         """
         if len(set(columns)) < len(columns):
             raise ValueError(f"a label column is named twice: {list(columns)}")
-        return cls(encoders={column: fit_encoder(collection, column, hierarchies or {}) for column in columns})
+        return cls(
+            encoders={column: fit_encoder(column, collection.column(column), hierarchies or {}) for column in columns}
+        )
 
     @classmethod
     def from_encoders(
@@ -146,11 +148,9 @@ class LabelTable:
         return cls(encoders={column: LabelEncoder.from_dict(kept) for column, kept in state.items()})
 
 
-def fit_encoder(collection: Collection, column: str, hierarchies: Mapping[str, Hierarchy]) -> LabelEncoder:
-    """The encoder of all labels of a column; see `LabelTable.fit`."""
-    if column in hierarchies:
-        return hierarchies[column].encoder
-    return LabelEncoder.fit(column, collection.column(column))
+def fit_encoder(column: str, parts: Sequence[pd.Series[Any]], hierarchies: Mapping[str, Hierarchy]) -> LabelEncoder:
+    """The encoder of all labels of a column, of which ``parts`` are what each source has; see `LabelTable.fit`."""
+    return hierarchies[column].encoder if column in hierarchies else LabelEncoder.fit(column, parts)
 
 
 def _unseen(encoder: LabelEncoder, series: Sequence[pd.Series[Any]]) -> Counter[str]:

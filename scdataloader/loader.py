@@ -71,9 +71,10 @@ class Loader:
             rank: This process among those that share the batches.
             world_size: How many processes share the batches.
             num_threads: Threads that read and collate.
-            window: Cells that one thread reads at once, rounded to whole batches. None is 2,048, or 8,192 where chunks
-                have to be decoded, each of which then serves several cells; where the sampler has a ``window``, the
-                draws over which it spreads neighbouring rows, this rank's part of it or several, up to 8,192.
+            window: Cells that one thread reads at once, rounded to whole batches. None is as many as make 24 MB of
+                tensors, up to 2,048, or 8,192 where chunks have to be decoded, each of which then serves several cells;
+                where the sampler has a ``window``, the draws over which it spreads neighbouring rows, this rank's part
+                of it or several, up to 8,192.
             fixed_epoch: Whether every pass is the same, as for evaluation.
             tally: Counts the rows that this rank hands out, from 0 in every pass.
         """

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from scdataloader.kernels.random import derive_key
+from scdataloader.transforms import transformed
 from scdataloader.types import CellBatch, Collate, Sampler, Transform
 
 if TYPE_CHECKING:
@@ -29,15 +30,15 @@ _ROW_BITS, _BATCH_BITS = 1, 2
 _WINDOW = 8192
 """Cells that the disk is asked for at one time; read at once as well, where chunks serve several of them."""
 _MAPPED = 2048
-"""Cells that one thread reads at once where each is read by itself: enough to outweigh the waiting of threads for each
-other, few enough to take some tens of megabytes."""
-_TASK_BYTES = 32 << 20
-"""Tensors that a thread makes in one go: enough to outweigh the hand-over, few enough to hold several."""
+"""Cells that one thread reads at once, at most, where each is read by itself."""
+_TASK_BYTES = 24 << 20
+"""Tensors that a thread makes in one go: enough to outweigh the waiting of threads for each other, few enough to hold
+several."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawn:
-    """Draws that are read at once."""
+    """Draws whose cells were found."""
 
     positions: NDArray[np.int64]
     """``(m,)`` their positions in the epoch."""
@@ -45,6 +46,11 @@ class Drawn:
     """``(m,)`` where the cells lie."""
     labels: NDArray[np.int64]
     """``(m, C)`` their label codes."""
+
+    def slice(self, start: int, stop: int) -> Drawn:
+        """The draws from ``start`` to ``stop``, as views."""
+        part = slice(start, stop)
+        return Drawn(positions=self.positions[part], found=self.found.slice(start, stop), labels=self.labels[part])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +94,9 @@ class Prefetcher:
     """Threads that read, and as many that collate."""
     window: int | None
     """Cells that one thread reads at once; None chooses."""
-    _batches_per_task: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        self._cells_per_task = self.batch_size  # until it is known what the batches take
 
     def batches(self, epoch: int, step: int, n_steps: int) -> Generator[MadeBatch, None, None]:
         """The batches of steps [step, n_steps) of ``epoch``; threads run from the first until it is closed."""
@@ -97,11 +105,11 @@ class Prefetcher:
         readers, makers = (ThreadPoolExecutor(self.num_threads, f"scdataloader-{job}") for job in ("read", "make"))
         try:
             draws = (drawer.submit(self._drawn, epoch, *window) for window in self._windows(step, n_steps))
-            drawn: Iterator[list[Drawn]] = _in_order(draws, 1)
-            reads = (readers.submit(self._prepare, epoch, piece) for window in drawn for piece in window)
-            for made, rest in _in_order(reads, self.num_threads):
-                tasks = (makers.submit(self._collated, epoch, batches) for batches in rest)
-                later: Iterator[list[MadeBatch]] = _in_order(tasks, self.num_threads)
+            pieces = chain.from_iterable(map(self._pieces, _in_order(draws, 1)))
+            reads = (readers.submit(self._prepare, epoch, piece) for piece in pieces)
+            for made, rest in _in_order(reads, self.num_threads + 1):
+                tasks = (makers.submit(self._made, epoch, cells) for cells in rest)
+                later: Iterator[list[MadeBatch]] = _in_order(tasks, self.num_threads + 1)
                 yield from chain(made, chain.from_iterable(later))
         finally:
             for pool in (drawer, readers, makers):
@@ -114,7 +122,7 @@ class Prefetcher:
         pass began. The first stretch is short, so that the model need not wait for a whole window.
         """
         length = max(1, self._cells_ahead() // self.batch_size)
-        first, last = step, step + max(1, self._cells_at_once() // self.batch_size // 8)
+        first, last = step, step + max(1, length // 8)
         while first < n_steps:
             last = min(last, first - first % length + length, n_steps)
             yield first, last
@@ -122,28 +130,33 @@ class Prefetcher:
 
     def _cells_ahead(self) -> int:
         """Cells that are drawn together: whole windows of the sampler, this rank's part of them."""
-        usual = max(_WINDOW, self._cells_at_once())
+        usual = max(_WINDOW, self.window or 0)
         spread = getattr(self.sampler, "window", None)
         share: int = 1 if spread is None else max(1, spread // self.world_size)
         return max(1, usual // share) * share
 
-    def _cells_at_once(self) -> int:
-        """Cells that one thread reads at once: what the user says; else by how the files are stored."""
-        return self.window or (_MAPPED if self.collection.reads_cheaply else _WINDOW)
-
-    def _drawn(self, epoch: int, first: int, last: int) -> list[Drawn]:
-        """The draws of steps [first, last), in pieces that are read at once; the disk is asked for all of them."""
+    def _drawn(self, epoch: int, first: int, last: int) -> Drawn:
+        """The draws of steps [first, last); the disk is asked for all of them."""
         positions = self._positions(first, last)
         rows = self._rows(epoch, positions)
         found = self.collection.find(rows)
         found.read_ahead()
         labels = np.empty((len(rows), 0), np.int64) if self.labels is None else self.labels[rows].astype(np.int64)
-        n = max(1, self._cells_at_once() // self.batch_size) * self.batch_size
-        pieces = [slice(at, min(at + n, len(rows))) for at in range(0, len(rows), n)]
-        return [
-            Drawn(positions=positions[piece], found=found.slice(piece.start, piece.stop), labels=labels[piece])
-            for piece in pieces
-        ]
+        return Drawn(positions=positions, found=found, labels=labels)
+
+    def _pieces(self, drawn: Drawn) -> Iterator[Drawn]:
+        """The draws that are read at once, one after the other."""
+        start = 0
+        while start < len(drawn.positions):
+            stop = min(start + self._cells_per_read(), len(drawn.positions))
+            yield drawn.slice(start, stop)
+            start = stop
+
+    def _cells_per_read(self) -> int:
+        """Cells that one thread reads at once: what the user says; else what it then makes, or more to share chunks."""
+        if self.window is None and self.collection.reads_cheaply:
+            return min(self._cells_per_task, max(1, _MAPPED // self.batch_size) * self.batch_size)
+        return max(1, (self.window or _WINDOW) // self.batch_size) * self.batch_size
 
     def _positions(self, first: int, last: int) -> NDArray[np.int64]:
         """This rank's positions at steps [first, last); on several ranks also those beyond the epoch's end."""
@@ -172,29 +185,31 @@ class Prefetcher:
             pad=drawn.positions >= self.sampler.num_samples if self.mark_pad else None,
         )
 
-    def _prepare(self, epoch: int, drawn: Drawn) -> tuple[list[MadeBatch], list[list[CellBatch]]]:
-        """The batches of some draws: as many as one task makes, made, and the others for further tasks."""
-        cells = self._read(epoch, drawn)
-        edges = [*range(0, len(cells), self.batch_size), len(cells)]
+    def _prepare(self, epoch: int, drawn: Drawn) -> tuple[list[MadeBatch], list[CellBatch]]:
+        """The batches of some draws: as many as one task makes, made, and the cells of the others by task."""
+        cells, n = self._read(epoch, drawn), self._cells_per_task
+        first, *rest = (cells.slice(*edge) for edge in pairwise([*range(0, len(cells), n), len(cells)]))
+        return self._made(epoch, first), rest
+
+    def _made(self, epoch: int, cells: CellBatch) -> list[MadeBatch]:
+        """The batches of some cells."""
+        edges = pairwise([*range(0, len(cells), self.batch_size), len(cells)])
         if hasattr(self.collate, "split") and not self.transforms:
             tensors = self.collate.split(cells, self.batch_size)
-            rows = (_own_rows(cells, start, stop) for start, stop in pairwise(edges))
-            return [MadeBatch(rows=own, tensors=made) for own, made in zip(rows, tensors, strict=True)], []
-        batches = [cells.slice(start, stop) for start, stop in pairwise(edges)]
-        n = self._batches_per_task
-        tasks = [batches[at : at + n] for at in range(0, len(batches), n)]
-        return self._collated(epoch, tasks[0]), tasks[1:]
-
-    def _collated(self, epoch: int, batches: list[CellBatch]) -> list[MadeBatch]:
-        key = derive_key(self.seed, epoch, _BATCH_BITS)
-        made = [self._make(batch, _GENERATORS.at(key, int(batch.position[0]))) for batch in batches]
-        self._batches_per_task = max(1, _TASK_BYTES // max(1, sum(map(_n_bytes, made[0].tensors.values()))))
+            rows = (_own_rows(cells, *edge) for edge in edges)
+            made = [MadeBatch(rows=own, tensors=batch) for own, batch in zip(rows, tensors, strict=True)]
+        else:
+            key = derive_key(self.seed, epoch, _BATCH_BITS)
+            batches = (cells.slice(*edge) for edge in edges)
+            made = [self._make(batch, _GENERATORS.at(key, int(batch.position[0]))) for batch in batches]
+        n_bytes = sum(map(_n_bytes, made[0].tensors.values()))
+        self._cells_per_task = max(1, _TASK_BYTES // max(1, n_bytes)) * self.batch_size
         return made
 
     def _make(self, batch: CellBatch, rng: np.random.Generator) -> MadeBatch:
         rows = _own_rows(batch, 0, len(batch))
         for transform in self.transforms:
-            batch = transform(batch, rng)
+            batch = transformed(batch, transform, rng)
         return MadeBatch(rows=rows, tensors=self.collate(batch, rng))
 
 

@@ -14,8 +14,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-_PROCESS_MADVISE = 440
-"""Number of the system call, the same on all architectures."""
+_PIDFD_OPEN, _PROCESS_MADVISE = 434, 440
+"""Numbers of the system calls, the same on all architectures: not every build of Python has `os.pidfd_open`."""
 _AT_ONCE = 1024
 """Stretches that one call takes (IOV_MAX)."""
 _GOLDEN = (5**0.5 - 1) / 2
@@ -64,4 +64,6 @@ def _libc() -> ctypes.CDLL:
 
 @cache
 def _this_process(pid: int) -> int:
-    return os.pidfd_open(pid)
+    """A descriptor of it; -1 where the system has none, which it then takes for no process."""
+    descriptor: int = _libc().syscall(_PIDFD_OPEN, pid, 0)
+    return descriptor

@@ -211,7 +211,7 @@ class StoreSegment:
     def joined(self, pieces: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
         """One after the other, or, where the store mixes its sources, each at the rows of its own cells."""
         if not self.is_mixed:
-            return np.concatenate(pieces)
+            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         out = np.empty(self.n_obs, np.result_type(*pieces))
         for source, piece in zip(self._sources, pieces, strict=True):
             out[source.rows] = piece

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.kernels.bins import bin_rows
-from scdataloader.types import CellBatch
+from scdataloader.kernels.gather import rows_ascend
+from scdataloader.types import CellBatch, CSRRows, Transform
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,35 @@ class QuantileBins:
         bins = np.empty_like(batch.x.data)
         bin_rows(batch.x.indptr, batch.x.data, self.n_bins, bins)
         return _with_values(batch, bins)
+
+
+def transformed(batch: CellBatch, transform: Transform, rng: np.random.Generator) -> CellBatch:
+    """What a transform makes of a batch, once it is sure that compiled loops, which trust in rows, may read it.
+
+    Raises:
+        ValueError: it has another number of cells, or its rows are not as `CSRRows` describes them.
+    """
+    made = transform(batch, rng)
+    before, after = batch.x, made.x
+    if len(after) != len(batch):
+        raise ValueError(f"{transform!r} made {len(after)} cells of {len(batch)}; a transform has to leave all of them")
+    is_same = after.indices is before.indices and after.indptr is before.indptr and after.n_genes == before.n_genes
+    if len(after.data) != len(after.indices) or not (is_same or _are_rows(after)):
+        raise ValueError(
+            f"{transform!r} made rows that are none: {len(after.data):,} values, {len(after.indices):,} gene numbers, "
+            f"offsets from {after.indptr[0]:,} to {after.indptr[-1]:,}; offsets have to ascend from 0 to the number of "
+            f"values, and gene numbers, below {after.n_genes:,}, within each row, none twice"
+        )
+    return made
+
+
+def _are_rows(x: CSRRows) -> bool:
+    """Whether offsets and gene numbers are as they have to be."""
+    offsets_fit = x.indptr[0] == 0 and x.indptr[-1] == len(x.indices) and bool((np.diff(x.indptr) >= 0).all())
+    if not offsets_fit or not len(x.indices):
+        return offsets_fit
+    in_range = x.indices.min() >= 0 and x.indices.max() < x.n_genes
+    return bool(in_range) and rows_ascend(x.indptr, x.indices)
 
 
 def _with_values(batch: CellBatch, data: NDArray[np.float32]) -> CellBatch:

@@ -144,16 +144,16 @@ def _classes(
     encoders, per_column = [], []
     for column in columns:
         series = collection.column(column)
-        encoder = fit_encoder(collection, column, hierarchies)
+        encoder = fit_encoder(column, series, hierarchies)
         encoders.append(encoder)
         per_column.append(collection.joined([encoder.encode(values) for values in series])[rows])
-    codes, _ = joint(per_column, [len(encoder.labels) for encoder in encoders])
+    codes, n_classes = joint(per_column, [len(encoder.labels) for encoder in encoders])
     # Only combinations that occur have a code, so every class has a cell to take its name from.
-    present, example = np.unique(codes, return_index=True)
-    example = example[present >= 0]
+    example = np.empty(n_classes + 1, np.int64)  # the last is that of unknown ones, whose code is -1
+    example[codes] = np.arange(len(codes))
     labels = [
         tuple(encoder.labels[code[cell]] for encoder, code in zip(encoders, per_column, strict=True))
-        for cell in example
+        for cell in example[:-1]
     ]
     return codes, labels
 

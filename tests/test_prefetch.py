@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from cells import MemorySource, named_values
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +39,7 @@ def test_windows_cover_the_steps_and_end_at_multiples_of_their_length(length, n_
     windows = list(prefetcher._windows(step, n_steps))
     assert np.array_equal(np.concatenate([np.arange(*window) for window in windows]), np.arange(step, n_steps))
     assert all(last % length == 0 or last == n_steps for _, last in windows[1:])
-    assert windows[0][1] - windows[0][0] <= 25  # an eighth of 2,048 cells in batches of 10
+    assert windows[0][1] - windows[0][0] <= 102  # an eighth of 8,192 cells in batches of 10
     assert all(first % length == 0 for first, _ in windows[2:])
 
 
@@ -67,7 +68,9 @@ def test_whole_windows_of_the_sampler_are_drawn_together(window, options, togeth
     prefetcher = loader(sampler, collection(mapped=mapped), batch_size=1, **options)._ahead
     windows = list(prefetcher._windows(0, 50_000))
     assert {last - first for first, last in windows[2:-1]} == {together}
-    pieces = [len(piece.found) for piece in prefetcher._drawn(0, *windows[2])]
+    drawn = prefetcher._drawn(0, *windows[2])
+    prefetcher._prepare(0, drawn.slice(0, 1))  # which tells how little room a batch takes
+    pieces = [len(piece.found) for piece in prefetcher._pieces(drawn)]
     assert sum(pieces) == together
     assert set(pieces[:-1]) <= {at_once}
     assert pieces[-1] <= at_once
@@ -98,17 +101,28 @@ def test_a_resumed_pass_reads_up_to_the_next_edge_first(monkeypatch):
     monkeypatch.setattr(
         Collection, "read_found", lambda c, found: (read.append(sorted(found.rows)), whole_read(c, found))[1]
     )
-    whole = loader(Spread(1000, 200), window=None, num_threads=1)
-    batches = iter(whole)
-    for _ in range(33):
-        next(batches)
-    state = whole.state_dict()
-    whole.close()
-    read.clear()
-    resumed = loader(Spread(1000, 200), num_threads=1)
+    edge = 8192 // 200 * 200
+    state = loader(Spread(N, 200)).state_dict() | {"samples_seen": edge - 50}
+    resumed = loader(Spread(N, 200), num_threads=1)
     resumed.load_state_dict(state)
-    assert np.array_equal(np.concatenate([batch["row"] for batch in resumed]), np.arange(330, 1000))
-    assert [(rows[0], rows[-1]) for rows in read] == [(330, 579), (580, 999)]  # an eighth of 2,048 first
+    assert np.array_equal(np.concatenate([batch["row"] for batch in resumed]), np.arange(edge - 50, N))
+    assert read[0][0] == edge - 50
+    assert [rows for rows in read if rows[0] < edge <= rows[-1]] == []
+
+
+def test_a_thread_reads_no_more_cells_than_it_makes_a_task_of(monkeypatch):
+    def wide(batch, rng):
+        return {"row": torch.from_numpy(batch.row), "x": torch.zeros(len(batch), 100_000)}  # 4 MB a batch
+
+    read = []
+    whole_read = Collection.read_found
+    monkeypatch.setattr(
+        Collection, "read_found", lambda c, found: (read.append(len(found.rows)), whole_read(c, found))[1]
+    )
+    rows = [batch["row"] for batch in Loader(collection(), SequentialSampler(2000), wide, batch_size=10)]
+    assert np.array_equal(np.concatenate(rows), np.arange(2000))
+    assert read[0] == 10  # nothing is known yet
+    assert max(read) == 60
 
 
 def test_whatever_is_read_at_once_the_stream_is_the_same():

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,7 @@ import scdataloader
 from scdataloader.cli import main
 from scdataloader.conversion import convert
 from scdataloader.errors import NotCountsError
-from scdataloader.store import tasks
+from scdataloader.store import pool, tasks
 from scdataloader.store.reader import Store
 
 
@@ -154,10 +155,27 @@ def test_an_interrupted_command_says_what_was_kept(tmp_path, out, capsys, monkey
         raise error
 
     monkeypatch.setattr("scdataloader.conversion.write_store", interrupted)
-    with pytest.raises(SystemExit) as done:
-        main(["convert", *write_files(tmp_path), "--out", str(out)])
-    assert done.value.code == 130
+    assert main(["convert", *write_files(tmp_path), "--out", str(out)]) == 130
     assert capsys.readouterr().err.splitlines()[-2:] == ["interrupted", "3 of 8 shards are finished"]
+
+
+def test_processes_that_are_only_starting_get_no_interrupt():
+    """They would end with a traceback each, before they have a word of ours to run."""
+    with pool.workers(None, 2, 2) as executor:
+        with pool.uninterrupted():
+            blocked = executor.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ())
+        assert signal.SIGINT in blocked.result(timeout=60)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.parametrize("command", ["verify", "export"])
+def test_other_commands_are_interrupted_without_a_traceback(command, capsys, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"scdataloader.store.{command}.main", interrupted)
+    assert main([command, "atlas.cells"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_convert_is_a_public_name(tmp_path, out):

@@ -1,5 +1,10 @@
 """What the bytes of a shard say is believed only where it can be, every time that they are read."""
 
+import errno
+import os
+import resource
+import sys
+
 import numpy as np
 import pytest
 from store_damage import SHARD, index_of, patch
@@ -87,3 +92,20 @@ def test_a_damaged_index_is_refused_where_all_of_it_is_read(tmp_path):
         source.read(np.arange(12))
     others = np.delete(np.arange(12), 5)
     np.testing.assert_array_equal(source.read(others).to_scipy().toarray(), given.sorted_x()[others].toarray())
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="maps need no descriptors")
+def test_more_shards_than_files_that_may_be_open(tmp_path):
+    store = Store.open(make_store(tmp_path / "s.cells", [given_counts("a", 40, 50, 0, per_shard=1)]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = os.dup(0) + 30
+    os.close(limit - 30)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        with pytest.raises(OSError, match=rf"may have {limit} files open at once.*`ulimit -n`") as caught:
+            store.locate(np.arange(40))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.errno == errno.EMFILE
+    assert caught.value.filename.startswith(str(store.path / "shards"))
+    assert len(store.locate(np.arange(40)).rows) == 40

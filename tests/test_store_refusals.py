@@ -99,7 +99,7 @@ def test_two_sources_that_are_the_same(tmp_path, out):
             {"when": pd.Categorical(pd.date_range("2020", periods=4))},
             "the categories of obs column 'when' are datetime",
         ),
-        ({"__row__": range(4)}, "a has an obs column '__row__', a name that stores use: rename it"),
+        ({"__row__": range(4)}, "a has the obs column '__row__', a name that stores use: rename it"),
         ({"lists": [[1], ["a"], [], None]}, "obs column 'lists'"),
     ],
 )
@@ -111,11 +111,20 @@ def test_columns_that_cannot_be_kept(out, column, said):
     assert not out.exists()
 
 
-def test_a_gene_column_of_the_stores_own_name(out):
-    source = counted("a", 4, 5, 0)
-    source.var = source.var.assign(__position__=1)
-    with pytest.raises(ValueError, match="a has a var column '__position__', a name that stores use: rename it"):
+@pytest.mark.parametrize("numbers", [1, range(20)[::-1]])
+def test_a_gene_column_of_the_stores_own_name(out, numbers):
+    """Whatever is in it: it is not taken for the store's own, which would lose it and reorder the genes."""
+    source = counted("a", 4, 20, 0)
+    source.var = source.var.assign(__position__=numbers)
+    with pytest.raises(ValueError, match="a has the var column '__position__', a name that stores use: rename it"):
         here([source], out)
+
+
+def test_a_cell_column_of_a_name_used_for_genes(out):
+    source = counted("a", 4, 20, 0)
+    source.table = source.table.assign(__position__=range(4))
+    source.obs_columns.append("__position__")
+    assert here([source], out).sources[0].obs(["__position__"])["__position__"].tolist() == [0, 1, 2, 3]
 
 
 def test_an_obs_of_another_length(out):

@@ -1,6 +1,7 @@
 """All that can be wrong with a store is found by reading it whole, and told by file and cell."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from scdataloader.kernels.decode import BAD_CHECKSUM, BAD_RECORD, OK
 from scdataloader.kernels.encode import encode_rows, most_words
 from scdataloader.kernels.records import record_checksum
 from scdataloader.kernels.unpack import BAD_FORM, BAD_KIND, check_records
+from scdataloader.store.layout import Manifest
+from scdataloader.store.shard import ShardWriter
 from scdataloader.store.verify import Verified, verify
 
 
@@ -189,6 +192,23 @@ def test_tables_that_break_a_rule(store, name, change, why):
     reseal(store)
     found = problems(store)
     assert any(why in line for line in found), found
+
+
+def test_a_shard_of_no_cells_that_has_something_in_their_place(store):
+    manifest = Manifest.load(store)
+    with ShardWriter(store, "shards/00009.cells", kind="counts", n_genes=700) as writer:
+        none = np.empty(0, np.int64), np.empty(0, np.uint32)
+        writer.append_records(np.ones(1, np.uint64), *none)
+        more = writer.finish(0)
+    replace(manifest, shards=(*manifest.shards, more)).save(store)
+    assert problems(store) == ["shards/00009.cells: its records do not fill the bytes between its head and its index"]
+
+
+def test_cells_in_another_order_without_their_rows(mixed):
+    table = json.loads((mixed / "manifest.json").read_bytes())["sources"][1]["obs"]["path"]
+    pd.read_parquet(mixed / table).drop(columns="__row__").to_parquet(mixed / table)
+    reseal(mixed)
+    assert problems(mixed) == [f"{table} has no column __row__ that numbers its 6 rows"]
 
 
 ALL_KNOWN = np.zeros(1, np.int64), np.ones(1000, np.bool_), np.array([0, 1000])

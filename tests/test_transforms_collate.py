@@ -9,7 +9,7 @@ from cells import MemorySource, named_values
 
 from scdataloader.collate import Dense, SelectedGenes, Sparse
 from scdataloader.collection import Collection
-from scdataloader.transforms import Log1p, Normalize, QuantileBins
+from scdataloader.transforms import Log1p, Normalize, QuantileBins, transformed
 from scdataloader.types import Collate, Transform
 
 GENES = [f"ENSG{i:011d}" for i in range(20)]
@@ -28,6 +28,43 @@ def batch():
 
 def dense(batch):
     return batch.x.to_scipy().toarray()
+
+
+def with_rows(**changed):
+    """A transform that changes rows, given functions of them."""
+    return lambda batch, rng: replace(
+        batch, x=replace(batch.x, **{name: change(batch.x) for name, change in changed.items()})
+    )
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        with_rows(indices=lambda x: x.indices[::-1].copy()),
+        with_rows(indices=lambda x: np.zeros_like(x.indices)),
+        with_rows(indices=lambda x: x.indices + 10),
+        with_rows(indices=lambda x: x.indices - 1),
+        with_rows(data=lambda x: x.data[:-1]),
+        with_rows(n_genes=lambda x: 10),
+        with_rows(indptr=lambda x: x.indptr + 1),
+        with_rows(indptr=lambda x: x.indptr[[0, 2, 1, 3, 4, 5, 6]]),
+        with_rows(indptr=lambda x: x.indptr[:-1]),
+        with_rows(indices=lambda x: x.indices[:-1], data=lambda x: x.data[:-1]),
+    ],
+)
+def test_rows_that_a_kernel_could_not_trust_are_refused(batch, transform):
+    with pytest.raises(ValueError, match="made"):
+        transformed(batch, transform, RNG)
+
+
+def test_rows_of_other_genes_pass(batch):
+    half = with_rows(
+        data=lambda x: x.data[x.indices < 10],
+        indices=lambda x: x.indices[x.indices < 10],
+        indptr=lambda x: np.concatenate([[0], np.cumsum(x.indices < 10)])[x.indptr],
+        n_genes=lambda x: 10,
+    )
+    assert np.array_equal(dense(transformed(batch, half, RNG)), dense(batch)[:, :10])
 
 
 def test_normalize_scales_by_the_depth_over_all_genes(batch):

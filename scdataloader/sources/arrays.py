@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
+from scdataloader.open_files import opening
 from scdataloader.sources.codecs import Buffer, Codecs
-from scdataloader.sources.open_files import opening
 
 _SLICE_BYTES = 1 << 18
 _HALF, _DOUBLE = 2, 8

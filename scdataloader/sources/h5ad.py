@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
+from scdataloader.open_files import opening
 from scdataloader.sources.anndata_layout import MatrixLayout, Node, is_array
 from scdataloader.sources.arrays import (
     ChunkedArray,
@@ -28,7 +29,6 @@ from scdataloader.sources.arrays import (
 )
 from scdataloader.sources.codecs import Codecs, hdf5_codecs
 from scdataloader.sources.mapping import FileMap
-from scdataloader.sources.open_files import opening
 from scdataloader.sources.source import AnnDataSource
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
+from scdataloader.open_files import opening
 from scdataloader.sources.arrays import MappedArray
-from scdataloader.sources.open_files import opening
 
 
 class FileMap:

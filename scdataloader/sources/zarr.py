@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from zarr.errors import GroupNotFoundError, NodeNotFoundError
 
 from scdataloader.errors import SourceFormatError
+from scdataloader.open_files import opening
 from scdataloader.sources.anndata_layout import Node
 from scdataloader.sources.arrays import (
     ChunkedArray,
@@ -27,7 +28,6 @@ from scdataloader.sources.arrays import (
 )
 from scdataloader.sources.codecs import Codecs, zarr_v2_codecs, zarr_v3_codecs
 from scdataloader.sources.mapping import FileMap
-from scdataloader.sources.open_files import opening
 from scdataloader.sources.source import AnnDataSource
 
 _MISSING = np.uint64(2**64 - 1)

@@ -49,7 +49,8 @@ def run_tasks(tasks: Sequence[Task], executor: Executor, claim: Claim, told: Cal
         RuntimeError: a process ended without a word.
         Anything that a task raises.
     """
-    task_of = {executor.submit(run_task, task): task for task in tasks}
+    with uninterrupted():
+        task_of = {executor.submit(run_task, task): task for task in tasks}
     pending, n_done, complete = set(task_of), 0, False
     try:
         while pending:
@@ -80,11 +81,22 @@ def _n_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put off interrupts; processes that are started meanwhile never get one.
+
+    The terminal tells all processes, of which the first tells the others. One that is only just starting would not yet
+    know to leave that to it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker() -> None:
-    """Have this process end as soon as the one that started it has, even if that was killed, and not before."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # the terminal tells all processes, of which the first tells the others
+    """Have this process end as soon as the one that started it has, even if that was killed."""
     parent = multiprocessing.parent_process()
 
     def watch(sentinel: int) -> None:

@@ -36,6 +36,7 @@ from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.decode import BAD_CHECKSUM, BAD_RECORD
 from scdataloader.kernels.encode import encode_rows, first_unfit, most_words
 from scdataloader.kernels.unpack import BAD_FORM, BAD_GENE, BAD_KIND
+from scdataloader.open_files import opening
 from scdataloader.store.disk import PARTIAL, sync_folder
 from scdataloader.store.layout import VERSION, FileRecord, Kind, ShardRecord
 
@@ -250,7 +251,7 @@ def _mapped(path: Path, n_bytes: int) -> mmap.mmap:
     if n_bytes < FIRST_RECORD + 8 + _FOOT.size:
         raise StoreFormatError(f"{path} has {n_bytes} bytes, too few for a shard; copy or convert the store again")
     try:
-        with path.open("rb") as file:
+        with opening(path), path.open("rb") as file:
             if sys.version_info >= (3, 13):  # a map needs no descriptor
                 return mmap.mmap(file.fileno(), n_bytes, access=mmap.ACCESS_READ, trackfd=False)
             return mmap.mmap(file.fileno(), n_bytes, access=mmap.ACCESS_READ)

@@ -101,9 +101,8 @@ class _ShardCheck:
     def wrong_in_index(self) -> Iterator[str]:
         """What does not fit together in the shard's index, or with the manifest."""
         yield from _cells(~self._is_found, "the index names no place in the file for it")
-        end_of_last = int(self._begin[-1] + self._length[-1]) if len(self._begin) else self._end
-        first = int(self._begin[0]) if len(self._begin) else FIRST_RECORD
-        if (first, end_of_last) != (FIRST_RECORD, self._end):
+        offsets = self._mapped.offsets(0)
+        if (offsets[0], offsets[-1]) != (FIRST_RECORD, self._end):
             yield "its records do not fill the bytes between its head and its index"
         if self._shard.source is None:
             yield from _cells(self._source >= len(self._sources), "the index names no source of the store for it")

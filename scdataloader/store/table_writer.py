@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scdataloader.errors import UnfitError
 from scdataloader.store.disk import opened_atomically, writing
 from scdataloader.store.layout import FileRecord, file_record
-from scdataloader.store.tables import CATEGORIES, POSITION, ROW
+from scdataloader.store.source import StoreSource
+from scdataloader.store.tables import CATEGORIES, POSITION, ROW, order_of
 from scdataloader.types import Source
 
 _ROWS_PER_GROUP = 1 << 17
@@ -50,7 +51,7 @@ class GeneList:
         ids = np.array([str(gene) for gene in table.index], object)
         order = np.argsort(ids, kind="stable").astype(np.int64)
         _refuse_repeated(source.name, ids[order])
-        position = _position(table, source.name)
+        position = _position(source, table)
         table = table.drop(columns=POSITION, errors="ignore").set_axis(pd.Index(ids, name=table.index.name), axis=0)
         return cls(
             digest=_digest(table.iloc[np.argsort(position)]),
@@ -59,14 +60,13 @@ class GeneList:
         )
 
 
-def _position(table: pd.DataFrame, name: str) -> NDArray[np.int64]:
+def _position(source: Source, table: pd.DataFrame) -> NDArray[np.int64]:
     """Where the genes are in the source; in a store, which has sorted them, where they were before."""
-    if POSITION not in table:
-        return np.arange(len(table))
-    position = table[POSITION].to_numpy()
-    if position.dtype.kind not in "iu" or not np.array_equal(np.sort(position), np.arange(len(table))):
-        raise UnfitError(f"{name} has a var column {POSITION!r}, a name that stores use: rename it")
-    return position.astype(np.int64)
+    if isinstance(source, StoreSource):
+        return np.argsort(order_of(source.var_table, table, POSITION))
+    if POSITION in table:
+        raise UnfitError(f"{source.name} has the var column {POSITION!r}, a name that stores use: rename it")
+    return np.arange(len(table))
 
 
 def _refuse_repeated(name: str, ids: NDArray[Any]) -> None:
@@ -111,7 +111,7 @@ def write_arrow(folder: Path, path: str, table: pa.Table) -> FileRecord:
 
 def _to_arrow(frame: pd.DataFrame, kind: str, name: str) -> pa.Table:
     if ROW in frame:
-        raise UnfitError(f"{name} has an {kind} column {ROW!r}, a name that stores use: rename it")
+        raise UnfitError(f"{name} has the {kind} column {ROW!r}, a name that stores use: rename it")
     # A table without columns has pandas take their names for numbers, and refuse one that is added later.
     frame = frame.set_axis(pd.Index([str(column) for column in frame.columns], dtype=object), axis=1)
     kept: dict[str, Any] = {}

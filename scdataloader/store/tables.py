@@ -38,12 +38,12 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Its columns, without the index and what the store itself has added.
+        """The columns of a cell table, without the index and what the store itself has added.
 
         Raises:
             StoreFormatError: it is damaged.
         """
-        return [column["name"] for column in self._described() if column["field_name"] not in {ROW, POSITION}]
+        return [column["name"] for column in self._described() if column["field_name"] != ROW]
 
     def read(self, columns: Sequence[str] | None = None, *, n_rows: int | None = None) -> pd.DataFrame:
         """Some of its columns, with whatever index; or all, with the store's own and the index.

@@ -128,7 +128,7 @@ class _Check:
                 table = Table(self._folder, source.obs)
                 try:
                     frame = table.read(n_rows=source.n_cells)
-                    if ROW in frame:
+                    if ROW in frame or self._manifest.layout != "source":
                         order_of(table, frame, ROW)
                 except StoreFormatError as error:
                     yield str(error)

@@ -24,7 +24,8 @@ def opening(path: str | os.PathLike[str]) -> Iterator[None]:
         limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         raise OSError(
             errno.EMFILE,
-            f"this process may have {limit} files open at once, and has (a mapped source keeps one); raise the limit "
-            f"with `ulimit -n` before Python starts (here up to {most}), or close() sources that are not being read",
+            f"this process may have {limit} files open at once, and has (a mapped source keeps one, and so does each "
+            f"shard of a store); raise the limit with `ulimit -n` before Python starts (here up to {most}), or close() "
+            "sources that are not being read",
             os.fspath(path),
         ) from error
