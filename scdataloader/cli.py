@@ -1,4 +1,4 @@
-"""The command line: ``scdataloader fit | validate | test | predict | inspect | convert | verify | export``.
+"""The command line: ``scdataloader fit | validate | test | predict | inspect | convert | verify | export | instance``.
 
 Training is Lightning's own command line with our `DataModule` as data and any `LightningModule` as model. A model whose
 arguments are called ``n_genes``, ``classes`` or ``decoders`` gets them from the data.
@@ -26,6 +26,7 @@ TRAINING = {
 }
 INSPECT = "show what is in some data, and what a weighting does to its classes"
 CONVERT = "convert sources into a store, resumably and in bounded memory"
+INSTANCE = "make a lamindb instance, connect to it, fill it with ontologies"
 STORE = {
     "verify": "read a store whole and check every checksum in it",
     "export": "write the sources of a store back to AnnData files",
@@ -61,6 +62,10 @@ def main(args: Sequence[str] | None = None) -> int:
                 from scdataloader.conversion import main as convert
 
                 convert(given[1:])
+            elif options.command == "instance":
+                from scdataloader.instance import main as instance
+
+                instance(given[1:])
             elif options.command in STORE:
                 import_module(f"scdataloader.store.{options.command}").main(given[1:])
             else:
@@ -83,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"scdataloader {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
-    for name, line in {**TRAINING, "inspect": INSPECT, "convert": CONVERT, **STORE}.items():
+    for name, line in {**TRAINING, "inspect": INSPECT, "convert": CONVERT, **STORE, "instance": INSTANCE}.items():
         commands.add_parser(name, help=line, add_help=False)
     return parser
 
