@@ -58,6 +58,7 @@ def init(storage: str | Path, *, name: str | None = None, db: str | None = None)
         owner = str(lamindb_setup.settings.user.handle)
         _check_host(db, owner)
         _check_unused(owner, name, folder, db)
+        _check_answers(db)
         lamindb_setup.init(storage=str(folder), name=name, db=db, modules="bionty")
         off_the_hub()
         _mark_here()
@@ -115,6 +116,21 @@ def _check_host(db: str | None, owner: str) -> None:
         "who are logged in to its hub (`lamin login`). Without an account, lead a local port there, as in "
         f"`ssh -N -L 5432:127.0.0.1:{urlsplit(db).port or 5432} {urlsplit(db).hostname}`, and give 127.0.0.1 as host"
     )
+
+
+def _check_answers(db: str | None) -> None:
+    """Before lamindb begins to write: of an instance whose database does not answer it would leave some files."""
+    if db is None:
+        return
+    import psycopg2
+
+    try:
+        psycopg2.connect(db, connect_timeout=10).close()
+    except psycopg2.OperationalError as error:
+        raise RuntimeError(
+            f"the database {_without_password(db)} does not answer ({str(error).splitlines()[0]}): check that the "
+            "server runs and that the database exists (createdb), and user and password"
+        ) from error
 
 
 def _check_unused(owner: str, name: str, folder: Path, db: str | None) -> None:
