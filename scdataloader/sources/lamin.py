@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scdataloader.errors import SourceFormatError
+from scdataloader.sources.where import Having, Where, chosen
 
 if TYPE_CHECKING:
     from lamindb import Artifact, Collection
@@ -27,6 +28,8 @@ class LaminPath:
     """The file or folder: the artifact's own where it is local, lamindb's cached copy elsewhere."""
     name: str
     """The artifact's key, or its uid where it has none."""
+    having: tuple[Having, ...] = ()
+    """What all of its cells are asked to have that are meant; empty for all cells."""
 
 
 def is_lamin(data: object) -> bool:
@@ -41,7 +44,7 @@ def is_lamin(data: object) -> bool:
     return any(base.__module__.partition(".")[0] == "lamindb" for base in type(data).__mro__)
 
 
-def resolve_lamin(data: str | Artifact | Collection | Iterable[Any]) -> list[LaminPath]:
+def resolve_lamin(data: str | Artifact | Collection | Iterable[Any], where: Where | None = None) -> list[LaminPath]:
     """Turn what names lamindb data into local paths, in order; remote artifacts are downloaded into lamindb's cache.
 
     Neither a local instance nor its local artifacts need a network. Where ``ln.track()`` is on, the artifacts are
@@ -50,10 +53,12 @@ def resolve_lamin(data: str | Artifact | Collection | Iterable[Any]) -> list[Lam
     Args:
         data: ``"lamindb:<key>"`` (the newest version of the collection with this key, or else of the artifact),
             ``"lamindb:<key>@<version>"``, an ``ln.Collection``, an ``ln.Artifact``, or a list or query set of these.
+        where: Which of the artifacts, and which of their cells: {registry: labels}; see `chosen`.
 
     Raises:
         RuntimeError: no lamindb instance is connected.
-        LookupError: no collection or artifact has this key and version, or there is none in ``data``.
+        LookupError: no collection or artifact has this key and version, or there is none in ``data``; or what `chosen`
+            raises.
         SourceFormatError: an artifact is not an AnnData stored as .h5ad or .zarr.
         FileNotFoundError: the file of an artifact is gone.
         ConnectionError: a remote artifact cannot be reached.
@@ -63,17 +68,18 @@ def resolve_lamin(data: str | Artifact | Collection | Iterable[Any]) -> list[Lam
 
     try:
         artifacts = list(_artifacts(data))
+        picked = chosen(artifacts, where or {})
     except CurrentInstanceNotConfigured as error:
         raise RuntimeError(
             f"{_describe(data)} lies in a lamindb instance, and none is connected: run `lamin connect <owner>/<name>` "
             "(or `lamin init --storage <folder> --name <name>` for a new one) before starting Python, "
             "or pass the paths of the files, which need no instance"
         ) from error
-    if not artifacts:
+    if not picked:
         raise LookupError(f"{_describe(data)} holds no artifact, expected at least one AnnData (.h5ad or .zarr)")
-    for artifact in artifacts:
+    for artifact, _ in picked:
         _check_anndata(artifact)
-    return _fetch(artifacts)
+    return _fetch(picked)
 
 
 def _describe(data: object) -> str:
@@ -157,18 +163,18 @@ def _is_remote(artifact: Artifact) -> bool:
     return str(artifact.storage.type) != "local"
 
 
-def _fetch(artifacts: list[Artifact]) -> list[LaminPath]:
+def _fetch(picked: list[tuple[Artifact, tuple[Having, ...]]]) -> list[LaminPath]:
     from rich.console import Console
     from rich.progress import Progress
 
-    n_remote = sum(map(_is_remote, artifacts))
+    n_remote = sum(_is_remote(artifact) for artifact, _ in picked)
     # stderr: a command's own output may be piped on
     with Progress(console=Console(stderr=True), transient=True, disable=n_remote == 0) as progress:
         task = progress.add_task("fetching from lamindb", total=n_remote)
         paths = []
-        for artifact in artifacts:
+        for artifact, having in picked:
             progress.update(task, description=f"fetching {_name(artifact)}")
-            paths.append(LaminPath(path=_local_path(artifact), name=_name(artifact)))
+            paths.append(LaminPath(path=_local_path(artifact), name=_name(artifact), having=having))
             progress.advance(task, _is_remote(artifact))
     return paths
 
