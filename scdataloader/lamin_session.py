@@ -1,4 +1,4 @@
-"""A lamindb instance to write to: connected, quiet, off the network, and with errors that say what to do."""
+"""The connected lamindb instance: quiet, off the network, and with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ANONYMOUS = "anonymous"
 
 @contextmanager
 def session() -> Iterator[ModuleType]:
-    """The module ``lamindb``, connected; it reports errors only, and does not ask its hub for what the hub cannot know.
+    """To write to an instance: the module ``lamindb``, which reports errors only and asks its hub nothing in vain.
 
     Raises:
         RuntimeError: no instance is connected, or its database does not answer or is locked.
@@ -77,12 +77,12 @@ def told() -> Iterator[None]:
             raise
         raise PermissionError(
             f"the bucket refuses these credentials ({_first_line(error)}): check AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, and that they may list, read and write there; nothing was registered"
+            "AWS_SECRET_ACCESS_KEY, and that they may list, read and write there"
         ) from error
     except BotoCoreError as error:
         raise ConnectionError(
             f"the bucket cannot be reached ({_first_line(error)}): check the network and the endpoint_url of the "
-            "storage; nothing was registered"
+            "storage"
         ) from error
 
 
@@ -90,7 +90,7 @@ def _database_message(reason: str) -> str:
     if "locked" in reason:
         return (
             "the SQLite database of the lamindb instance is locked: another process is writing to it; wait for it and "
-            "do the same again, or keep the instance on Postgres, where several may write; nothing was registered"
+            "do the same again, or keep the instance on Postgres, where several may write"
         )
     return (
         f"the database of the lamindb instance does not answer ({reason.splitlines()[0]}): check that the server runs, "

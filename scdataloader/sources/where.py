@@ -113,11 +113,12 @@ def _labels(key: str, labels: Sequence[str]) -> _Labels:
 def _registry(key: str) -> Any:
     """The registry that artifacts are linked to under this name, such as ``cell_types``."""
     import lamindb
+    from lamindb.models.can_curate import CanCurate
 
     known = {
         field.name: field.related_model
         for field in lamindb.Artifact._meta.get_fields()  # noqa: SLF001 (Django's public name for it)
-        if field.many_to_many and hasattr(field.related_model, "artifacts") and hasattr(field.related_model, "name")
+        if field.many_to_many and issubclass(field.related_model, CanCurate) and _is_of_labels(field)
     }
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
@@ -126,6 +127,14 @@ def _registry(key: str) -> Any:
             f"{f' (did you mean {near[0]!r}?)' if near else ''}; expected one of {', '.join(sorted(known))}"
         )
     return known[key]
+
+
+def _is_of_labels(field: Any) -> bool:
+    """Whether a field of artifacts is the one by which they are labelled, of several that lead to a registry."""
+    import lamindb
+
+    through = getattr(getattr(field.related_model, "artifacts", None), "through", None)
+    return hasattr(through, "feature") and getattr(lamindb.Artifact, field.name).through is through
 
 
 def _matching(registry: Any, key: str, name: str) -> set[int]:
