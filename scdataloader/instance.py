@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def init(storage: str | Path, *, name: str | None = None, db: str | None = None) -> str:
     """Make a lamindb instance with bionty and mark the working directory as one of its places; asks no network.
 
-    The same call again connects to it. On another machine that sees the same storage and database, it joins them.
+    The same call again connects to it.
 
     Args:
         storage: Local folder of its artifacts, and of its database if that is SQLite. Made if it does not exist.
@@ -42,6 +42,7 @@ def init(storage: str | Path, *, name: str | None = None, db: str | None = None)
         RuntimeError: the database does not answer.
     """
     import lamindb_setup
+    from lamindb_setup.errors import StorageAlreadyManaged
 
     if "://" in str(storage):
         raise ValueError(
@@ -59,7 +60,14 @@ def init(storage: str | Path, *, name: str | None = None, db: str | None = None)
         _check_host(db, owner)
         _check_unused(owner, name, folder, db)
         _check_answers(db)
-        lamindb_setup.init(storage=str(folder), name=name, db=db, modules="bionty")
+        try:
+            lamindb_setup.init(storage=str(folder), name=name, db=db, modules="bionty")
+        except StorageAlreadyManaged as error:
+            raise ValueError(
+                f"{folder} is the storage of another instance, or of one that another user has made: give another "
+                "folder; to join that instance, copy its file instance--<owner>--<name>.env from that user's ~/.lamin "
+                "to your own, and connect to it with `scdataloader instance connect <name>`"
+            ) from error
         off_the_hub()
         _mark_here()
     return f"{owner}/{name}"

@@ -37,7 +37,6 @@ TERMS = (
     Terms(registry="ExperimentalFactor", ontology="EFO", organism="all"),
     Terms(registry="DevelopmentalStage", ontology="HsapDv", organism="human"),
     Terms(registry="DevelopmentalStage", ontology="MmusDv", organism="mouse"),
-    Terms(registry="DevelopmentalStage", ontology="ZFS", organism="zebrafish"),
     Terms(registry="DevelopmentalStage", ontology="FBdv", organism="fly"),
     Terms(registry="DevelopmentalStage", ontology="WBls", organism="worm"),
     Terms(registry="Ethnicity", ontology="HANCESTRO", organism="human"),

@@ -95,6 +95,7 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
         run = _run(key, recipe) if new else None
         if run is not None:
             known |= _registered(new, run, _storage(storage), stored)
+        n_new = 0 if run is None else lamindb.Artifact.filter(run=run).count()
         wanted = _merged(members, files, known)
         is_new = [artifact.pk for artifact in wanted] != [artifact.pk for artifact in members]
         if is_new and wanted:
@@ -103,7 +104,7 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
         key=key,
         version="" if newest is None else str(newest.version),
         n_members=len(wanted),
-        n_new=len(new),
+        n_new=n_new,
         is_new=is_new and bool(wanted),
         seconds=time.perf_counter() - start,
     )
@@ -134,7 +135,10 @@ def _keyed(outcomes: Sequence[Outcome], key: str) -> list[tuple[str, Outcome]]:
 def _registered(
     files: Sequence[tuple[str, Outcome]], run: Run, storage: Storage | None, stored: list[Artifact]
 ) -> dict[str | None, Artifact]:
-    """Artifacts of ``files``, by their description; those that are copied or uploaded are added to ``stored``."""
+    """Artifacts of ``files``, by their description; those that are copied or uploaded are added to ``stored``.
+
+    A file whose content is registered already, under whatever name, is that artifact.
+    """
     import lamindb
 
     record: Any = lamindb.Artifact

@@ -1,0 +1,46 @@
+"""A process that is killed while it registers files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+CHILD = """
+import os
+import sys
+from pathlib import Path
+from curated import B, T, curated
+from scdataloader.curate import Recipe
+from scdataloader.curate.register import register
+
+folder, pipe, key = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+outcomes = [curated(folder / f"{number}.h5ad", [T, B]) for number in range(3)]
+pipe.unlink()
+os.mkfifo(pipe)
+register(outcomes, key=key, recipe=Recipe())
+"""
+
+
+def kill_in_the_middle(folder: Path, key: str, **environment: str) -> None:
+    """Register three files in a process, and kill that once two are saved: the last is a pipe, which it waits for."""
+    pipe = folder / "2.h5ad"
+    folder.mkdir(parents=True)
+    pipe.touch()
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    command = [sys.executable, "-c", CHILD, str(folder), str(pipe), key]
+    child = subprocess.Popen(
+        command, env={**os.environ, **environment, "PYTHONPATH": path}, stderr=subprocess.PIPE, cwd=cwd
+    )
+    try:
+        while not pipe.is_fifo():
+            assert child.poll() is None, child.stderr.read().decode()
+        with pipe.open("wb"):  # returns when the other end is opened for reading
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+    finally:
+        child.kill()
+        child.stderr.close()
+    pipe.unlink()
