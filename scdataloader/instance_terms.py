@@ -52,7 +52,8 @@ def import_ontologies(registries: Sequence[str] | None = None, *, online: bool =
     """Fill registries of the connected instance, one transaction each; what is there already is left as it is.
 
     Offline, the terms are those of the CELLxGENE schema in the wheel of cellxgene-ontology-guide, without deprecated
-    ones, and the organisms those that this package knows. Online, they are bionty's own.
+    ones, and the organisms those that this package knows. Online, they are those of the source that bionty uses: its
+    own, unless the registry was filled offline before.
 
     Args:
         registries: Some of `REGISTRIES`; None for all.

@@ -31,9 +31,7 @@ def kill_in_the_middle(folder: Path, key: str, **environment: str) -> None:
     pipe.touch()
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     command = [sys.executable, "-c", CHILD, str(folder), str(pipe), key]
-    child = subprocess.Popen(
-        command, env={**os.environ, **environment, "PYTHONPATH": path}, stderr=subprocess.PIPE, cwd=cwd
-    )
+    child = subprocess.Popen(command, env={**os.environ, **environment, "PYTHONPATH": path}, stderr=subprocess.PIPE)
     try:
         while not pipe.is_fifo():
             assert child.poll() is None, child.stderr.read().decode()

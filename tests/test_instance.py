@@ -42,10 +42,10 @@ def test_from_nothing_to_terms(instance, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     assert re.fullmatch(r"Organism: 25 terms, 25 new in .* s\nEthnicity: ([0-9]+) terms, \1 new in .* s\n", out)
     assert re.fullmatch(r"Ethnicity: [0-9]+ terms, none new\n", instance("import-ontologies", "Ethnicity")[1])
-    code, _, err = instance("import-ontologies", "Ethnicity", "--online")
+    code, _, err = instance("import-ontologies", "Tissue", "--online")
     assert code == 2
-    assert "bionty.Ethnicity.import_source() fetches its terms over the network" in err
-    assert "without a network: `scdataloader instance import-ontologies Ethnicity`" in err
+    assert "bionty.Tissue.import_source() fetches its terms over the network" in err
+    assert "without a network: `scdataloader instance import-ontologies Tissue`" in err
 
 
 @pytest.mark.parametrize(

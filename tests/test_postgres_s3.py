@@ -108,15 +108,18 @@ def test_artifacts_in_a_bucket(lamin: ModuleType, tmp_path: Path) -> None:
 def test_a_bucket_that_refuses_or_does_not_answer(lamin: ModuleType, tmp_path: Path) -> None:
     from moto.core import set_initial_no_auth_action_count
 
-    before = lamin.Artifact.filter().count()
-    outcome = curated(tmp_path / "a.h5ad", [T, B])
+    first, second = (curated(tmp_path / f"{name}.h5ad", [T, B]) for name in "ab")
     with s3_server() as address:
-        storage = f"s3://atlas?endpoint_url={address}"
+        known, new = (f"s3://atlas{folder}?endpoint_url={address}" for folder in ("/known", "/new"))
+        register([first], key="s3/refused", recipe=Recipe(), storage=known)
+        before = lamin.Artifact.filter().count()
         # within, the server looks at credentials, and knows none
         refused = set_initial_no_auth_action_count(0)(register)
-        with pytest.raises(PermissionError, match=r"the bucket refuses these credentials .*AWS_ACCESS_KEY_ID"):
-            refused([outcome], key="s3/refused", recipe=Recipe(), storage=storage)
+        for storage in (known, new):
+            with pytest.raises(PermissionError, match=r"the bucket refuses these credentials.*AWS_ACCESS_KEY_ID"):
+                refused([first, second], key="s3/refused", recipe=Recipe(), storage=storage)
     with pytest.raises(ConnectionError, match=r"the bucket cannot be reached .*endpoint_url"):
-        register([outcome], key="s3/refused", recipe=Recipe(), storage=storage)
+        register([first, second], key="s3/refused", recipe=Recipe(), storage=known)
     assert lamin.Artifact.filter().count() == before
-    assert not lamin.Collection.filter(key="s3/refused").exists()
+    assert lamin.Collection.filter(key="s3/refused").count() == 1
+    assert second.output.exists(), "what was to be uploaded is still there"

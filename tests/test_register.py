@@ -154,6 +154,7 @@ def test_files_elsewhere_are_copied_and_taken_back_after_an_error(
         register([*good, gone], key=key, recipe=Recipe())
     assert state(lamin) == before
     assert set(root.rglob("*.h5ad")) == files
+    assert all(outcome.output.exists() for outcome in good)
     register(good, key=key, recipe=Recipe())
     assert len(set(root.rglob("*.h5ad")) - files) == 2
 

@@ -24,6 +24,7 @@ from scdataloader.lamin_session import session
 
 if TYPE_CHECKING:
     from lamindb import Artifact, Collection, Run, Storage
+    from upath import UPath
 
 logger = logging.getLogger(__name__)
 
@@ -133,9 +134,9 @@ def _keyed(outcomes: Sequence[Outcome], key: str) -> list[tuple[str, Outcome]]:
 
 
 def _registered(
-    files: Sequence[tuple[str, Outcome]], run: Run, storage: Storage | None, stored: list[Artifact]
+    files: Sequence[tuple[str, Outcome]], run: Run, storage: Storage | None, stored: list[UPath]
 ) -> dict[str | None, Artifact]:
-    """Artifacts of ``files``, by their description; those that are copied or uploaded are added to ``stored``.
+    """Artifacts of ``files``, by their description; where they are copied, the copies are added to ``stored``.
 
     A file whose content is registered already, under whatever name, is that artifact.
     """
@@ -150,9 +151,11 @@ def _registered(
         artifact = record(outcome.output, key=name, description=text, run=run, storage=storage, skip_hash_lookup=False)
         if artifact._state.adding:  # noqa: SLF001 (Django's own way to ask)
             annotator.prepare(artifact, outcome)
-            if artifact._to_store:  # noqa: SLF001 (whether the file is to be copied)
-                stored.append(artifact)
+            is_copied = artifact._to_store  # noqa: SLF001 (lamindb has no public name for it)
             artifact.save(print_progress=False)
+            if is_copied:
+                # only now is this the path of the copy: before, it is that of the user's own file
+                stored.append(artifact.path)
             annotator.link(artifact, outcome)
         else:
             artifact.save()
@@ -162,14 +165,14 @@ def _registered(
 
 
 @contextmanager
-def _stored() -> Iterator[list[Artifact]]:
-    """Artifacts whose files are being copied; after an error, what was copied of them is taken away again."""
-    stored: list[Artifact] = []
+def _stored() -> Iterator[list[UPath]]:
+    """Copies of files in a storage of the instance; after an error they are taken away again."""
+    stored: list[UPath] = []
     try:
         yield stored
     except BaseException:
-        for artifact in stored:
-            artifact.path.unlink(missing_ok=True)
+        for path in stored:
+            path.unlink(missing_ok=True)
         raise
 
 
@@ -220,8 +223,16 @@ def _storage(root: str | None) -> Storage | None:
     """The record of a storage, made where it is new."""
     import lamindb
 
-    record: Any = lamindb.Storage
-    return None if root is None else record(root=root).save()
+    if root is None:
+        return None
+    made: Any = lamindb.Storage(root=root)
+    record = made.save()
+    if record.instance_uid != lamindb.setup.settings.instance.uid:
+        raise PermissionError(
+            f"the bucket refuses these credentials, or {root} is the storage of another instance: lamindb could not "
+            "leave its mark there; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name another folder"
+        )
+    return record  # type: ignore[no-any-return]
 
 
 def _progress(files: Sequence[tuple[str, Outcome]]) -> Iterator[tuple[str, Outcome]]:
