@@ -33,8 +33,12 @@ Told = Callable[[float], None]
 class Job:
     """A file to curate."""
 
+    path: Path
+    """Its absolute path."""
     source: str
-    """Its path, as named by the user."""
+    """The same as named by the user."""
+    n_bytes: int
+    """Its size."""
     content: str
     """Hash of its content."""
     recipe: Recipe
@@ -81,6 +85,8 @@ def failed(source: str, reason: str, *, content: str = "", recipe: str = "") -> 
 
 def in_one_line(error: BaseException) -> str:
     """What an error says."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     # str() of a KeyError is the repr of its message
     said = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     return f"not enough memory: {said}" if isinstance(error, MemoryError) else said or type(error).__name__
@@ -91,7 +97,7 @@ def _parts(job: Job, nothing: Outcome, told: Told) -> Iterator[Outcome]:
         warnings.filterwarnings("ignore", message="(Variable|Observation) names are not unique")
         # hooks may be there to recover counts
         values: Values = "any" if job.recipe.before else "counts"
-        source = open_source(job.source, counts=job.recipe.rule.counts or job.recipe.counts, values=values)
+        source = open_source(job.path, counts=job.recipe.rule.counts or job.recipe.counts, values=values)
         advance = _shares(told, source.n_obs, job.recipe)
         with source, _through_hooks(source, job, advance) as source:
             cells = read_cells(source, job.recipe)
