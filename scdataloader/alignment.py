@@ -151,14 +151,19 @@ def _organisms(source: Source, how: GeneAlignment, genes: list[str]) -> list[tup
         if column in getattr(source, "obs_columns", ()):
             labels = source.obs([column])[column].astype("category")
             if not labels.isna().all():
-                return _split(labels, source.name, column)
+                return split_organisms(labels, source.name, column)
     stated = getattr(source, "uns_organism", None)
     if stated:
         return [(normalise_organism(stated), None)]
     return [(infer_organism(genes) or UNSTATED, None)]
 
 
-def _split(labels: pd.Series, name: str, column: str) -> list[tuple[str, NDArray[np.int64] | None]]:
+def split_organisms(labels: pd.Series, name: str, column: str) -> list[tuple[str, NDArray[np.int64] | None]]:
+    """The organisms that a column of obs names, sorted by NCBITaxon id, each with its rows; None if it is the only one.
+
+    Raises:
+        ValueError: some cells have none, or it is unknown.
+    """
     missing = int(labels.isna().sum())
     if missing:
         raise ValueError(

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from anndata import AnnData
@@ -14,14 +15,39 @@ from anndata import AnnData
 Hook = Callable[[AnnData], AnnData]
 
 
-def load_hooks(names: Sequence[str]) -> list[Hook]:
-    """The functions that ``module:function`` name; modules are also looked for in the working directory.
+def apply_hooks(names: Sequence[str], block: AnnData) -> AnnData:
+    """A block of cells after each of the hooks, in order.
+
+    Raises:
+        LookupError: there is no such module, or it has no such function.
+        TypeError: a hook gives something else.
+        ValueError: the name of a hook has another form.
+        Anything that a hook raises.
+    """
+    for name in names:
+        made = load_hook(name)(block)
+        if not isinstance(made, AnnData):
+            raise TypeError(f"the hook {name!r} has to give an AnnData, not {type(made).__name__}")
+        block = made
+    return block
+
+
+@cache
+def load_hook(name: str) -> Hook:
+    """The function that ``module:function`` names; modules are also looked for in the working directory.
 
     Raises:
         LookupError: there is no such module, or it has no such function.
         ValueError: the name has another form.
     """
-    return [_load(name) for name in names]
+    module_file(name)
+    module, function = _parts(name)
+    with _working_directory():
+        found = getattr(importlib.import_module(module), function, None)
+    if found is None:
+        raise LookupError(f"the module {module!r} of the hook {name!r} has no function {function!r}")
+    hook: Hook = found
+    return hook
 
 
 def module_file(name: str) -> Path:
@@ -40,17 +66,6 @@ def module_file(name: str) -> Path:
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise LookupError(f"there is no module {module!r} for the hook {name!r}, neither installed nor in {Path.cwd()}")
     return Path(spec.origin)
-
-
-def _load(name: str) -> Hook:
-    module_file(name)
-    module, function = _parts(name)
-    with _working_directory():
-        found = getattr(importlib.import_module(module), function, None)
-    if found is None:
-        raise LookupError(f"the module {module!r} of the hook {name!r} has no function {function!r}")
-    hook: Hook = found
-    return hook
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -131,7 +131,7 @@ def _locate(data: Any) -> Iterable[Path | Source]:
     elif isinstance(data, Source):
         yield data
     elif isinstance(data, str | PathLike):
-        yield from _expand(fspath(data))
+        yield from expand(fspath(data))
     elif isinstance(data, Iterable):
         for item in data:
             yield from _locate(item)
@@ -142,7 +142,12 @@ def _locate(data: Any) -> Iterable[Path | Source]:
         )
 
 
-def _expand(path: str) -> list[Path]:
+def expand(path: str) -> list[Path]:
+    """The path, or the sorted paths that a glob matches, absolute only if it is.
+
+    Raises:
+        FileNotFoundError: nothing matches the glob.
+    """
     path = str(Path(path).expanduser())
     if Path(path).exists() or not any(character in path for character in _GLOB_CHARACTERS):
         return [Path(path)]
