@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +42,14 @@ def session() -> Iterator[ModuleType]:
             yield lamindb
         finally:
             lamindb.settings.verbosity = before
+
+
+def local_roots() -> list[Path]:
+    """Folders whose files the connected instance registers where they lie."""
+    import lamindb
+
+    roots = lamindb.Storage.filter(type="local").order_by("id").values_list("root", flat=True)
+    return [Path(root).resolve() for root in roots]
 
 
 def off_the_hub() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scdataloader.lamin_session import session
+from scdataloader.lamin_session import local_roots, session
 from scdataloader.sources.lamin import PREFIX, find
 from scdataloader.store.layout import SUFFIX
 
@@ -45,11 +45,11 @@ class StoreArtifact:
             record = find(data[0].removeprefix(PREFIX))
             if not isinstance(record, lamindb.Collection):
                 raise ValueError(f"--register wants a collection, and {data[0]} is an artifact")  # noqa: TRY004 (a key, not a call)
-            roots = sorted(lamindb.Storage.filter(type="local").values_list("root", flat=True))
-            if not any(folder.resolve().is_relative_to(Path(root).resolve()) for root in roots):
+            roots = local_roots()
+            if not any(folder.resolve().is_relative_to(root) for root in roots):
                 raise ValueError(
                     f"{folder} lies in no storage of the lamindb instance, which would copy the store: give --out in "
-                    f"{' or '.join(roots)}"
+                    f"{' or '.join(map(str, roots))}"
                 )
             return cls(collection=record.uid, key=f"{record.key}{SUFFIX}", folder=folder)
 

@@ -21,9 +21,9 @@ T, CD8, NAIVE_CD8, B, NEURON = "CL:0000084", "CL:0000625", "CL:0000900", "CL:000
 GENES = [f"ENSG{i:011d}" for i in range(5)]
 
 
-def curated(path: Path, cell_types: Sequence[str], *, source: str = "", seed: int = 0, **changed: Any) -> Outcome:
-    """Write a file with a cell for each of the cell types, and say that it was curated; path and seed give counts."""
-    rng = np.random.default_rng([seed, *str(path).encode()])
+def curated(path: Path, cell_types: Sequence[str], *, source: str = "", **changed: Any) -> Outcome:
+    """Write a file with a cell for each of the cell types, and say that it was curated; the path gives counts."""
+    rng = np.random.default_rng(list(str(path).encode()))
     obs = pd.DataFrame({CELL_TYPE: pd.Categorical(cell_types)}, index=[f"c{i}" for i in range(len(cell_types))])
     x = csr_matrix(rng.poisson(2.0, (len(cell_types), len(GENES))).astype(np.float32))
     path.parent.mkdir(parents=True, exist_ok=True)

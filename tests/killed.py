@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 CHILD = """
@@ -33,12 +34,23 @@ def kill_in_the_middle(folder: Path, key: str, **environment: str) -> None:
     command = [sys.executable, "-c", CHILD, str(folder), str(pipe), key]
     child = subprocess.Popen(command, env={**os.environ, **environment, "PYTHONPATH": path}, stderr=subprocess.PIPE)
     try:
-        while not pipe.is_fifo():
+        while not is_read(pipe):
             assert child.poll() is None, child.stderr.read().decode()
-        with pipe.open("wb"):  # returns when the other end is opened for reading
-            child.send_signal(signal.SIGKILL)
-            child.wait()
+        child.send_signal(signal.SIGKILL)
+        child.wait()
     finally:
         child.kill()
         child.stderr.close()
     pipe.unlink()
+
+
+def is_read(pipe: Path) -> bool:
+    """Whether there is a pipe, and somebody waits at its other end."""
+    time.sleep(0.02)
+    if not pipe.is_fifo():
+        return False
+    try:
+        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True

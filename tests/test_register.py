@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import anndata as ad
 import pytest
 from curated import CD8, CELL_TYPE, HUMAN, MOUSE, NAIVE_CD8, NEURON, SEX, TISSUE, B, T, curated, without_output
 from killed import kill_in_the_middle
@@ -37,6 +38,11 @@ def state(lamin: ModuleType) -> dict[str, int]:
     return {table.__name__: table.objects.count() for table in [*tables, *links]}
 
 
+def cell_counts(key: str, version: str = "") -> list[int]:
+    """Cells of a collection's files, in order."""
+    return [ad.read_h5ad(found.path).n_obs for found in resolve_lamin(f"lamindb:{key}{version}")]
+
+
 def members(key: str, version: str = "") -> list[str]:
     """Keys of a collection's artifacts, in order."""
     return [found.name for found in resolve_lamin(f"lamindb:{key}{version}")]
@@ -48,7 +54,8 @@ def test_artifacts_have_labels_schema_organism_and_lineage(lamin: ModuleType, st
     done = register([outcome], key=key, recipe=Recipe(min_genes_per_cell=7))
     assert (done.n_new, done.n_members, done.is_new) == (1, 1, True)
     artifact = lamin.Artifact.get(key=f"{key}/raw/a.h5ad")
-    assert artifact.path == outcome.output, "a file in the storage stays where it lies"
+    assert artifact.path.parent == outcome.output.parent / "versions"
+    assert artifact.path.samefile(outcome.output), "a file in the storage stays where it lies"
     assert artifact.n_observations == 4
     assert set(artifact.cell_types.values_list("ontology_id", flat=True)) == {B, T}
     assert [found.name for found in artifact.tissues.all()] == ["blood"]
@@ -83,19 +90,21 @@ def test_again_writes_nothing(lamin: ModuleType, storage: Path, key: str) -> Non
 
 
 def test_changed_content_is_a_new_version_in_the_same_place(lamin: ModuleType, storage: Path, key: str) -> None:
-    a, b = (curated(storage / f"{name}.h5ad", [T, B]) for name in "ab")
+    a, b = curated(storage / "a.h5ad", [T, B]), curated(storage / "b.h5ad", [T, B, T])
     old = register([a, b], key=key, recipe=Recipe()).version
-    changed = curated(storage / "new" / "a.h5ad", [T], source=a.source, seed=1)
+    fresh = curated(storage / "new" / "a.h5ad", [T], source=a.source)
+    fresh.output.replace(a.output)  # as a curation into the same folder does
+    changed = replace(fresh, output=a.output)
     done = register([changed], key=key, recipe=Recipe())
     assert (done.n_new, done.n_members, done.is_new) == (1, 2, True)
     assert members(key) == [f"{key}/raw/a.h5ad", f"{key}/raw/b.h5ad"]
-    assert [found.path for found in resolve_lamin(f"lamindb:{key}")] == [changed.output, b.output]
-    assert [found.path for found in resolve_lamin(f"lamindb:{key}@{old}")] == [a.output, b.output]
+    assert cell_counts(key) == [1, 3]
+    assert cell_counts(key, f"@{old}") == [2, 3]
     versions = lamin.Artifact.filter(key=f"{key}/raw/a.h5ad").order_by("id")
     assert [version.is_latest for version in versions] == [False, True]
     back = register([a], key=key, recipe=Recipe())
     assert (back.n_new, back.is_new) == (0, True)
-    assert [found.path for found in resolve_lamin(f"lamindb:{key}")] == [a.output, b.output]
+    assert cell_counts(key) == [2, 3]
 
 
 def test_who_stays_and_who_leaves(lamin: ModuleType, storage: Path, key: str) -> None:

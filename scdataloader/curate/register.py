@@ -11,7 +11,6 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import PurePosixPath
@@ -20,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from scdataloader.curate.annotate import Annotator
 from scdataloader.curate.outcome import Outcome
 from scdataloader.curate.recipe import Recipe
+from scdataloader.curate.versions import Versions
 from scdataloader.lamin_session import session
 
 if TYPE_CHECKING:
     from lamindb import Artifact, Collection, Run, Storage
-    from upath import UPath
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,8 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
         key: Of the collection; the artifacts' keys begin with it.
         recipe: That of all the files, for the lineage.
         storage: Where files go that do not lie in a storage of the instance, such as
-            ``s3://bucket/folder?endpoint_url=https://…``; None for the instance's own. Others stay where they lie.
+            ``s3://bucket/folder?endpoint_url=https://…``; None for the instance's own. Others stay there, and get a
+            second name (a hard link) for each version, which a later curation into the same place does not touch.
 
     Returns:
         The state of the collection.
@@ -86,7 +86,7 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
     from django.db import transaction
 
     start = time.perf_counter()
-    with session() as lamindb, _stored() as stored, transaction.atomic():
+    with session() as lamindb, Versions() as versions, transaction.atomic():
         newest = lamindb.Collection.filter(key=key, is_latest=True).order_by("-created_at").first()
         members = [] if newest is None else list(newest.ordered_artifacts.all())
         files = _keyed(outcomes, key)
@@ -95,7 +95,7 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
         new = [(name, outcome) for name, outcome in files if outcome.output and _identity(outcome) not in known]
         run = _run(key, recipe) if new else None
         if run is not None:
-            known |= _registered(new, run, _storage(storage), stored)
+            known |= _registered(new, run, _storage(storage), versions)
         n_new = 0 if run is None else lamindb.Artifact.filter(run=run).count()
         wanted = _merged(members, files, known)
         is_new = [artifact.pk for artifact in wanted] != [artifact.pk for artifact in members]
@@ -134,9 +134,9 @@ def _keyed(outcomes: Sequence[Outcome], key: str) -> list[tuple[str, Outcome]]:
 
 
 def _registered(
-    files: Sequence[tuple[str, Outcome]], run: Run, storage: Storage | None, stored: list[UPath]
+    files: Sequence[tuple[str, Outcome]], run: Run, storage: Storage | None, versions: Versions
 ) -> dict[str | None, Artifact]:
-    """Artifacts of ``files``, by their description; where they are copied, the copies are added to ``stored``.
+    """Artifacts of ``files``, by their description.
 
     A file whose content is registered already, under whatever name, is that artifact.
     """
@@ -147,33 +147,22 @@ def _registered(
     saved: dict[str | None, Artifact] = {}
     for name, outcome in _progress(files):
         text = _identity(outcome)
+        assert outcome.output is not None  # these are the ones that were kept
+        file = versions.file(outcome.output)
         # False: a file that lies in the storage already is also looked up by its content
-        artifact = record(outcome.output, key=name, description=text, run=run, storage=storage, skip_hash_lookup=False)
-        if artifact._state.adding:  # noqa: SLF001 (Django's own way to ask)
+        artifact = record(file, key=name, description=text, run=run, storage=storage, skip_hash_lookup=False)
+        is_new = artifact._state.adding  # noqa: SLF001 (Django's own way to ask)
+        if is_new:
             annotator.prepare(artifact, outcome)
-            is_copied = artifact._to_store  # noqa: SLF001 (lamindb has no public name for it)
-            artifact.save(print_progress=False)
-            if is_copied:
-                # only now is this the path of the copy: before, it is that of the user's own file
-                stored.append(artifact.path)
+        artifact.save(print_progress=False)
+        if is_new:
+            versions.note(artifact)
             annotator.link(artifact, outcome)
         else:
-            artifact.save()
+            versions.drop(file)
         saved[text] = artifact
     annotator.save()
     return saved
-
-
-@contextmanager
-def _stored() -> Iterator[list[UPath]]:
-    """Copies of files in a storage of the instance; after an error they are taken away again."""
-    stored: list[UPath] = []
-    try:
-        yield stored
-    except BaseException:
-        for path in stored:
-            path.unlink(missing_ok=True)
-        raise
 
 
 def _merged(
