@@ -4,7 +4,7 @@
 
 Synthetic human files are made in DIR (20,000 genes of which a cell has 1,800; three label columns) and removed again.
 `one file` is a process of its own that curates one file, start to finish, without imports: cells per second of wall
-time and of processor time, the peak of its anonymous memory and of all that is resident, mapped pages of files included.
+time and of processor time, the peak of its anonymous memory and of all that is resident, mapped pages of files too.
 `many files` is the command, imports and processes included, on as many small files, and given once more.
 """
 
