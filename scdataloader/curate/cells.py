@@ -110,6 +110,11 @@ def read_obsm(source: FileSource) -> dict[str, Any]:
         file.close()
 
 
+def rows_of(values: Any, rows: NDArray[np.int64] | slice) -> Any:
+    """Some rows of a value of obsm: an array, sparse or not, or a table."""
+    return values.iloc[rows] if isinstance(values, pd.DataFrame) else values[rows]
+
+
 def _organisms(source: FileSource, obs: pd.DataFrame, recipe: Recipe) -> list[tuple[str, NDArray[np.int64]]]:
     every = np.arange(len(obs))
     found = _stated(source, obs, recipe)

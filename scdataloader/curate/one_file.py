@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from anndata import AnnData
 
-from scdataloader.curate.cells import FileSource, named_obs, read_cells, read_obsm
+from scdataloader.curate.cells import FileSource, named_obs, read_cells, read_obsm, rows_of
 from scdataloader.curate.hooks import apply_hooks
 from scdataloader.curate.outcome import Outcome
 from scdataloader.curate.part import Advance, Part, curate_part, places
 from scdataloader.curate.recipe import Recipe
 from scdataloader.curate.writer import written
 from scdataloader.sources import open_source
-from scdataloader.sources.counts import Values
+from scdataloader.sources.counts import OR_ANY, Values
 from scdataloader.store.disk import PARTIAL
 
 BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError, MemoryError)
@@ -89,6 +89,7 @@ def in_one_line(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}"
     # str() of a KeyError is the repr of its message
     said = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    said = said.replace(OR_ANY, ", or recover counts by a hook that comes before")
     return f"not enough memory: {said}" if isinstance(error, MemoryError) else said or type(error).__name__
 
 
@@ -131,7 +132,7 @@ def _through_hooks(source: FileSource, job: Job, advance: Advance) -> Iterator[F
         with written(path, source.name, "none") as writer:
             for place in places(source.n_obs):
                 x = source.read(np.arange(place.start, place.stop)).to_scipy()
-                block = AnnData(x, obs.iloc[place], source.var, obsm={key: obsm[key][place] for key in obsm})
+                block = AnnData(x, obs.iloc[place], source.var, obsm={key: rows_of(obsm[key], place) for key in obsm})
                 writer.append(apply_hooks(job.recipe.before, block))
                 source.release()
                 advance(place.stop - place.start)

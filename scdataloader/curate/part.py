@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scdataloader.curate.cells import ORGANISM, Cells, FileSource, constant
+from scdataloader.curate.cells import ORGANISM, Cells, FileSource, constant, rows_of
 from scdataloader.curate.filters import kept_cells
 from scdataloader.curate.genes import Genes, match_genes
 from scdataloader.curate.hooks import apply_hooks
@@ -130,9 +129,9 @@ def _expressed(part: Part, rows: NDArray[np.int64], genes: Genes) -> tuple[Genes
 
 
 def _write(part: Part, writer: Writer, genes: Genes, rows: NDArray[np.int64], obs: pd.DataFrame) -> None:
-    obsm = {key: _rows_of(values, rows) for key, values in part.cells.obsm.items()}
+    obsm = {key: rows_of(values, rows) for key, values in part.cells.obsm.items()}
     for place, x in _blocks(part, rows, genes):
-        block = AnnData(x, obs.iloc[place], genes.var, obsm={key: _rows_of(obsm[key], place) for key in obsm})
+        block = AnnData(x, obs.iloc[place], genes.var, obsm={key: rows_of(obsm[key], place) for key in obsm})
         writer.append(apply_hooks(part.recipe.after, block))
 
 
@@ -142,10 +141,6 @@ def _blocks(part: Part, rows: NDArray[np.int64], genes: Genes) -> Iterator[tuple
         yield place, genes.renumbered(part.source.read(rows[place]), part.source.name)
         part.source.release()
         part.advance(place.stop - place.start)
-
-
-def _rows_of(values: Any, rows: NDArray[np.int64] | slice) -> Any:
-    return values.iloc[rows] if isinstance(values, pd.DataFrame) else values[rows]
 
 
 def _require_size(n_cells: int, n_genes: int, recipe: Recipe) -> None:

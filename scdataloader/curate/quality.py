@@ -47,9 +47,10 @@ def outliers(metrics: pd.DataFrame, n_mads: float) -> pd.Series:
         values[PCT_MT] = metrics[PCT_MT].to_numpy(np.float64)
     found = np.full(len(metrics), "", dtype=object)
     for name, x in values.items():
-        mad = median_abs_deviation(x, nan_policy="omit") if len(x) else 0.0
+        known = x[~np.isnan(x)]
+        mad = median_abs_deviation(known) if len(known) else 0.0
         if mad > 0:
-            distance = x - np.nanmedian(x)
+            distance = x - np.median(known)
             is_outlier = (distance if name == PCT_MT else np.abs(distance)) > n_mads * mad
             found[is_outlier] += np.where(found[is_outlier] == "", name, "," + name)
     return pd.Series(found, index=metrics.index)

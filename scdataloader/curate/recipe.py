@@ -162,7 +162,12 @@ def is_file(ontology: str) -> bool:
 
 
 def _ontology(name: str) -> str:
-    return _digest(name) if is_file(name) else f"{name.lower()} {version('cellxgene-ontology-guide')}"
+    return _digest(name) if is_file(name) else f"{name.lower()} {_release()}"
+
+
+@cache
+def _release() -> str:
+    return version("cellxgene-ontology-guide")
 
 
 def _digest(path: str | PathLike[str]) -> str:

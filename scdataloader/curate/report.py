@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from scdataloader.curate.outcome import Outcome, Status
 from scdataloader.organisms import ORGANISMS
@@ -72,12 +73,7 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
     for outcome in outcomes:
         numbers = (outcome.n_cells_in, outcome.n_cells_out, outcome.n_genes_in, outcome.n_genes_out)
         names = ORGANISMS.get(outcome.organism, ("", (outcome.organism,)))[1]
-        table.add_row(
-            Path(outcome.source).name,
-            outcome.status,
-            names[0],
-            *(f"{number:,}" for number in numbers),
-            outcome.reason or "\n".join(outcome.notes),
-            style=_STYLES[outcome.status],
-        )
+        shown = (Path(outcome.source).name, outcome.status, names[0], *(f"{number:,}" for number in numbers))
+        said = outcome.reason or "\n".join(outcome.notes)
+        table.add_row(*(Text(text) for text in (*shown, said)), style=_STYLES[outcome.status])
     return table
