@@ -24,14 +24,7 @@ def session() -> Iterator[ModuleType]:
         PermissionError: a bucket refuses the credentials.
         ConnectionError: a bucket or a download cannot be reached.
     """
-    import lamindb_setup
-
-    settings = lamindb_setup.settings
-    if not settings.is_configured:
-        raise RuntimeError(
-            "no lamindb instance is connected here: make one with `scdataloader instance init --storage <folder>`, "
-            "or choose one with `scdataloader instance connect <name>`"
-        )
+    check_connected()
     with quiet(), told():
         import lamindb
 
@@ -42,6 +35,21 @@ def session() -> Iterator[ModuleType]:
             yield lamindb
         finally:
             lamindb.settings.verbosity = before
+
+
+def check_connected() -> None:
+    """Before long work whose results are to be written to an instance.
+
+    Raises:
+        RuntimeError: none is connected.
+    """
+    import lamindb_setup
+
+    if not lamindb_setup.settings.is_configured:
+        raise RuntimeError(
+            "no lamindb instance is connected here: make one with `scdataloader instance init --storage <folder>`, "
+            "or choose one with `scdataloader instance connect <name>`"
+        )
 
 
 def local_roots() -> list[Path]:

@@ -54,7 +54,8 @@ def test_artifacts_have_labels_schema_organism_and_lineage(lamin: ModuleType, st
     done = register([outcome], key=key, recipe=Recipe(min_genes_per_cell=7))
     assert (done.n_new, done.n_members, done.is_new) == (1, 1, True)
     artifact = lamin.Artifact.get(key=f"{key}/raw/a.h5ad")
-    assert artifact.path.parent == outcome.output.parent / "versions"
+    assert artifact.path.parent.parent == outcome.output.parent / "versions"
+    assert artifact.path.name == "a.h5ad"
     assert artifact.path.samefile(outcome.output), "a file in the storage stays where it lies"
     assert artifact.n_observations == 4
     assert set(artifact.cell_types.values_list("ontology_id", flat=True)) == {B, T}
@@ -166,6 +167,18 @@ def test_files_elsewhere_are_copied_and_taken_back_after_an_error(
     assert all(outcome.output.exists() for outcome in good)
     register(good, key=key, recipe=Recipe())
     assert len(set(root.rglob("*.h5ad")) - files) == 2
+
+
+def test_an_error_takes_away_what_was_linked_and_no_more(lamin: ModuleType, storage: Path, key: str) -> None:
+    good, gone = (curated(storage / f"{name}.h5ad", [T, B]) for name in "ab")
+    register([good], key=key, recipe=Recipe())
+    files = sorted(storage.rglob("*"))
+    more = curated(storage / "c.h5ad", [T, B])
+    gone.output.unlink()
+    with pytest.raises(FileNotFoundError, match=r"b\.h5ad"):
+        register([good, more, gone], key=key, recipe=Recipe())
+    files.remove(gone.output)
+    assert sorted(storage.rglob("*")) == sorted([*files, more.output])
 
 
 def test_a_term_that_does_not_exist_is_named_and_nothing_is_registered(

@@ -19,6 +19,7 @@ from scdataloader.curate.pool import curate_files
 from scdataloader.curate.recipe import Recipe
 from scdataloader.curate.report import write_report
 from scdataloader.curate.writer import without_partial
+from scdataloader.lamin_session import check_connected
 from scdataloader.sources.locate import expand
 from scdataloader.store.pool import n_cores
 from scdataloader.store.progress import progress_bar
@@ -67,7 +68,8 @@ class Curator:
         Raises:
             FileNotFoundError: a glob matches nothing, or the recipe names a file that does not exist.
             LookupError: the recipe names a hook that does not exist.
-            RuntimeError: another run is curating into the folder, or processes cannot be started.
+            RuntimeError: another run is curating into the folder, processes cannot be started, or a collection is named
+                and no lamindb instance is connected.
             ValueError: no file is named.
         """
         given = [files] if isinstance(files, str | os.PathLike) else files
@@ -76,6 +78,8 @@ class Curator:
             raise ValueError("no file is named; give at least one path or glob")
         for hook in (*self.recipe.before, *self.recipe.after):
             load_hook(hook)
+        if self.collection is not None:
+            check_connected()
         folder = Path(self.out).expanduser().absolute()
         with open_ledger(folder) as ledger:
             without_partial(folder)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lamindb import Artifact
 
 FOLDER = "versions"
-"""Next to curated files in a storage of the instance: where they have the names that they are registered by."""
+"""Next to curated files in a storage of the instance; each version of each has a folder of its own there."""
 
 
 class Versions:
@@ -31,21 +31,21 @@ class Versions:
     ) -> None:
         if error is not None:
             for path in self._made:
-                path.unlink(missing_ok=True)
+                _remove(path)
 
     def file(self, output: Path) -> Path:
-        """What to register for a curated file: in a storage of the instance a second name for it; elsewhere itself.
+        """What to register for a curated file: in a storage of the instance a hard link to it; elsewhere itself.
 
-        What is written to the place of the curated file later does not touch what has the second name. It takes no
-        room on disk, but where the file system has no hard links.
+        What is written to the place of the curated file later does not touch what is linked. It takes no room on disk,
+        but where the file system has no hard links, and the file is copied.
 
         Raises:
             FileNotFoundError: the file is gone.
         """
         if not any(output.resolve().is_relative_to(root) for root in local_roots()):
             return output
-        version = output.parent / FOLDER / f"{output.stem}.{secrets.token_hex(6)}{output.suffix}"
-        version.parent.mkdir(exist_ok=True)
+        version = output.parent / FOLDER / secrets.token_hex(6) / output.name
+        version.parent.mkdir(parents=True)
         self._made.append(version)
         try:
             version.hardlink_to(output)
@@ -64,4 +64,10 @@ class Versions:
         """Take back what `file` has made: there is an artifact with the same content already."""
         if file in self._made:
             self._made.remove(file)
-            file.unlink()
+            _remove(file)
+
+
+def _remove(path: Any) -> None:
+    path.unlink(missing_ok=True)
+    if path.parent.parent.name == FOLDER:
+        path.parent.rmdir()
