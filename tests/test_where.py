@@ -155,11 +155,15 @@ def test_other_data_have_no_registries(tmp_path: Path) -> None:
         Collection.open([f"lamindb:{KEY}", outcome.output], where={"cell_types": "T cell"})
 
 
-def test_inspect_takes_conditions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_takes_conditions(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["--where", "cell_types=T cell and below", f"cell_types={NEURON}", "organisms=human"]
     assert main(["inspect", f"lamindb:{KEY}", *words]) == 0
     assert re.search(r"2 sources, 4 cells", capsys.readouterr().out)
     assert main(["inspect", f"lamindb:{KEY}", "--where", "organisms"]) == 2
+    condition = "{cell_types: [T cell and below, neuron], organisms: human}"
+    (tmp_path / "a.yaml").write_text(f"data: {{data: 'lamindb:{KEY}', where: {condition}}}")
+    assert main(["inspect", "--config", str(tmp_path / "a.yaml")]) == 0
+    assert "2 sources, 4 cells" in capsys.readouterr().out
 
 
 def test_a_store_is_registered_next_to_its_collection(lamin: ModuleType, tmp_path: Path, capsys) -> None:
