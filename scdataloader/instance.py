@@ -38,11 +38,11 @@ def init(storage: str | Path, *, name: str | None = None, db: str | None = None)
 
     Raises:
         ValueError: the storage is no local folder, the name or the address of the database is none, there is an
-            instance of this name with another storage or database, or the host of the database is not local.
+            instance of this name with another storage or database, the storage is another instance's, or the host of
+            the database is not local.
         RuntimeError: the database does not answer.
     """
     import lamindb_setup
-    from lamindb_setup.errors import StorageAlreadyManaged
 
     if "://" in str(storage):
         raise ValueError(
@@ -60,17 +60,27 @@ def init(storage: str | Path, *, name: str | None = None, db: str | None = None)
         _check_host(db, owner)
         _check_unused(owner, name, folder, db)
         _check_answers(db)
-        try:
-            lamindb_setup.init(storage=str(folder), name=name, db=db, modules="bionty")
-        except StorageAlreadyManaged as error:
-            raise ValueError(
-                f"{folder} is the storage of another instance, or of one that another user has made: give another "
-                "folder; to join that instance, copy its file instance--<owner>--<name>.env from that user's ~/.lamin "
-                "to your own, and connect to it with `scdataloader instance connect <name>`"
-            ) from error
+        _make(folder, name, db)
         off_the_hub()
         _mark_here()
     return f"{owner}/{name}"
+
+
+def _make(folder: Path, name: str, db: str | None) -> None:
+    import lamindb_setup
+    from lamindb_setup.errors import StorageAlreadyManaged
+    from rich.console import Console
+
+    what = "making the tables, for which lamindb takes about a minute on Postgres"
+    try:
+        with Console(stderr=True).status(what):
+            lamindb_setup.init(storage=str(folder), name=name, db=db, modules="bionty")
+    except StorageAlreadyManaged as error:
+        raise ValueError(
+            f"{folder} is the storage of another instance, or of one that another user has made: give another "
+            "folder; to join that instance, copy its file instance--<owner>--<name>.env from that user's ~/.lamin "
+            "to your own, and connect to it with `scdataloader instance connect <name>`"
+        ) from error
 
 
 def connect(name: str) -> str:

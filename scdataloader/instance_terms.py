@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -97,9 +96,7 @@ def _filled(name: str, *, online: bool) -> tuple[int, int]:
 
     registry = getattr(bionty, name)
     n_before = registry.filter().count()
-    with transaction.atomic(), Console(stderr=True).status(f"importing {name}") as status:
-        if not sys.stderr.isatty():
-            status.stop()
+    with transaction.atomic(), Console(stderr=True).status(f"importing {name}"):
         if online:
             _import_online(registry)
         elif name == "Organism":

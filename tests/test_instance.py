@@ -16,9 +16,9 @@ def instance(tmp_path: Path):
     """Runs the command in a folder, with settings that no other test sees; gives exit code, output and errors."""
     (tmp_path / "work").mkdir()
     path = str(Path(__file__).parents[1])
-    environment = {**os.environ, "LAMIN_SETTINGS_DIR": str(tmp_path / "settings"), "PYTHONPATH": path}
 
-    def run(*words: str, cwd: Path = tmp_path / "work") -> tuple[int, str, str]:
+    def run(*words: str, cwd: Path = tmp_path / "work", user: str = "one") -> tuple[int, str, str]:
+        environment = {**os.environ, "LAMIN_SETTINGS_DIR": str(tmp_path / user), "PYTHONPATH": path}
         command = [sys.executable, "-m", "scdataloader", "instance", *words]
         done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout, done.stderr
@@ -37,6 +37,9 @@ def test_from_nothing_to_terms(instance, tmp_path: Path) -> None:
     assert code == 2
     assert f"there is an instance anonymous/{name} already, with its storage in {tmp_path / 'work' / 'db'}" in err
     assert not (other / "db").exists()
+    code, _, err = instance("init", "--storage", str(tmp_path / "work" / "db"), cwd=other, user="another")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is the storage of another instance, or of one that another user has made" in err
     assert instance("connect", name, cwd=other)[0] == 0
     code, out, err = instance("import-ontologies", "Organism", "Ethnicity", cwd=other)
     assert (code, err) == (0, "")
