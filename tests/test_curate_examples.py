@@ -18,22 +18,21 @@ LABEL = "cell_type_ontology_term_id"
 pytestmark = pytest.mark.filterwarnings("default")  # of libraries in processes of their own
 
 
-@pytest.fixture(autouse=True)
-def path_of_examples(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-
-
 @pytest.fixture(scope="module")
-def six(real_data, tmp_path_factory):
-    """What becomes of the six files."""
+def curate_six(real_data, tmp_path_factory):
+    """Curates the six files, into one folder for all tests, and perhaps into a collection."""
     sys.path.insert(0, str(EXAMPLES))
     from curate_six import curate
 
-    try:
-        out = tmp_path_factory.mktemp("six")
-        return {Path(one.source).name: one for one in curate(real_data, real_data.parent / "genes", out, None)}
-    finally:
-        sys.path.remove(str(EXAMPLES))
+    out = tmp_path_factory.mktemp("six")
+    yield lambda collection: curate(real_data, real_data.parent / "genes", out, collection)
+    sys.path.remove(str(EXAMPLES))
+
+
+@pytest.fixture(scope="module")
+def six(curate_six):
+    """What becomes of the six files."""
+    return {Path(one.source).name: one for one in curate_six(None)}
 
 
 def test_the_six_files_are_kept(six):
@@ -75,6 +74,15 @@ def test_they_are_one_collection(six):
     assert [part.genes.n_dropped for part in collection.parts] == [0] * 6
 
 
+def test_they_are_a_collection_of_lamindb(six, curate_six, lamin):
+    again = curate_six("tests/six")  # nothing is left to do but to register
+    assert [one.output for one in again] == [one.output for one in six.values()]
+    collection = scd.Collection.open("lamindb:tests/six", where={"cell_types": "T cell and below"})
+    assert 500 < len(collection) < 1000
+    assert {part.organism for part in collection.parts} == {"NCBITaxon:9606"}
+    assert len(lamin.Collection.get(key="tests/six").ordered_artifacts.all()) == 6
+
+
 def cellxgene(folder):
     """Three datasets of blood cells: an old one, one with the cells of another, one of another assay."""
     from blood import blood
@@ -102,7 +110,8 @@ def cellxgene(folder):
     return counts
 
 
-def test_a_folder_as_cellxgene_has_it(tmp_path):
+def test_a_folder_as_cellxgene_has_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
     counts = cellxgene(tmp_path / "downloads")
     command = [sys.executable, str(EXAMPLES / "curate_cellxgene.py"), str(tmp_path / "downloads")]
     env = os.environ | {"PYTHONPATH": str(EXAMPLES.parent)}

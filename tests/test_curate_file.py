@@ -153,6 +153,25 @@ def test_assays_and_primary_data(tmp_path):
     assert f"b.h5ad has no obs column '{ASSAY}', and only some assays are asked for" in said
 
 
+def test_genes_are_judged_by_the_cells_that_are_left(tmp_path):
+    x = np.ones((10, 8), np.float32)
+    x[5:, 1:] = 0  # these cells have one gene
+    x[:3, 7] = 0  # in two of the cells that are left
+    raw = cells(IDS)
+    raw.X = csr_matrix(x)
+    path = written(tmp_path / "a.h5ad", raw)
+    outcome, found = kept(path, Recipe(min_genes_per_cell=2, min_cells_per_gene=3))
+    assert found.shape == (5, 7)
+    assert outcome.notes[:2] == (
+        "cells with fewer than 2 genes, dropped: 5",
+        "genes in fewer than 3 cells, dropped: 1",
+    )
+    x[5:, 7] = 1  # and in all of those that are not
+    raw.X = csr_matrix(x)
+    _, found = kept(written(path, raw), Recipe(min_genes_per_cell=3, min_cells_per_gene=3))
+    assert list(found.var_names) == IDS[:7]
+
+
 def test_a_share_of_mitochondrial_counts(tmp_path):
     raw = cells(IDS)
     raw.var["symbol"] = ["MT-1", "MT-2", *IDS[2:]]
@@ -239,6 +258,30 @@ def test_hooks_see_blocks_and_may_change_them(tmp_path, monkeypatch, hooks):
     np.testing.assert_array_equal(found.obs["n_genes"], (counts[rows] > 0).sum(axis=1) * 2)
     assert outcome.labels == {CELL_TYPE: ["CL:0000084"]}
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["a.h5ad"]
+
+
+def test_what_hooks_give_is_put_in_order(tmp_path, hooks):
+    name = hooks(
+        "import numpy as np\n"
+        "from scipy.sparse import csr_matrix\n"
+        "def hook(block):\n"
+        "    n, m = block.shape\n"
+        "    x = block.X.toarray()[:, ::-1]\n"
+        "    # genes from last to first, zeros stored, and every count in two parts\n"
+        "    indices = np.tile(np.repeat(np.arange(m)[::-1], 2), n)\n"
+        "    data = np.stack([x - 1, np.ones_like(x)], axis=2).clip(0).reshape(-1)\n"
+        "    data[np.repeat(x.reshape(-1), 2) == 0] = 0\n"
+        "    block.X = csr_matrix((data, indices, np.arange(n + 1) * 2 * m), block.shape)\n"
+        "    return block\n"
+    )
+    raw = cells(IDS)
+    outcome, found = kept(written(tmp_path / "a.h5ad", raw), Recipe(after=[f"{name}:hook"]))
+    np.testing.assert_array_equal(found.X.toarray(), raw.X.toarray())
+    assert found.X.nnz == np.count_nonzero(raw.X.toarray())
+    assert found.X.has_canonical_format
+    with h5py.File(outcome.output) as file:
+        rows = np.split(file["X/indices"][:], file["X/indptr"][1:-1])
+    assert all((np.diff(row) > 0).all() for row in rows)
 
 
 @pytest.mark.parametrize(

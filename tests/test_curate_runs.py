@@ -15,6 +15,7 @@ import anndata as ad
 import pytest
 from curation import IDS, cells, table, written
 
+import scdataloader as scd
 from scdataloader.cli import main
 from scdataloader.curate import Curator, Recipe, Rule
 from scdataloader.curate.ledger import LEDGER, content_of, open_ledger
@@ -167,7 +168,7 @@ def test_runs_skip_what_is_done_and_one_file_does_not_stop_the_others(tmp_path, 
     (tmp_path / "raw" / "bad.h5ad").write_text("no file of ours")
     twin = tmp_path / "raw" / "twin.h5ad"
     twin.write_bytes(paths[0].read_bytes())
-    curator = Curator(out="out", processes=2)
+    curator = Curator(out="out", processes=1)
     files = ["raw/*.h5ad", "raw/gone.h5ad"]
     expected = [
         ("0.h5ad", "kept"),
@@ -202,12 +203,28 @@ def test_runs_skip_what_is_done_and_one_file_does_not_stop_the_others(tmp_path, 
 
     # another rule concerns one file; and one that is dropped now leaves nothing of before
     rule = Rule(constants={"batch": "1"})
-    Curator(out="out", recipe=Recipe(rules={"1.*": rule})).run(files)
+    Curator(out="out", recipe=Recipe(rules={"1.*": rule}), processes=1).run(files)
     once_more = outputs(tmp_path / "out")
     assert {name for name in changed if once_more[name] != changed[name]} == {"1.h5ad"}
     dropped = Curator(out="out", recipe=Recipe(min_cells_per_file=11)).run(files)
     assert {one.status for one in dropped} == {"dropped", "failed"}
     assert outputs(tmp_path / "out") == {}
+
+
+def test_what_is_kept_is_registered_and_what_is_new_makes_a_version(tmp_path, lamin, caplog):
+    caplog.set_level("INFO", "scdataloader")
+    paths = raw(tmp_path / "raw")
+    curator = Curator(out=tmp_path / "out", collection="tests/runs", processes=1)
+    curator.run(paths[:2])
+    curator.run(paths[:2])
+    curator.run(paths)
+    said = [record.getMessage() for record in caplog.records if "lamindb:tests/runs@" in record.getMessage()]
+    assert [re.search(r"\(.*new", line)[0] for line in said] == [
+        "(new): 2 artifacts, 2 new",
+        "(as it was): 2 artifacts, 0 new",
+        "(new): 3 artifacts, 1 new",
+    ]
+    assert len(scd.Collection.open("lamindb:tests/runs")) == 30
 
 
 HOOKS = """

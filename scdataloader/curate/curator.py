@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 
 from scdataloader.curate.hooks import load_hook
@@ -90,7 +89,8 @@ class Curator:
             outcomes = [outcome for path in named for outcome in done[path]]
             write_report(folder, outcomes)
         if self.collection is not None:
-            register = import_module("scdataloader.curate.register").register
+            from scdataloader.curate.register import register
+
             logger.info("%s", register(outcomes, key=self.collection, recipe=self.recipe, storage=self.storage))
         return outcomes
 

@@ -71,7 +71,7 @@ class _Worker:
             raise AssertionError("an idle process has nothing to say")
         try:
             said = self.connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._process.join()
             self.stop()
             yield job, [failed(job.source, self._why(), content=job.content, recipe=job.recipe_hash)]

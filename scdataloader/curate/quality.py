@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from scipy.stats import median_abs_deviation
 
 TWO_SIDED = ("total_counts", "n_genes_by_counts")
 """Metrics that are looked at as log1p, and of which too little is as bad as too much."""
@@ -48,9 +47,10 @@ def outliers(metrics: pd.DataFrame, n_mads: float) -> pd.Series:
     found = np.full(len(metrics), "", dtype=object)
     for name, x in values.items():
         known = x[~np.isnan(x)]
-        mad = median_abs_deviation(known) if len(known) else 0.0
+        median = np.median(known) if len(known) else 0.0
+        mad = np.median(np.abs(known - median)) if len(known) else 0.0
         if mad > 0:
-            distance = x - np.median(known)
+            distance = x - median
             is_outlier = (distance if name == PCT_MT else np.abs(distance)) > n_mads * mad
             found[is_outlier] += np.where(found[is_outlier] == "", name, "," + name)
     return pd.Series(found, index=metrics.index)

@@ -1,4 +1,4 @@
-"""What has become of files: as a CSV for all of them, and as a table on the terminal."""
+"""What has become of files: all of it in a CSV, the gist in a table on the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from scdataloader.curate.outcome import Outcome, Status
-from scdataloader.organisms import ORGANISMS
 from scdataloader.store.disk import write_atomically
 
 REPORT = "report.csv"
@@ -65,15 +64,18 @@ def show_report(outcomes: Sequence[Outcome], report: Path) -> None:
 
 def _table(outcomes: Sequence[Outcome]) -> Table:
     table = Table()
-    for name in ("file", "status", "organism"):
-        table.add_column(name, overflow="fold")
-    for name in ("cells in", "out", "genes in", "out"):
-        table.add_column(name, justify="right")
-    table.add_column("why, or what was changed", overflow="fold")
+    table.add_column("file", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    for name in ("cells", "genes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
     for outcome in outcomes:
-        numbers = (outcome.n_cells_in, outcome.n_cells_out, outcome.n_genes_in, outcome.n_genes_out)
-        names = ORGANISMS.get(outcome.organism, ("", (outcome.organism,)))[1]
-        shown = (Path(outcome.source).name, outcome.status, names[0], *(f"{number:,}" for number in numbers))
-        said = outcome.reason or "\n".join(outcome.notes)
-        table.add_row(*(Text(text) for text in (*shown, said)), style=_STYLES[outcome.status])
+        shown = (
+            Path(outcome.source).name,
+            outcome.status,
+            f"{outcome.n_cells_in:,} → {outcome.n_cells_out:,}",
+            f"{outcome.n_genes_in:,} → {outcome.n_genes_out:,}",
+            outcome.reason,
+        )
+        table.add_row(*map(Text, shown), style=_STYLES[outcome.status])
     return table

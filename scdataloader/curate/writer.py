@@ -57,8 +57,8 @@ class Writer:
                 f"{len(self.var):,}); it has to give all blocks the same"
             )
         x = csr_matrix(block.X, dtype=np.float32)
+        x.sum_duplicates()  # which sorts, too
         x.eliminate_zeros()
-        x.sort_indices()
         at = first_not_count(x.data)
         if at is not None:
             raise ValueError(
