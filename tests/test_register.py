@@ -115,6 +115,14 @@ def test_who_stays_and_who_leaves(lamin: ModuleType, storage: Path, key: str) ->
     assert members(key) == [f"{key}/raw/{name}.h5ad" for name in "acd"]
 
 
+def test_a_collection_is_never_left_empty(lamin: ModuleType, storage: Path, key: str, caplog) -> None:
+    outcome = curated(storage / "a.h5ad", [T])
+    first = register([outcome], key=key, recipe=Recipe())
+    done = register([without_output(outcome, "dropped")], key=key, recipe=Recipe())
+    assert (done.version, done.n_members, done.is_new) == (first.version, 1, False)
+    assert "a collection cannot be empty, and this one stays as it was" in caplog.text
+
+
 def test_nothing_kept_makes_no_collection(lamin: ModuleType, storage: Path, key: str) -> None:
     before = state(lamin)
     done = register([without_output(curated(storage / "a.h5ad", [T]), "dropped")], key=key, recipe=Recipe())

@@ -98,15 +98,18 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
             known |= _registered(new, run, _storage(storage), versions)
         n_new = 0 if run is None else lamindb.Artifact.filter(run=run).count()
         wanted = _merged(members, files, known)
+        if members and not wanted:
+            logger.warning("no file of %s is left; a collection cannot be empty, and this one stays as it was", key)
+            wanted = members
         is_new = [artifact.pk for artifact in wanted] != [artifact.pk for artifact in members]
-        if is_new and wanted:
+        if is_new:
             newest = _new_version(key, wanted, run or _run(key, recipe), newest)
     return Registered(
         key=key,
         version="" if newest is None else str(newest.version),
         n_members=len(wanted),
         n_new=n_new,
-        is_new=is_new and bool(wanted),
+        is_new=is_new,
         seconds=time.perf_counter() - start,
     )
 
