@@ -1,6 +1,6 @@
 """How fast files are curated, in how much memory, and how long a run takes that has nothing to do.
 
-    python benchmarks/curating.py --folder DIR [--cells 50000 200000] [--files 500]
+    python benchmarks/curating.py --folder DIR [--cells 50000 200000] [--gzip] [--files 500]
 
 Synthetic human files are made in DIR (20,000 genes of which a cell has 1,800; three label columns) and removed again.
 `one file` is a process of its own that curates one file, start to finish, without imports: cells per second of wall
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 N_GENES, N_MITOCHONDRIAL, N_PER_CELL, N_POOL = 20_000, 13, 1_800, 4_096
+GZIP = {"compression": "gzip", "chunks": (65536,)}
 LABELS = {
     "cell_type_ontology_term_id": ["CL:0000084", "CL:0000236", "CL:0000003", "monocyte", "no such cell"],
     "tissue_ontology_term_id": ["UBERON:0000178", "blood", "UBERON:0002048"],
@@ -28,8 +29,8 @@ LABELS = {
 }
 
 
-def make(path: Path, n_cells: int, n_genes: int, n_per_cell: int, seed: int) -> None:
-    """An uncompressed .h5ad file; the same few thousand cells over and over, in another order each time."""
+def make(path: Path, n_cells: int, n_genes: int, n_per_cell: int, seed: int, **options: object) -> None:
+    """An .h5ad file: the same few thousand cells over and over, in another order each time; stored by ``options``."""
     import anndata as ad
     import h5py
     import pandas as pd
@@ -54,7 +55,7 @@ def make(path: Path, n_cells: int, n_genes: int, n_per_cell: int, seed: int) -> 
         x.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_cells, n_genes]})
         x.create_dataset("indptr", data=np.arange(n_cells + 1, dtype=np.int64) * n_per_cell)
         for key, source in (("data", values), ("indices", pool)):
-            dataset = x.create_dataset(key, (n_cells * n_per_cell,), source.dtype)
+            dataset = x.create_dataset(key, (n_cells * n_per_cell,), source.dtype, **options)
             for start in range(0, n_cells, n_pool):
                 rows = np.random.default_rng([seed, start]).permutation(n_pool)[: n_cells - start]
                 dataset[start * n_per_cell : (start + len(rows)) * n_per_cell] = source[rows].reshape(-1)
@@ -109,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--cells", type=int, nargs="*", default=[50_000, 200_000])
+    parser.add_argument("--gzip", action="store_true", help="the files of --cells are compressed")
     parser.add_argument("--files", type=int, default=500)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -119,7 +121,7 @@ def main() -> None:
     try:
         for n_cells in options.cells:
             path = folder / f"cells{n_cells}.h5ad"
-            make(path, n_cells, N_GENES, N_PER_CELL, 0)
+            make(path, n_cells, N_GENES, N_PER_CELL, 0, **(GZIP if options.gzip else {}))
             command = [sys.executable, __file__, "--folder", folder, "--measure", path]
             subprocess.run(command, check=True)
             path.unlink()
