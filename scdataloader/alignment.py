@@ -26,6 +26,7 @@ from scdataloader.genes import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scdataloader.sources.locate import Chosen
     from scdataloader.types import Source
 
 logger = logging.getLogger(__name__)
@@ -65,12 +66,12 @@ class GeneAlignment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """The cells of one source that are of one organism; a whole source, but for files that mix organisms."""
+    """The cells of one source that are meant and of one organism; usually the whole source."""
 
     source: Source
     """Where the cells lie."""
     rows: NDArray[np.int64] | None
-    """``(n_obs,)`` their rows in the source, ascending; None for all."""
+    """``(n_obs,)`` their rows in the source, ascending; None for all of its cells."""
     organism: str
     """NCBITaxon id, or `UNSTATED`."""
     genes: GeneMap
@@ -82,27 +83,32 @@ class Part:
         return self.source.n_obs if self.rows is None else len(self.rows)
 
 
-def align(sources: Sequence[Source], how: GeneAlignment) -> tuple[GeneVocabulary, list[Part]]:
+def align(given: Sequence[Chosen], how: GeneAlignment) -> tuple[GeneVocabulary, list[Part]]:
     """The vocabulary, and the sources, split where they mix organisms, with their genes mapped onto it.
 
     Raises:
         GeneOverlapError: a source shares too few genes with the vocabulary.
         ValueError: organisms are stated by some sources only, or unknown; or an option names a source that is missing.
     """
-    _check_patterns(how, [source.name for source in sources])
+    _check_patterns(how, [chosen.source.name for chosen in given])
     table = cache(read_gene_table)
     tables = {normalise_organism(organism): path for organism, path in (how.tables or {}).items()}
-    found = []
-    for source in sources:
+    found, of_organisms = [], []
+    for chosen in given:
+        source = chosen.source
         column = _for_source(how.column, source.name)
         as_written = gene_ids(source.var, column=column, name=source.name)
-        for organism, rows in _organisms(source, how, as_written):
+        for organism, of_organism in _organisms(source, how, as_written):
+            rows = _both(of_organism, chosen.rows)
+            if rows is not None and not len(rows):
+                continue
             ids = as_written
             if organism in tables:
                 ids = gene_ids(source.var, column=column, table=table(tables[organism]), name=source.name)
+            own = ids if of_organism is None else _own(ids, organism)
             found.append((source, rows, organism, ids))
+            of_organisms.append((own, organism))
     _check_stated([(source.name, organism) for source, _, organism, _ in found])
-    of_organisms = [(ids if rows is None else _own(ids, organism), organism) for _, rows, organism, ids in found]
     vocabulary = _vocabulary(how.vocabulary, of_organisms)
     parts = []
     for source, rows, organism, ids in found:
@@ -110,6 +116,13 @@ def align(sources: Sequence[Source], how: GeneAlignment) -> tuple[GeneVocabulary
         logger.info(genes.summary(source.name))
         parts.append(Part(source=source, rows=rows, organism=organism, genes=genes))
     return vocabulary, parts
+
+
+def _both(first: NDArray[np.int64] | None, second: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    """Rows that are in both, ascending; None is all."""
+    if first is None or second is None:
+        return second if first is None else first
+    return np.intersect1d(first, second, assume_unique=True)
 
 
 def _for_source(option: Mapping[str, str] | str | None, name: str) -> str | None:
@@ -138,14 +151,19 @@ def _organisms(source: Source, how: GeneAlignment, genes: list[str]) -> list[tup
         if column in getattr(source, "obs_columns", ()):
             labels = source.obs([column])[column].astype("category")
             if not labels.isna().all():
-                return _split(labels, source.name, column)
+                return split_organisms(labels, source.name, column)
     stated = getattr(source, "uns_organism", None)
     if stated:
         return [(normalise_organism(stated), None)]
     return [(infer_organism(genes) or UNSTATED, None)]
 
 
-def _split(labels: pd.Series, name: str, column: str) -> list[tuple[str, NDArray[np.int64] | None]]:
+def split_organisms(labels: pd.Series, name: str, column: str) -> list[tuple[str, NDArray[np.int64] | None]]:
+    """The organisms that a column of obs names, sorted by NCBITaxon id, each with its rows; None if it is the only one.
+
+    Raises:
+        ValueError: some cells have none, or it is unknown.
+    """
     missing = int(labels.isna().sum())
     if missing:
         raise ValueError(

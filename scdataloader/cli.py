@@ -1,4 +1,4 @@
-"""The command line: ``scdataloader fit | validate | test | predict | inspect | convert | verify | export``.
+"""The command line: ``scdataloader fit | validate | test | predict`` and ``inspect | curate | convert | …``.
 
 Training is Lightning's own command line with our `DataModule` as data and any `LightningModule` as model. A model whose
 arguments are called ``n_genes``, ``classes``, ``decoders`` or ``labels_hierarchy`` gets them from the data.
@@ -25,7 +25,9 @@ TRAINING = {
     "predict": "apply a trained model to every cell; writes predictions.pt",
 }
 INSPECT = "show what is in some data, and what a weighting does to its classes"
+CURATE = "turn files as they were downloaded into validated ones, and into a lamindb collection"
 CONVERT = "convert sources into a store, resumably and in bounded memory"
+INSTANCE = "make a lamindb instance, connect to it, fill it with ontologies"
 STORE = {
     "verify": "read a store whole and check every checksum in it",
     "export": "write the sources of a store back to AnnData files",
@@ -57,10 +59,18 @@ def main(args: Sequence[str] | None = None) -> int:
                 from scdataloader.inspection import main as inspect
 
                 inspect(given[1:])
+            elif options.command == "curate":
+                from scdataloader.curate.command import main as curate
+
+                curate(given[1:])
             elif options.command == "convert":
                 from scdataloader.conversion import main as convert
 
                 convert(given[1:])
+            elif options.command == "instance":
+                from scdataloader.instance import main as instance
+
+                instance(given[1:])
             elif options.command in STORE:
                 import_module(f"scdataloader.store.{options.command}").main(given[1:])
             else:
@@ -86,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"scdataloader {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
-    for name, line in {**TRAINING, "inspect": INSPECT, "convert": CONVERT, **STORE}.items():
+    data = {"inspect": INSPECT, "curate": CURATE, "convert": CONVERT, **STORE, "instance": INSTANCE}
+    for name, line in {**TRAINING, **data}.items():
         commands.add_parser(name, help=line, add_help=False)
     return parser
 
@@ -95,7 +106,7 @@ class _logging:  # noqa: N801 (reads as a context)
     """Within, the package's own notes go to standard error, each as one short line."""
 
     def __enter__(self) -> None:
-        self._handler = logging.StreamHandler()
+        self._handler = _StandardError()
         self._handler.setFormatter(_Short())
         package = logging.getLogger("scdataloader")
         self._before = package.level, package.propagate
@@ -108,6 +119,13 @@ class _logging:  # noqa: N801 (reads as a context)
         package.removeHandler(self._handler)
         package.setLevel(self._before[0])
         package.propagate = self._before[1]
+
+
+class _StandardError(logging.Handler):
+    """Writes to what is standard error at the moment: a progress bar takes its place for as long as it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
 
 
 class _Short(logging.Formatter):

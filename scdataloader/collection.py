@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from scdataloader.buffers import BufferPool, Slots
 from scdataloader.kernels.align import all_equal, close_gaps
 from scdataloader.segments import Reading, segments
 from scdataloader.sources.counts import Values
-from scdataloader.sources.locate import open_sources
+from scdataloader.sources.locate import choose_cells
+from scdataloader.sources.where import Where
 from scdataloader.types import CellBatch, CSRRows
 
 if TYPE_CHECKING:
@@ -44,13 +46,23 @@ class Collection:
 
     @classmethod
     def open(
-        cls, data: Any, *, genes: GeneAlignment | None = None, counts: str = "auto", values: Values = "counts"
+        cls,
+        data: Any,
+        *,
+        where: Where | None = None,
+        genes: GeneAlignment | None = None,
+        counts: str = "auto",
+        values: Values = "counts",
     ) -> Collection:
         """Open files, stores or a lamindb collection; reads their metadata, not their matrices.
 
         Args:
             data: Paths or globs of .h5ad files and AnnData .zarr folders, "lamindb:<key>", a lamindb collection or
                 artifacts, `Source` objects; one or a list.
+            where: Which artifacts of lamindb, and which of their cells: {registry: labels}, such as
+                ``{"cell_types": "CL:0000084 and below", "organisms": ["human", "mouse"]}``. Labels are ids or names;
+                a cell has to have one of them for each registry. Labels that the instance links to a column of obs
+                choose cells, those that it links to whole artifacts choose artifacts.
             genes: How genes are found and aligned.
             counts: Which matrix holds the counts: "X", "layers/<key>", "raw", or "auto" for the first of these that
                 holds integers.
@@ -61,18 +73,19 @@ class Collection:
             SourceFormatError: a file is not what its name says.
             NotCountsError: a file has no counts.
             GeneOverlapError: a source shares too few genes with the vocabulary.
+            LookupError: no cell has what ``where`` asks for, or there is no such label or registry.
             ValueError: the same data is named twice, or organisms are unclear.
         """
-        sources = open_sources(data, counts=counts, values=values)
+        found = choose_cells(data, where, counts=counts, values=values)
         seen: dict[str, str] = {}
-        for source in sources:
+        for source in (chosen.source for chosen in found):
             if source.fingerprint in seen:
                 raise ValueError(
                     f"{seen[source.fingerprint]} and {source.name} hold the same cells "
                     f"(fingerprint {source.fingerprint}); name the data once"
                 )
             seen[source.fingerprint] = source.name
-        return cls(*align(sources, genes or GeneAlignment()))
+        return cls(*align(found, genes or GeneAlignment()))
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -87,13 +100,15 @@ class Collection:
         """Whether small reads cost no more per cell than large ones: nothing has to be decoded for neighbours."""
         return all(segment.reads_cheaply for segment in self._segments)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of the sources' content, their order and the vocabulary."""
+        """Hexadecimal digest of the sources' content, the cells that are meant, their order and the vocabulary."""
         digest = hashlib.blake2b(self.vocabulary.digest.encode(), digest_size=16)
         for part in self.parts:
             digest.update(f"{part.source.fingerprint}:{part.organism}:{part.n_obs};".encode())
             digest.update(part.genes.lut.data)
+            if part.rows is not None:
+                digest.update(part.rows.data)
         for segment in self._segments:
             if segment.is_mixed:
                 digest.update(segment.fingerprint.encode())

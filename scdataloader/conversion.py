@@ -19,6 +19,7 @@ from scdataloader.sources.locate import open_sources
 from scdataloader.store.reader import Store
 from scdataloader.store.scan import LAYOUTS, Options
 from scdataloader.store.writer import Help, Written, write_store
+from scdataloader.store_artifact import StoreArtifact
 
 CELLS_PER_SHARD = 1 << 17
 """Some 500 MB at 1,800 genes per cell: what is lost at most where a conversion is interrupted."""
@@ -109,8 +110,9 @@ def summary(folder: Path, written: Written, seconds: float) -> str:
 
 
 def main(args: Sequence[str]) -> None:
-    """Convert what ``args`` name; raises all that `convert` raises."""
+    """Convert what ``args`` name; raises all that `convert` and `StoreArtifact` raise."""
     options = _parser().parse_args(args)
+    artifact = StoreArtifact.plan(options.sources, Path(options.out).absolute()) if options.register else None
     with _executor(options.dask) as executor:
         convert(
             options.sources,
@@ -125,6 +127,8 @@ def main(args: Sequence[str]) -> None:
             seed=options.seed,
             progress=options.progress,
         )
+    if artifact is not None:
+        logger.info("registered as %s", artifact.save())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         help=".h5ad files, .zarr folders, stores, globs, lamindb:<collection key>",
     )
     add("--out", required=True, metavar="STORE", help="the folder to make, by custom called *.cells, or to append to")
+    add("--register", action="store_true", help="also make it an artifact of the lamindb collection that it is made of")
     add("--append", action="store_true", help="add to a store that exists")
     add("--layout", help=f"order of the cells: {', '.join(LAYOUTS)}; default: that of the store, else source")
     add("--seed", type=int, default=0, help="of the shuffled order; default: 0")

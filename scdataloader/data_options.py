@@ -23,6 +23,8 @@ class DataOptions:
 
     data: list[str] | str
     """Paths, globs, "lamindb:<key>"; one or a list."""
+    where: dict[str, list[str] | str] | None = None
+    """Which artifacts of lamindb, and which of their cells."""
     hierarchies: list[str] | dict[str, Any] | None = None
     """Columns that have an ontology."""
     roll_up: dict[str, RollUp] | None = None
@@ -40,7 +42,9 @@ class DataOptions:
 
     def open(self) -> Collection:
         """The table of cells."""
-        return Collection.open(self.data, genes=self.alignment, counts=self.counts, values=self.values)
+        return Collection.open(
+            self.data, where=self.where, genes=self.alignment, counts=self.counts, values=self.values
+        )
 
     def hierarchies_of(self, collection: Collection) -> Hierarchies:
         """The columns of the collection that have an ontology."""
@@ -65,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--config", type=Path, help="a YAML file of `scdataloader fit`, whose data section gives what is not given here"
     )
+    add("--where", nargs="+", metavar="REGISTRY=LABEL", help='of lamindb data, such as cell_types="T cell and below"')
     add(
         "--by", nargs="+", metavar="COL", help="columns of obs whose classes, or joint values, are counted and weighted"
     )
@@ -107,6 +112,7 @@ def read_options(given: argparse.Namespace) -> DataOptions:
         data=given.data[0] if len(given.data) == 1 else given.data or None,
         counts=given.counts,
         values=given.values,
+        where=None if given.where is None else _conditions(given.where),
         hierarchies=_hierarchies(given),
     )
     for group, names in _GROUPS.items():
@@ -165,6 +171,17 @@ _PAIRS = ("organisms", "tables", "column", "vocabulary")
 
 def _put(section: dict[str, Any], **given: Any) -> None:
     section.update({name: value for name, value in given.items() if value is not None})
+
+
+def _conditions(words: list[str]) -> dict[str, list[str]]:
+    """``REGISTRY=LABEL …``, several labels of one registry together."""
+    labels: dict[str, list[str]] = {}
+    for word in words:
+        registry, equals, label = word.partition("=")
+        if not equals:
+            raise ValueError(f"--where takes REGISTRY=LABEL, such as cell_types=CL:0000084; {word!r} is none")
+        labels.setdefault(registry, []).append(label)
+    return labels
 
 
 def _pairs(option: str, words: list[str] | None) -> dict[str, str] | str | None:

@@ -45,6 +45,7 @@ class DataModule(LightningDataModule):
         self,
         data: list[str] | str | Any,
         labels: list[str] | None = None,
+        where: dict[str, list[str] | str] | None = None,
         hierarchies: list[str] | dict[str, Any] | None = None,
         roll_up: dict[str, RollUp] | None = None,
         sampling: Sampling | None = None,
@@ -68,6 +69,7 @@ class DataModule(LightningDataModule):
             data: Paths or globs of .h5ad files and AnnData .zarr folders, or "lamindb:<collection key>"; one or a list.
                 From Python also lamindb collections and artifacts, and `Source` objects.
             labels: Columns of the cell table whose codes every batch carries, in this order.
+            where: Which artifacts of lamindb, and which of their cells: {registry: labels}; see `Collection.open`.
             hierarchies: Columns of labels, or to sample by, whose labels are terms of the ontology that their ids name;
                 or {column: ontology}, by name ("CL") or file; from Python also an `Ontology`.
             roll_up: {column: `RollUp`} for fewer classes in columns of ``hierarchies``.
@@ -91,6 +93,7 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.data = data
         self.labels = list(labels or [])
+        self.where = where
         self.hierarchies = hierarchies or []
         self.roll_up = roll_up or {}
         self.sampling = sampling or Sampling()
@@ -116,14 +119,12 @@ class DataModule(LightningDataModule):
         alignment = self.alignment
         if self._trained and alignment.vocabulary is None:
             alignment = replace(alignment, vocabulary=self._trained["genes"])
-        return Collection.open(self.data, genes=alignment, counts=self.counts, values=self.values)
+        return Collection.open(self.data, where=self.where, genes=alignment, counts=self.counts, values=self.values)
 
     @cached_property
     def _trained(self) -> dict[str, Any]:
         """What the checkpoint of an earlier run keeps of its data; empty if there is none."""
-        if self.checkpoint is None:
-            return {}
-        return kept_of_data(self.checkpoint, type(self).__qualname__)
+        return {} if self.checkpoint is None else kept_of_data(self.checkpoint, type(self).__qualname__)
 
     @cached_property
     def splits(self) -> Splits:

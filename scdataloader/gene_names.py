@@ -22,6 +22,7 @@ COLUMN_SHARE = 0.9
 """A column of ``var`` is found by itself only when at least this share of it are ids."""
 ID_COLUMNS = ("ensembl_id", "ensembl_gene_id", "gene_ids", "gene_id", "feature_id")
 SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_name", "feature_name")
+SYNONYM_COLUMNS = ("synonyms", "aliases", "alias_symbol", "prev_symbol")
 
 
 def gene_ids(
@@ -67,36 +68,61 @@ def read_gene_table(path: str | Path) -> dict[str, str]:
     A symbol that several ids share is left out (and counted in the log): which gene it means cannot be known.
 
     Args:
-        path: csv, or tsv if so named, possibly compressed. Either with a header that names a column of ids (such as
-            ``ensembl_gene_id``) and one of symbols (such as ``symbol``), or without header, the id first and then the
-            symbol.
+        path: as in `gene_rows`.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no column of ids or of symbols is found.
     """
-    separator = "\t" if any(suffix in {".tsv", ".tab"} for suffix in Path(path).suffixes) else ","
-    # keep_default_na: "NaN" and "NA" are symbols of genes
-    table = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False)
-    first = list(table.iloc[0])
-    id_column = next((first.index(column) for column in ID_COLUMNS if column in first), None)
-    symbol_column = next((first.index(column) for column in SYMBOL_COLUMNS if column in first), None)
-    if id_column is not None and symbol_column is not None:
-        table = table.iloc[1:]
-    elif table.shape[1] > 1 and ENSEMBL_ID.fullmatch(first[0]):
-        id_column, symbol_column = 0, 1
-    else:
-        raise ValueError(
-            f"{path} is no table of genes: expected a header with one of {ID_COLUMNS} and one of {SYMBOL_COLUMNS}, or "
-            f"no header and rows like 'ENSG00000141510,TP53', but the first row is {first[:5]}"
-        )
-    pairs = pd.DataFrame({"symbol": table[symbol_column], "id": without_version(table[id_column])}).drop_duplicates()
-    pairs = pairs[(pairs["symbol"] != "") & (pairs["id"] != "")]
+    pairs = gene_rows(path)[["symbol", "id"]].drop_duplicates()
+    pairs = pairs[pairs["symbol"] != ""]
     shared = pairs["symbol"].duplicated(keep=False)
     if shared.any():
         symbols = list(pairs["symbol"][shared].unique())
         logger.info("%s: %d symbols are left out, several ids share each (%s)", path, len(symbols), examples(symbols))
     return dict(zip(pairs["symbol"][~shared], pairs["id"][~shared], strict=True))
+
+
+def gene_rows(path: str | Path) -> pd.DataFrame:
+    """A table of genes as it stands in its file: columns ``id`` (without version), ``symbol`` and ``synonyms``.
+
+    Symbol and synonyms may be empty; synonyms are separated by ``|``.
+
+    Args:
+        path: csv, possibly compressed, or tsv or parquet if so named. With a header that names a column of ids (such
+            as ``ensembl_gene_id``), one of symbols (such as ``symbol``) and perhaps some of synonyms; or, of text
+            files, without header, the id first and then the symbol.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no column of ids or of symbols is found.
+    """
+    table = _read_text(path)
+    id_column, symbol_column = (
+        next((column for column in known if column in table.columns), None) for known in (ID_COLUMNS, SYMBOL_COLUMNS)
+    )
+    if id_column is None or symbol_column is None:
+        raise ValueError(
+            f"{path} is no table of genes: expected a header with one of {ID_COLUMNS} and one of {SYMBOL_COLUMNS}, or "
+            f"no header and rows like 'ENSG00000141510,TP53', but the first row is {list(table.columns[:5])}"
+        )
+    synonyms = [column for column in SYNONYM_COLUMNS if column in table.columns]
+    rows = pd.DataFrame({"id": without_version(table[id_column]), "symbol": table[symbol_column].to_numpy()})
+    rows["synonyms"] = table[synonyms].agg("|".join, axis=1).to_numpy() if synonyms else ""
+    return rows[rows["id"] != ""].reset_index(drop=True)
+
+
+def _read_text(path: str | Path) -> pd.DataFrame:
+    """The table with all values as text; its columns are named after the first row, unless that is a gene."""
+    if Path(path).suffix == ".parquet":
+        return pd.read_parquet(path).astype(object).fillna("").astype(str)
+    separator = "\t" if any(suffix in {".tsv", ".tab"} for suffix in Path(path).suffixes) else ","
+    # keep_default_na: "NaN" and "NA" are symbols of genes
+    table = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False)
+    first = list(table.iloc[0])
+    if len(first) > 1 and ENSEMBL_ID.fullmatch(first[0]):
+        return table.rename(columns={0: ID_COLUMNS[0], 1: SYMBOL_COLUMNS[0]})
+    return table.iloc[1:].set_axis(first, axis=1)
 
 
 def _find_id_column(var: pd.DataFrame, *, name: str) -> str | None:

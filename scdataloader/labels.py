@@ -236,9 +236,9 @@ def _compress(codes: NDArray[np.integer[Any]], size: int) -> tuple[NDArray[np.in
 def _factorize(values: pd.Series[Any]) -> tuple[list[str], NDArray[np.integer[Any]]]:
     """Names, perhaps repeated or unused, and each cell's place among them; -1 where missing."""
     if isinstance(values.dtype, pd.CategoricalDtype):
-        return [_name(label) for label in values.cat.categories], values.cat.codes.to_numpy()
+        return [label_text(label) for label in values.cat.categories], values.cat.codes.to_numpy()
     codes, labels = pd.factorize(values)
-    return [_name(label) for label in labels], codes
+    return [label_text(label) for label in labels], codes
 
 
 def _counted(names: Sequence[str], codes: NDArray[np.integer[Any]]) -> Counter[str]:
@@ -253,7 +253,7 @@ def _counted(names: Sequence[str], codes: NDArray[np.integer[Any]]) -> Counter[s
     return found
 
 
-def _name(label: object) -> str:
+def label_text(label: object) -> str:
     """A label as text.
 
     A whole number is the same label as an integer and as a float: one missing value turns a column of integers into

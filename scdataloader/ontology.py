@@ -156,6 +156,10 @@ class Ontology:
         """
         return self._names.ids[self._names.find(text)]
 
+    def candidates(self, text: str) -> list[str]:
+        """The ids of all terms that ``text`` may name: one where `find` finds it, none or several where it cannot."""
+        return [self._names.ids[number] for number in self._names.candidates(text)]
+
     def parents(self, term: str) -> list[str]:
         """The terms that this one is directly a kind of."""
         return self._ids(self._graph.parents[self._names.node(term)])

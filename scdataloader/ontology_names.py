@@ -92,7 +92,7 @@ class TermNames:
         Raises:
             LookupError: no term, or more than one, goes by that name.
         """
-        numbers = self._by_id.get(_id_key(text)) or self._by_name.get(_folded(text), ())
+        numbers = self.candidates(text)
         if not numbers:
             raise LookupError(self._unknown(text))
         if len(numbers) > 1:
@@ -107,6 +107,10 @@ class TermNames:
         numbers = list(numbers)
         parts = [f"{self.ids[n]} ({self.labels[n] or 'without a name'})" for n in numbers[:N_SHOWN]]
         return ", ".join(parts) + (f" and {len(numbers) - N_SHOWN:,} more" if len(numbers) > N_SHOWN else "")
+
+    def candidates(self, text: str) -> tuple[int, ...]:
+        """The numbers of all terms that ``text`` may name: see `Ontology.find`."""
+        return self._by_id.get(_id_key(text)) or self._by_name.get(_folded(text), ())
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +12,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from s3 import s3_server
 from scipy.sparse import csr_matrix
 
 from scdataloader.errors import SourceFormatError
@@ -182,26 +181,6 @@ def test_without_an_instance_lamindb_is_not_imported_and_the_error_says_what_to_
         [sys.executable, "-c", OFFLINE], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-
-
-@contextmanager
-def s3_server() -> Iterator[str]:
-    """Address of an S3 server on loopback with the empty bucket ``atlas``."""
-    server_module = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    boto3 = pytest.importorskip("boto3")
-    server = server_module.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.client("s3").create_bucket(Bucket="atlas")
-        try:
-            yield f"http://{host}:{port}"
-        finally:
-            server.stop()
 
 
 def put(lamin: ModuleType, address: str, local: Path):

@@ -59,8 +59,8 @@ def test_named_matrix_without_counts_is_refused(tmp_path: Path, kind: str, value
         open_source(path, counts="X")
     assert str(error.value) == (
         f"a.h5ad: X does not hold counts: {value} at cell 5, gene 2 (ENSG00000000002), where whole numbers from 0 up "
-        "were expected; name the matrix that holds them with counts=..., or pass values='any' to read the values "
-        "as they are"
+        "were expected; name the matrix that holds them with counts=..., or pass values='any' to read values "
+        "that are not counts"
     )
 
 

@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 Values = Literal["counts", "any"]
 
+OR_ANY = ", or pass values='any' to read values that are not counts"
+"""How advice on values that are not counts ends."""
+
 _CANDIDATES = ("X", "layers/counts", "raw")
 _WINDOW = 35_000
 
@@ -123,7 +126,7 @@ def not_counts_message(name: str, key: str, what: str) -> str:
     """What to say of a matrix that should have held counts."""
     return (
         f"{name}: {key} does not hold counts: {what}, where whole numbers from 0 up were expected; "
-        "name the matrix that holds them with counts=..., or pass values='any' to read the values as they are"
+        f"name the matrix that holds them with counts=...{OR_ANY}"
     )
 
 
@@ -152,6 +155,5 @@ def _automatic(
     raise NotCountsError(
         f"{name}: no counts found ({'; '.join(findings)}). Expected whole numbers from 0 up in X, "
         "layers/counts or raw; "
-        f"name another matrix with counts=... (there are: {', '.join(others) or 'no others'}), "
-        "or pass values='any' to read values that are not counts"
+        f"name another matrix with counts=... (there are: {', '.join(others) or 'no others'}){OR_ANY}"
     )

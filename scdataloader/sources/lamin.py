@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scdataloader.errors import SourceFormatError
+from scdataloader.lamin_session import quiet, told
+from scdataloader.sources.where import Having, Where, chosen
 
 if TYPE_CHECKING:
     from lamindb import Artifact, Collection
 
 PREFIX = "lamindb:"
-SUFFIXES = (".h5ad", ".zarr")
+SUFFIXES = (".h5ad", ".zarr", ".cells")
 N_KEYS_SEARCHED = 100_000
 """Keys that an error message looks through for near ones: instances with millions of artifacts exist."""
 
@@ -27,6 +29,8 @@ class LaminPath:
     """The file or folder: the artifact's own where it is local, lamindb's cached copy elsewhere."""
     name: str
     """The artifact's key, or its uid where it has none."""
+    having: tuple[Having, ...] = ()
+    """What all of its cells are asked to have that are meant; empty for all cells."""
 
 
 def is_lamin(data: object) -> bool:
@@ -41,7 +45,7 @@ def is_lamin(data: object) -> bool:
     return any(base.__module__.partition(".")[0] == "lamindb" for base in type(data).__mro__)
 
 
-def resolve_lamin(data: str | Artifact | Collection | Iterable[Any]) -> list[LaminPath]:
+def resolve_lamin(data: str | Artifact | Collection | Iterable[Any], where: Where | None = None) -> list[LaminPath]:
     """Turn what names lamindb data into local paths, in order; remote artifacts are downloaded into lamindb's cache.
 
     Neither a local instance nor its local artifacts need a network. Where ``ln.track()`` is on, the artifacts are
@@ -50,30 +54,56 @@ def resolve_lamin(data: str | Artifact | Collection | Iterable[Any]) -> list[Lam
     Args:
         data: ``"lamindb:<key>"`` (the newest version of the collection with this key, or else of the artifact),
             ``"lamindb:<key>@<version>"``, an ``ln.Collection``, an ``ln.Artifact``, or a list or query set of these.
+        where: Which of the artifacts, and which of their cells: {registry: labels}; see `chosen`.
 
     Raises:
-        RuntimeError: no lamindb instance is connected.
-        LookupError: no collection or artifact has this key and version, or there is none in ``data``.
-        SourceFormatError: an artifact is not an AnnData stored as .h5ad or .zarr.
+        RuntimeError: no lamindb instance is connected, or its database does not answer.
+        LookupError: no collection or artifact has this key and version, or there is none in ``data``; or what `chosen`
+            raises.
+        SourceFormatError: an artifact is neither an AnnData stored as .h5ad or .zarr nor a store.
         FileNotFoundError: the file of an artifact is gone.
         ConnectionError: a remote artifact cannot be reached.
         TypeError: ``data`` is something else.
     """
+    with quiet(), told():
+        picked = chosen(_listed(data), where or {})
+        if not picked:
+            raise LookupError(f"{_describe(data)} holds no artifact, expected at least one AnnData (.h5ad or .zarr)")
+        for artifact, _ in picked:
+            _check_readable(artifact)
+        return _fetch(picked)
+
+
+def find(key: str) -> Artifact | Collection:
+    """The newest collection, or else artifact, of a key, or the version that ``@version`` after it names.
+
+    Raises:
+        LookupError: there is none; names the nearest keys, or the versions that there are.
+    """
+    import lamindb as ln
+
+    stem, _, version = key.rpartition("@")
+    for registry in (ln.Collection, ln.Artifact):
+        # the whole text first: a key may hold an "@" itself
+        newest = registry.filter(key=key, is_latest=True).order_by("-created_at")[:1]
+        versions = registry.filter(key=stem).order_by("-created_at") if stem else ()
+        record: Artifact | Collection
+        for record in (*newest, *(record for record in versions if record.version == version)):
+            return record
+    raise LookupError(_unknown_key_message(key))
+
+
+def _listed(data: Any) -> list[Artifact]:
     from lamindb_setup.errors import CurrentInstanceNotConfigured
 
     try:
-        artifacts = list(_artifacts(data))
+        return list(_artifacts(data))
     except CurrentInstanceNotConfigured as error:
         raise RuntimeError(
-            f"{_describe(data)} lies in a lamindb instance, and none is connected: run `lamin connect <owner>/<name>` "
-            "(or `lamin init --storage <folder> --name <name>` for a new one) before starting Python, "
+            f"{_describe(data)} lies in a lamindb instance, and none is connected: run `scdataloader instance connect "
+            "<name>`, or `lamin connect <owner>/<name>` (or `scdataloader instance init` for a new one), "
             "or pass the paths of the files, which need no instance"
         ) from error
-    if not artifacts:
-        raise LookupError(f"{_describe(data)} holds no artifact, expected at least one AnnData (.h5ad or .zarr)")
-    for artifact in artifacts:
-        _check_anndata(artifact)
-    return _fetch(artifacts)
 
 
 def _describe(data: object) -> str:
@@ -84,7 +114,7 @@ def _artifacts(data: Any) -> Iterable[Artifact]:
     import lamindb as ln
 
     if isinstance(data, str):
-        yield from _artifacts(_find(data.removeprefix(PREFIX)))
+        yield from _artifacts(find(data.removeprefix(PREFIX)))
     elif isinstance(data, ln.Artifact):
         yield data
     elif isinstance(data, ln.Collection):
@@ -99,21 +129,6 @@ def _artifacts(data: Any) -> Iterable[Artifact]:
             f"expected 'lamindb:<key>', an ln.Collection, an ln.Artifact, or a list or query set of these, "
             f"got {type(data).__name__}"
         )
-
-
-def _find(key: str) -> Artifact | Collection:
-    """The collection, or else the artifact, of a key with or without ``@version``."""
-    import lamindb as ln
-
-    stem, _, version = key.rpartition("@")
-    for registry in (ln.Collection, ln.Artifact):
-        # the whole text first: a key may hold an "@" itself
-        newest = registry.filter(key=key, is_latest=True).order_by("-created_at")[:1]
-        versions = registry.filter(key=stem).order_by("-created_at") if stem else ()
-        record: Artifact | Collection
-        for record in (*newest, *(record for record in versions if record.version == version)):
-            return record
-    raise LookupError(_unknown_key_message(key))
 
 
 def _unknown_key_message(key: str) -> str:
@@ -142,13 +157,14 @@ def _name(artifact: Artifact) -> str:
     return str(artifact.key or artifact.uid)
 
 
-def _check_anndata(artifact: Artifact) -> None:
-    # remote folders have no otype, so None is not held against an artifact
-    if artifact.otype not in ("AnnData", None) or not str(artifact.suffix).endswith(SUFFIXES):
+def _check_readable(artifact: Artifact) -> None:
+    # a remote folder has no otype, and a store neither that nor a suffix that lamindb knows
+    ending = str(artifact.suffix or artifact.key)
+    if artifact.otype not in ("AnnData", None) or not ending.endswith(SUFFIXES):
         raise SourceFormatError(
             f"lamindb artifact {_name(artifact)!r} is {artifact.otype or 'of no known type'} with suffix "
-            f"{artifact.suffix!r}; expected an AnnData stored as .h5ad or .zarr: leave it out of the collection, "
-            "or pass a list of the artifacts to use"
+            f"{artifact.suffix!r}; expected an AnnData stored as .h5ad or .zarr, or a store: leave it out of the "
+            "collection, or pass a list of the artifacts to use"
         )
 
 
@@ -157,18 +173,18 @@ def _is_remote(artifact: Artifact) -> bool:
     return str(artifact.storage.type) != "local"
 
 
-def _fetch(artifacts: list[Artifact]) -> list[LaminPath]:
+def _fetch(picked: list[tuple[Artifact, tuple[Having, ...]]]) -> list[LaminPath]:
     from rich.console import Console
     from rich.progress import Progress
 
-    n_remote = sum(map(_is_remote, artifacts))
+    n_remote = sum(_is_remote(artifact) for artifact, _ in picked)
     # stderr: a command's own output may be piped on
     with Progress(console=Console(stderr=True), transient=True, disable=n_remote == 0) as progress:
         task = progress.add_task("fetching from lamindb", total=n_remote)
         paths = []
-        for artifact in artifacts:
+        for artifact, having in picked:
             progress.update(task, description=f"fetching {_name(artifact)}")
-            paths.append(LaminPath(path=_local_path(artifact), name=_name(artifact)))
+            paths.append(LaminPath(path=_local_path(artifact), name=_name(artifact), having=having))
             progress.advance(task, _is_remote(artifact))
     return paths
 

@@ -3,20 +3,87 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from scdataloader.errors import NotCountsError
 from scdataloader.sources import open_source
 from scdataloader.sources.counts import Values
-from scdataloader.sources.lamin import is_lamin, resolve_lamin
+from scdataloader.sources.lamin import LaminPath, is_lamin, resolve_lamin
+from scdataloader.sources.where import Where
 from scdataloader.store.layout import MANIFEST, SUFFIX
 from scdataloader.store.reader import Store, StoreSource
 from scdataloader.types import Source
 
 _GLOB_CHARACTERS = "*?["
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """A source, and which of its cells are meant."""
+
+    source: Source
+    """Where they lie."""
+    rows: NDArray[np.int64] | None = None
+    """``(m,)`` their rows, ascending, at least one; None for all."""
+
+
+def choose_cells(data: Any, where: Where | None, *, counts: str = "auto", values: Values = "counts") -> list[Chosen]:
+    """The sources that ``data`` names (see `open_sources`), with those of their cells that have what is asked for.
+
+    Args:
+        data: As in `open_sources`; with ``where``, of lamindb only.
+        where: {registry: labels}, as in `Collection.open`; None for all cells.
+        counts: See `open_source`.
+        values: See `open_source`.
+
+    Raises:
+        LookupError: no cell has what is asked for.
+        ValueError: labels are asked for of data that do not lie in lamindb.
+        Exception: all that `open_sources` raises.
+    """
+    if where is None:
+        return [Chosen(source=source) for source in open_sources(data, counts=counts, values=values)]
+    picked = list(_pick(data, where))
+    found = [_with_rows(path, open_source(path.path, counts=counts, values=values)) for path in picked]
+    with_cells = [chosen for chosen in found if chosen is not None]
+    if not with_cells:
+        raise LookupError(
+            f"{len(picked):,} artifacts are registered as having {dict(where)}, and none of their cells has it"
+        )
+    return with_cells
+
+
+def _pick(data: Any, where: Where) -> Iterable[LaminPath]:
+    if is_lamin(data):
+        yield from resolve_lamin(data, where)
+    elif isinstance(data, Iterable) and not isinstance(data, str | PathLike | Source | Mapping):
+        for item in data:
+            yield from _pick(item, where)
+    else:
+        raise ValueError(
+            f"where={dict(where)} chooses by registries of lamindb, in which {data!r} is not looked up: name data as "
+            "'lamindb:<key>', or leave where out"
+        )
+
+
+def _with_rows(found: LaminPath, source: Source) -> Chosen | None:
+    if not found.having:
+        return Chosen(source=source)
+    rows = np.flatnonzero(np.logical_and.reduce([having.of(source) for having in found.having]))
+    if not len(rows):
+        logger.warning("no cell of %s has all that is asked for, though its labels are registered", found.name)
+        return None
+    return Chosen(source=source, rows=None if len(rows) == source.n_obs else rows)
 
 
 def open_sources(data: Any, *, counts: str = "auto", values: Values = "counts") -> list[Source]:
@@ -64,7 +131,7 @@ def _locate(data: Any) -> Iterable[Path | Source]:
     elif isinstance(data, Source):
         yield data
     elif isinstance(data, str | PathLike):
-        yield from _expand(fspath(data))
+        yield from expand(fspath(data))
     elif isinstance(data, Iterable):
         for item in data:
             yield from _locate(item)
@@ -75,7 +142,12 @@ def _locate(data: Any) -> Iterable[Path | Source]:
         )
 
 
-def _expand(path: str) -> list[Path]:
+def expand(path: str) -> list[Path]:
+    """The path, or the sorted paths that a glob matches, absolute only if it is.
+
+    Raises:
+        FileNotFoundError: nothing matches the glob.
+    """
     path = str(Path(path).expanduser())
     if Path(path).exists() or not any(character in path for character in _GLOB_CHARACTERS):
         return [Path(path)]

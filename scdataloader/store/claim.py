@@ -64,7 +64,7 @@ class Claim:
         except FileNotFoundError as error:
             raise ConversionStoppedError(f"the conversion into {self.path.parent} has been stopped") from error
         try:
-            if not _try_lock(descriptor, fcntl.LOCK_SH):
+            if not try_lock(descriptor, fcntl.LOCK_SH):
                 raise ConversionStoppedError(f"another conversion into {self.path.parent} has begun")
             self.check()
             yield
@@ -89,14 +89,14 @@ def claimed(folder: Path) -> Iterator[Claim]:
         with writing(path):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, claim.token.encode("ascii"), 0)
-        is_ours = _try_lock(descriptor, fcntl.LOCK_SH)  # from here on, tasks have their share of it
+        is_ours = try_lock(descriptor, fcntl.LOCK_SH)  # from here on, tasks have their share of it
         if not is_ours:
             raise RuntimeError(_refusal(folder))
         yield claim
     finally:
         if is_ours:
             os.ftruncate(descriptor, 0)
-            if _try_lock(descriptor, fcntl.LOCK_EX):  # no task is left
+            if try_lock(descriptor, fcntl.LOCK_EX):  # no task is left
                 path.unlink(missing_ok=True)
                 _remove_if_empty(folder)
         os.close(descriptor)
@@ -106,7 +106,7 @@ def _exclusive(path: Path) -> int:
     deadline = time.monotonic() + _PATIENCE
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        if _try_lock(descriptor, fcntl.LOCK_EX):
+        if try_lock(descriptor, fcntl.LOCK_EX):
             if _is_at(descriptor, path):
                 return descriptor
             os.close(descriptor)  # of a conversion that has just ended and removed it
@@ -117,7 +117,8 @@ def _exclusive(path: Path) -> int:
         time.sleep(0.05)
 
 
-def _try_lock(descriptor: int, kind: int) -> bool:
+def try_lock(descriptor: int, kind: int) -> bool:
+    """Whether this process now holds a lock (`fcntl.LOCK_EX` or `LOCK_SH`), or the file system has none."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

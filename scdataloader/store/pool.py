@@ -28,14 +28,14 @@ def workers(executor: Executor | None, n_processes: int | None, n_tasks: int) ->
     if executor is not None:
         yield executor
         return
-    n = min(n_processes or _n_cores(), max(1, n_tasks))
+    n = min(n_processes or n_cores(), max(1, n_tasks))
     own: Executor
     if n == 1:
         own = ThreadPoolExecutor(1, thread_name_prefix="scdataloader-convert")
     else:
         # fork is not safe beside the threads of HDF5, Arrow and the progress bar
         context = multiprocessing.get_context("spawn")
-        own = ProcessPoolExecutor(n, mp_context=context, initializer=_begin_worker)
+        own = ProcessPoolExecutor(n, mp_context=context, initializer=begin_worker)
     with own:
         yield own
 
@@ -76,7 +76,8 @@ def run_tasks(tasks: Sequence[Task], executor: Executor, claim: Claim, told: Cal
             wait(pending)
 
 
-def _n_cores() -> int:
+def n_cores() -> int:
+    """Cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -95,7 +96,7 @@ def uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
     """Have this process end as soon as the one that started it has, even if that was killed."""
     parent = multiprocessing.parent_process()
 

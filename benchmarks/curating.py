@@ -1,0 +1,135 @@
+"""How fast files are curated, in how much memory, and how long a run takes that has nothing to do.
+
+    python benchmarks/curating.py --folder DIR [--cells 50000 200000] [--gzip] [--files 500]
+
+Synthetic human files are made in DIR (20,000 genes of which a cell has 1,800; three label columns) and removed again.
+`one file` is a process of its own that curates one file, start to finish, without imports: cells per second of wall
+time and of processor time, the peak of its anonymous memory and of all that is resident, mapped pages of files too.
+`many files` is the command, imports and processes included, on as many small files, and given once more.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+N_GENES, N_MITOCHONDRIAL, N_PER_CELL, N_POOL = 20_000, 13, 1_800, 4_096
+GZIP = {"compression": "gzip", "chunks": (65536,)}
+LABELS = {
+    "cell_type_ontology_term_id": ["CL:0000084", "CL:0000236", "CL:0000003", "monocyte", "no such cell"],
+    "tissue_ontology_term_id": ["UBERON:0000178", "blood", "UBERON:0002048"],
+    "assay_ontology_term_id": ["EFO:0009922", "10x 3' v2"],
+}
+
+
+def make(path: Path, n_cells: int, n_genes: int, n_per_cell: int, seed: int, **options: object) -> None:
+    """An .h5ad file: the same few thousand cells over and over, in another order each time; stored by ``options``."""
+    import anndata as ad
+    import h5py
+    import pandas as pd
+
+    rng = np.random.default_rng(seed)
+    names = [f"cell{i}" for i in range(n_cells)]
+    obs = pd.DataFrame(
+        {column: pd.Categorical(rng.choice(labels, n_cells)) for column, labels in LABELS.items()}, index=names
+    )
+    genes = [f"ENSG{i:011d}" for i in rng.permutation(n_genes)]
+    var = pd.DataFrame({"symbol": [f"MT-{i}" if i < N_MITOCHONDRIAL else f"G{i}" for i in range(n_genes)]}, index=genes)
+    ad.AnnData(obs=obs, var=var).write_h5ad(path)
+    n_pool = min(n_cells, N_POOL)
+    pool = np.sort(rng.random((n_pool, n_genes), np.float32).argpartition(n_per_cell, axis=1)[:, :n_per_cell]).astype(
+        np.int32
+    )
+    values = rng.geometric(0.4, (n_pool, n_per_cell)).astype(np.float32)
+    with h5py.File(path, "r+") as file:
+        if "X" in file:
+            del file["X"]
+        x = file.create_group("X")
+        x.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_cells, n_genes]})
+        x.create_dataset("indptr", data=np.arange(n_cells + 1, dtype=np.int64) * n_per_cell)
+        for key, source in (("data", values), ("indices", pool)):
+            dataset = x.create_dataset(key, (n_cells * n_per_cell,), source.dtype, **options)
+            for start in range(0, n_cells, n_pool):
+                rows = np.random.default_rng([seed, start]).permutation(n_pool)[: n_cells - start]
+                dataset[start * n_per_cell : (start + len(rows)) * n_per_cell] = source[rows].reshape(-1)
+
+
+def measure(path: Path) -> None:
+    """Curate one file in this process."""
+    from measure import PeakMemory
+
+    from scdataloader.curate.one_file import Job, curate_file
+    from scdataloader.curate.recipe import Recipe
+
+    recipe = Recipe(min_genes_per_cell=200, min_cells_per_gene=3)
+    job = Job(
+        path=path,
+        source=path.name,
+        n_bytes=path.stat().st_size,
+        content="",
+        recipe=recipe,
+        recipe_hash=recipe.hash,
+        output=path.with_name("curated.h5ad"),
+    )
+    memory, start, cpu = PeakMemory(), time.perf_counter(), time.process_time()
+    (outcome,) = curate_file(job, lambda _: None)
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    assert outcome.status == "kept", outcome.reason
+    record = {
+        "cells": outcome.n_cells_out,
+        "genes": outcome.n_genes_out,
+        "wall_s": round(wall, 1),
+        "cells_per_s": round(outcome.n_cells_in / wall),
+        "cells_per_cpu_s": round(outcome.n_cells_in / cpu),
+        "peak_anon_mib": round(memory.mib),
+        "peak_resident_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+    print("one file", json.dumps(record), flush=True)
+    os._exit(0)
+
+
+def many(folder: Path, n_files: int) -> None:
+    """The command on many small files, twice."""
+    for number in range(n_files):
+        make(folder / f"small{number}.h5ad", 50, 500, 100, number)
+    command = [sys.executable, "-m", "scdataloader", "curate", f"{folder}/small*.h5ad", "--out", f"{folder}/out"]
+    for what in ("first", "again"):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        print(f"many files, {what}: {n_files} files in {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--cells", type=int, nargs="*", default=[50_000, 200_000])
+    parser.add_argument("--gzip", action="store_true", help="the files of --cells are compressed")
+    parser.add_argument("--files", type=int, default=500)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.measure)
+    folder = options.folder / "curating"
+    folder.mkdir(parents=True)
+    try:
+        for n_cells in options.cells:
+            path = folder / f"cells{n_cells}.h5ad"
+            make(path, n_cells, N_GENES, N_PER_CELL, 0, **(GZIP if options.gzip else {}))
+            command = [sys.executable, __file__, "--folder", folder, "--measure", path]
+            subprocess.run(command, check=True)
+            path.unlink()
+        if options.files:
+            many(folder, options.files)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

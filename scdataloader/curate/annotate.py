@@ -1,0 +1,136 @@
+"""What lamindb knows of a curated artifact: its number of cells, the labels in its columns of obs, its organism."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from scdataloader.curate.outcome import Outcome
+from scdataloader.instance_terms import TERMS, save_terms
+
+if TYPE_CHECKING:
+    from lamindb import Artifact, Feature, Schema
+
+COLUMNS = {
+    "cell_type_ontology_term_id": "CellType",
+    "tissue_ontology_term_id": "Tissue",
+    "disease_ontology_term_id": "Disease",
+    "assay_ontology_term_id": "ExperimentalFactor",
+    "development_stage_ontology_term_id": "DevelopmentalStage",
+    "sex_ontology_term_id": "Phenotype",
+    "self_reported_ethnicity_ontology_term_id": "Ethnicity",
+    "organism_ontology_term_id": "Organism",
+}
+"""Columns of the CELLxGENE schema, and the registries of bionty that their labels are records of."""
+
+_OF_PREFIX = {terms.ontology.lower(): terms.registry for terms in TERMS}
+
+logger = logging.getLogger(__name__)
+
+
+class Annotator:
+    """Labels of many artifacts at once: terms are saved once, and links in bulk.
+
+    To be used inside of a transaction.
+    """
+
+    def __init__(self, outcomes: Sequence[Outcome]) -> None:
+        """Save the terms of all labels that are not in the instance yet, with all that is above them.
+
+        Raises:
+            LookupError: a label is no term that can be saved; names the files that have it.
+        """
+        self._registries = _registries(outcomes)
+        self._features = {column: _feature(column, registry) for column, registry in self._registries.items()}
+        self._records = {registry: _records(registry, self._ids(outcomes, registry)) for registry in self._all()}
+        self._schemas: dict[tuple[str, ...], Schema] = {}
+        self._links: dict[Any, list[Any]] = {}
+
+    def prepare(self, artifact: Artifact, outcome: Outcome) -> None:
+        """What is said in the artifact's own record, before it is saved."""
+        artifact.n_observations = outcome.n_cells_out
+        columns = tuple(sorted(set(outcome.labels) & set(self._features)))
+        artifact.schema = self._schema(columns) if columns else None
+
+    def link(self, artifact: Artifact, outcome: Outcome) -> None:
+        """What is said by links to other records, of an artifact that was saved; written by `save`."""
+        for column, registry in self._registries.items():
+            for label in outcome.labels.get(column, ()):
+                self._add(artifact, registry, label, self._features[column])
+        if outcome.organism:
+            self._add(artifact, _bionty("Organism"), outcome.organism, None)
+        if artifact.schema is not None:
+            through: Any = type(artifact).schemas.through
+            slot = through(artifact_id=artifact.pk, schema_id=artifact.schema.slots["obs"].pk, slot="obs")
+            self._links.setdefault(through, []).append(slot)
+
+    def save(self) -> None:
+        """Write the links."""
+        for through, links in self._links.items():
+            through.objects.bulk_create(links, batch_size=1000)
+        self._links.clear()
+
+    def _add(self, artifact: Artifact, registry: Any, label: str, feature: Feature | None) -> None:
+        through = registry.artifacts.through
+        ends = {"artifact_id": artifact.pk, f"{registry.__name__.lower()}_id": self._records[registry][label]}
+        self._links.setdefault(through, []).append(through(**ends, feature=feature))
+
+    def _schema(self, columns: tuple[str, ...]) -> Schema:
+        """What files with these columns of obs are valid by; lamindb keeps one for each set of columns."""
+        import lamindb
+
+        if columns not in self._schemas:
+            obs = lamindb.Schema(features=[self._features[column] for column in columns]).save()
+            self._schemas[columns] = lamindb.Schema(otype="AnnData", slots={"obs": obs}).save()
+        return self._schemas[columns]
+
+    def _all(self) -> set[Any]:
+        return {*self._registries.values(), _bionty("Organism")}
+
+    def _ids(self, outcomes: Sequence[Outcome], registry: Any) -> set[str]:
+        columns = [column for column, of_column in self._registries.items() if of_column is registry]
+        ids = {label for outcome in outcomes for column in columns for label in outcome.labels.get(column, ())}
+        if registry is _bionty("Organism"):
+            ids |= {outcome.organism for outcome in outcomes if outcome.organism}
+        return ids
+
+
+def _bionty(name: str) -> Any:
+    import bionty
+
+    return getattr(bionty, name)
+
+
+def _registries(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """{column: registry} of all columns of labels, sorted; a column of the user's own goes by most of its ids."""
+    labels: dict[str, Counter[str]] = {}
+    for outcome in outcomes:
+        for column, ids in outcome.labels.items():
+            labels.setdefault(column, Counter()).update(label.partition(":")[0].lower() for label in ids)
+    names = {}
+    for column, prefixes in sorted(labels.items()):
+        if not prefixes:
+            continue
+        name = COLUMNS.get(column) or _OF_PREFIX.get(prefixes.most_common(1)[0][0])
+        if name is None:
+            logger.warning("no registry of bionty is for the labels of %s, which are not linked", column)
+        else:
+            names[column] = name
+    return {column: _bionty(name) for column, name in names.items()}
+
+
+def _records(registry: Any, ids: Iterable[str]) -> dict[str, int]:
+    """{id: primary key}; of several records with one id, of several releases, the newest."""
+    ids = sorted(ids)
+    save_terms(registry, ids)
+    found = registry.filter(ontology_id__in=ids).order_by("id").values_list("ontology_id", "id")
+    return {str(term): int(key) for term, key in found}
+
+
+def _feature(column: str, registry: Any) -> Feature:
+    import lamindb
+
+    found = lamindb.Feature.filter(name=column).first()
+    return found or lamindb.Feature(name=column, dtype=registry.ontology_id).save()

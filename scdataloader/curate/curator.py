@@ -1,0 +1,143 @@
+"""Many files: what is done already is left, the rest is done in parallel, and all of it is told."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scdataloader.curate.hooks import load_hook
+from scdataloader.curate.ledger import Ledger, open_ledger
+from scdataloader.curate.one_file import Job, failed
+from scdataloader.curate.outcome import Outcome
+from scdataloader.curate.plan import make_plan
+from scdataloader.curate.pool import curate_files
+from scdataloader.curate.recipe import Recipe
+from scdataloader.curate.report import write_report
+from scdataloader.curate.writer import without_partial
+from scdataloader.lamin_session import check_connected
+from scdataloader.sources.locate import expand
+from scdataloader.store.pool import n_cores
+from scdataloader.store.progress import progress_bar
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curator:
+    """Curates files into a folder, and perhaps into a lamindb collection.
+
+    Args:
+        out: The folder for the curated files, ``report.csv``, and the ledger of what is done.
+        recipe: What to do with the files.
+        collection: Key of a collection of the connected lamindb instance, which the files are registered in; None to
+            have the files only.
+        storage: Where in lamindb the files go; None leaves that to the instance.
+        processes: How many files to curate at once; None for as many as there are cores.
+        progress: Whether to show a bar on standard error; None to show it on a terminal.
+    """
+
+    out: str | os.PathLike[str]
+    recipe: Recipe = field(default_factory=Recipe)
+    collection: str | None = None
+    storage: str | None = None
+    processes: int | None = None
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f"processes must be 1 or more, not {self.processes}")
+
+    def run(self, files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Outcome]:
+        """Curate files, in parallel processes; in a script, call it under ``if __name__ == "__main__":``.
+
+        A file that fails does not stop the others. What was done before, by the content of the file and the recipe as
+        far as it concerns the file, is not done again, unless it failed. After an interruption the same call goes on.
+        A collection is brought up to date once, in the end.
+
+        Args:
+            files: Paths of .h5ad files and .zarr folders, and globs.
+
+        Returns:
+            What became of each file, in order; of a file that was split, an outcome for each organism.
+
+        Raises:
+            FileNotFoundError: a glob matches nothing, or the recipe names a file that does not exist.
+            LookupError: the recipe names a hook that does not exist.
+            RuntimeError: another run is curating into the folder, processes cannot be started, or a collection is named
+                and no lamindb instance is connected.
+            ValueError: no file is named.
+        """
+        given = [files] if isinstance(files, str | os.PathLike) else files
+        named = {path.absolute(): str(path) for item in given for path in expand(os.fspath(item))}
+        if not named:
+            raise ValueError("no file is named; give at least one path or glob")
+        for hook in (*self.recipe.before, *self.recipe.after):
+            load_hook(hook)
+        if self.collection is not None:
+            check_connected()
+        folder = Path(self.out).expanduser().absolute()
+        with open_ledger(folder) as ledger:
+            without_partial(folder)
+            try:
+                done = self._curated(named, ledger)
+            finally:
+                without_partial(folder)
+            outcomes = [outcome for path in named for outcome in done[path]]
+            write_report(folder, outcomes)
+        if self.collection is not None:
+            from scdataloader.curate.register import register
+
+            logger.info("%s", register(outcomes, key=self.collection, recipe=self.recipe, storage=self.storage))
+        return outcomes
+
+    def _curated(self, named: dict[Path, str], ledger: Ledger) -> dict[Path, list[Outcome]]:
+        """What has become of each file, now or before."""
+        shown = sys.stderr.isatty() if self.progress is None else self.progress
+        plan = make_plan(named, self.recipe, ledger, shown=shown)
+        if plan.n_before:
+            logger.info("done before: %d of %d files", plan.n_before, len(named))
+        done = dict(plan.done)
+        for outcomes in plan.done.values():
+            _tell(outcomes)
+        for job, outcomes in self._done_now(plan.jobs, shown=shown):
+            done[job.path] = outcomes if _is_unchanged(job, ledger) else _withdrawn(job, outcomes)
+            ledger.note_outcomes(job.path, done[job.path])
+            _tell(done[job.path])
+        return done
+
+    def _done_now(self, jobs: list[Job], *, shown: bool) -> Iterator[tuple[Job, list[Outcome]]]:
+        """Jobs with what they came to, as they are done."""
+        told = {job.path: 0 for job in jobs}
+        with progress_bar("curating", sum(job.n_bytes for job in jobs), shown=shown) as advance:
+
+            def heard(job: Job, share: float) -> None:
+                n_bytes = round(share * job.n_bytes)
+                advance(n_bytes - told[job.path])
+                told[job.path] = n_bytes
+
+            for job, outcomes in curate_files(jobs, min(self.processes or n_cores(), len(jobs)), heard):
+                heard(job, 1.0)
+                yield job, outcomes
+
+
+def _is_unchanged(job: Job, ledger: Ledger) -> bool:
+    return job.path.exists() and ledger.content(job.path) == job.content
+
+
+def _withdrawn(job: Job, outcomes: list[Outcome]) -> list[Outcome]:
+    """What to say of a file that became another while it was curated."""
+    for outcome in outcomes:
+        if outcome.output is not None:
+            outcome.output.unlink()
+    why = "it was changed or removed while it was curated; give the same command again"
+    return [failed(job.source, why, content=job.content, recipe=job.recipe_hash)]
+
+
+def _tell(outcomes: list[Outcome]) -> None:
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            logger.warning("%s failed: %s", outcome.source, outcome.reason)

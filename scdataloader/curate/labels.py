@@ -1,0 +1,100 @@
+"""Label columns, from what is written in them to current ids of their ontologies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from scdataloader.curate.recipe import is_file
+from scdataloader.labels import label_counts, label_text
+from scdataloader.ontology import Ontology
+from scdataloader.ontology_names import prefix_of
+
+UNKNOWN = "unknown"
+"""What stands for a label that is not known, as in the CELLxGENE schema."""
+N_SHOWN = 3
+"""Labels of a kind that a note names at most."""
+
+Kind = Literal["id", "name", "deprecated", "unknown"]
+_SAID: dict[Kind, str] = {
+    "name": "names made ids",
+    "deprecated": "deprecated terms replaced",
+    "unknown": f'labels that are no terms made "{UNKNOWN}"',
+}
+_ORGANISM_OF = {
+    "FBbt": "NCBITaxon:7227",
+    "FBdv": "NCBITaxon:7227",
+    "HsapDv": "NCBITaxon:9606",
+    "MmusDv": "NCBITaxon:10090",
+    "WBbt": "NCBITaxon:6239",
+    "WBls": "NCBITaxon:6239",
+    "ZFA": "NCBITaxon:7955",
+}
+"""Ontologies that are of one organism only, whose names mean nothing in others."""
+
+
+def standardised(
+    values: pd.Series[Any], ontologies: Sequence[str], organisms: Collection[str]
+) -> tuple[pd.Categorical[Any], list[str]]:
+    """A column's labels as ids of current terms, and notes on what was changed, with numbers of cells.
+
+    An id stays; a deprecated one goes to its replacement; a name or exact synonym becomes its id; what is missing, no
+    term, or may be several, becomes "unknown".
+
+    Args:
+        values: the column.
+        ontologies: names of ontologies, or files; a name is looked for in each, in this order.
+        organisms: NCBITaxon ids of the cells; ontologies of other organisms are left out.
+    """
+    fitting = [name for name in ontologies if _ORGANISM_OF.get(name) in {None, *organisms}]
+    counts = label_counts([values])
+    found = {label: resolve(label, fitting) for label in counts}
+    column = values.astype("category")
+    # the last answers the code -1 of a missing value
+    names = [*(label_text(label) for label in column.cat.categories), UNKNOWN]
+    lut = np.array([found[name][0] if name in found else UNKNOWN for name in names], dtype=object)
+    return pd.Categorical(lut[column.cat.codes.to_numpy()]), _notes(found, counts)
+
+
+def resolve(label: str, ontologies: Sequence[str]) -> tuple[str, Kind]:
+    """The current term that a label means, "unknown" where there is none, and what the label was."""
+    prefix = prefix_of(label).lower()
+    # of an id the prefix says which ontology to open, most often
+    for name in sorted(ontologies, key=lambda name: name.lower() != prefix):
+        ontology = open_ontology(name)
+        # a deprecated term may go by the name that it had before
+        found = ontology.candidates(label) or ontology.candidates(f"obsolete {label}")
+        if found:
+            current = ontology.current(found[0]) if len(found) == 1 else None
+            if current is None:
+                return UNKNOWN, "unknown"
+            return current, "deprecated" if current != found[0] else "id" if label == current else "name"
+    return UNKNOWN, "unknown"
+
+
+def distinct_ids(values: pd.Series[Any]) -> list[str]:
+    """The labels of a standardised column that occur, sorted, without "unknown"."""
+    return sorted(label_counts([values]))
+
+
+@cache
+def open_ontology(name: str) -> Ontology:
+    """An ontology by its name in the CELLxGENE schema, or by its file; opened once in a process."""
+    return Ontology.from_obo(name) if is_file(name) else Ontology.from_guide(name)
+
+
+def _notes(found: Mapping[str, tuple[str, Kind]], counts: Mapping[str, int]) -> list[str]:
+    notes = []
+    for kind, said in _SAID.items():
+        cells = Counter({label: counts[label] for label, (_, other) in found.items() if other == kind})
+        if cells:
+            some = (f"{label!r} to {found[label][0]}" if kind != "unknown" else repr(label) for label in cells)
+            shown = ", ".join(label for label, _ in zip(some, range(N_SHOWN), strict=False))
+            more = f" and {len(cells) - N_SHOWN:,} more" if len(cells) > N_SHOWN else ""
+            notes.append(f"{said}: {len(cells):,}, of {cells.total():,} cells ({shown}{more})")
+    return notes

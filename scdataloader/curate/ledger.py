@@ -1,0 +1,148 @@
+"""What has been done in a folder, so that it is not done again: a line of JSON for whatever was finished."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from scdataloader.curate.outcome import Outcome
+from scdataloader.store.claim import try_lock
+
+LEDGER = "curated.jsonl"
+
+_SUFFIXES = (".h5ad", ".zarr")
+
+
+class Ledger:
+    """The contents, outcomes and names of outputs of the files that were curated into a folder; made by `open_ledger`.
+
+    A file is known by its absolute path. Lines are only ever added, and of several on the same file the last one
+    counts; one that was cut short is removed.
+    """
+
+    def __init__(self, folder: Path, file: BinaryIO) -> None:
+        self._folder, self._file = folder, file
+        self._contents: dict[str, tuple[list[int], str]] = {}
+        self._outcomes: dict[str, list[Outcome]] = {}
+        self._names: dict[str, str] = {}
+        file.seek(0)
+        lines = file.readlines()
+        if lines and not lines[-1].endswith(b"\n"):
+            file.truncate(file.tell() - len(lines.pop()))
+        for line in lines:
+            self._take(json.loads(line))
+
+    def content(self, path: Path) -> str | None:
+        """The hash of a file's content, if size and time of the last change are those of when it was noted."""
+        stamp, content = self._contents.get(str(path), ([], ""))
+        return content if stamp == stamp_of(path) else None
+
+    def known(self, path: Path) -> tuple[int, str]:
+        """Size in bytes of a file whose content was noted, and the hash."""
+        stamp, content = self._contents[str(path)]
+        return stamp[0], content
+
+    def note_content(self, path: Path, stamp: list[int], content: str) -> None:
+        """Keep the hash of a file's content; ``stamp`` is from before it was read."""
+        self._add({"path": str(path), "stamp": stamp, "content": content})
+
+    def outcomes(self, path: Path) -> list[Outcome]:
+        """What has become of a file; empty where it was not curated."""
+        return self._outcomes.get(str(path), [])
+
+    def note_outcomes(self, path: Path, outcomes: Sequence[Outcome]) -> None:
+        """Keep what has become of a file; an output of earlier that is none any more is removed."""
+        now = {outcome.output for outcome in outcomes}
+        for earlier in self.outcomes(path):
+            if earlier.output is not None and earlier.output not in now:
+                earlier.output.unlink(missing_ok=True)
+        self._add({"path": str(path), "outcomes": [_plain(outcome) for outcome in outcomes]})
+
+    def output(self, path: Path) -> Path:
+        """The file that a file's cells go to: named like it, with a number where another has that name already."""
+        key = str(path)
+        if key not in self._names:
+            stem = path.name
+            for suffix in _SUFFIXES:
+                stem = stem.removesuffix(suffix)
+            taken = {name.lower() for name in self._names.values()}  # some disks do not tell upper from lower case
+            name, number = stem, 1
+            while name.lower() in taken:
+                number += 1
+                name = f"{stem}-{number}"
+            self._add({"path": key, "name": name})
+        return self._folder / f"{self._names[key]}.h5ad"
+
+    def _add(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+        self._take(line)
+
+    def _take(self, line: dict[str, Any]) -> None:
+        path = line["path"]
+        if "content" in line:
+            self._contents[path] = line["stamp"], line["content"]
+        if "name" in line:
+            self._names[path] = line["name"]
+        if "outcomes" in line:
+            self._outcomes[path] = [_outcome(plain, self._folder) for plain in line["outcomes"]]
+
+
+@contextmanager
+def open_ledger(folder: Path) -> Iterator[Ledger]:
+    """The ledger of a folder, which is made if need be; nobody else can open it meanwhile.
+
+    Raises:
+        RuntimeError: another run has it open.
+        OSError: the folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LEDGER).open("a+b") as file:
+        if not try_lock(file.fileno(), fcntl.LOCK_EX):
+            raise RuntimeError(
+                f"another run is curating into {folder}; wait until it has ended, or name another folder"
+            )
+        yield Ledger(folder, file)
+
+
+def stamp_of(path: Path) -> list[int]:
+    """Size in bytes and time of the last change in nanoseconds of a file; of a folder, of all files in it.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    status = [part.stat() for part in _files(path)]
+    return [sum(one.st_size for one in status), max((one.st_mtime_ns for one in status), default=0)]
+
+
+def content_of(path: Path) -> str:
+    """32 hexadecimal digits that tell the content of a file, or of all files in a folder, from any other.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for part in _files(path):
+        with part.open("rb") as file:
+            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+        digest.update(f"{part.relative_to(path)}\n{content.hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    return asdict(outcome) | {"output": None if outcome.output is None else outcome.output.name}
+
+
+def _outcome(plain: dict[str, Any], folder: Path) -> Outcome:
+    made = Outcome(**plain | {"notes": tuple(plain["notes"])})
+    return replace(made, output=None if made.output is None else folder / made.output)

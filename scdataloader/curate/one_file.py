@@ -1,0 +1,158 @@
+"""One file: opened, put through the hooks that come first, and curated organism by organism."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from anndata import AnnData
+
+from scdataloader.curate.cells import FileSource, named_obs, read_cells, read_obsm, rows_of
+from scdataloader.curate.hooks import apply_hooks
+from scdataloader.curate.outcome import Outcome
+from scdataloader.curate.part import Advance, Part, curate_part, places
+from scdataloader.curate.recipe import Recipe
+from scdataloader.curate.writer import written
+from scdataloader.sources import open_source
+from scdataloader.sources.counts import OR_ANY, Values
+from scdataloader.store.disk import PARTIAL
+
+BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError, MemoryError)
+"""What is wrong with a file is told by one of these; anything else is a defect, of ours or of a hook."""
+
+Told = Callable[[float], None]
+"""Hears which share of a file is done, from 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A file to curate."""
+
+    path: Path
+    """Its absolute path."""
+    source: str
+    """The same as named by the user."""
+    n_bytes: int
+    """Its size."""
+    content: str
+    """Hash of its content."""
+    recipe: Recipe
+    """As far as it concerns the file: see `Recipe.for_file`."""
+    recipe_hash: str
+    """Of the recipe as it was when the run began."""
+    output: Path
+    """The .h5ad file to write; of a file that is split, the parts have the organism before the suffix."""
+
+
+def curate_file(job: Job, told: Told) -> list[Outcome]:
+    """Curate a file: one outcome, or one for each organism. What is wrong with the file is told by the outcome."""
+    nothing = failed(job.source, "", content=job.content, recipe=job.recipe_hash)
+    outcomes: list[Outcome] = []
+    start = time.perf_counter()
+    try:
+        for part in _parts(job, nothing, told):
+            now = time.perf_counter()
+            outcomes.append(replace(part, seconds=now - start))
+            start = now
+    except BAD_INPUT as error:
+        outcomes.append(replace(nothing, reason=in_one_line(error), seconds=time.perf_counter() - start))
+    return outcomes
+
+
+def failed(source: str, reason: str, *, content: str = "", recipe: str = "") -> Outcome:
+    """The outcome of a file that nothing has come of."""
+    return Outcome(
+        source=source,
+        content=content,
+        recipe=recipe,
+        status="failed",
+        reason=reason,
+        n_cells_in=0,
+        n_cells_out=0,
+        n_genes_in=0,
+        n_genes_out=0,
+        output=None,
+        labels={},
+        organism="",
+        seconds=0.0,
+    )
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    # str() of a KeyError is the repr of its message
+    said = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    said = said.replace(OR_ANY, ", or recover counts by a hook that comes before")
+    return f"not enough memory: {said}" if isinstance(error, MemoryError) else said or type(error).__name__
+
+
+def _parts(job: Job, nothing: Outcome, told: Told) -> Iterator[Outcome]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(Variable|Observation) names are not unique")
+        # hooks may be there to recover counts
+        values: Values = "any" if job.recipe.before else "counts"
+        source = open_source(job.path, counts=job.recipe.rule.counts or job.recipe.counts, values=values)
+        advance = _shares(told, source.n_obs, job.recipe)
+        with source, _through_hooks(source, job, advance) as source:
+            cells = read_cells(source, job.recipe)
+            for organism, rows in cells.organisms:
+                known = replace(nothing, n_cells_in=len(rows), n_genes_in=len(source.var), organism=organism)
+                name = f".{organism.replace(':', '_')}.h5ad" if len(cells.organisms) > 1 else ".h5ad"
+                part = Part(
+                    source=source,
+                    cells=cells,
+                    rows=rows,
+                    recipe=job.recipe,
+                    outcome=known,
+                    output=job.output.with_suffix(name),
+                    advance=advance,
+                )
+                try:
+                    yield curate_part(part)
+                except BAD_INPUT as error:
+                    yield replace(known, reason=in_one_line(error))
+
+
+@contextmanager
+def _through_hooks(source: FileSource, job: Job, advance: Advance) -> Iterator[FileSource]:
+    """The file after the hooks that come first: itself where there are none, else a file for the meantime."""
+    if not job.recipe.before:
+        yield source
+        return
+    path = job.output.with_name(f".{job.output.name}.before{PARTIAL}")
+    try:
+        obs, obsm = named_obs(source), read_obsm(source)
+        with written(path, source.name, "none") as writer:
+            for place in places(source.n_obs):
+                x = source.read(np.arange(place.start, place.stop)).to_scipy()
+                block = AnnData(x, obs.iloc[place], source.var, obsm={key: rows_of(obsm[key], place) for key in obsm})
+                writer.append(apply_hooks(job.recipe.before, block))
+                source.release()
+                advance(place.stop - place.start)
+            if source.uns_organism:
+                writer.uns["organism"] = source.uns_organism
+        with open_source(path) as changed:
+            changed.name = source.name
+            yield changed
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _shares(told: Told, n_cells: int, recipe: Recipe) -> Advance:
+    """Tells which share of all passes over a file is done."""
+    n_all = max(1, n_cells * (2 + bool(recipe.before) + bool(recipe.min_cells_per_gene)))
+    n_done = 0
+
+    def advance(n_more: int) -> None:
+        nonlocal n_done
+        n_done += n_more
+        told(min(1.0, n_done / n_all))
+
+    return advance

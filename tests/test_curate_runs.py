@@ -1,0 +1,357 @@
+"""Many files: in processes, once each, whatever happens to some of them."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import anndata as ad
+import pytest
+from curation import IDS, cells, table, written
+
+import scdataloader as scd
+from scdataloader.cli import main
+from scdataloader.curate import Curator, Recipe, Rule
+from scdataloader.curate.ledger import LEDGER, content_of, open_ledger
+from scdataloader.curate.outcome import Outcome
+
+pytestmark = pytest.mark.filterwarnings("default")  # of libraries in processes of their own
+
+REPO = Path(__file__).parents[1]
+
+
+def raw(folder, n=3):
+    """Files that differ, in a folder."""
+    folder.mkdir(exist_ok=True)
+    return [written(folder / f"{number}.h5ad", cells(IDS, seed=number)) for number in range(n)]
+
+
+def statuses(outcomes):
+    return [(Path(one.source).name, one.status) for one in outcomes]
+
+
+def outputs(folder):
+    """What lies in a folder of curated files, with the times of the files."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.h5ad")}
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_hash_changes_with_what_decides_and_with_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    genes = table(tmp_path)
+    (tmp_path / "steps_of_mine.py").write_text("def hook(block): return block\n")
+    recipe = Recipe(genes={"human": genes}, after=["steps_of_mine:hook"], rules={"a*": Rule(organism="human")})
+    hashes = [recipe.hash, replace(recipe, min_genes_per_cell=1).hash, recipe.for_file("x/b.h5ad").hash]
+    moved = tmp_path / "elsewhere.csv"
+    moved.write_text((tmp_path / "genes.csv").read_text())
+    assert replace(recipe, genes={"NCBITaxon:9606": str(moved)}).hash == recipe.hash
+    assert recipe.for_file("x/a.h5ad").hash == replace(recipe, rules={"*": Rule(organism="human")}).hash
+    other_rule = replace(recipe, rules={**recipe.rules, "b*": Rule(organism="mouse")})
+    assert other_rule.for_file("a.h5ad").hash == recipe.for_file("a.h5ad").hash
+    assert other_rule.for_file("b.h5ad").hash != recipe.for_file("b.h5ad").hash
+    moved.write_text(moved.read_text() + "ENSG00000000009,NEW,\n")
+    hashes.append(replace(recipe, genes={"human": str(moved)}).hash)
+    (tmp_path / "steps_of_mine.py").write_text("def hook(block): return block.copy()\n")
+    hashes.append(recipe.hash)
+    assert len(set(hashes)) == len(hashes)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "why"),
+    [
+        ({"min_gene_overlap": 2}, ValueError, "min_gene_overlap is a share from 0 to 1, not 2"),
+        ({"n_mads": 0}, ValueError, "n_mads must be positive, not 0"),
+        ({"genes": {"human": "a", "Homo sapiens": "b"}}, ValueError, "names an organism twice: human, Homo sapiens"),
+        ({"genes": {"humn": "a"}}, ValueError, r"did you mean 'human'\?"),
+    ],
+)
+def test_recipes_that_make_no_sense(options, error, why):
+    with pytest.raises(error, match=why):
+        Recipe(**options)
+
+
+def test_rules_that_make_no_sense():
+    with pytest.raises(ValueError, match="gives donor_id more than once"):
+        Rule(columns={"a": "donor_id"}, constants={"donor_id": "1"})
+    with pytest.raises(ValueError, match="unknown organism 'humn'"):
+        Rule(organism="humn")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "why"),
+    [
+        ({"genes": {"human": "gone.csv"}}, FileNotFoundError, "the recipe names gone.csv, which does not exist"),
+        ({"before": ["no_such_module:f"]}, LookupError, "there is no module 'no_such_module' for the hook"),
+        ({"after": ["json:no_such"]}, LookupError, "the module 'json' of the hook 'json:no_such' has no function"),
+        ({"after": ["json"]}, ValueError, "a hook is named as module:function"),
+    ],
+)
+def test_what_is_wrong_for_all_files_is_told_at_once(tmp_path, options, error, why):
+    with pytest.raises(error, match=why):
+        Curator(out=tmp_path / "out", recipe=Recipe(**options)).run(raw(tmp_path / "raw", 1))
+
+
+# --- the ledger -------------------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_that_was_cut_short_goes_on(tmp_path):
+    path = raw(tmp_path, 1)[0]
+    with open_ledger(tmp_path / "out") as ledger:
+        ledger.note_content(path, [1, 2], "c" * 32)
+        assert ledger.output(path) == tmp_path / "out" / "0.h5ad"
+    with (tmp_path / "out" / LEDGER).open("a") as file:
+        file.write('{"path": "/cut sho')
+    with open_ledger(tmp_path / "out") as ledger:
+        assert ledger.known(path) == (1, "c" * 32)
+        assert ledger.content(path) is None  # another size
+        assert ledger.output(tmp_path / "b" / "0.zarr") == tmp_path / "out" / "0-2.h5ad"
+    lines = (tmp_path / "out" / LEDGER).read_text().splitlines()
+    assert [sorted(json.loads(line)) for line in lines] == [
+        ["content", "path", "stamp"],
+        ["name", "path"],
+        ["name", "path"],
+    ]
+
+
+def test_outcomes_come_back_from_the_ledger(tmp_path):
+    outcome = Outcome(
+        source="a.h5ad",
+        content="c",
+        recipe="r",
+        status="kept",
+        reason="",
+        n_cells_in=3,
+        n_cells_out=2,
+        n_genes_in=5,
+        n_genes_out=4,
+        output=tmp_path / "out" / "a.h5ad",
+        labels={"x": ["T:1"]},
+        organism="NCBITaxon:9606",
+        seconds=0.5,
+        notes=("one", "two"),
+    )
+    with open_ledger(tmp_path / "out") as ledger:
+        ledger.note_outcomes(tmp_path / "a.h5ad", [outcome])
+        with pytest.raises(RuntimeError, match="another run is curating into"), open_ledger(tmp_path / "out"):
+            pass
+    (tmp_path / "out").rename(tmp_path / "moved")
+    with open_ledger(tmp_path / "moved") as ledger:
+        assert ledger.outcomes(tmp_path / "a.h5ad") == [replace(outcome, output=tmp_path / "moved" / "a.h5ad")]
+        assert ledger.outcomes(tmp_path / "b.h5ad") == []
+
+
+def test_the_content_of_folders_is_that_of_their_files(tmp_path):
+    for name, text in {"one/a/b": "x", "two/a/b": "x", "three/a/b": "y", "four/a/c": "x"}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    contents = [content_of(tmp_path / name) for name in ("one", "two", "three", "four")]
+    assert contents[0] == contents[1]
+    assert len(set(contents)) == 3
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_runs_skip_what_is_done_and_one_file_does_not_stop_the_others(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "scdataloader")
+    monkeypatch.chdir(tmp_path)
+    paths = raw(tmp_path / "raw")
+    (tmp_path / "raw" / "bad.h5ad").write_text("no file of ours")
+    twin = tmp_path / "raw" / "twin.h5ad"
+    twin.write_bytes(paths[0].read_bytes())
+    curator = Curator(out="out", processes=1)
+    files = ["raw/*.h5ad", "raw/gone.h5ad"]
+    expected = [
+        ("0.h5ad", "kept"),
+        ("1.h5ad", "kept"),
+        ("2.h5ad", "kept"),
+        ("bad.h5ad", "failed"),
+        ("twin.h5ad", "dropped"),
+    ]
+    first = curator.run(files)
+    assert statuses(first) == [*expected, ("gone.h5ad", "failed")]
+    assert first[4].reason == "its content is that of raw/0.h5ad"
+    assert first[5].reason == f"{tmp_path}/raw/gone.h5ad: No such file or directory"
+    with Path("out/report.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(Path(row["source"]).name, row["status"]) for row in rows] == statuses(first)
+    assert rows[0]["cells_in"] == rows[0]["cells_out"] == "10"
+
+    before = outputs(tmp_path / "out")
+    caplog.clear()
+    again = curator.run([f"{tmp_path}/raw/*.h5ad", "raw/gone.h5ad"])  # the same files, named otherwise
+    assert statuses(again) == statuses(first)
+    assert outputs(tmp_path / "out") == before
+    assert "done before: 3 of 6 files" in caplog.text
+    assert [one.n_cells_out for one in again] == [one.n_cells_out for one in first]
+
+    os.utime(paths[1])  # touched: the content is the same
+    written(paths[2], cells(IDS, seed=99))
+    (tmp_path / "out" / "0.h5ad").unlink()
+    curator.run(files)
+    changed = outputs(tmp_path / "out")
+    assert {name for name in before if changed[name] != before[name]} == {"0.h5ad", "2.h5ad"}
+
+    # another rule concerns one file; and one that is dropped now leaves nothing of before
+    rule = Rule(constants={"batch": "1"})
+    Curator(out="out", recipe=Recipe(rules={"1.*": rule}), processes=1).run(files)
+    once_more = outputs(tmp_path / "out")
+    assert {name for name in changed if once_more[name] != changed[name]} == {"1.h5ad"}
+    dropped = Curator(out="out", recipe=Recipe(min_cells_per_file=11)).run(files)
+    assert {one.status for one in dropped} == {"dropped", "failed"}
+    assert outputs(tmp_path / "out") == {}
+
+
+def test_what_is_kept_is_registered_and_what_is_new_makes_a_version(tmp_path, lamin, caplog):
+    caplog.set_level("INFO", "scdataloader")
+    paths = raw(tmp_path / "raw")
+    curator = Curator(out=tmp_path / "out", collection="tests/runs", processes=1)
+    curator.run(paths[:2])
+    curator.run(paths[:2])
+    curator.run(paths)
+    said = [record.getMessage() for record in caplog.records if "lamindb:tests/runs@" in record.getMessage()]
+    assert [re.search(r"\(.*new", line)[0] for line in said] == [
+        "(new): 2 artifacts, 2 new",
+        "(as it was): 2 artifacts, 0 new",
+        "(new): 3 artifacts, 1 new",
+    ]
+    assert len(scd.Collection.open("lamindb:tests/runs")) == 30
+
+
+HOOKS = """
+import os, signal, time
+
+def die(block):
+    if block.n_obs == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if block.n_obs == 8:
+        raise AttributeError("a defect of the hook")
+    return block
+
+def linger(block):
+    if block.n_obs == 7:
+        time.sleep(600)
+    return block
+
+def disturb(block):
+    path = "raw/1.h5ad"
+    os.utime(path, ns=(5, 5))
+    with open(path, "ab") as file:
+        file.write(b" ")
+    return block
+"""
+
+
+@pytest.fixture
+def working(tmp_path, monkeypatch):
+    """A working directory with hooks."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "curate_hooks_of_runs.py").write_text(HOOKS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("curate_hooks_of_runs", None)
+
+
+def test_a_process_that_is_killed_is_a_failed_file(working, capfd):
+    raw(working / "raw")
+    written(working / "raw" / "0.h5ad", cells(IDS, 7))
+    written(working / "raw" / "2.h5ad", cells(IDS, 8))
+    curator = Curator(out="out", recipe=Recipe(after=["curate_hooks_of_runs:die"]), processes=1)
+    outcomes = curator.run("raw/*.h5ad")
+    assert statuses(outcomes) == [("0.h5ad", "failed"), ("1.h5ad", "kept"), ("2.h5ad", "failed")]
+    assert (
+        outcomes[0].reason
+        == "its process was killed by SIGKILL, perhaps for want of memory: try fewer processes at once"
+    )
+    assert outcomes[2].reason == "its process ended with exit code 1; the traceback is on standard error"
+    assert "AttributeError: a defect of the hook" in capfd.readouterr().err
+    assert sorted(path.name for path in (working / "out").iterdir()) == ["1.h5ad", LEDGER, "report.csv"]
+
+
+def test_a_file_that_changes_while_it_is_curated_fails(working):
+    raw(working / "raw", 2)
+    outcomes = Curator(out="out", recipe=Recipe(after=["curate_hooks_of_runs:disturb"]), processes=1).run("raw/*.h5ad")
+    assert statuses(outcomes) == [("0.h5ad", "kept"), ("1.h5ad", "failed")]
+    assert "changed or removed while it was curated" in outcomes[1].reason
+    assert set(outputs(working / "out")) == {"0.h5ad"}
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_reads_yaml_and_tells_of_all_files(working, capsys):
+    raw(working / "raw", 2)
+    (working / "raw" / "bad.h5ad").write_text("no file of ours")
+    Path("curate.yaml").write_text(
+        f"genes: {{human: {table(working)}}}\n"
+        "min_genes_per_cell: 2\n"
+        "rules:\n"
+        '  "1*": {organism: human, constants: {donor_id: d7}}\n'
+    )
+    command = ["curate", "raw/*.h5ad", "--out", "out", "--config", "curate.yaml", "--processes", "1"]
+    with pytest.raises(SystemExit) as done:
+        main([*command, "--compression", "gzip"])
+    assert done.value.code == 1
+    said = capsys.readouterr()
+    assert re.search(r"│ bad.h5ad +│ failed +│", said.out)
+    assert "2 kept, 0 dropped, 1 failed; 20 cells are kept; all of it: out/report.csv" in said.out
+    assert "warning: raw/bad.h5ad failed: " in said.err
+    found = ad.read_h5ad("out/1.h5ad")
+    assert set(found.obs["donor_id"]) == {"d7"}
+    assert list(found.var["symbol"])[:2] == ["TP53", "CD4"]
+    (working / "raw" / "bad.h5ad").unlink()
+    assert main([*command, "--compression", "gzip"]) == 0
+    assert "done before: 2 of 2 files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--min_cells_per_file", "many"], "min_cells_per_file"),
+        (["--processes", "0"], "error: processes must be 1 or more, not 0"),
+        (["--genes", '{"human": "gone.csv"}'], "error: the recipe names gone.csv, which does not exist"),
+    ],
+)
+def test_wrong_options(working, capsys, options, why):
+    try:
+        code = main(["curate", str(raw(working / "raw", 1)[0]), "--out", "out", *options])
+    except SystemExit as done:
+        code = done.code
+    assert code == 2
+    assert why in capsys.readouterr().err
+
+
+def test_an_interrupted_command_goes_on(working):
+    raw(working / "raw", 2)
+    written(working / "raw" / "1.h5ad", cells(IDS, 7))
+    command = [sys.executable, "-m", "scdataloader", "curate", "raw/*.h5ad", "--out", "out", "--processes", "1"]
+    env = os.environ | {"PYTHONPATH": str(REPO)}
+    hook = ["--after", "[curate_hooks_of_runs:linger]"]
+    with subprocess.Popen([*command, *hook], stderr=subprocess.PIPE, text=True, env=env) as process:
+        while not (working / "out" / "0.h5ad").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[1]
+    assert process.returncode == 130
+    assert said.splitlines()[-2:] == [
+        "interrupted",
+        "files that are done are kept: give the same command again to go on",
+    ]
+    assert sorted(path.name for path in (working / "out").iterdir()) == ["0.h5ad", LEDGER]
+    (working / "curate_hooks_of_runs.py").write_text(HOOKS)  # the same, written anew
+    (working / "raw" / "1.h5ad").unlink()
+    before = outputs(working / "out")
+    done = subprocess.run([*command, *hook], capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    assert outputs(working / "out") == before

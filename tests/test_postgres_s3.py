@@ -1,0 +1,125 @@
+"""The same on Postgres, and with artifacts in a bucket: servers of the tests' own, on loopback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from curated import CELL_TYPE, B, T, curated
+from postgres import postgres_server
+from s3 import s3_server
+
+from scdataloader import Collection
+from scdataloader.curate import Recipe
+from scdataloader.curate.register import register
+
+ON_POSTGRES = """
+import sys
+from pathlib import Path
+import lamindb
+from curated import CD8, CELL_TYPE, NEURON, B, T, curated
+from killed import kill_in_the_middle
+from scdataloader import Collection
+from scdataloader.curate import Recipe
+from scdataloader.curate.register import register
+
+assert lamindb.setup.settings.instance.dialect == "postgresql"
+
+def count():
+    return [table.objects.count() for table in (lamindb.Artifact, lamindb.Collection, lamindb.Run, lamindb.Schema)]
+
+folder = Path("db/files").absolute()
+outcomes = [curated(folder / f"{name}.h5ad", labels) for name, labels in (("a", [T, B]), ("b", [NEURON, CD8]))]
+first = register(outcomes, key="my/atlas", recipe=Recipe())
+assert (first.n_new, first.is_new) == (2, True), first
+before = count()
+assert register(outcomes, key="my/atlas", recipe=Recipe()).version == first.version
+assert count() == before
+
+changed = curated(folder / "new" / "a.h5ad", [T], source=outcomes[0].source)
+register([changed], key="my/atlas", recipe=Recipe(n_mads=3.0))
+found = Collection.open("lamindb:my/atlas", where={"cell_types": "T cell and below", "organisms": "human"})
+assert found.obs([CELL_TYPE])[CELL_TYPE].tolist() == [T, CD8]
+assert len(Collection.open(f"lamindb:my/atlas@{first.version}")) == 4
+
+before = count()
+try:
+    register([curated(folder / "c.h5ad", ["CL:9999999"])], key="my/atlas", recipe=Recipe())
+except LookupError as error:
+    assert "CL:9999999" in str(error)
+else:
+    raise AssertionError("a term that does not exist was registered")
+kill_in_the_middle(folder / "killed", "my/killed")
+assert count() == before
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_the_same_on_postgres(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    environment = {**os.environ, "LAMIN_SETTINGS_DIR": str(tmp_path / "settings"), "PYTHONPATH": path}
+    command = [sys.executable, "-m", "scdataloader"]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    with postgres_server("atlas") as address:
+        done = run(*command, "instance", "init", "--storage", "db", "--db", address)
+        assert done.returncode == 0, done.stderr
+        assert run(*command, "instance", "init", "--storage", "db", "--db", address).stdout == done.stdout
+        done = run(sys.executable, "-c", ON_POSTGRES)
+        assert done.returncode == 0, done.stderr
+    done = run(*command, "inspect", "lamindb:my/atlas")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "the database of the lamindb instance does not answer" in done.stderr
+
+
+@pytest.mark.s3
+def test_artifacts_in_a_bucket(lamin: ModuleType, tmp_path: Path) -> None:
+    import boto3
+
+    outcomes = [curated(tmp_path / f"{name}.h5ad", [T, B, T]) for name in "ab"]
+    with s3_server() as address:
+        storage = f"s3://atlas/curated?endpoint_url={address}"
+        done = register(outcomes, key="s3/atlas", recipe=Recipe(), storage=storage)
+        assert (done.n_new, done.n_members) == (2, 2)
+        assert register(outcomes, key="s3/atlas", recipe=Recipe(), storage=storage).n_new == 0
+        kept = boto3.client("s3").list_objects_v2(Bucket="atlas", Prefix="curated/")["Contents"]
+        assert sum(item["Key"].endswith(".h5ad") for item in kept) == 2
+        found = Collection.open("lamindb:s3/atlas", where={"cell_types": "T cell"})
+        assert found.obs([CELL_TYPE])[CELL_TYPE].tolist() == [T] * 4
+
+        gone = curated(tmp_path / "c.h5ad", [T])
+        more = curated(tmp_path / "d.h5ad", [T, B])
+        gone.output.unlink()
+        with pytest.raises(FileNotFoundError, match=r"c\.h5ad"):
+            register([more, gone], key="s3/atlas", recipe=Recipe(), storage=storage)
+        again = boto3.client("s3").list_objects_v2(Bucket="atlas", Prefix="curated/")["Contents"]
+        assert [item["Key"] for item in again] == [item["Key"] for item in kept]
+        assert lamin.Collection.filter(key="s3/atlas").count() == 1
+
+
+@pytest.mark.s3
+def test_a_bucket_that_refuses_or_does_not_answer(lamin: ModuleType, tmp_path: Path) -> None:
+    from moto.core import set_initial_no_auth_action_count
+
+    first, second = (curated(tmp_path / f"{name}.h5ad", [T, B]) for name in "ab")
+    with s3_server() as address:
+        known, new = (f"s3://atlas{folder}?endpoint_url={address}" for folder in ("/known", "/new"))
+        register([first], key="s3/refused", recipe=Recipe(), storage=known)
+        before = lamin.Artifact.filter().count()
+        # within, the server looks at credentials, and knows none
+        refused = set_initial_no_auth_action_count(0)(register)
+        for storage in (known, new):
+            with pytest.raises(PermissionError, match=r"the bucket refuses these credentials.*AWS_ACCESS_KEY_ID"):
+                refused([first, second], key="s3/refused", recipe=Recipe(), storage=storage)
+    with pytest.raises(ConnectionError, match=r"the bucket cannot be reached .*endpoint_url"):
+        register([first, second], key="s3/refused", recipe=Recipe(), storage=known)
+    assert lamin.Artifact.filter().count() == before
+    assert lamin.Collection.filter(key="s3/refused").count() == 1
+    assert second.output.exists(), "what was to be uploaded is still there"

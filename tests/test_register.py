@@ -1,0 +1,226 @@
+"""What is registered is all there, with its labels and its lineage, once; or nothing of it is."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import anndata as ad
+import pytest
+from curated import CD8, CELL_TYPE, HUMAN, MOUSE, NAIVE_CD8, NEURON, SEX, TISSUE, B, T, curated, without_output
+from killed import kill_in_the_middle
+
+from scdataloader.curate import Recipe
+from scdataloader.curate.register import register
+from scdataloader.sources.lamin import resolve_lamin
+
+
+@pytest.fixture
+def key(request) -> str:
+    """Of a collection that no other test has."""
+    return f"tests/{request.node.name}"
+
+
+@pytest.fixture
+def storage(lamin: ModuleType, request) -> Path:
+    """A folder of the instance's storage that no other test has."""
+    return Path(lamin.settings.storage.root_as_str) / request.node.name
+
+
+def state(lamin: ModuleType) -> dict[str, int]:
+    """How many records there are of everything that registering writes."""
+    import bionty
+
+    tables = [lamin.Artifact, lamin.Collection, lamin.Run, lamin.Transform, lamin.Feature, lamin.Schema, bionty.Tissue]
+    links = [lamin.Collection.artifacts.through, bionty.CellType.artifacts.through, lamin.Artifact.schemas.through]
+    return {table.__name__: table.objects.count() for table in [*tables, *links]}
+
+
+def cell_counts(key: str, version: str = "") -> list[int]:
+    """Cells of a collection's files, in order."""
+    return [ad.read_h5ad(found.path).n_obs for found in resolve_lamin(f"lamindb:{key}{version}")]
+
+
+def members(key: str, version: str = "") -> list[str]:
+    """Keys of a collection's artifacts, in order."""
+    return [found.name for found in resolve_lamin(f"lamindb:{key}{version}")]
+
+
+def test_artifacts_have_labels_schema_organism_and_lineage(lamin: ModuleType, storage: Path, key: str) -> None:
+    labels = {CELL_TYPE: [B, T], TISSUE: ["UBERON:0000178"], SEX: ["PATO:0000384"]}
+    outcome = curated(storage / "a.h5ad", [T, T, B, "unknown"], labels=labels)
+    done = register([outcome], key=key, recipe=Recipe(min_genes_per_cell=7))
+    assert (done.n_new, done.n_members, done.is_new) == (1, 1, True)
+    artifact = lamin.Artifact.get(key=f"{key}/raw/a.h5ad")
+    assert artifact.path.parent.parent == outcome.output.parent / "versions"
+    assert artifact.path.name == "a.h5ad"
+    assert artifact.path.samefile(outcome.output), "a file in the storage stays where it lies"
+    assert artifact.n_observations == 4
+    assert set(artifact.cell_types.values_list("ontology_id", flat=True)) == {B, T}
+    assert [found.name for found in artifact.tissues.all()] == ["blood"]
+    assert [found.name for found in artifact.phenotypes.all()] == ["male"]
+    assert [found.name for found in artifact.organisms.all()] == ["human"]
+    assert set(artifact.features.slots["obs"].members.to_list("name")) == set(labels)
+    feature = lamin.Feature.get(name=CELL_TYPE)
+    assert set(lamin.Artifact.filter(cell_types__ontology_id=T, links_cell_type__feature=feature)) >= {artifact}
+    assert '"min_genes_per_cell": 7' in artifact.run.transform.source_code
+    assert lamin.Collection.get(key=key).run == artifact.run
+
+
+def test_terms_come_with_all_that_is_above_them(lamin: ModuleType, storage: Path, key: str) -> None:
+    import bionty
+
+    from scdataloader.ontology import Ontology
+
+    register([curated(storage / "a.h5ad", [NAIVE_CD8])], key=key, recipe=Recipe())
+    record = bionty.CellType.get(ontology_id=NAIVE_CD8)
+    above = Ontology.from_guide("CL").ancestors(NAIVE_CD8)
+    assert sorted(record.query_parents().to_list("ontology_id")) == above
+
+
+def test_again_writes_nothing(lamin: ModuleType, storage: Path, key: str) -> None:
+    outcomes = [curated(storage / f"{name}.h5ad", [T, B]) for name in "ba"]
+    first = register(outcomes, key=key, recipe=Recipe())
+    before = state(lamin)
+    again = register(outcomes, key=key, recipe=Recipe())
+    assert (again.n_new, again.is_new, again.version) == (0, False, first.version)
+    assert state(lamin) == before
+    assert members(key) == [f"{key}/raw/b.h5ad", f"{key}/raw/a.h5ad"]
+
+
+def test_changed_content_is_a_new_version_in_the_same_place(lamin: ModuleType, storage: Path, key: str) -> None:
+    a, b = curated(storage / "a.h5ad", [T, B]), curated(storage / "b.h5ad", [T, B, T])
+    old = register([a, b], key=key, recipe=Recipe()).version
+    fresh = curated(storage / "new" / "a.h5ad", [T], source=a.source)
+    fresh.output.replace(a.output)  # as a curation into the same folder does
+    changed = replace(fresh, output=a.output)
+    done = register([changed], key=key, recipe=Recipe())
+    assert (done.n_new, done.n_members, done.is_new) == (1, 2, True)
+    assert members(key) == [f"{key}/raw/a.h5ad", f"{key}/raw/b.h5ad"]
+    assert cell_counts(key) == [1, 3]
+    assert cell_counts(key, f"@{old}") == [2, 3]
+    versions = lamin.Artifact.filter(key=f"{key}/raw/a.h5ad").order_by("id")
+    assert [version.is_latest for version in versions] == [False, True]
+    back = register([a], key=key, recipe=Recipe())
+    assert (back.n_new, back.is_new) == (0, True)
+    assert cell_counts(key) == [2, 3]
+
+
+def test_who_stays_and_who_leaves(lamin: ModuleType, storage: Path, key: str) -> None:
+    a, b, c, d = (curated(storage / f"{name}.h5ad", [T, B]) for name in "abcd")
+    register([a, b, c], key=key, recipe=Recipe())
+    register([d, without_output(a, "failed"), without_output(b, "dropped")], key=key, recipe=Recipe())
+    assert members(key) == [f"{key}/raw/{name}.h5ad" for name in "acd"]
+
+
+def test_a_collection_is_never_left_empty(lamin: ModuleType, storage: Path, key: str, caplog) -> None:
+    outcome = curated(storage / "a.h5ad", [T])
+    first = register([outcome], key=key, recipe=Recipe())
+    done = register([without_output(outcome, "dropped")], key=key, recipe=Recipe())
+    assert (done.version, done.n_members, done.is_new) == (first.version, 1, False)
+    assert "a collection cannot be empty, and this one stays as it was" in caplog.text
+
+
+def test_nothing_kept_makes_no_collection(lamin: ModuleType, storage: Path, key: str) -> None:
+    before = state(lamin)
+    done = register([without_output(curated(storage / "a.h5ad", [T]), "dropped")], key=key, recipe=Recipe())
+    assert (done.version, done.n_members, str(done)) == ("", 0, f"{key}: nothing to register")
+    assert state(lamin) == before
+
+
+def test_parts_of_a_split_file_take_its_place(lamin: ModuleType, storage: Path, key: str) -> None:
+    whole, other = curated(storage / "both.h5ad", [T, B]), curated(storage / "z.h5ad", [T])
+    register([whole, other], key=key, recipe=Recipe())
+    parts = [
+        curated(storage / f"{number}.h5ad", [T], source=whole.source, organism=organism)
+        for number, organism in enumerate([HUMAN, MOUSE])
+    ]
+    register(parts, key=key, recipe=Recipe(mixed_organisms="split"))
+    names = [f"{key}/raw/both.NCBITaxon_{taxon}.h5ad" for taxon in (9606, 10090)]
+    assert members(key) == [*names, f"{key}/raw/z.h5ad"]
+    register([replace(whole, recipe="1" * 32)], key=key, recipe=Recipe())
+    assert members(key) == [f"{key}/raw/both.h5ad", f"{key}/raw/z.h5ad"]
+
+
+def test_each_recipe_is_a_version_of_the_transform(lamin: ModuleType, storage: Path, key: str) -> None:
+    for number, recipe in enumerate([Recipe(), Recipe(n_mads=3.0), Recipe()]):
+        outcome = curated(storage / f"{number}.h5ad", [T], recipe=recipe.hash)
+        register([outcome], key=key, recipe=recipe)
+        run = lamin.Artifact.get(key=f"{key}/raw/{number}.h5ad").run
+        assert f'"n_mads": {recipe.n_mads}' in run.transform.source_code
+    assert lamin.Transform.filter(key=f"curate/{key}").count() == 2
+
+
+def test_the_same_file_in_two_collections_is_one_artifact(lamin: ModuleType, storage: Path, key: str) -> None:
+    outcome = curated(storage / "a.h5ad", [T])
+    register([outcome], key=key, recipe=Recipe())
+    register([outcome], key=f"{key}/other", recipe=Recipe())
+    assert members(key) == members(f"{key}/other") == [f"{key}/raw/a.h5ad"]
+
+
+def test_files_elsewhere_are_copied_and_taken_back_after_an_error(
+    lamin: ModuleType, storage: Path, key: str, tmp_path: Path
+) -> None:
+    root = Path(lamin.settings.storage.root_as_str)
+    good = [curated(tmp_path / f"{name}.h5ad", [T, B]) for name in "ab"]
+    gone = curated(tmp_path / "c.h5ad", [NEURON])
+    gone.output.unlink()
+    before, files = state(lamin), set(root.rglob("*.h5ad"))
+    with pytest.raises(FileNotFoundError, match=r"c\.h5ad"):
+        register([*good, gone], key=key, recipe=Recipe())
+    assert state(lamin) == before
+    assert set(root.rglob("*.h5ad")) == files
+    assert all(outcome.output.exists() for outcome in good)
+    register(good, key=key, recipe=Recipe())
+    assert len(set(root.rglob("*.h5ad")) - files) == 2
+
+
+def test_an_error_takes_away_what_was_linked_and_no_more(lamin: ModuleType, storage: Path, key: str) -> None:
+    good, gone = (curated(storage / f"{name}.h5ad", [T, B]) for name in "ab")
+    register([good], key=key, recipe=Recipe())
+    files = sorted(storage.rglob("*"))
+    more = curated(storage / "c.h5ad", [T, B])
+    gone.output.unlink()
+    with pytest.raises(FileNotFoundError, match=r"b\.h5ad"):
+        register([good, more, gone], key=key, recipe=Recipe())
+    files.remove(gone.output)
+    assert sorted(storage.rglob("*")) == sorted([*files, more.output])
+
+
+def test_a_term_that_does_not_exist_is_named_and_nothing_is_registered(
+    lamin: ModuleType, storage: Path, key: str
+) -> None:
+    before = state(lamin)
+    outcomes = [curated(storage / f"{name}.h5ad", [label]) for name, label in (("a", B), ("b", "CL:9999999"))]
+    with pytest.raises(LookupError, match=r"CL:9999999 cannot be saved in bionty\.CellType: .*no such current term"):
+        register(outcomes, key=key, recipe=Recipe())
+    assert state(lamin) == before
+
+
+def test_a_locked_database_is_told_in_one_line(lamin: ModuleType, storage: Path, key: str) -> None:
+    from django.db import connection
+
+    outcome = curated(storage / "a.h5ad", [CD8])
+    before = state(lamin)
+    connection.cursor().execute("PRAGMA busy_timeout = 100")  # milliseconds; five seconds otherwise
+    database = sqlite3.connect(connection.settings_dict["NAME"])
+    try:
+        database.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(RuntimeError, match=r"the SQLite database of the lamindb instance is locked: another"):
+            register([outcome], key=key, recipe=Recipe())
+    finally:
+        database.close()
+        connection.cursor().execute("PRAGMA busy_timeout = 5000")
+    assert state(lamin) == before
+    assert register([outcome], key=key, recipe=Recipe()).n_new == 1
+
+
+def test_killed_in_the_middle_leaves_nothing_registered(lamin: ModuleType, storage: Path, key: str) -> None:
+    register([curated(storage / "before.h5ad", [T, B])], key=f"{key}/before", recipe=Recipe())
+    before = state(lamin)
+    kill_in_the_middle(storage / "killed", key, LAMIN_CURRENT_INSTANCE=lamin.setup.settings.instance.slug)
+    assert state(lamin) == before
+    outcomes = [curated(storage / "killed" / f"{number}.h5ad", [T, B]) for number in range(3)]
+    assert register(outcomes, key=key, recipe=Recipe()).n_new == 3
