@@ -109,6 +109,11 @@ def _database_message(reason: str) -> str:
             "the SQLite database of the lamindb instance is locked: another process is writing to it; wait for it and "
             "do the same again, or keep the instance on Postgres, where several may write"
         )
+    if "no such table" in reason:
+        return (
+            f"the SQLite database of the lamindb instance is gone, or is none of lamindb's ({reason}): restore it, or "
+            "make the instance again with `scdataloader instance init`"
+        )
     return (
         f"the database of the lamindb instance does not answer ({reason.splitlines()[0]}): check that the server runs, "
         "and the --db that the instance was made with"
