@@ -6,7 +6,7 @@ import difflib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 from scdataloader.lamin_session import session
@@ -132,8 +132,15 @@ def save_terms(registry: Any, ids: Iterable[str]) -> None:
         terms = list(group)
         known = [entry for entry in TERMS if entry.registry == name and entry.ontology.lower() == prefix.lower()]
         source = _source(registry, known[0] if known else Terms(registry=name, ontology=prefix, organism="all"), terms)
+        _restore(registry, Ontology.from_guide(prefix), terms)
         # saving one saves all that is above it
         lamindb.save(registry.from_values(terms, field=registry.ontology_id, source=source, mute=True))
+
+
+def _restore(registry: Any, ontology: Ontology, terms: Sequence[str]) -> None:
+    """Take terms, and what is above them, out of lamindb's trash, where they are neither found nor can be made anew."""
+    ids = {*terms, *chain.from_iterable(ontology.ancestors(term) for term in terms)}
+    registry.objects.filter(ontology_id__in=ids, branch_id=-1).update(branch_id=1)
 
 
 def _source(registry: Any, terms: Terms, wanted: Sequence[str] = ()) -> Any:

@@ -257,6 +257,7 @@ def test_hooks_see_blocks_and_may_change_them(tmp_path, monkeypatch, hooks):
     np.testing.assert_array_equal(found.obsm["X_pca"], raw.obsm["X_pca"][rows])
     np.testing.assert_array_equal(found.obs["n_genes"], (counts[rows] > 0).sum(axis=1) * 2)
     assert outcome.labels == {CELL_TYPE: ["CL:0000084"]}
+    assert (outcome.n_cells_in, outcome.n_cells_out) == (10, 4)
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["a.h5ad"]
 
 

@@ -333,7 +333,10 @@ def test_wrong_options(working, capsys, options, why):
 def test_an_interrupted_command_goes_on(working):
     raw(working / "raw", 2)
     written(working / "raw" / "1.h5ad", cells(IDS, 7))
-    command = [sys.executable, "-m", "scdataloader", "curate", "raw/*.h5ad", "--out", "out", "--processes", "1"]
+    # a process that was started in the background of a shell, and what it starts, would not hear of an interrupt
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", f"from scdataloader.cli import main; {code}"]
+    command += ["curate", "raw/*.h5ad", "--out", "out", "--processes", "1"]
     env = os.environ | {"PYTHONPATH": str(REPO)}
     hook = ["--after", "[curate_hooks_of_runs:linger]"]
     with subprocess.Popen([*command, *hook], stderr=subprocess.PIPE, text=True, env=env) as process:

@@ -80,6 +80,19 @@ def test_terms_come_with_all_that_is_above_them(lamin: ModuleType, storage: Path
     assert sorted(record.query_parents().to_list("ontology_id")) == above
 
 
+def test_terms_in_the_trash_are_taken_out_of_it(lamin: ModuleType, storage: Path, key: str) -> None:
+    import bionty
+
+    above, below = "CL:0000556", "CL:0000557"  # no other test has these
+    register([curated(storage / "a.h5ad", [above, below])], key=key, recipe=Recipe())
+    for term in (above, below):
+        bionty.CellType.get(ontology_id=term).delete()  # into the trash
+    assert not bionty.CellType.filter(ontology_id__in=[above, below]).exists()
+    register([curated(storage / "b.h5ad", [above, below])], key=key, recipe=Recipe())
+    artifact = lamin.Artifact.get(key=f"{key}/raw/b.h5ad")
+    assert set(artifact.cell_types.values_list("ontology_id", flat=True)) == {above, below}
+
+
 def test_again_writes_nothing(lamin: ModuleType, storage: Path, key: str) -> None:
     outcomes = [curated(storage / f"{name}.h5ad", [T, B]) for name in "ba"]
     first = register(outcomes, key=key, recipe=Recipe())

@@ -98,13 +98,15 @@ def _parts(job: Job, nothing: Outcome, told: Told) -> Iterator[Outcome]:
         warnings.filterwarnings("ignore", message="(Variable|Observation) names are not unique")
         # hooks may be there to recover counts
         values: Values = "any" if job.recipe.before else "counts"
-        source = open_source(job.path, counts=job.recipe.rule.counts or job.recipe.counts, values=values)
-        advance = _shares(told, source.n_obs, job.recipe)
-        with source, _through_hooks(source, job, advance) as source:
+        given = open_source(job.path, counts=job.recipe.rule.counts or job.recipe.counts, values=values)
+        nothing = replace(nothing, n_cells_in=given.n_obs, n_genes_in=len(given.var))
+        advance = _shares(told, given.n_obs, job.recipe)
+        with given, _through_hooks(given, job, advance) as source:
             cells = read_cells(source, job.recipe)
             for organism, rows in cells.organisms:
-                known = replace(nothing, n_cells_in=len(rows), n_genes_in=len(source.var), organism=organism)
-                name = f".{organism.replace(':', '_')}.h5ad" if len(cells.organisms) > 1 else ".h5ad"
+                known, name = replace(nothing, organism=organism), ".h5ad"
+                if len(cells.organisms) > 1:
+                    known, name = replace(known, n_cells_in=len(rows)), f".{organism.replace(':', '_')}.h5ad"
                 part = Part(
                     source=source,
                     cells=cells,

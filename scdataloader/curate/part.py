@@ -95,7 +95,8 @@ def places(n_cells: int) -> Iterator[slice]:
 
 def _judged(part: Part, genes: Genes) -> tuple[pd.DataFrame, NDArray[np.bool_], list[str]]:
     """The cells' table with their metrics, which of them are kept, and what is to be noted."""
-    metrics = pd.concat([cell_metrics(x, genes.mitochondrial) for _, x in _blocks(part, part.rows, genes)])
+    blocks = [cell_metrics(x, genes.mitochondrial) for _, x in _blocks(part, part.rows, genes)]
+    metrics = pd.concat(blocks, ignore_index=True)
     obs = part.cells.obs.iloc[part.rows].copy()
     obs[ORGANISM] = constant(part.outcome.organism, len(obs))
     replaced = [name for name in metrics if name in obs]
