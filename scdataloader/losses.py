@@ -66,8 +66,9 @@ class HierarchicalF1(Metric):
     As there, labels above every class are left out, since all cells have them. Where all labels are classes it is the
     share of the cells that are predicted right.
 
-    A cell of inner label is of one of the classes below it. What is predicted below its label is neither right nor
-    wrong, and left out of P. An inner label is above another label where its classes include all of the other's.
+    A cell of inner label is of one of the classes below it, so labels that have some of these classes, and are not
+    above it, may be right or wrong: they are left out of P. An inner label is above another label where its classes
+    include all of the other's.
     """
 
     is_differentiable = False
@@ -75,6 +76,7 @@ class HierarchicalF1(Metric):
     full_state_update = False
 
     above: Tensor
+    overlapping: Tensor
     counted: Tensor
     n_shared: Tensor
     n_predicted: Tensor
@@ -85,6 +87,7 @@ class HierarchicalF1(Metric):
         super().__init__()
         membership = _membership(n_classes, hierarchy)
         self.register_buffer("above", _above(membership), persistent=False)
+        self.register_buffer("overlapping", _overlapping(membership), persistent=False)
         is_class = torch.ones(n_classes, dtype=torch.bool)
         self.register_buffer("counted", torch.cat([is_class, ~membership.all(dim=1)]), persistent=False)
         for state in ("n_shared", "n_predicted", "n_true"):
@@ -99,8 +102,8 @@ class HierarchicalF1(Metric):
         """
         predicted, labels = predicted[labels >= 0], labels[labels >= 0]
         true = self.above[labels]
-        finer = self.above.T[labels] & ~true
-        guessed = self.above[predicted] & ~finer & self.counted
+        open_to_doubt = self.overlapping[labels] & ~true
+        guessed = self.above[predicted] & ~open_to_doubt & self.counted
         true &= self.counted
         self.n_shared += (guessed & true).sum()
         self.n_predicted += guessed.sum()
@@ -125,10 +128,20 @@ def _membership(n_classes: int, hierarchy: Mapping[int, Sequence[int]]) -> Tenso
     return matrix
 
 
+def _classes(membership: Tensor) -> Tensor:
+    """(n, n_classes) for n classes and inner labels: True where a label has a class, which a class has itself."""
+    return torch.cat([torch.eye(membership.shape[1], dtype=torch.bool), membership])
+
+
+def _overlapping(membership: Tensor) -> Tensor:
+    """(n, n) True where two labels have a class in common."""
+    covers = _classes(membership).float()
+    return covers @ covers.T > 0
+
+
 def _above(membership: Tensor) -> Tensor:
     """(n, n) for n classes and inner labels: [i, j] is True where j is i or above i."""
-    n_classes = membership.shape[1]
-    covers = torch.cat([torch.eye(n_classes, dtype=torch.bool), membership])
+    n_classes, covers = membership.shape[1], _classes(membership)
     n_outside = covers.float() @ (~covers).float().T  # classes of i that are not under j
     above = n_outside == 0
     above[n_classes:, :n_classes] = False  # a class is above nothing, not even where it is all that an inner label has

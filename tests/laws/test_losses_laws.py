@@ -120,8 +120,8 @@ def test_f1_of_sets_with_all_that_is_above(drawn):
     shared = n_predicted = n_true = 0
     for guess, label in zip(predicted.tolist(), labels.tolist(), strict=True):
         if label >= 0:
-            finer = {other for other in codes if label in above[other]} - above[label]
-            guessed, true = above[guess] - finer - roots, above[label] - roots
+            doubtful = {other for other in codes if codes[other] & codes[label]} - above[label]
+            guessed, true = above[guess] - doubtful - roots, above[label] - roots
             shared += len(guessed & true)
             n_predicted, n_true = n_predicted + len(guessed), n_true + len(true)
     expected = Fraction(2 * shared, max(n_predicted + n_true, 1))
