@@ -7,7 +7,7 @@ from fractions import Fraction
 import networkx as nx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from term_tables import dags, digraph, even_split, ontology, placed
 
@@ -42,6 +42,13 @@ def placed_here(parents, terms, counts):
     return {term: names[at] if at >= 0 else None for term, at in zip(names, above, strict=True)}
 
 
+def n_at_or_below(parents, term, terms, counts):
+    """How many terms with cells a term is above, itself included."""
+    return len(
+        {other for other, n in cells_of(terms, counts).items() if n} & {term, *nx.descendants(digraph(parents), term)}
+    )
+
+
 @given(counted())
 def test_every_term_stands_below_the_one_parent_that_is_above_the_fewest(drawn):
     parents, terms, counts = drawn
@@ -68,12 +75,29 @@ def test_a_parent_above_one_of_the_parents_changes_nothing(drawn, data):
     further = [
         (term, above) for term in sorted(parents) for above in sorted(nx.ancestors(graph, term) - set(parents[term]))
     ]
-    if not further:
-        return
+    assume(further)
     term, above = data.draw(st.sampled_from(further))
     more = parents | {term: [*parents[term], above]}
     assert placed_here(more, terms, counts) == placed_here(*drawn)
     np.testing.assert_array_equal(masses(more, terms, counts), masses(*drawn))
+
+
+@given(counted(), st.data())
+def test_a_further_parent_that_is_above_more_does_not_move_a_term(drawn, data):
+    parents, terms, counts = drawn
+    before, graph = placed_here(*drawn), digraph(parents)
+    further = [
+        (term, above)
+        for term in sorted(before)
+        for above in sorted(set(parents) - nx.descendants(graph, term) - {term, *parents[term]})
+        if before[term]
+    ]
+    assume(further)
+    term, above = data.draw(st.sampled_from(further))
+    more = parents | {term: [*parents[term], above]}
+    n_above, n_before = (n_at_or_below(more, other, terms, counts) for other in (above, before[term]))
+    moved = placed_here(more, terms, counts)[term] != before[term]
+    assert not (moved and n_above > n_before)
 
 
 @given(counted())
