@@ -4,7 +4,7 @@
 
 What could be tuned stands in rare_cells.yaml, once for all arms. Data sets that FOLDER does not have are left out;
 `pbmc` comes with scanpy. Writes runs.csv (a line per training, seed by seed), tables.md and rare_cells.svg. Called
-again with the same options it goes on where runs.csv ends.
+again it trains what runs.csv lacks; delete lines from it to repeat them.
 
 Of every class some cells train and some test, in worm whole plates do. A class of one cell trains and is not judged.
 """
@@ -16,7 +16,7 @@ import math
 import tempfile
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -267,6 +267,11 @@ def arms(datasets: list[str], n_seeds: int) -> list[Arm]:
     return found
 
 
+def arms_of(runs: pd.DataFrame) -> list[Arm]:
+    """The arms that were trained."""
+    return [Arm(**run) for run in runs[[field.name for field in fields(Arm)]].to_dict("records")]
+
+
 def quiet() -> None:
     """In a process that trains: one thread, and no word of it."""
     import torch
@@ -287,8 +292,8 @@ def main() -> None:
     print(f"data sets: {', '.join(datasets)}, of {', '.join(options.datasets)}")
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "runs.csv"
-    done = len(pd.read_csv(path)) if path.exists() else 0
-    todo = arms(datasets, options.seeds)[done:]
+    done = arms_of(pd.read_csv(path)) if path.exists() else []
+    todo = [arm for arm in arms(datasets, options.seeds) if arm not in done]
     with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=quiet) as pool:
         results = pool.map(run, todo, itertools.repeat(options.data))
         for result in track(results, "trainings", total=len(todo)):

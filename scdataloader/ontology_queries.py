@@ -27,6 +27,10 @@ class Subgraph:
     """Places in ``terms`` of each term's direct children, ascending. A term with two parents stands in two lists."""
     n_parents: NDArray[np.int64]
     """``(m,)`` number of direct parents, all of which are here; 0 for roots."""
+    levels: NDArray[np.int32]
+    """``(m,)`` edges on the longest way up, ascending; 0 for roots. Terms of one level are sorted by id."""
+    ancestors: Lists
+    """Places in ``terms`` of each term's ancestors, itself included."""
 
 
 def lowest(graph: TermGraph, nodes: Nodes) -> Nodes:
@@ -82,15 +86,19 @@ def subgraph(graph: TermGraph, nodes: Nodes, ids: tuple[str, ...]) -> Subgraph:
     """The nodes with all their ancestors, parents before children and else in order."""
     inside = np.unique(graph.closure.ancestors.gather(nodes)[1])
     order = inside[np.argsort(graph.levels[inside], kind="stable")]
+    places = _places(graph, order)
     owner, children = graph.children.gather(order)
-    at = _places(graph, order)[children]
+    at = places[children]
     lists = Lists.group(len(order), owner[at >= 0], at[at >= 0])
+    below, above = graph.closure.ancestors.gather(order)
     return Subgraph(
         terms=tuple(ids[node] for node in order.tolist()),
         given=np.isin(order, nodes),
         indptr=lists.indptr,
         children=lists.indices,
         n_parents=graph.parents.sizes[order],
+        levels=graph.levels[order],
+        ancestors=Lists.group(len(order), below, places[above]),
     )
 
 

@@ -36,17 +36,34 @@ class Tree:
         """``(m,)`` sums by term of ``(n_classes,)`` values of classes; nothing of the terms below."""
         return np.bincount(self.places, weights=values, minlength=len(self.graph.terms)).astype(np.float64)
 
-    def children(self, place: int) -> NDArray[np.int32]:
-        """The places of a term's direct children, ascending."""
-        return self.graph.children[self.graph.indptr[place] : self.graph.indptr[place + 1]]
+    def parents(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``(m,)`` the place of the one parent that each term stands below; -1 for roots.
+
+        Of the parents of a term this is the one that is above the fewest terms with cells, itself included: the most
+        specific. Among equals it is the one farthest from the roots, by the longest way, and then the first by id.
+
+        Args:
+            counts: ``(n_classes,)`` cells in each class.
+        """
+        graph = self.graph
+        has_cells = self.own(counts) > 0
+        ancestors = graph.ancestors
+        # terms, not sums of their descendants: what two ways lead down to counts once
+        n_below = np.bincount(ancestors.indices[has_cells[ancestors.owners]], minlength=len(graph.terms))
+        above = np.repeat(np.arange(len(graph.terms)), np.diff(graph.indptr))
+        # of one level, the lower place is the first by id
+        order = np.lexsort((above, -graph.levels[above], n_below[above], graph.children))
+        children, first = np.unique(graph.children[order], return_index=True)
+        parents = np.full(len(graph.terms), -1, dtype=np.int64)
+        parents[children] = above[order[first]]
+        return parents
 
     def mass(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Share of the draws of each class: split evenly at each term, and by cells among the classes of one term.
 
-        The roots that have cells at or below them share a mass of 1 evenly. A term passes what it gets on, in even
-        parts, to each of its children that have cells at or below them, and keeps one such part where it has cells of
-        its own. A term with several parents gets a part from each. Whatever comes to a term leaves it whole, so masses
-        sum to 1, and a class has one mass, however many ways lead there.
+        Each term stands below one of its `parents`, so that one way leads to each class. The roots that have cells at
+        or below them share a mass of 1 evenly. A term passes what it gets on, in even parts, to each of the terms right
+        below it that have cells at or below them, and keeps one such part where it has cells of its own.
 
         Args:
             counts: ``(n_classes,)`` cells in each class.
@@ -54,28 +71,22 @@ class Tree:
         Returns:
             ``(n_classes,)`` masses that sum to 1; 0 exactly where the count is 0. All 0 without any cell.
         """
-        cells = self.own(counts)
-        flow, kept = self._roots(cells), np.zeros(len(cells))
-        alive = self._alive(cells)
-        for place in range(len(cells)):  # parents before their children
-            below = self.children(place)
-            below = below[alive[below]]
-            n_parts = len(below) + int(cells[place] > 0)
-            if n_parts:
-                flow[below] += flow[place] / n_parts
-                kept[place] = flow[place] / n_parts if cells[place] > 0 else 0.0
-        total = cells[self.places]
-        share = np.divide(counts, total, out=np.zeros(len(counts)), where=total > 0)
-        return np.asarray(kept[self.places] * share, dtype=np.float64)
+        cells, parents = self.own(counts), self.parents(counts)
+        alive = with_below(cells, parents) > 0
+        passed_on = alive & (parents >= 0)
+        n_parts = np.bincount(parents[passed_on], minlength=len(cells)) + (cells > 0)
+        comes = (alive & (parents < 0)).astype(np.float64)
+        comes /= max(comes.sum(), 1)
+        for place in np.flatnonzero(passed_on).tolist():  # parents before their children
+            comes[place] = comes[parents[place]] / n_parts[parents[place]]
+        at = self.places
+        # cells times parts: what a term keeps is one part, of which a class has its share of the cells
+        return np.divide(comes[at] * counts, cells[at] * n_parts[at], out=np.zeros(len(at)), where=cells[at] > 0)
 
-    def _alive(self, cells: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """``(m,)`` terms with cells at or below them."""
-        alive = cells > 0
-        for place in reversed(range(len(alive))):
-            alive[place] |= alive[self.children(place)].any()
-        return alive
 
-    def _roots(self, cells: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``(m,)`` what the roots begin with."""
-        roots = (self.graph.n_parents == 0) & self._alive(cells)
-        return np.asarray(roots / max(int(np.count_nonzero(roots)), 1), dtype=np.float64)
+def with_below(values: NDArray[np.float64], parents: NDArray[np.int64]) -> NDArray[np.float64]:
+    """``(m,)`` sums of the ``(m,)`` values of each term and of all that stands below it, given `Tree.parents`."""
+    sums = values.copy()
+    for place in reversed(np.flatnonzero(parents >= 0).tolist()):  # children before their parents
+        sums[parents[place]] += sums[place]
+    return sums

@@ -12,16 +12,16 @@ from rich.table import Table
 
 from scdataloader.hierarchy import Hierarchy
 from scdataloader.ontology import Ontology
-from scdataloader.tree import Tree
+from scdataloader.tree import Tree, with_below
 from scdataloader.weighting import Weighting
 
 
 def tree_table(weighting: Weighting, ontology: Ontology) -> pd.DataFrame:
     """One row for each term that is a class or where the tree branches, those below it after it, most cells first.
 
-    ``level`` counts the rows above it that it is below, and a term with several parents stands below the lowest of
-    them. ``cells`` can be drawn, ``asked`` is the share of the draws and ``draws`` how many these are in an epoch; the
-    three ``… below`` are of the term and all that is below it, each class once.
+    ``level`` counts the rows above it that it is below. A term with several parents stands below the one that
+    `Tree.parents` takes. ``cells`` can be drawn, ``asked`` is the share of the draws and ``draws`` how many these are
+    in an epoch; the three ``… below`` are of the term and all that stands below it.
 
     Raises:
         ValueError: the weighting has no tree: not just one of its columns has a hierarchy.
@@ -31,14 +31,15 @@ def tree_table(weighting: Weighting, ontology: Ontology) -> pd.DataFrame:
         raise ValueError(
             f"there is no tree to show of {weighting.sampling.columns}: just one of the columns must have a hierarchy"
         )
+    counts = weighting.weights.counts[:-1]
+    parents = tree.parents(counts)
     own = {
-        "cells": tree.own(weighting.weights.counts[:-1]),
+        "cells": tree.own(counts),
         "asked": tree.own(weighting.weights.mass[:-1]),
         "draws": tree.own(weighting.weights.mass[:-1] * weighting.num_samples),
     }
-    below = ontology.among(tree.graph.terms)
-    sums = {name: np.array([values[row].sum() for row in below]) for name, values in own.items()}
-    order, levels = _listed(tree, sums["cells"])
+    sums = {name: with_below(values, parents) for name, values in own.items()}
+    order, levels = _listed(tree, parents, sums["cells"])
     terms = [tree.graph.terms[place] for place in order]
     table = {"term": terms, "name": [ontology.label(term) for term in terms], "level": levels}
     for name in own:
@@ -83,17 +84,13 @@ def show_mapped(console: Console, hierarchy: Hierarchy) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _listed(tree: Tree, cells_below: NDArray[np.float64]) -> tuple[list[int], list[int]]:
+def _listed(tree: Tree, parents: NDArray[np.int64], cells_below: NDArray[np.float64]) -> tuple[list[int], list[int]]:
     """The places of the terms to list, in order, and how far in each stands."""
-    n = len(tree.graph.terms)
-    above = np.full(n, -1)
-    for place in range(n):  # the last of its parents is the lowest
-        above[tree.children(place)] = place
-    children = {place: np.flatnonzero(above == place).tolist() for place in (-1, *range(n))}
-    is_class = np.bincount(tree.places, minlength=n) > 0
-    has_class = is_class.copy()
-    for place in reversed(range(n)):
-        has_class[above[place]] |= has_class[place] and above[place] >= 0
+    children: dict[int, list[int]] = {place: [] for place in range(-1, len(parents))}
+    for place, above in enumerate(parents.tolist()):
+        children[above].append(place)
+    is_class = np.bincount(tree.places, minlength=len(parents)) > 0
+    has_class = with_below(is_class.astype(np.float64), parents) > 0
     order: list[int] = []
     levels: list[int] = []
     waiting = [(place, 0) for place in children[-1]]

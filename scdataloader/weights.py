@@ -24,9 +24,9 @@ cells at or below them. A term that has cells of its own is one more child of it
     │       └── CD8   2 cells         1/12
     └── neuron        3 cells         1/2
 
-A term with several parents gets a part from each. All that comes to a term leaves it, so that masses sum to 1, and a
-class is one class with one mass, however many ways lead there. Joint classes of one term (`by` names another column as
-well) share its mass by their cells.
+A term with several parents stands below one of them only, the most specific (`Tree.parents`), so that one way leads to
+each class and none counts twice. Joint classes of one term (`by` names another column as well) share its mass by their
+cells.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
@@ -42,23 +43,41 @@ def digraph(parents: Mapping[str, Iterable[str]]) -> nx.DiGraph:
     return graph
 
 
-def even_walk(graph: nx.DiGraph, cells: Mapping[str, int]) -> dict[str, Fraction]:
-    """The chance that a walk from the roots down, each way on being as likely, ends at each term with cells."""
+def placed(graph: nx.DiGraph, cells: Mapping[str, int]) -> dict[str, str | None]:
+    """The parent that each term stands below: the fewest terms with cells at or below it, then the longest way up."""
     own = {term for term, n in cells.items() if n}
-    alive = own.union(*(nx.ancestors(graph, term) for term in own))
-    roots = [term for term in alive if graph.in_degree(term) == 0]
-    reaches = {}
-    for term in nx.topological_sort(graph.subgraph(alive)):
-        come = [
-            reaches[above] / n_ways for above, n_ways in ((p, ways(graph, p, alive, own)) for p in graph.pred[term])
-        ]
-        reaches[term] = sum(come, Fraction(term in roots, len(roots)))
-    return {term: reaches[term] / ways(graph, term, alive, own) for term in own}
+    n_below = {term: len(own & {term, *nx.descendants(graph, term)}) for term in graph}
+    level: dict[str, int] = {}
+    for term in nx.topological_sort(graph):
+        level[term] = 1 + max((level[above] for above in graph.pred[term]), default=-1)
+    return {
+        term: min(graph.pred[term], key=lambda above: (n_below[above], -level[above], above), default=None)
+        for term in graph
+    }
 
 
-def ways(graph: nx.DiGraph, term: str, alive: set[str], own: set[str]) -> int:
-    """How many ways lead on from a term: to children with cells at or below them, and to its own cells."""
-    return len(alive.intersection(graph.succ[term])) + (term in own)
+def even_split(graph: nx.DiGraph, cells: Mapping[str, int]) -> dict[str, Fraction]:
+    """The mass of each term with cells, by the one way up from it: at each term on it, one over the ways on."""
+    own = {term for term, n in cells.items() if n}
+    above = placed(graph, cells)
+    lines = {term: way_up(term, above) for term in own}
+    alive = set().union(*lines.values())
+    n_roots = sum(above[term] is None for term in alive)
+
+    def n_ways(term: str) -> int:
+        return sum(above[other] == term for other in alive) + (term in own)
+
+    return {term: Fraction(1, n_roots * math.prod(map(n_ways, line))) for term, line in lines.items()}
+
+
+def way_up(term: str, above: Mapping[str, str | None]) -> list[str]:
+    """The term and what it stands below, up to a root."""
+    line: list[str] = []
+    at: str | None = term
+    while at is not None:
+        line.append(at)
+        at = above[at]
+    return line
 
 
 @st.composite

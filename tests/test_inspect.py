@@ -144,24 +144,26 @@ def test_the_tree_has_every_class_below_what_it_is_a_kind_of(typed):
     assert list(table["level"]) == [0, 1, 2, 3, 3, 1]
     assert list(table["cells"]) == [0, 20, 0, 40, 30, 6]
     assert list(table["cells below"]) == [96, 90, 70, 40, 30, 6]
-    # two ways, by alpha-beta and by mature T cells, lead down to mature alpha-beta ones, and T cells keep a third
-    np.testing.assert_allclose(table["asked"], [0, 1 / 6, 0, 1 / 6, 1 / 6, 1 / 2])
-    np.testing.assert_allclose(table["asked below"], [1, 1 / 2, 1 / 3, 1 / 6, 1 / 6, 1 / 2])
+    # two ways, by alpha-beta and by mature T cells, lead down to mature alpha-beta ones, and one is taken
+    np.testing.assert_allclose(table["asked"], [0, 1 / 4, 0, 1 / 8, 1 / 8, 1 / 2])
+    np.testing.assert_allclose(table["asked below"], [1, 1 / 2, 1 / 4, 1 / 8, 1 / 8, 1 / 2])
     np.testing.assert_allclose(table["draws below"], table["asked below"] * 960)
     assert weighting.tree is not None
 
 
-def test_a_term_with_several_parents_stands_once_and_counts_once():
-    dag = ontology({"T:0": [], "T:1": ["T:0"], "T:2": ["T:1"], "T:3": ["T:0", "T:2"], "T:4": ["T:1"], "T:5": ["T:0"]})
+def test_a_term_with_several_parents_is_shown_where_it_stands_and_counts_there():
+    dag = ontology({"T:0": [], "T:1": ["T:0"], "T:2": ["T:1"], "T:3": ["T:2", "T:5"], "T:4": ["T:2"], "T:5": ["T:0"]})
     names = ["T:3", "T:4", "T:5", "T:2"]
     codes = np.repeat(np.arange(4), [5, 3, 2, 1]).astype(np.int32)
-    tree, sampling = Tree.of(dag, names), Sampling(by="x", scheme="uniform")
+    tree, sampling = Tree.of(dag, names), Sampling(by="x", scheme="tree")
     weights = class_weights(codes, 4, sampling, tree=tree)
     made = {"codes": codes, "names": names, "factors": None, "weights": weights, "sampling": sampling, "tree": tree}
     table = tree_table(Weighting(rows=np.arange(11), **made), dag)
-    assert list(table["term"]) == ["T:0", "T:1", "T:2", "T:3", "T:4", "T:5"]
-    assert list(table["level"]) == [0, 1, 2, 3, 2, 1]
-    assert list(table["cells below"]) == [11, 9, 6, 5, 3, 2]
+    # T:5 is above two classes, and T:2 above three
+    assert list(table["term"]) == ["T:0", "T:5", "T:3", "T:2", "T:4"]
+    assert list(table["level"]) == [0, 1, 2, 1, 2]
+    assert list(table["cells below"]) == [11, 7, 5, 4, 3]
+    np.testing.assert_allclose(table["asked below"], [1, 1 / 2, 1 / 4, 1 / 2, 1 / 4])
 
 
 def test_the_terminal_shows_the_tree_and_what_was_rolled_up(typed, capsys, tmp_path):

@@ -78,6 +78,9 @@ def test_a_subgraph_is_the_terms_with_all_that_is_above_and_nothing_else(parents
         assert children == sorted(place[child] for child in part.successors(term))
         assert all(child > number for child in children)
         assert sub.n_parents[number] == graph.in_degree(term) == part.in_degree(term)
+        assert {sub.terms[above] for above in sub.ancestors[number]} == nx.ancestors(graph, term) | {term}
+    longest = {term: len(nx.dag_longest_path(graph.subgraph(nx.ancestors(graph, term) | {term}))) - 1 for term in part}
+    assert list(zip(sub.levels.tolist(), sub.terms, strict=True)) == sorted((longest[term], term) for term in part)
 
 
 @given(dags(), st.data())

@@ -1,14 +1,15 @@
-"""Laws of the mass that is split down an ontology, on random graphs, in exact fractions."""
+"""Laws of the mass that is split down an ontology, on random graphs, against sets and exact fractions."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
+import networkx as nx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from term_tables import dags, digraph, even_walk, ontology
+from term_tables import dags, digraph, even_split, ontology, placed
 
 from scdataloader.tree import Tree
 
@@ -26,21 +27,77 @@ def masses(parents, terms, counts):
     return Tree.of(ontology(parents), terms).mass(counts)
 
 
-def specification(parents, terms, counts):
+def cells_of(terms, counts):
     cells = dict.fromkeys(terms, 0)
     for term, n in zip(terms, counts, strict=True):
         cells[term] += int(n)
-    walk = even_walk(digraph(parents), cells)
-    return [
-        walk[term] * Fraction(int(n), cells[term]) if n else Fraction(0) for term, n in zip(terms, counts, strict=True)
-    ]
+    return cells
+
+
+def placed_here(parents, terms, counts):
+    """The same for every term as `Tree` has it."""
+    tree = Tree.of(ontology(parents), terms)
+    above = tree.parents(counts).tolist()
+    names = tree.graph.terms
+    return {term: names[at] if at >= 0 else None for term, at in zip(names, above, strict=True)}
+
+
+def n_at_or_below(parents, term, terms, counts):
+    """How many terms with cells a term is above, itself included."""
+    return len(
+        {other for other, n in cells_of(terms, counts).items() if n} & {term, *nx.descendants(digraph(parents), term)}
+    )
 
 
 @given(counted())
-def test_mass_is_the_chance_of_an_even_walk_down(drawn):
-    expected = specification(*drawn)
-    assert sum(expected) == 1
+def test_every_term_stands_below_the_one_parent_that_is_above_the_fewest(drawn):
+    parents, terms, counts = drawn
+    expected = placed(digraph(parents), cells_of(terms, counts))
+    found = placed_here(*drawn)
+    assert found == {term: expected[term] for term in found}
+    assert all(above in parents[term] if parents[term] else above is None for term, above in found.items())
+
+
+@given(counted())
+def test_mass_is_split_evenly_down_the_one_way_to_each_class(drawn):
+    parents, terms, counts = drawn
+    cells = cells_of(terms, counts)
+    split = even_split(digraph(parents), cells)
+    assert sum(split.values()) == 1
+    expected = [split[term] * Fraction(int(n), cells[term]) if n else 0 for term, n in zip(terms, counts, strict=True)]
     np.testing.assert_allclose(masses(*drawn), [float(mass) for mass in expected], rtol=1e-12)
+
+
+@given(counted(), st.data())
+def test_a_parent_above_one_of_the_parents_changes_nothing(drawn, data):
+    parents, terms, counts = drawn
+    graph = digraph(parents)
+    further = [
+        (term, above) for term in sorted(parents) for above in sorted(nx.ancestors(graph, term) - set(parents[term]))
+    ]
+    assume(further)
+    term, above = data.draw(st.sampled_from(further))
+    more = parents | {term: [*parents[term], above]}
+    assert placed_here(more, terms, counts) == placed_here(*drawn)
+    np.testing.assert_array_equal(masses(more, terms, counts), masses(*drawn))
+
+
+@given(counted(), st.data())
+def test_a_further_parent_that_is_above_more_does_not_move_a_term(drawn, data):
+    parents, terms, counts = drawn
+    before, graph = placed_here(*drawn), digraph(parents)
+    further = [
+        (term, above)
+        for term in sorted(before)
+        for above in sorted(set(parents) - nx.descendants(graph, term) - {term, *parents[term]})
+        if before[term]
+    ]
+    assume(further)
+    term, above = data.draw(st.sampled_from(further))
+    more = parents | {term: [*parents[term], above]}
+    n_above, n_before = (n_at_or_below(more, other, terms, counts) for other in (above, before[term]))
+    moved = placed_here(more, terms, counts)[term] != before[term]
+    assert not (moved and n_above > n_before)
 
 
 @given(counted())
