@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
+import pandas as pd
 import pytest
 from curation import IDS, cells, table, written
 
@@ -20,6 +21,7 @@ from scdataloader.cli import main
 from scdataloader.curate import Curator, Recipe, Rule
 from scdataloader.curate.ledger import LEDGER, content_of, open_ledger
 from scdataloader.curate.outcome import Outcome
+from scdataloader.curate.report import REPORT
 
 pytestmark = pytest.mark.filterwarnings("default")  # of libraries in processes of their own
 
@@ -97,6 +99,26 @@ def test_rules_that_make_no_sense():
 def test_what_is_wrong_for_all_files_is_told_at_once(tmp_path, options, error, why):
     with pytest.raises(error, match=why):
         Curator(out=tmp_path / "out", recipe=Recipe(**options)).run(raw(tmp_path / "raw", 1))
+
+
+def test_nothing_that_is_there_is_written_over(tmp_path):
+    files = raw(tmp_path / "raw", 2)
+    (tmp_path / "link").symlink_to(tmp_path / "raw")
+    before = {path: path.read_bytes() for path in files}
+    for out in ("raw", "link"):
+        with pytest.raises(ValueError, match=r"0\.h5ad lies in .*, where curated files are to go"):
+            Curator(out=tmp_path / out).run(files)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "0.h5ad").write_text("mine")
+    (tmp_path / "out" / "1.NCBITaxon_9606.h5ad").write_text("mine, too")
+    outcomes = Curator(out=tmp_path / "out", progress=False).run(files)
+    assert [outcome.status for outcome in outcomes] == ["failed", "failed"]
+    assert "has 0.h5ad or parts of it already, which its curated.jsonl does not know" in outcomes[0].reason
+    assert (tmp_path / "out" / "0.h5ad").read_text() == "mine"
+    assert {path: path.read_bytes() for path in files} == before
+    (tmp_path / "out" / "0.h5ad").unlink()
+    again = Curator(out=tmp_path / "out", progress=False).run(files)
+    assert [outcome.status for outcome in again] == ["kept", "failed"]
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------
@@ -351,7 +373,8 @@ def test_an_interrupted_command_goes_on(working):
         "interrupted",
         "files that are done are kept: give the same command again to go on",
     ]
-    assert sorted(path.name for path in (working / "out").iterdir()) == ["0.h5ad", LEDGER]
+    assert sorted(path.name for path in (working / "out").iterdir()) == ["0.h5ad", LEDGER, REPORT]
+    assert list(pd.read_csv(working / "out" / REPORT)["source"]) == ["raw/0.h5ad"]
     (working / "curate_hooks_of_runs.py").write_text(HOOKS)  # the same, written anew
     (working / "raw" / "1.h5ad").unlink()
     before = outputs(working / "out")
