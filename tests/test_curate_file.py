@@ -148,9 +148,21 @@ def test_assays_and_primary_data(tmp_path):
     assert dropped == ["cells of other assays, dropped: 6", "cells of no primary data, dropped: 1"]
     assert (outcome.n_cells_in, outcome.n_cells_out) == (10, 3)
     (tmp_path / "out" / "a.h5ad").unlink()
-    assert "assays name 'no such assay', which is no term of EFO" in failed(path, Recipe(assays=["no such assay"]))
     said = failed(written(tmp_path / "b.h5ad", cells(IDS)), Recipe(assays=["EFO:0009922"]))
     assert f"b.h5ad has no obs column '{ASSAY}', and only some assays are asked for" in said
+
+
+@pytest.mark.parametrize("values", [[1, 0], [1.0, 0.0], ["TRUE", "FALSE"], ["True", "false"], ["1", "0"]])
+def test_primary_data_is_said_by_truths_of_any_kind(tmp_path, values):
+    path = written(tmp_path / "a.h5ad", cells(IDS, is_primary_data=values * 5))
+    _, found = kept(path, Recipe(primary_only=True))
+    assert list(found.obs_names) == [f"cell{number}" for number in range(0, 10, 2)]
+
+
+def test_primary_data_that_are_not_said(tmp_path):
+    raw = cells(IDS, is_primary_data=["yes", None] * 5)
+    said = failed(written(tmp_path / "a.h5ad", raw), Recipe(primary_only=True))
+    assert "a.h5ad has 'yes' in obs['is_primary_data'], where true or false were expected" in said
 
 
 def test_genes_are_judged_by_the_cells_that_are_left(tmp_path):

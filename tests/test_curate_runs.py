@@ -71,6 +71,8 @@ def test_the_hash_changes_with_what_decides_and_with_nothing_else(tmp_path, monk
     [
         ({"min_gene_overlap": 2}, ValueError, "min_gene_overlap is a share from 0 to 1, not 2"),
         ({"n_mads": 0}, ValueError, "n_mads must be positive, not 0"),
+        ({"min_cells_per_gene": -1}, ValueError, "min_cells_per_gene must be 0 or more, not -1"),
+        ({"max_pct_mt": 500}, ValueError, "max_pct_mt is in percent, from 0 to 100, not 500"),
         ({"genes": {"human": "a", "Homo sapiens": "b"}}, ValueError, "names an organism twice: human, Homo sapiens"),
         ({"genes": {"humn": "a"}}, ValueError, r"did you mean 'human'\?"),
     ],
@@ -94,11 +96,18 @@ def test_rules_that_make_no_sense():
         ({"before": ["no_such_module:f"]}, LookupError, "there is no module 'no_such_module' for the hook"),
         ({"after": ["json:no_such"]}, LookupError, "the module 'json' of the hook 'json:no_such' has no function"),
         ({"after": ["json"]}, ValueError, "a hook is named as module:function"),
+        ({"labels": {"cell_type": ["CLX"]}}, ValueError, "has no ontology 'CLX' in schema"),
+        ({"assays": ["no such assay"]}, ValueError, "assays name 'no such assay', which is no term of EFO"),
     ],
 )
 def test_what_is_wrong_for_all_files_is_told_at_once(tmp_path, options, error, why):
     with pytest.raises(error, match=why):
         Curator(out=tmp_path / "out", recipe=Recipe(**options)).run(raw(tmp_path / "raw", 1))
+
+
+def test_a_rule_for_no_file_is_told(tmp_path, caplog):
+    Curator(out=tmp_path / "out", recipe=Recipe(rules={"b*": Rule(organism="mouse")})).run(raw(tmp_path / "raw", 1))
+    assert "the rule for 'b*' is for none of these files" in caplog.messages
 
 
 def test_nothing_that_is_there_is_written_over(tmp_path):
@@ -316,6 +325,7 @@ def test_the_command_reads_yaml_and_tells_of_all_files(working, capsys):
     Path("curate.yaml").write_text(
         f"genes: {{human: {table(working)}}}\n"
         "min_genes_per_cell: 2\n"
+        "out: not the one that the command line names\n"
         "rules:\n"
         '  "1*": {organism: human, constants: {donor_id: d7}}\n'
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scdataloader.curate.filters import with_kinds
 from scdataloader.curate.hooks import load_hook
 from scdataloader.curate.ledger import Ledger, open_ledger
 from scdataloader.curate.one_file import Job, failed
@@ -70,12 +72,12 @@ class Curator:
             LookupError: the recipe names a hook that does not exist.
             RuntimeError: another run is curating into the folder, processes cannot be started, or a collection is named
                 and no lamindb instance is connected.
-            ValueError: no file is named, or one lies in the folder for the outputs.
+            ValueError: no file is named, or one lies in the folder for the outputs; the recipe names an ontology or an
+                assay that does not exist.
         """
         folder = Path(self.out).expanduser().absolute()
         named = _named(files, folder)
-        for hook in (*self.recipe.before, *self.recipe.after):
-            load_hook(hook)
+        _check(self.recipe, list(named.values()))
         if self.collection is not None:
             check_connected()
         with open_ledger(folder) as ledger:
@@ -134,6 +136,17 @@ def _named(files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], fol
         if path.parent.resolve() == folder.resolve():
             raise ValueError(f"{name} lies in {folder}, where curated files are to go: name another folder as out")
     return named
+
+
+def _check(recipe: Recipe, files: list[str]) -> None:
+    """Tell at once what would be wrong for all files."""
+    for hook in (*recipe.before, *recipe.after):
+        load_hook(hook)
+    if recipe.assays:
+        with_kinds(recipe.assays)
+    for pattern in recipe.rules:
+        if not any(fnmatch.fnmatch(Path(file).name, pattern) for file in files):
+            logger.warning("the rule for %r is for none of these files", pattern)
 
 
 def _is_unchanged(job: Job, ledger: Ledger) -> bool:
