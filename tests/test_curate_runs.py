@@ -152,6 +152,12 @@ def test_a_ledger_that_was_cut_short_goes_on(tmp_path):
     ]
 
 
+def test_a_file_named_like_a_part_is_not_written_where_the_part_is(tmp_path):
+    with open_ledger(tmp_path / "out") as ledger:
+        names = [ledger.output(tmp_path / name).name for name in ("a.h5ad", "a.NCBITaxon_9606.h5ad")]
+    assert names == ["a.h5ad", "a-NCBITaxon_9606.h5ad"]
+
+
 def test_outcomes_come_back_from_the_ledger(tmp_path):
     outcome = Outcome(
         source="a.h5ad",

@@ -78,6 +78,8 @@ class Ledger:
             stem = path.name
             for suffix in _SUFFIXES:
                 stem = stem.removesuffix(suffix)
+            # such names are those of parts
+            stem = _PART.sub(lambda part: f"-{part[0][1:]}", stem)
             taken = {name.lower() for name in self._names.values()}  # some disks do not tell upper from lower case
             name, number = stem, 1
             while name.lower() in taken:
