@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from curation import IDS, cells, table, written
 import scdataloader as scd
 from scdataloader.cli import main
 from scdataloader.curate import Curator, Recipe, Rule
-from scdataloader.curate.ledger import LEDGER, content_of, open_ledger
+from scdataloader.curate.ledger import LEDGER, content_of, open_ledger, stamp_of
 from scdataloader.curate.outcome import Outcome
 from scdataloader.curate.report import REPORT
 
@@ -146,6 +147,7 @@ def test_a_ledger_that_was_cut_short_goes_on(tmp_path):
         assert ledger.output(tmp_path / "b" / "0.zarr") == tmp_path / "out" / "0-2.h5ad"
     lines = (tmp_path / "out" / LEDGER).read_text().splitlines()
     assert [sorted(json.loads(line)) for line in lines] == [
+        ["format"],
         ["content", "path", "stamp"],
         ["name", "path"],
         ["name", "path"],
@@ -183,6 +185,22 @@ def test_outcomes_come_back_from_the_ledger(tmp_path):
     with open_ledger(tmp_path / "moved") as ledger:
         assert ledger.outcomes(tmp_path / "a.h5ad") == [replace(outcome, output=tmp_path / "moved" / "a.h5ad")]
         assert ledger.outcomes(tmp_path / "b.h5ad") == []
+
+
+def test_a_folder_in_which_one_of_the_files_was_changed_is_another(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text("1")
+        os.utime(tmp_path / name, ns=(5, 5))
+    before = stamp_of(tmp_path)
+    (tmp_path / "a").write_text("2")
+    os.utime(tmp_path / "a", ns=(3, 3))  # as when copied with its time
+    assert stamp_of(tmp_path) != before
+
+
+def test_a_ledger_of_another_release_is_refused(tmp_path):
+    (tmp_path / LEDGER).write_text('{"format": 99}\n')
+    with pytest.raises(RuntimeError, match="is of another release"), open_ledger(tmp_path):
+        pass
 
 
 def test_the_content_of_folders_is_that_of_their_files(tmp_path):
@@ -248,6 +266,74 @@ def test_runs_skip_what_is_done_and_one_file_does_not_stop_the_others(tmp_path, 
     assert outputs(tmp_path / "out") == {}
 
 
+def test_moved_files_are_done_and_keep_their_outputs(tmp_path):
+    paths = raw(tmp_path / "raw", 2)
+    curator = Curator(out=tmp_path / "out", processes=1)
+    curator.run(paths)
+    before = outputs(tmp_path / "out")
+    (tmp_path / "raw").rename(tmp_path / "data")
+    (tmp_path / "data" / "1.h5ad").rename(tmp_path / "data" / "other.h5ad")
+    again = curator.run(f"{tmp_path}/data/*.h5ad")
+    assert outputs(tmp_path / "out") == before
+    assert [one.output.name for one in again] == ["0.h5ad", "1.h5ad"]
+    # with another recipe each is done again, in its place
+    Curator(out=tmp_path / "out", recipe=Recipe(compression="gzip"), processes=1).run(f"{tmp_path}/data/*.h5ad")
+    assert set(outputs(tmp_path / "out")) == set(before)
+    # what takes the place of a file that was moved away is another one
+    raw(tmp_path / "raw", 1)
+    written(tmp_path / "raw" / "1.h5ad", cells(IDS, seed=50))
+    assert [one.status for one in curator.run(f"{tmp_path}/raw/1.h5ad")] == ["kept"]
+    assert set(outputs(tmp_path / "out")) == {*before, "1-2.h5ad"}
+
+
+def test_files_with_the_same_content(tmp_path):
+    (path,) = raw(tmp_path / "raw", 1)
+    copy = shutil.copy(path, tmp_path / "raw" / "copy.h5ad")
+    curator = Curator(out=tmp_path / "out", processes=1)
+    assert [one.status for one in curator.run(copy)] == ["kept"]
+    both = curator.run([path, copy])  # the one that was done goes first, whatever the order
+    assert [(one.status, one.reason) for one in both] == [("dropped", f"its content is that of {copy}"), ("kept", "")]
+    assert set(outputs(tmp_path / "out")) == {"copy.h5ad"}
+    assert [one.status for one in curator.run(path)] == ["kept"]  # alone it is no copy
+    # by rules of which each is for one of them they would come out otherwise
+    recipe = Recipe(rules={"copy*": Rule(constants={"batch": "1"})})
+    both = Curator(out=tmp_path / "out", recipe=recipe, processes=1).run([path, copy])
+    assert [one.status for one in both] == ["kept", "failed"]
+    assert f"its content is that of {path}, which another rule is for" in both[1].reason
+
+
+def test_what_a_killed_run_has_replaced_is_not_taken_for_what_was_there(working):
+    (path,) = raw(working / "raw", 1)
+    curator = Curator(out="out", processes=1)
+    curator.run(path)
+    recipe = Recipe(min_cells_per_gene=1)
+    code = (
+        "import os\n"
+        "from scdataloader.curate import Curator, Recipe, ledger\n"
+        "if __name__ == '__main__':\n"
+        "    noted = ledger.Ledger.note_outcomes\n"
+        "    ledger.Ledger.note_outcomes = lambda self, path, all: os._exit(9) if all else noted(self, path, all)\n"
+        f"    Curator(out='out', recipe=Recipe(min_cells_per_gene=1), processes=1).run({str(path)!r})\n"
+    )
+    (working / "killed.py").write_text(code)
+    env = os.environ | {"PYTHONPATH": str(REPO)}
+    assert subprocess.run([sys.executable, "killed.py"], check=False, env=env).returncode == 9
+    of_other = ad.read_h5ad("out/0.h5ad").uns["curation"]["recipe"]
+    assert of_other == recipe.for_file(path).hash
+    (again,) = curator.run(path)
+    assert ad.read_h5ad("out/0.h5ad").uns["curation"]["recipe"] == again.recipe != of_other
+
+
+def test_a_part_of_a_file_whose_process_was_killed_does_not_stay(working):
+    mouse = [gene.replace("ENSG", "ENSMUSG") for gene in IDS]
+    raw(working / "raw", 1)
+    written(working / "raw" / "a.h5ad", cells([*IDS, *mouse], organism=["human", "mouse"] * 5))
+    recipe = Recipe(mixed_organisms="split", after=["curate_hooks_of_runs:die_of_humans"])
+    outcomes = Curator(out="out", recipe=recipe, processes=1).run("raw/a.h5ad")
+    assert statuses(outcomes) == [("a.h5ad", "failed")]
+    assert outputs(working / "out") == {}
+
+
 def test_what_is_kept_is_registered_and_what_is_new_makes_a_version(tmp_path, lamin, caplog):
     caplog.set_level("INFO", "scdataloader")
     paths = raw(tmp_path / "raw")
@@ -275,8 +361,13 @@ def die(block):
     return block
 
 def linger(block):
-    if block.n_obs == 7:
+    if block.n_obs == 7 and not os.path.exists("go on"):
         time.sleep(600)
+    return block
+
+def die_of_humans(block):
+    if block.obs["organism"].iloc[0] == "human":
+        os.kill(os.getpid(), signal.SIGKILL)
     return block
 
 def disturb(block):
@@ -392,8 +483,10 @@ def test_an_interrupted_command_goes_on(working):
     assert sorted(path.name for path in (working / "out").iterdir()) == ["0.h5ad", LEDGER, REPORT]
     assert list(pd.read_csv(working / "out" / REPORT)["source"]) == ["raw/0.h5ad"]
     (working / "curate_hooks_of_runs.py").write_text(HOOKS)  # the same, written anew
-    (working / "raw" / "1.h5ad").unlink()
+    (working / "go on").touch()
     before = outputs(working / "out")
     done = subprocess.run([*command, *hook], capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
-    assert outputs(working / "out") == before
+    now = outputs(working / "out")
+    assert set(now) == {"0.h5ad", "1.h5ad"}
+    assert now["0.h5ad"] == before["0.h5ad"]

@@ -90,10 +90,10 @@ class Curator:
                 outcomes = [outcome for path in named for outcome in done.get(path, [])]
                 if outcomes:
                     write_report(folder, outcomes)
-        if self.collection is not None:
-            from scdataloader.curate.register import register
+            if self.collection is not None:  # before another run may change the outputs
+                from scdataloader.curate.register import register
 
-            logger.info("%s", register(outcomes, key=self.collection, recipe=self.recipe, storage=self.storage))
+                logger.info("%s", register(outcomes, key=self.collection, recipe=self.recipe, storage=self.storage))
         return outcomes
 
     def _curated(self, named: dict[Path, str], ledger: Ledger) -> Iterator[tuple[Path, list[Outcome]]]:
@@ -105,23 +105,27 @@ class Curator:
         for path, outcomes in plan.done.items():
             _tell(outcomes)
             yield path, outcomes
-        for job, made in self._done_now(plan.jobs, shown=shown):
-            outcomes = made if _is_unchanged(job, ledger) else _withdrawn(job, made)
+        for job, made in self._done_now(plan.jobs, ledger, shown=shown):
+            outcomes = made if _is_unchanged(job, ledger) else _withdrawn(job)
             ledger.note_outcomes(job.path, outcomes)
             _tell(outcomes)
             yield job.path, outcomes
 
-    def _done_now(self, jobs: list[Job], *, shown: bool) -> Iterator[tuple[Job, list[Outcome]]]:
+    def _done_now(self, jobs: list[Job], ledger: Ledger, *, shown: bool) -> Iterator[tuple[Job, list[Outcome]]]:
         """Jobs with what they came to, as they are done."""
         told = {job.path: 0 for job in jobs}
         with progress_bar("curating", sum(job.n_bytes for job in jobs), shown=shown) as advance:
+
+            def begun(job: Job) -> None:
+                ledger.note_outcomes(job.path, [])  # what was known is not true any more, whatever ends this
 
             def heard(job: Job, share: float) -> None:
                 n_bytes = round(share * job.n_bytes)
                 advance(n_bytes - told[job.path])
                 told[job.path] = n_bytes
 
-            for job, outcomes in curate_files(jobs, min(self.processes or n_cores(), len(jobs)), heard):
+            n = min(self.processes or n_cores(), len(jobs))
+            for job, outcomes in curate_files(jobs, n, begun=begun, heard=heard):
                 heard(job, 1.0)
                 yield job, outcomes
 
@@ -153,11 +157,8 @@ def _is_unchanged(job: Job, ledger: Ledger) -> bool:
     return job.path.exists() and ledger.content(job.path) == job.content
 
 
-def _withdrawn(job: Job, outcomes: list[Outcome]) -> list[Outcome]:
+def _withdrawn(job: Job) -> list[Outcome]:
     """What to say of a file that became another while it was curated."""
-    for outcome in outcomes:
-        if outcome.output is not None:
-            outcome.output.unlink()
     why = "it was changed or removed while it was curated; give the same command again"
     return [failed(job.source, why, content=job.content, recipe=job.recipe_hash)]
 
