@@ -323,7 +323,15 @@ def test_what_hooks_give_is_put_in_order(tmp_path, hooks):
     ("code", "why"),
     [
         ("def hook(block): return None", "has to give an AnnData, not NoneType"),
-        ("def hook(block): raise ValueError('not this one')", "not this one"),
+        ("def hook(block): raise ValueError('not this one')", "raised ValueError (not this one) in line 1 of"),
+        (
+            "def hook(block): return block.no_such",
+            "raised AttributeError ('AnnData' object has no attribute 'no_such')",
+        ),
+        (
+            "import pandas\ndef hook(block):\n    block.obs['day'] = pandas.Timestamp(0)\n    return block",
+            "No method registered for writing",
+        ),
         (
             "def hook(block):\n    block.X = block.X / 2\n    return block",
             "where whole numbers from 0 up were expected; hooks have to give counts",
@@ -392,6 +400,13 @@ def test_what_is_refused(tmp_path, change, recipe, why):
     if change is not None:
         change(raw)
     assert why in failed(written(tmp_path / "a.h5ad", raw), Recipe(**recipe))
+
+
+def test_what_anndata_cannot_read(tmp_path):
+    path = written(tmp_path / "a.h5ad", cells(IDS))
+    with h5py.File(path, "a") as file:
+        file["obsm"].create_group("odd").attrs.update({"encoding-type": "odd", "encoding-version": "0.1.0"})
+    assert "No read method registered for IOSpec(encoding_type='odd'" in failed(path)
 
 
 def test_files_that_are_none(tmp_path):

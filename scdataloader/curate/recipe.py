@@ -12,7 +12,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
-from scdataloader.curate.hooks import module_file
+from scdataloader.curate.hooks import hook_files
 from scdataloader.ontology_backends import guide_name
 from scdataloader.organisms import normalise_organism
 
@@ -150,8 +150,9 @@ class Recipe:
     def hash(self) -> str:
         """32 hexadecimal digits that change when a file could come out otherwise.
 
-        They cover the options, the content of gene tables, ontology files and of the modules of the hooks, the release
-        of the ontologies, and the steps themselves. Where tables and modules lie makes no difference.
+        They cover the options, the content of gene tables, ontology files and of the source of the hooks (see
+        `hook_files`), the release of the ontologies, and the steps themselves. Where tables and modules lie makes no
+        difference.
 
         Raises:
             FileNotFoundError: a gene table or an ontology file does not exist.
@@ -162,7 +163,7 @@ class Recipe:
             "steps": STEPS,
             "genes": {normalise_organism(organism): _digest(path) for organism, path in self.genes.items()},
             "labels": {column: [_ontology(name) for name in names] for column, names in self.labels.items()},
-            "hooks": [(hook, _digest(module_file(hook))) for hook in (*self.before, *self.after)],
+            "hooks": [(hook, [_digest(path) for path in hook_files(hook)]) for hook in (*self.before, *self.after)],
             "rules": [(pattern, asdict(rule)) for pattern, rule in self.rules.items()],
         }
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
