@@ -1,7 +1,7 @@
 """Ids of terms as text, and joint labels, which name several terms at once.
 
 The CELLxGENE schema writes a joint label in order and without repetition, as ``MONDO:0004604 || MONDO:0043004``; before
-its version 5.3 it had commas between the ids, as ``HANCESTRO:0005,HANCESTRO:0014``.
+its version 6.0 it had commas between the ids, as ``HANCESTRO:0005,HANCESTRO:0014``.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ HODGKIN, WEIL = "MONDO:0004604", "MONDO:0043004"
     [
         (f"{HODGKIN} || {WEIL}", f"{HODGKIN} || {WEIL}", None),
         (f"{WEIL}||{HODGKIN} || {WEIL}", f"{HODGKIN} || {WEIL}", "joint labels put in order"),
-        (f"{WEIL},{HODGKIN}", f"{HODGKIN} || {WEIL}", "joint labels put in order"),  # before schema 5.3
+        (f"{WEIL},{HODGKIN}", f"{HODGKIN} || {WEIL}", "joint labels put in order"),  # before schema 6.0
         (f"{HODGKIN} || {HODGKIN}", HODGKIN, "joint labels put in order"),
         ("PATO:0000461 || weil's disease", f"{WEIL} || PATO:0000461", "names made ids"),
         ("MONDO:0000002 || Weil's disease", f"MONDO:0009299 || {WEIL}", "deprecated terms replaced"),
