@@ -89,7 +89,9 @@ def test_an_ontology_from_a_file(tmp_path):
     path = tmp_path / "tiny.obo"
     path.write_text(
         "format-version: 1.2\nontology: tiny\n\n[Term]\nid: T:1\nname: one\n\n"
-        '[Term]\nid: T:2\nname: two\nsynonym: "zwei" EXACT []\nis_a: T:1\n'
+        '[Term]\nid: T:2\nname: two\nsynonym: "zwei" EXACT []\nis_a: T:1\n\n'
+        "[Term]\nid: T:3\nname: one || two\n"
     )
-    found, _ = standardised(pd.Series(["zwei", "T:1", "three"]), [str(path)], HUMAN)
-    assert list(found) == ["T:2", "T:1", "unknown"]
+    found, _ = standardised(pd.Series(["zwei", "T:1", "three", "two || one", "one || two"]), [str(path)], HUMAN)
+    # the last is a name as a whole
+    assert list(found) == ["T:2", "T:1", "unknown", "T:1 || T:2", "T:3"]
