@@ -59,8 +59,8 @@ def standardised(
     """A column's labels as ids of current terms, and notes on what was changed, with numbers of cells.
 
     An id stays; a deprecated one goes to its replacement; a name or exact synonym becomes its id; what is missing, no
-    term, or may be several, becomes "unknown". So does each term of a joint label, and the label is written as the
-    CELLxGENE schema has it; it is "unknown" where any of them is.
+    term, or may be several, becomes "unknown". Terms of a joint label are taken one by one, and it is written as the
+    CELLxGENE schema has it; where one of them is unknown, so is the label.
 
     Args:
         values: the column.
