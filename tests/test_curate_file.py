@@ -142,6 +142,50 @@ def test_columns_and_constants_of_the_rule_and_what_is_told_of_labels(tmp_path):
     assert f"{CELL_TYPE}: labels that are no terms made \"unknown\": 1, of 2 cells ('?')" in outcome.notes
 
 
+def test_values_of_the_rule_stand_in_place_of_those_of_the_file(tmp_path):
+    """Before labels are standardised and organisms are looked for."""
+    raw = cells(IDS, cluster=[3, 3, 4, None, 5] * 2, author=["T cell", "junk", None, "?", "B"] * 2, organism="H. s.")
+    rule = Rule(
+        columns={"cluster": CELL_TYPE, "author": "kind"},
+        values={
+            CELL_TYPE: {3: "CL:0000084", "4": "b cell", 9: "T cell"},
+            "author": {"junk": "unknown"},
+            "organism": {"H. s.": "human"},
+        },
+    )
+    outcome, found = kept(written(tmp_path / "a.h5ad", raw), Recipe(rules={"*": rule}))
+    (tmp_path / "out" / "a.h5ad").unlink()
+    assert list(found.obs[CELL_TYPE]) == ["CL:0000084", "CL:0000084", "CL:0000236", "unknown", "unknown"] * 2
+    assert list(found.obs["author"].astype(object).where(found.obs["author"].notna(), "")) == [
+        *["T cell", "unknown", "", "?", "B"] * 2
+    ]
+    assert list(found.obs["kind"][:2]) == ["T cell", "junk"]
+    assert found.obs["cluster"].dtype == np.float64
+    assert outcome.organism == "NCBITaxon:9606"
+    assert f"{CELL_TYPE}: values of the rule that no cell has: 1 ('9')" in outcome.notes
+    assert f"{CELL_TYPE}: labels that are no terms made \"unknown\": 1, of 2 cells ('5')" in outcome.notes
+    said = failed(written(tmp_path / "b.h5ad", raw), Recipe(rules={"*": Rule(values={"athor": {"a": "b"}})}))
+    assert said.startswith("b.h5ad has no obs column 'athor' (the nearest are author")
+    assert said.endswith("), of which its rule replaces values")
+
+
+def test_labels_of_several_terms(tmp_path):
+    european, latin = "HANCESTRO:0005", "HANCESTRO:0014"
+    column = "self_reported_ethnicity_ontology_term_id"
+    raw = cells(IDS, **{column: [f"{european},{latin}", f"{latin} || {european}", european, f"{latin} || ?", None] * 2})
+    outcome, found = kept(written(tmp_path / "a.h5ad", raw))
+    both = f"{european} || {latin}"
+    assert list(found.obs[column]) == [both, both, european, "unknown", "unknown"] * 2
+    assert outcome.labels == {column: [european, latin]}
+    assert [note for note in outcome.notes if note.startswith(column)] == [
+        (
+            f"{column}: joint labels put in order: 2, of 4 cells "
+            f"('{european},{latin}' to {both}, '{latin} || {european}' to {both})"
+        ),
+        f"{column}: labels that are no terms made \"unknown\": 1, of 2 cells ('{latin} || ?')",
+    ]
+
+
 def test_outliers_are_flagged_and_dropped_only_where_asked_for(tmp_path):
     raw = cells(IDS, 40)
     x = raw.X.toarray() + 1

@@ -16,6 +16,7 @@ import anndata as ad
 import pandas as pd
 import pytest
 from curation import IDS, cells, table, written
+from jsonargparse import ArgumentParser
 
 import scdataloader as scd
 from scdataloader.cli import main
@@ -96,6 +97,34 @@ def test_rules_that_make_no_sense():
         Rule(columns={"a": "donor_id"}, constants={"donor_id": "1"})
     with pytest.raises(ValueError, match="unknown organism 'humn'"):
         Rule(organism="humn")
+    with pytest.raises(ValueError, match="replaces values of donor_id, and gives it one value for all cells"):
+        Rule(values={"donor_id": {"a": "b"}}, constants={"donor_id": "1"})
+    with pytest.raises(ValueError, match="replaces a value of cluster twice, as a number and as text"):
+        Rule(values={"cluster": {3: "a", "3": "b"}})
+
+
+@pytest.mark.parametrize(
+    ("form", "rules"),
+    [
+        ("yaml", "{a*: {values: {louvain: {3: T cell, 4: unknown, '5': B cell}}}}"),
+        ("yaml", "\n  a*:\n    values:\n      louvain:\n        '3': T cell\n        4: unknown\n        5.0: B cell"),
+        ("json", '{"a*": {"values": {"louvain": {"3": "T cell", "4": "unknown", "5": "B cell"}}}}'),
+        ("word", '{"a*": {"values": {"louvain": {"3": "T cell", "4": "unknown", "5": "B cell"}}}}'),
+        ("word", "{a*: {values: {louvain: {3: T cell, 4: unknown, 5: B cell}}}}"),
+    ],
+)
+def test_values_of_a_rule_are_the_same_in_yaml_and_json_and_on_the_command_line(tmp_path, form, rules):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Recipe)
+    path = tmp_path / f"curate.{form}"
+    path.write_text(f'{{"rules": {rules}}}' if form == "json" else f"rules: {rules}")
+    words = ["--rules", rules] if form == "word" else ["--config", str(path)]
+    given = vars(parser.instantiate(parser.parse_args(words)))["rules"]
+    expected = Rule(values={"louvain": {"5": "B cell", "4": "unknown", "3": "T cell"}})
+    assert given == {"a*": expected}
+    assert Recipe(rules=given).hash == Recipe(rules={"a*": expected}).hash
+    assert Recipe(rules=given).hash != Recipe(rules={"a*": Rule()}).hash
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scdataloader.curate.hooks import hook_files
+from scdataloader.labels import label_text
 from scdataloader.ontology_backends import guide_name
 from scdataloader.organisms import normalise_organism
 
-STEPS = 1
+STEPS = 2
 """Counts up whenever the same recipe begins to give something else."""
 
 STANDARD_LABELS = {
@@ -46,6 +47,9 @@ class Rule:
         genes: The column of var that holds gene ids or symbols; None finds it.
         columns: {column of the file: standard column to make of it}, such as
             {"Celltype": "cell_type_ontology_term_id"}; the column itself stays.
+        values: {obs column: {value: what stands in its place}}, of columns of the file or those made by ``columns``,
+            such as {"cell_type_ontology_term_id": {"Naive CD4 T": "CL:0000895", "debris": "unknown"}}. Values are
+            compared as text; other values stay, as text.
         constants: {obs column: the one value for all cells}.
     """
 
@@ -53,6 +57,7 @@ class Rule:
     counts: str | None = None
     genes: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    values: dict[str, dict[str | int, str]] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,6 +65,14 @@ class Rule:
         twice = sorted({target for target in targets if targets.count(target) > 1})
         if twice:
             raise ValueError(f"a rule gives {', '.join(twice)} more than once, by its columns or constants; leave one")
+        # YAML reads the name of a cluster as a number
+        texts = {column: {label_text(value): to for value, to in put.items()} for column, put in self.values.items()}
+        for column, put in self.values.items():
+            if column in self.constants:
+                raise ValueError(f"a rule replaces values of {column}, and gives it one value for all cells; leave one")
+            if len(texts[column]) < len(put):
+                raise ValueError(f"a rule replaces a value of {column} twice, as a number and as text; leave one")
+        object.__setattr__(self, "values", texts)
         if self.organism is not None:
             normalise_organism(self.organism)
 
