@@ -264,8 +264,14 @@ def test_a_share_of_mitochondrial_counts(tmp_path):
     [
         ({"min_cells_per_file": 11}, "10 cells are left, where at least 11 are wanted"),
         ({"min_genes_per_file": 9}, "8 genes are left, where at least 9 are wanted"),
-        ({"min_counts_per_cell": 10_000}, "0 cells are left, where at least 1 are wanted"),
-        ({"min_cells_per_gene": 11}, "0 genes are left, where at least 1 are wanted"),
+        (
+            {"min_counts_per_cell": 10_000},
+            "0 cells are left, where at least 1 are wanted; cells with fewer than 10,000 counts, dropped: 10",
+        ),
+        (
+            {"min_cells_per_gene": 11},
+            "0 genes are left, where at least 1 are wanted; genes in fewer than 11 cells, dropped: 8",
+        ),
     ],
 )
 def test_too_little_is_dropped(tmp_path, options, why):
@@ -294,6 +300,17 @@ def test_a_file_of_two_organisms_is_refused_or_split(tmp_path):
         found = ad.read_h5ad(outcome.output)
         assert set(found.obs["organism_ontology_term_id"]) == {outcome.organism}
         np.testing.assert_array_equal(found.X.toarray(), raw[found.obs_names, genes].X.toarray())
+
+
+def test_labels_are_those_of_each_organism(tmp_path):
+    mouse = [gene.replace("ENSG", "ENSMUSG") for gene in IDS]
+    stage = "development_stage_ontology_term_id"
+    raw = cells([*IDS, *mouse], organism=["human", "mouse"] * 5, **{stage: ["embryonic stage"] * 10})
+    outcomes = curate(written(tmp_path / "a.h5ad", raw), Recipe(mixed_organisms="split"))
+    assert [(one.organism, one.labels[stage]) for one in outcomes] == [
+        ("NCBITaxon:10090", ["MmusDv:0000002"]),
+        ("NCBITaxon:9606", ["HsapDv:0000002"]),
+    ]
 
 
 def test_one_part_may_fail_alone(tmp_path):
@@ -337,6 +354,30 @@ def test_hooks_see_blocks_and_may_change_them(tmp_path, monkeypatch, hooks):
     assert outcome.labels == {CELL_TYPE: ["CL:0000084"]}
     assert (outcome.n_cells_in, outcome.n_cells_out) == (10, 4)
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["a.h5ad"]
+
+
+def test_metrics_are_those_of_the_output(tmp_path, hooks):
+    name = hooks("def hook(block):\n    block.X = block.X * 2\n    return block[:, 1:]\n")
+    x = np.arange(1, 81, dtype=np.float32).reshape(10, 8)
+    x[2:, 5] = 0
+    raw = cells(IDS)
+    raw.X = csr_matrix(x)
+    for recipe in (Recipe(min_cells_per_gene=3), Recipe(after=[f"{name}:hook"])):
+        outcome, found = kept(written(tmp_path / "a.h5ad", raw), recipe)
+        assert outcome.n_genes_out == 7
+        np.testing.assert_array_equal(found.obs["total_counts"], found.X.sum(axis=1).A1)
+        np.testing.assert_array_equal(found.obs["n_genes_by_counts"], np.diff(found.X.indptr))
+
+
+def test_hooks_that_drop_cells_leave_the_order_of_categories(tmp_path, monkeypatch, hooks):
+    monkeypatch.setattr(part, "CELLS_PER_BLOCK", 3)
+    name = hooks("def hook(block): return block[block.obs['good']]")
+    day = pd.Categorical(["late", "early", "mid"] * 3 + ["late"], ["early", "mid", "late"], ordered=True)
+    raw = cells(IDS, good=[True, False] * 5)
+    raw.obs["day"] = day
+    _, found = kept(written(tmp_path / "a.h5ad", raw), Recipe(after=[f"{name}:hook"]))
+    assert found.obs["day"].dtype == day.dtype
+    assert list(found.obs["day"]) == list(day[::2])
 
 
 def test_what_hooks_give_is_put_in_order(tmp_path, hooks):

@@ -6,7 +6,7 @@ import pytest
 from scdataloader.curate.labels import distinct_ids, open_ontology, standardised
 
 CELLS = ["CL", "FBbt", "ZFA", "WBbt"]
-HUMAN = ["NCBITaxon:9606"]
+HUMAN = "NCBITaxon:9606"
 
 
 def test_each_kind_of_label_and_what_is_noted():
@@ -43,7 +43,7 @@ def test_ids_and_names_that_are_current_are_no_news():
 )
 def test_a_name_is_looked_for_in_ontologies_of_the_organism(organism, stage):
     stages = ["HsapDv", "MmusDv", "WBls"]
-    found, _ = standardised(pd.Series(["Carnegie stage 01", "Theiler stage 01"]), stages, [organism])
+    found, _ = standardised(pd.Series(["Carnegie stage 01", "Theiler stage 01"]), stages, organism)
     assert {str(label).partition(":")[0] for label in found} == {stage.partition(":")[0], "unknown"}
 
 

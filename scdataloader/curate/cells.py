@@ -13,7 +13,7 @@ from anndata.io import read_elem
 from numpy.typing import NDArray
 
 from scdataloader.alignment import ORGANISM_COLUMNS, split_organisms
-from scdataloader.curate.labels import shown, standardised, with_values
+from scdataloader.curate.labels import shown, with_values
 from scdataloader.curate.recipe import Recipe, Rule
 from scdataloader.gene_names import examples, gene_ids
 from scdataloader.organisms import infer_organism, normalise_organism
@@ -31,7 +31,7 @@ class Cells:
     """All cells of a file, before any filter."""
 
     obs: pd.DataFrame
-    """Every column of the file, with those of the rule, labels standardised; names are text."""
+    """Every column of the file, with those of the rule; names are text."""
     obsm: dict[str, Any]
     """Further values of each cell."""
     organisms: list[tuple[str, NDArray[np.int64]]]
@@ -41,7 +41,7 @@ class Cells:
 
 
 def read_cells(source: FileSource, recipe: Recipe) -> Cells:
-    """Read the table of a file's cells, and bring it into standard form.
+    """Read the table of a file's cells, and do to it what the rule says.
 
     Args:
         source: the file.
@@ -60,11 +60,6 @@ def read_cells(source: FileSource, recipe: Recipe) -> Cells:
                 f"{_lacks(source.name, column, obs.columns)}, which is required; name the column that has it in a rule"
             )
     organisms = _organisms(source, obs, recipe)
-    known = [organism for organism, _ in organisms]
-    for column, ontologies in recipe.labels.items():
-        if column in obs:
-            obs[column], changed = standardised(obs[column], ontologies, known)
-            notes += [f"{column}: {note}" for note in changed]
     return Cells(obs=obs, obsm=read_obsm(source), organisms=organisms, notes=tuple(notes))
 
 

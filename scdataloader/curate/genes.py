@@ -72,11 +72,6 @@ class Genes:
     notes: tuple[str, ...]
     """What was left out or summed."""
 
-    @property
-    def mitochondrial(self) -> NDArray[np.bool_]:
-        """``(n_genes,)`` which genes of the output are, by their symbol."""
-        return self.var["symbol"].str.lower().str.startswith(MITOCHONDRIAL).to_numpy(np.bool_)
-
     def only(self, kept: NDArray[np.bool_]) -> Genes:
         """Some of them: ``kept`` is ``(n_genes,)``."""
         number = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1).astype(np.int32)
@@ -107,6 +102,13 @@ class Genes:
                 "such counts are hardly those of a cell"
             )
         return csr_matrix((data, indices[: indptr[-1]], indptr), shape=(n, n_genes))
+
+
+def mitochondrial(var: pd.DataFrame) -> NDArray[np.bool_]:
+    """``(n_genes,)`` which genes of an output are, by their symbol."""
+    if "symbol" not in var:  # a hook has taken it away
+        return np.zeros(len(var), dtype=np.bool_)
+    return var["symbol"].astype(str).str.lower().str.startswith(MITOCHONDRIAL).to_numpy(np.bool_)
 
 
 def match_genes(var: pd.DataFrame, organism: str, recipe: Recipe, name: str) -> Genes:

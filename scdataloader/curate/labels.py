@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ def with_values(values: pd.Series[Any], put: Mapping[str | int, str]) -> tuple[p
 
 
 def standardised(
-    values: pd.Series[Any], ontologies: Sequence[str], organisms: Collection[str]
+    values: pd.Series[Any], ontologies: Sequence[str], organism: str
 ) -> tuple[pd.Categorical[Any], list[str]]:
     """A column's labels as ids of current terms, and notes on what was changed, with numbers of cells.
 
@@ -65,9 +65,9 @@ def standardised(
     Args:
         values: the column.
         ontologies: names of ontologies, or files; a name is looked for in each, in this order.
-        organisms: NCBITaxon ids of the cells; ontologies of other organisms are left out.
+        organism: NCBITaxon id of the cells; ontologies of other organisms are left out.
     """
-    fitting = [name for name in ontologies if _ORGANISM_OF.get(name) in {None, *organisms}]
+    fitting = [name for name in ontologies if _ORGANISM_OF.get(name) in {None, organism}]
     counts = label_counts([values])
     found = {label: _resolved(label, fitting) for label in counts}
     column = values.astype("category")

@@ -31,6 +31,15 @@ matrices = st.integers(1, 9).flatmap(
 )
 
 
+def measure(made: ad.AnnData) -> None:
+    """What scanpy says of the cells."""
+    made.obs = made.obs[[]]
+    made.var["mt"] = made.var_names.isin(MITOCHONDRIAL)
+    has_mt = made.var["mt"].any()
+    with np.errstate(invalid="ignore"):
+        sc.pp.calculate_qc_metrics(made, qc_vars=["mt"] if has_mt else [], percent_top=None, log1p=False, inplace=True)
+
+
 def by_hand(x: np.ndarray, names: list[str], recipe: Recipe) -> ad.AnnData:
     """The same by pandas and scanpy, all at once."""
     frame = pd.DataFrame(x, columns=[name.partition(".")[0] for name in names])
@@ -40,13 +49,13 @@ def by_hand(x: np.ndarray, names: list[str], recipe: Recipe) -> ad.AnnData:
         csr_matrix(frame.to_numpy(np.float32)), obs=pd.DataFrame(index=[f"cell{i}" for i in range(len(x))])
     )
     made.var_names = list(frame)
-    made.var["mt"] = made.var_names.isin(MITOCHONDRIAL)
-    has_mt = made.var["mt"].any()
-    with np.errstate(invalid="ignore"):
-        sc.pp.calculate_qc_metrics(made, qc_vars=["mt"] if has_mt else [], percent_top=None, log1p=False, inplace=True)
+    measure(made)
     made = made[made.obs["n_genes_by_counts"] >= recipe.min_genes_per_cell].copy()
     made = made[made.obs["total_counts"] >= recipe.min_counts_per_cell].copy()
-    return made[:, np.asarray((made.X > 0).sum(axis=0)).ravel() >= recipe.min_cells_per_gene].copy()
+    made = made[:, np.asarray((made.X > 0).sum(axis=0)).ravel() >= recipe.min_cells_per_gene].copy()
+    if 0 not in made.shape:
+        measure(made)
+    return made
 
 
 @settings(max_examples=30)

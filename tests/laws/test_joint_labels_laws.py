@@ -15,7 +15,7 @@ from scdataloader.sources.where import Having
 from scdataloader.term_ids import is_joint, joint_label, terms_in
 
 PATO = open_ontology("PATO")
-HUMAN = ["NCBITaxon:9606"]
+HUMAN = "NCBITaxon:9606"
 
 current = st.sampled_from(PATO.terms[:40])
 names = st.sampled_from([PATO.label(term) for term in PATO.terms[:40]])
