@@ -172,8 +172,9 @@ def _with_categories(made: pd.DataFrame, obs: pd.DataFrame) -> pd.DataFrame:
     """
     for column in made.columns.intersection(obs.columns):
         now, before = made[column].dtype, obs[column].dtype
-        both = isinstance(now, CategoricalDtype) and isinstance(before, CategoricalDtype)
-        if both and now.categories.isin(before.categories).all():
+        if not (isinstance(now, CategoricalDtype) and isinstance(before, CategoricalDtype)):
+            continue
+        if now.categories.isin(before.categories).all():
             made[column] = made[column].cat.set_categories(before.categories, ordered=before.ordered)
     return made
 
