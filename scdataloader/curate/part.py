@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scdataloader.curate.cells import ORGANISM, Cells, FileSource, constant, rows_of
+from scdataloader.curate.extras import Extras
 from scdataloader.curate.filters import kept_cells
 from scdataloader.curate.genes import Genes, match_genes
 from scdataloader.curate.hooks import apply_hooks
@@ -41,6 +42,8 @@ class Part:
     """Where they lie."""
     cells: Cells
     """All cells of the file."""
+    extras: Extras
+    """What else is in the file."""
     rows: NDArray[np.int64]
     """``(n,)`` theirs, ascending."""
     recipe: Recipe
@@ -66,14 +69,14 @@ def curate_part(part: Part) -> Outcome:
     obs, kept, judged = _judged(part, genes)
     rows, obs = part.rows[kept], obs[kept]
     genes, rare = _expressed(part, rows, genes)
-    notes = (*genes.notes, *part.cells.notes, *judged, *rare)
+    notes = (*genes.notes, *part.cells.notes, *judged, *rare, *part.extras.notes)
     try:
         _require_size(len(rows), len(genes.var), recipe)
         with written(part.output, source.name, recipe.compression) as writer:
             _write(part, writer, genes, rows, obs)
             _require_size(writer.n_obs, len(writer.var), recipe)
             origin = {"source": outcome.source, "content": outcome.content, "recipe": outcome.recipe}
-            writer.uns["curation"] = {**origin, "notes": np.array(notes, dtype=object)}
+            writer.uns |= {**part.extras.uns, "curation": {**origin, "notes": np.array(notes, dtype=object)}}
             made = writer.cells().obs
     except TooSmallError as error:
         return replace(outcome, status="dropped", reason=str(error), notes=notes)
