@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -121,41 +121,39 @@ class InFile:
         with writing(self.path):
             opened = self.path.open("w+b")
         with opened as file:
-            spool = _Spool(self.path, file, stored.nnz, stored.data.dtype)
+            spool = _Spool(self.path, file, stored.nnz, stored.data.dtype.itemsize)
             _split(stored, spool, indptr, edges, told)
             _order(stored, spool, indptr, edges, told)
             spool.finish()
         mapped = FileMap(self.path)
         data, genes = (
             mapped.array(begin, (stored.nnz,), dtype, stored.key).values
-            for begin, dtype in zip(spool.begins[:2], spool.dtypes[:2], strict=True)
+            for begin, dtype in zip(spool.begins, (stored.data.dtype, _INT32), strict=False)
         )
         return Turned(matrix=CSRMatrix(indptr=indptr, indices=genes, data=data), file=mapped)
 
 
 class _Spool:
-    """Three arrays in one file: values, their genes, and their cells, which are not kept."""
+    """Three arrays in one file: values as bare words, their genes, and their cells, which are not kept."""
 
-    def __init__(self, path: Path, file: BinaryIO, nnz: int, dtype: np.dtype[Any]) -> None:
-        self.dtypes = (dtype, _INT32, _INT32)
+    def __init__(self, path: Path, file: BinaryIO, nnz: int, n_bytes: int) -> None:
+        self.dtypes = (np.dtype(f"u{n_bytes}"), _INT32, _INT32)  # a kernel for each size, not for each type
         sizes = [-(-nnz * kind.itemsize // 8) * 8 for kind in self.dtypes]
         self.begins = np.cumsum([0, *sizes[:2]]).tolist()
         self._path, self._file = path, file
 
-    def write(self, at: int, arrays: tuple[NDArray[Any], ...]) -> None:
+    def write(self, arrays: Sequence[NDArray[Any]], at: int) -> None:
         """Write data, genes and perhaps cells, from value ``at`` on."""
         with writing(self._path):
             for values, begin in zip(arrays, self.begins, strict=False):
                 self._file.seek(begin + at * values.itemsize)
                 self._file.write(values.data)
 
-    def read(self, at: int, n: int) -> list[NDArray[Any]]:
-        """Data, genes and cells of ``n`` values."""
-        arrays = [np.zeros(n, dtype) for dtype in self.dtypes]
+    def read_into(self, arrays: Sequence[NDArray[Any]], at: int) -> None:
+        """Fill data, genes and cells from value ``at`` on."""
         for values, begin in zip(arrays, self.begins, strict=True):
             self._file.seek(begin + at * values.itemsize)
             self._file.readinto(values.data)  # type: ignore[attr-defined]
-        return arrays
 
     def finish(self) -> None:
         """Leave values and genes."""
@@ -212,16 +210,19 @@ def _split(
     part_of = np.repeat(np.arange(len(edges) - 1, dtype=np.int32), np.diff(edges))
     places, stops = indptr[edges[:-1]], indptr[edges[1:]]
     starts = np.zeros(len(edges), np.int64)
+    room = [np.empty(min(_PIECE, stored.nnz), dtype) for dtype in spool.dtypes]  # fresh pages cost more than the work
     both = zip(_pieces(stored, stored.cells), _pieces(stored, stored.data), strict=True)
     for number, (cells, data) in enumerate(both):
-        made = [np.empty(len(cells), dtype) for dtype in spool.dtypes]
-        is_sound = split_values(cells, data, number * _PIECE, stored.indptr, part_of, starts, *reversed(made))
+        made = [array[: len(cells)] for array in room]
+        is_sound = split_values(
+            cells, data.view(made[0].dtype), number * _PIECE, stored.indptr, part_of, starts, *reversed(made)
+        )
         places_after = places + np.diff(starts)
         if not is_sound or (places_after > stops).any():
             raise stored.damaged("changed while it was read")
         for part in np.flatnonzero(np.diff(starts)):
             inside = slice(starts[part], starts[part + 1])
-            spool.write(int(places[part]), tuple(array[inside] for array in made))
+            spool.write([array[inside] for array in made], int(places[part]))
         places = places_after
         told(len(cells))
 
@@ -230,11 +231,13 @@ def _order(
     stored: ByGenes, spool: _Spool, indptr: NDArray[np.int64], edges: list[int], told: Callable[[int], None]
 ) -> None:
     """Put each part in order."""
+    n_most = int(np.diff(indptr[edges]).max(initial=0))
+    room = [np.empty(n_most, dtype) for dtype in (*spool.dtypes, *spool.dtypes[:2])]
     for first, stop in pairwise(edges):
         offsets = indptr[first : stop + 1] - indptr[first]
-        data, genes, cells = spool.read(int(indptr[first]), int(offsets[-1]))
-        ordered = np.empty_like(data), np.empty_like(genes)
+        data, genes, cells, *ordered = (array[: offsets[-1]] for array in room)
+        spool.read_into((data, genes, cells), int(indptr[first]))
         if not order_values(cells, genes, data, offsets, first, *reversed(ordered)):
             raise stored.damaged("changed while it was read")
-        spool.write(int(indptr[first]), ordered)
+        spool.write(ordered, int(indptr[first]))
         told(len(data))
