@@ -9,7 +9,7 @@ import numpy as np
 
 from scdataloader.alignment import ORGANISM_COLUMNS
 from scdataloader.curate.cells import FileSource
-from scdataloader.sources.anndata_layout import Node, is_array, lookup
+from scdataloader.sources.anndata_layout import Node, find_matrices, is_array, lookup
 from scdataloader.sources.stored import AnnDataFile
 
 N_CHARACTERS = 10_000
@@ -67,10 +67,9 @@ def _fact(node: Node) -> Fact | None:
 
 def _left_out(root: Node, counts: str, facts: dict[str, Fact]) -> Iterator[tuple[str, Sequence[str]]]:
     """What the output will not have: parts of the file, each with the names of what is in it."""
-    taken = {"uns": set(facts), "layers": {counts.removeprefix("layers/")} if counts.startswith("layers/") else set()}
-    for matrix in ("X", "raw", "raw.X"):
-        if matrix in root and matrix.partition(".")[0] != counts:
-            yield matrix.partition(".")[0], ()
+    matrices = find_matrices(root)
+    yield from ((key, ()) for key in ("X", "raw") if key in matrices and key != counts)
+    taken = {"uns": {*facts, "curation"}, "layers": {counts.removeprefix("layers/")}}
     for group in ("layers", "obsp", "varm", "varp", "uns"):
         node = lookup(root, group)
         if node is not None:
