@@ -15,7 +15,7 @@ from typing import Any, Literal
 from scdataloader.curate.hooks import module_file
 from scdataloader.organisms import normalise_organism
 
-STEPS = 1
+STEPS = 2
 """Counts up whenever the same recipe begins to give something else."""
 
 STANDARD_LABELS = {
