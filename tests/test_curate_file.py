@@ -1,6 +1,7 @@
 """One file: what is kept of it, what is dropped, what is refused, and what hooks see."""
 
 import gc
+import os
 import sys
 import weakref
 
@@ -119,12 +120,52 @@ def test_files_of_all_kinds_come_out_the_same(tmp_path, form):
         raw.write_zarr(path)
         (outcome,) = curate(path)
         found = ad.read_h5ad(outcome.output)
-    elif form == "csc":
-        with pytest.warns(UserWarning, match="turned round in memory"):
-            _, found = kept(written(path, raw))
     else:
         _, found = kept(written(path, raw))
     np.testing.assert_array_equal(found.X.toarray(), expected)
+
+
+def test_plain_facts_go_along_and_what_is_left_out_is_named(tmp_path):
+    raw = cells(IDS)
+    counts = raw.X.copy()
+    for name in ("spliced", "unspliced"):
+        raw.layers[name] = counts.copy()
+    raw.obsp["connectivities"] = raw.obsp["distances"] = csr_matrix(np.eye(10))
+    raw.varm["PCs"] = np.zeros((8, 2))
+    facts = {"title": "Cells of a test", "schema_version": "5.2.0", "n": 3, "share": 0.5, "ok": True}
+    raw.uns = facts | {"neighbors": {"n": 1}, "kind_colors": ["#000000"], "long": "x" * 10_001, "organism": "mouse"}
+    outcome, found = kept(written(tmp_path / "a.h5ad", raw))
+    named = (
+        "layers (spliced, unspliced), obsp (connectivities, distances), varm (PCs), uns (kind_colors, long, neighbors)"
+    )
+    assert outcome.notes == (f"left out: {named}",)
+    assert {key: value for key, value in found.uns.items() if key != "curation"} == facts
+    assert [np.asarray(found.uns[key]).dtype.kind for key in facts] == ["U", "U", "i", "f", "b"]
+
+    raw.uns = {f"n{i}": [i] for i in range(10)}
+    raw.X = csr_matrix(counts / 7)
+    outcome, found = kept(written(tmp_path / "b.h5ad", raw), Recipe(counts="layers/spliced"))
+    np.testing.assert_array_equal(found.X.toarray(), counts.toarray())
+    assert outcome.notes[0].startswith("left out: X, layers (unspliced), obsp")
+    assert outcome.notes[0].endswith("uns (n0, n1, n2, n3, n4, n5, n6, n7, and 2 more)")
+
+
+@pytest.mark.parametrize("form", ["h5ad", "zarr"])
+def test_facts_survive_hooks_and_being_curated_again(tmp_path, hooks, form):
+    name = hooks("def same(block): return block\n")
+    raw = cells(IDS)
+    raw.uns = {"title": "Cells of a test"}
+    path = tmp_path / f"a.{form}"
+    raw.write_zarr(path) if form == "zarr" else raw.write_h5ad(path)
+    if form == "h5ad":
+        with h5py.File(path, "r+") as file:  # as old files have them
+            file["uns"].update({"text": np.bytes_(b"x"), "latin": np.bytes_(b"\xff")})
+    (outcome,) = curate(path, Recipe(before=[f"{name}:same"]))
+    assert outcome.notes == (("left out: uns (latin)",) if form == "h5ad" else ())
+    (again,) = curate(outcome.output.rename(tmp_path / "again.h5ad"))
+    (said,) = again.notes
+    assert said.endswith("in their place: total_counts, n_genes_by_counts, is_outlier, outlier_in")
+    assert ad.read_h5ad(again.output).uns["title"] == "Cells of a test"
 
 
 def test_columns_and_constants_of_the_rule_and_what_is_told_of_labels(tmp_path):
@@ -501,3 +542,11 @@ def test_files_that_are_none(tmp_path):
     text.write_text("not this")
     assert "is not an HDF5 file" in failed(text)
     assert "gone.h5ad does not exist" in failed(tmp_path / "gone.h5ad")
+    short = written(tmp_path / "short.h5ad", cells(IDS))
+    os.truncate(short, short.stat().st_size - 1)
+    assert f"{short} is truncated" in failed(short)
+
+
+def test_cells_and_genes_are_told_as_soon_as_they_are_known(tmp_path):
+    (outcome,) = curate(written(tmp_path / "a.h5ad", cells(IDS)), Recipe(required=["donor_id"]))
+    assert (outcome.n_cells_in, outcome.n_genes_in, outcome.status) == (10, 8, "failed")

@@ -495,6 +495,15 @@ def test_wrong_options(working, capsys, options, why):
     assert why in capsys.readouterr().err
 
 
+def test_a_command_leaves_nothing_behind_to_complain_of(working):
+    cells(IDS).write_zarr(working / "a.zarr")  # zarr's codecs have a semaphore, in each process
+    command = [sys.executable, "-m", "scdataloader", "curate", "a.zarr", "--out", "out"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(REPO)}
+    )
+    assert done.stderr == ""
+
+
 def test_an_interrupted_command_goes_on(working):
     raw(working / "raw", 2)
     written(working / "raw" / "1.h5ad", cells(IDS, 7))

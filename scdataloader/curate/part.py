@@ -14,6 +14,7 @@ from pandas import CategoricalDtype
 from scipy.sparse import csr_matrix
 
 from scdataloader.curate.cells import ORGANISM, Cells, FileSource, constant, rows_of
+from scdataloader.curate.extras import Extras
 from scdataloader.curate.filters import kept_cells
 from scdataloader.curate.genes import Genes, match_genes, mitochondrial
 from scdataloader.curate.hooks import apply_hooks
@@ -43,6 +44,8 @@ class Part:
     """Where they lie."""
     cells: Cells
     """All cells of the file."""
+    extras: Extras
+    """What else is in the file."""
     rows: NDArray[np.int64]
     """``(n,)`` theirs, ascending."""
     recipe: Recipe
@@ -69,7 +72,7 @@ def curate_part(part: Part) -> Outcome:
     obs, kept, judged = _judged(part, genes, obs)
     rows, obs = part.rows[kept], obs[kept]
     genes, rare = _expressed(part, rows, genes)
-    notes = (*genes.notes, *part.cells.notes, *named, *judged, *rare)
+    notes = (*genes.notes, *part.cells.notes, *named, *judged, *rare, *part.extras.notes)
     try:
         _require_size(len(rows), len(genes.var), recipe)
         with written(part.output, source.name, recipe.compression) as writer:
@@ -77,7 +80,7 @@ def curate_part(part: Part) -> Outcome:
             _require_size(writer.n_obs, len(writer.var), recipe)
             _require_ids(part, writer.cells().obs)
             origin = {"source": outcome.source, "content": outcome.content, "recipe": outcome.recipe}
-            writer.uns["curation"] = {**origin, "notes": np.array(notes, dtype=object)}
+            writer.uns |= {**part.extras.uns, "curation": {**origin, "notes": np.array(notes, dtype=object)}}
             made = writer.cells().obs
     except TooSmallError as error:
         why = "; ".join([str(error), *(note for note in (*judged, *rare) if "dropped" in note)])

@@ -95,11 +95,13 @@ class _Worker:
             yield job, said
 
     def stop(self) -> None:
-        """End the process, whatever it is at."""
+        """End the process: at once, unless it waits for a file and ends by itself, its libraries cleaned up."""
+        is_idle = self._is_ready and self.job is None
         self.job, self.is_alive = None, False
-        self._process.terminate()
-        self._process.join()
         self.connection.close()
+        if not is_idle:
+            self._process.terminate()
+        self._process.join()
 
     def _why(self) -> str:
         code = self._process.exitcode or 0
