@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scdataloader.curate.bionty_genes import tell_of_genes, with_bionty_genes
 from scdataloader.curate.hooks import load_hook
 from scdataloader.curate.ledger import Ledger, open_ledger
 from scdataloader.curate.one_file import Job, failed
 from scdataloader.curate.outcome import Outcome
 from scdataloader.curate.plan import make_plan
 from scdataloader.curate.pool import curate_files
-from scdataloader.curate.recipe import Recipe
+from scdataloader.curate.recipe import BIONTY, Recipe
 from scdataloader.curate.report import write_report
 from scdataloader.curate.writer import without_partial
 from scdataloader.lamin_session import check_connected
@@ -66,9 +67,9 @@ class Curator:
 
         Raises:
             FileNotFoundError: a glob matches nothing, or the recipe names a file that does not exist.
-            LookupError: the recipe names a hook that does not exist.
+            LookupError: the recipe names a hook that does not exist, or takes genes from bionty that it has none of.
             RuntimeError: another run is curating into the folder, processes cannot be started, or a collection is named
-                and no lamindb instance is connected.
+                or genes are bionty's, and no lamindb instance is connected.
             ValueError: no file is named.
         """
         given = [files] if isinstance(files, str | os.PathLike) else files
@@ -77,13 +78,14 @@ class Curator:
             raise ValueError("no file is named; give at least one path or glob")
         for hook in (*self.recipe.before, *self.recipe.after):
             load_hook(hook)
-        if self.collection is not None:
+        if self.collection is not None or BIONTY in self.recipe.genes.values():
             check_connected()
         folder = Path(self.out).expanduser().absolute()
         with open_ledger(folder) as ledger:
             without_partial(folder)
+            recipe = with_bionty_genes(self.recipe, folder)
             try:
-                done = self._curated(named, ledger)
+                done = self._curated(named, recipe, ledger)
             finally:
                 without_partial(folder)
             outcomes = [outcome for path in named for outcome in done[path]]
@@ -91,13 +93,14 @@ class Curator:
         if self.collection is not None:
             from scdataloader.curate.register import register
 
-            logger.info("%s", register(outcomes, key=self.collection, recipe=self.recipe, storage=self.storage))
+            tell_of_genes(outcomes, recipe)
+            logger.info("%s", register(outcomes, key=self.collection, recipe=recipe, storage=self.storage))
         return outcomes
 
-    def _curated(self, named: dict[Path, str], ledger: Ledger) -> dict[Path, list[Outcome]]:
+    def _curated(self, named: dict[Path, str], recipe: Recipe, ledger: Ledger) -> dict[Path, list[Outcome]]:
         """What has become of each file, now or before."""
         shown = sys.stderr.isatty() if self.progress is None else self.progress
-        plan = make_plan(named, self.recipe, ledger, shown=shown)
+        plan = make_plan(named, recipe, ledger, shown=shown)
         if plan.n_before:
             logger.info("done before: %d of %d files", plan.n_before, len(named))
         done = dict(plan.done)
