@@ -67,7 +67,7 @@ def registered_genes(organism: str) -> pd.DataFrame:
     """What the connected instance has of an organism's genes: a table for `gene_rows`, sorted by id.
 
     Args:
-        organism: NCBITaxon id.
+        organism: By any usual name.
 
     Returns:
         columns ``ensembl_gene_id`` (of genes that have none, their other stable id), ``symbol`` and ``synonyms``,
@@ -79,18 +79,20 @@ def registered_genes(organism: str) -> pd.DataFrame:
     """
     import pandas as pd
 
+    taxon = normalise_organism(organism)
     with session():
         check_bionty()
         import bionty
 
         fields = ("ensembl_gene_id", "stable_id", "symbol", "synonyms")
-        found = list(bionty.Gene.filter(organism__ontology_id=organism).values_list(*fields))
+        found = list(bionty.Gene.filter(organism__ontology_id=taxon).values_list(*fields))
     rows = [(ensembl or stable, symbol or "", synonyms or "") for ensembl, stable, symbol, synonyms in found]
     rows = sorted(row for row in rows if row[0])
     if not rows:
         raise LookupError(
             f"the connected lamindb instance has no genes of {organism}: fill its registry with `scdataloader instance "
-            f"import-genes {organism} genes.csv`, or over the network with bionty.Gene.import_source(organism=...)"
+            f"import-genes {organism} genes.csv`, or over the network with "
+            f"bionty.Gene.import_source(organism={organism!r})"
         )
     return pd.DataFrame(rows, columns=["ensembl_gene_id", "symbol", "synonyms"], dtype=object)
 
@@ -101,16 +103,17 @@ def n_imported_genes(organism: str) -> int:
     The others were saved one by one, as somebody needed them.
 
     Args:
-        organism: NCBITaxon id.
+        organism: By any usual name.
 
     Raises:
         RuntimeError: as in `registered_genes`.
     """
+    taxon = normalise_organism(organism)
     with session():
         check_bionty()
         import bionty
 
-        return int(bionty.Gene.filter(organism__ontology_id=organism, source__in_db=True).count())
+        return int(bionty.Gene.filter(organism__ontology_id=taxon, source__in_db=True).count())
 
 
 def _names(rows: pd.DataFrame) -> Names:

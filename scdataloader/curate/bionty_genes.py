@@ -59,9 +59,8 @@ def tell_of_genes(outcomes: Sequence[Outcome], recipe: Recipe) -> None:
 
 def _written(name: str, folder: Path) -> str:
     """The path of a table of an organism's genes, written unless it is there."""
-    organism = normalise_organism(name)
-    table = registered_genes(organism)
-    if not n_imported_genes(organism):
+    table = registered_genes(name)
+    if not n_imported_genes(name):
         logger.warning(
             "bionty has %s genes of %s, saved one by one: files lose all others, or keep them without a match; "
             "`scdataloader instance import-genes` fills the registry",
@@ -69,7 +68,7 @@ def _written(name: str, folder: Path) -> str:
         )
     content = table.to_csv(index=False).encode()
     digest = hashlib.blake2b(content, digest_size=8).hexdigest()
-    path = folder / FOLDER / f"{BIONTY}-{organism.replace(':', '_')}-{digest}.csv"
+    path = folder / FOLDER / f"{BIONTY}-{normalise_organism(name).replace(':', '_')}-{digest}.csv"
     if not path.exists():
         with writing(path):
             path.parent.mkdir(exist_ok=True)

@@ -157,8 +157,8 @@ def _own_symbols(var: pd.DataFrame, ids: list[str], organism: str, name: str) ->
     if not known:
         raise ValueError(
             f"{name} is of {organism} and has no Ensembl-style ids of it (its genes look like {examples(ids)}); give "
-            f"the recipe a gene table, as genes: {{{organism}: genes.csv}} (or {{{organism}: {BIONTY}}} for the genes of "
-            "the connected lamindb instance), or name the column of var that has ids"
+            f"the recipe a gene table, as genes: {{{organism}: genes.csv}}, or {{{organism}: {BIONTY}}} for the "
+            "genes of the connected lamindb instance, or name the column of var that has ids"
         )
     return known
 

@@ -169,8 +169,8 @@ def is_file(ontology: str) -> bool:
 def _table(path: str) -> str:
     if path == BIONTY:
         raise ValueError(
-            "the recipe takes genes from bionty, which have no hash until they are in a file: Curator.run writes one, by "
-            "with_bionty_genes(recipe, folder); use the recipe that this returns"
+            "the recipe takes genes from bionty, which have no hash until they are in a file: Curator.run writes one; "
+            "elsewhere, use the recipe that with_bionty_genes(recipe, folder) returns"
         )
     return _digest(path)
 
