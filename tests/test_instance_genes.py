@@ -13,8 +13,11 @@ from pathlib import Path
 from types import ModuleType
 
 import anndata as ad
+import pandas as pd
 import pytest
 from curation import IDS, TABLE, cells, table, written
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from scdataloader.cli import main
 from scdataloader.curate import Curator, Outcome, Recipe
@@ -63,6 +66,24 @@ def test_a_table_fills_the_registry_once_and_is_read_as_it_was(no_genes: ModuleT
         True,
         False,
     ]
+
+
+NAMES = st.sampled_from(["", "A", "B", "a-1", "NA", "x,y", 'q"', "é"])
+ROWS = st.lists(
+    st.tuples(st.sampled_from(IDS), NAMES, st.lists(NAMES, max_size=3)), min_size=1, unique_by=lambda row: row[0]
+)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=ROWS)
+def test_genes_are_matched_by_the_registry_as_by_the_table_that_filled_it(no_genes, tmp_path, rows) -> None:
+    no_genes.Gene.objects.all().delete()
+    own, theirs = tmp_path / "own.csv", tmp_path / "theirs.csv"
+    named = [(gene, symbol, "|".join(synonyms)) for gene, symbol, synonyms in rows]
+    pd.DataFrame(named, columns=["gene_id", "symbol", "synonyms"]).to_csv(own, index=False)
+    import_genes("human", own)
+    registered_genes("human").to_csv(theirs, index=False)
+    assert GeneTable.read(str(theirs)) == GeneTable.read(str(own))
 
 
 def test_what_is_there_stays_and_what_was_deleted_comes_back(no_genes: ModuleType, tmp_path: Path) -> None:
@@ -185,6 +206,7 @@ def test_an_empty_registry_is_told_in_one_line(no_genes: ModuleType, tmp_path: P
         "error: the connected lamindb instance has no genes of rabbit: fill its registry with .*\n",
         capsys.readouterr().err,
     )
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_an_instance_it_is_told_in_one_line(tmp_path: Path) -> None:

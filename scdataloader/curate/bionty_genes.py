@@ -71,7 +71,7 @@ def _written(name: str, folder: Path) -> str:
     path = folder / FOLDER / f"{BIONTY}-{normalise_organism(name).replace(':', '_')}-{digest}.csv"
     if not path.exists():
         with writing(path):
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content)
     logger.info("genes of %s: %s of bionty, as in %s", name, f"{len(table):,}", path)
     return str(path)

@@ -16,7 +16,7 @@ from scdataloader.curate.one_file import Job, failed
 from scdataloader.curate.outcome import Outcome
 from scdataloader.curate.plan import make_plan
 from scdataloader.curate.pool import curate_files
-from scdataloader.curate.recipe import BIONTY, Recipe
+from scdataloader.curate.recipe import Recipe
 from scdataloader.curate.report import write_report
 from scdataloader.curate.writer import without_partial
 from scdataloader.lamin_session import check_connected
@@ -78,12 +78,12 @@ class Curator:
             raise ValueError("no file is named; give at least one path or glob")
         for hook in (*self.recipe.before, *self.recipe.after):
             load_hook(hook)
-        if self.collection is not None or BIONTY in self.recipe.genes.values():
+        if self.collection is not None:
             check_connected()
         folder = Path(self.out).expanduser().absolute()
+        recipe = with_bionty_genes(self.recipe, folder)
         with open_ledger(folder) as ledger:
             without_partial(folder)
-            recipe = with_bionty_genes(self.recipe, folder)
             try:
                 done = self._curated(named, recipe, ledger)
             finally:
