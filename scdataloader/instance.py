@@ -201,7 +201,7 @@ def _place(db: str | None) -> tuple[Any, ...] | None:
 
 
 def _without_password(db: str) -> str:
-    return re.sub(r"(://[^:@/]*):[^@]*@", r"\1:…@", db)
+    return re.sub(r"(://[^:@/]*):.*@", r"\1:…@", db)
 
 
 def main(args: Sequence[str]) -> None:

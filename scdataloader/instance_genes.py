@@ -161,7 +161,7 @@ def _id(gene: Any) -> str:
 def _records(names: Names, organism: Any, source: Any) -> Iterable[Any]:
     import bionty
 
-    # lamindb's usual constructor looks for the current branch in several files: 1 to 2 ms for each of 80,000 genes
+    # lamindb's usual constructor looks for the current branch in several files: over 1 ms for each of 80,000 genes
     first: Any = bionty.Gene(uid="", organism=organism, source=source, _skip_validation=True)  # type: ignore[call-overload]
     common = {field.attname: getattr(first, field.attname) for field in first._meta.concrete_fields}  # noqa: SLF001
     for gene, (symbol, synonyms) in names.items():

@@ -159,6 +159,9 @@ def test_inspect_takes_conditions(capsys: pytest.CaptureFixture[str], tmp_path: 
     words = ["--where", "cell_types=T cell and below", f"cell_types={NEURON}", "organisms=human"]
     assert main(["inspect", f"lamindb:{KEY}", *words]) == 0
     assert re.search(r"2 sources, 4 cells", capsys.readouterr().out)
+    apart = [word for condition in words[1:] for word in ("--where", condition)]
+    assert main(["inspect", f"lamindb:{KEY}", *apart]) == 0
+    assert re.search(r"2 sources, 4 cells", capsys.readouterr().out)
     assert main(["inspect", f"lamindb:{KEY}", "--where", "organisms"]) == 2
     condition = "{cell_types: [T cell and below, neuron], organisms: human}"
     (tmp_path / "a.yaml").write_text(f"data: {{data: 'lamindb:{KEY}', where: {condition}}}")

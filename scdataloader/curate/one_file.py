@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from anndata import AnnData
+from anndata._io.specs.registry import IORegistryError  # of what anndata can neither read nor write; it is no OSError
 
 from scdataloader.curate.cells import FileSource, named_obs, read_cells, read_obsm, rows_of
 from scdataloader.curate.hooks import apply_hooks
@@ -22,8 +23,8 @@ from scdataloader.sources import open_source
 from scdataloader.sources.counts import OR_ANY, Values
 from scdataloader.store.disk import PARTIAL
 
-BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError, MemoryError)
-"""What is wrong with a file is told by one of these; anything else is a defect, of ours or of a hook."""
+BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError, MemoryError, IORegistryError)
+"""What is wrong with a file is told by one of these; anything else is a defect."""
 
 Told = Callable[[float], None]
 """Hears which share of a file is done, from 0 to 1."""

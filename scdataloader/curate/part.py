@@ -18,7 +18,7 @@ from scdataloader.curate.genes import Genes, match_genes
 from scdataloader.curate.hooks import apply_hooks
 from scdataloader.curate.labels import distinct_ids
 from scdataloader.curate.outcome import Outcome
-from scdataloader.curate.quality import cell_metrics, outliers
+from scdataloader.curate.quality import IS_OUTLIER, JUDGED, OUTLIER_IN, cell_metrics, outliers
 from scdataloader.curate.recipe import Recipe
 from scdataloader.curate.writer import Writer, written
 
@@ -99,16 +99,17 @@ def _judged(part: Part, genes: Genes) -> tuple[pd.DataFrame, NDArray[np.bool_], 
     metrics = pd.concat(blocks, ignore_index=True)
     obs = part.cells.obs.iloc[part.rows].copy()
     obs[ORGANISM] = constant(part.outcome.organism, len(obs))
-    replaced = [name for name in metrics if name in obs]
+    replaced = [name for name in JUDGED if name in obs]
+    obs = obs.drop(columns=replaced)  # also those that nothing can be said of in their place
     for name in metrics:
         obs[name] = metrics[name].to_numpy()
     kept, notes = kept_cells(obs, metrics, part.recipe, part.source.name)
     found = np.full(len(obs), "", dtype=object)
     found[kept] = outliers(metrics[kept], part.recipe.n_mads)
-    obs["is_outlier"], obs["outlier_in"] = found != "", pd.Categorical(found)
+    obs[IS_OUTLIER], obs[OUTLIER_IN] = found != "", pd.Categorical(found)
     n_outliers = int((found != "").sum())
     if replaced:
-        notes.append(f"obs columns replaced by metrics of the output's genes: {', '.join(map(str, replaced))}")
+        notes.append(f"obs columns replaced, or dropped where nothing is known in their place: {', '.join(replaced)}")
     if part.recipe.drop_outliers:
         kept &= found == ""
     if n_outliers:
