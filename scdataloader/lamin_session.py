@@ -52,6 +52,21 @@ def check_connected() -> None:
         )
 
 
+def check_bionty() -> None:
+    """Before registries of the connected instance are filled or read.
+
+    Raises:
+        RuntimeError: the instance was made without bionty.
+    """
+    import lamindb_setup
+
+    if "bionty" not in lamindb_setup.settings.instance.modules:
+        raise RuntimeError(
+            "the connected lamindb instance was made without bionty, which holds ontologies and genes: make another "
+            "one with `scdataloader instance init`"
+        )
+
+
 def local_roots() -> list[Path]:
     """Folders whose files the connected instance registers where they lie."""
     import lamindb

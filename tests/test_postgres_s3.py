@@ -26,6 +26,7 @@ from killed import kill_in_the_middle
 from scdataloader import Collection
 from scdataloader.curate import Recipe
 from scdataloader.curate.register import register
+from scdataloader.instance_genes import import_genes, registered_genes
 
 assert lamindb.setup.settings.instance.dialect == "postgresql"
 
@@ -45,6 +46,12 @@ register([changed], key="my/atlas", recipe=Recipe(n_mads=3.0))
 found = Collection.open("lamindb:my/atlas", where={"cell_types": "T cell and below", "organisms": "human"})
 assert found.obs([CELL_TYPE])[CELL_TYPE].tolist() == [T, CD8]
 assert len(Collection.open(f"lamindb:my/atlas@{first.version}")) == 4
+
+Path("genes.csv").write_text("ENSG00000141510,TP53\\nENSG00000000003,P\\n")
+assert "2 genes of human, 2 new" in import_genes("human", "genes.csv")
+assert import_genes("human", "genes.csv") == "Gene: 2 genes of human, none new"
+rows = [["ENSG00000000003", "P", ""], ["ENSG00000141510", "TP53", ""]]
+assert registered_genes("human").to_numpy().tolist() == rows
 
 before = count()
 try:

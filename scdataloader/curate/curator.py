@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scdataloader.curate.bionty_genes import tell_of_genes, with_bionty_genes
 from scdataloader.curate.filters import with_kinds
 from scdataloader.curate.hooks import load_hook
 from scdataloader.curate.ledger import Ledger, open_ledger
@@ -69,9 +70,9 @@ class Curator:
 
         Raises:
             FileNotFoundError: a glob matches nothing, or the recipe names a file that does not exist.
-            LookupError: the recipe names a hook that does not exist.
+            LookupError: the recipe names a hook that does not exist, or takes genes from bionty that it has none of.
             RuntimeError: another run is curating into the folder, processes cannot be started, or a collection is named
-                and no lamindb instance is connected.
+                or genes are bionty's, and no lamindb instance is connected.
             ValueError: no file is named, or one lies in the folder for the outputs; the recipe names an ontology or an
                 assay that does not exist.
         """
@@ -80,11 +81,12 @@ class Curator:
         _check(self.recipe, list(named.values()))
         if self.collection is not None:
             check_connected()
+        recipe = with_bionty_genes(self.recipe, folder)
         with open_ledger(folder) as ledger:
             without_partial(folder)
             done: dict[Path, list[Outcome]] = {}
             try:
-                done.update(self._curated(named, ledger))  # one by one: after an interruption, some
+                done.update(self._curated(named, recipe, ledger))  # one by one: after an interruption, some
             finally:
                 without_partial(folder)
                 outcomes = [outcome for path in named for outcome in done.get(path, [])]
@@ -93,13 +95,14 @@ class Curator:
             if self.collection is not None:  # before another run may change the outputs
                 from scdataloader.curate.register import register
 
-                logger.info("%s", register(outcomes, key=self.collection, recipe=self.recipe, storage=self.storage))
+                tell_of_genes(outcomes, recipe)
+                logger.info("%s", register(outcomes, key=self.collection, recipe=recipe, storage=self.storage))
         return outcomes
 
-    def _curated(self, named: dict[Path, str], ledger: Ledger) -> Iterator[tuple[Path, list[Outcome]]]:
+    def _curated(self, named: dict[Path, str], recipe: Recipe, ledger: Ledger) -> Iterator[tuple[Path, list[Outcome]]]:
         """Files, and what has become of each: first of those that were done before."""
         shown = sys.stderr.isatty() if self.progress is None else self.progress
-        plan = make_plan(named, self.recipe, ledger, shown=shown)
+        plan = make_plan(named, recipe, ledger, shown=shown)
         if plan.n_before:
             logger.info("done before: %d of %d files", plan.n_before, len(named))
         for path, outcomes in plan.done.items():

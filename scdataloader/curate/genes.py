@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scdataloader.curate.recipe import Recipe
+from scdataloader.curate.recipe import BIONTY, Recipe
 from scdataloader.gene_names import SYMBOL_COLUMNS, examples, gene_ids, gene_rows
 from scdataloader.genes import GeneVocabulary
 from scdataloader.kernels.align import OK, align_rows, close_gaps
@@ -181,7 +181,8 @@ def _own_symbols(var: pd.DataFrame, ids: list[str], organism: str, name: str) ->
     if not known:
         raise ValueError(
             f"{name} is of {organism} and has no Ensembl-style ids of it (its genes look like {examples(ids)}); give "
-            f"the recipe a gene table, as genes: {{{organism}: genes.csv}}, or name the column of var that has ids"
+            f"the recipe a gene table, as genes: {{{organism}: genes.csv}}, or {{{organism}: {BIONTY}}} for the "
+            "genes of the connected lamindb instance, or name the column of var that has ids"
         )
     return known
 

@@ -20,6 +20,9 @@ from scdataloader.organisms import normalise_organism
 STEPS = 2
 """Counts up whenever the same recipe begins to give something else."""
 
+BIONTY = "bionty"
+"""In place of a gene table: the genes that the connected lamindb instance has."""
+
 STANDARD_LABELS = {
     "cell_type_ontology_term_id": ["CL", "FBbt", "ZFA", "WBbt"],
     "tissue_ontology_term_id": ["UBERON", "CL", "FBbt", "ZFA", "WBbt"],
@@ -82,8 +85,9 @@ class Recipe:
     """Everything that decides what becomes of a file, besides its content.
 
     Args:
-        genes: {organism: a gene table}, a csv, tsv or parquet file of ids, symbols and perhaps synonyms. Genes of an
-            organism without table are kept by their Ensembl-style ids.
+        genes: {organism: a gene table}, a csv, tsv or parquet file of ids, symbols and perhaps synonyms, or "bionty"
+            for the genes that the connected lamindb instance has. Genes of an organism without table are kept by their
+            Ensembl-style ids.
         unmatched_genes: Whether genes that the table lacks are dropped, or kept under their own names.
         min_gene_overlap: Least share of genes that a file has in common with its table, relative to the smaller of the
             two.
@@ -170,11 +174,12 @@ class Recipe:
         Raises:
             FileNotFoundError: a gene table or an ontology file does not exist.
             LookupError: a hook's module does not exist.
-            ValueError: the guide has no ontology of a name.
+            ValueError: the guide has no ontology of a name; or genes are bionty's, and not in a file yet: see
+                `with_bionty_genes`.
         """
         parts: dict[str, Any] = asdict(self) | {
             "steps": STEPS,
-            "genes": {normalise_organism(organism): _digest(path) for organism, path in self.genes.items()},
+            "genes": {normalise_organism(organism): _table(path) for organism, path in self.genes.items()},
             "labels": {column: [_ontology(name) for name in names] for column, names in self.labels.items()},
             "hooks": [(hook, [_digest(path) for path in hook_files(hook)]) for hook in (*self.before, *self.after)],
             "rules": [(pattern, asdict(rule)) for pattern, rule in self.rules.items()],
@@ -185,6 +190,15 @@ class Recipe:
 def is_file(ontology: str) -> bool:
     """Whether an ontology is given by its file, not by its name."""
     return Path(ontology).suffix != ""
+
+
+def _table(path: str) -> str:
+    if path == BIONTY:
+        raise ValueError(
+            "the recipe takes genes from bionty, which have no hash until they are in a file: Curator.run writes one; "
+            "elsewhere, use the recipe that with_bionty_genes(recipe, folder) returns"
+        )
+    return _digest(path)
 
 
 def _ontology(name: str) -> str:
