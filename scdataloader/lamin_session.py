@@ -75,6 +75,21 @@ def local_roots() -> list[Path]:
     return [Path(root).resolve() for root in roots]
 
 
+def local_storage() -> Path:
+    """The folder that the connected instance has its files in.
+
+    Raises:
+        RuntimeError: no instance is connected, or its files are not on this machine.
+    """
+    with session() as lamindb:
+        storage = lamindb.settings.storage
+        if storage.type != "local":
+            raise RuntimeError(
+                f"the instance keeps its files in {storage.root_as_str}, which is no folder here: give out"
+            )
+        return Path(storage.root_as_str)
+
+
 def off_the_hub() -> None:
     """Spare lamindb a question to its hub that needs a network: the hub knows no instance of an anonymous owner."""
     import lamindb_setup

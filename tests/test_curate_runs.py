@@ -387,6 +387,29 @@ def test_what_is_kept_is_registered_and_what_is_new_makes_a_version(tmp_path, la
     assert len(scd.Collection.open("lamindb:tests/runs")) == 30
 
 
+def test_a_collection_says_where_its_files_go(tmp_path, lamin):
+    (outcome,) = Curator(collection="tests/placed", processes=1).run(raw(tmp_path / "raw", 1))
+    storage = Path(lamin.settings.storage.root_as_str)
+    assert outcome.output == storage / "curated" / "tests" / "placed" / "0.h5ad"
+    assert len(scd.Collection.open("lamindb:tests/placed")) == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({}, "nothing says where curated files go"),
+        ({"out": "x", "storage": "s3://b"}, "storage=s3://b is for what is registered"),
+        *(
+            ({"collection": key}, "is no key of a collection")
+            for key in ("", "lamindb:a/b", "a/../b", "a//b", "/a", "a ")
+        ),
+    ],
+)
+def test_curators_that_make_no_sense(options, why):
+    with pytest.raises(ValueError, match=why):
+        Curator(**options)
+
+
 HOOKS = """
 import os, signal, time
 
@@ -468,7 +491,7 @@ def test_the_command_reads_yaml_and_tells_of_all_files(working, capsys):
     assert done.value.code == 1
     said = capsys.readouterr()
     assert re.search(r"│ bad.h5ad +│ failed +│", said.out)
-    assert "2 kept, 0 dropped, 1 failed; 20 cells are kept; all of it: out/report.csv" in said.out
+    assert f"2 kept, 0 dropped, 1 failed; 20 cells are kept; all of it: {working}/out/report.csv" in said.out
     assert "warning: raw/bad.h5ad failed: " in said.err
     found = ad.read_h5ad("out/1.h5ad")
     assert set(found.obs["donor_id"]) == {"d7"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,10 +22,12 @@ from scdataloader.curate.pool import curate_files
 from scdataloader.curate.recipe import Recipe
 from scdataloader.curate.report import write_report
 from scdataloader.curate.writer import without_partial
-from scdataloader.lamin_session import check_connected
+from scdataloader.lamin_session import check_connected, local_storage
 from scdataloader.sources.locate import expand
 from scdataloader.store.pool import n_cores
 from scdataloader.store.progress import progress_bar
+
+_KEY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*")
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,8 @@ class Curator:
     """Curates files into a folder, and perhaps into a lamindb collection.
 
     Args:
-        out: The folder for the curated files, ``report.csv``, and the ledger of what is done.
+        out: The folder for the curated files, ``report.csv``, and the ledger of what is done; None for ``curated`` and
+            the collection's key in the storage of the lamindb instance.
         recipe: What to do with the files.
         collection: Key of a collection of the connected lamindb instance, which the files are registered in; None to
             have the files only.
@@ -43,7 +47,7 @@ class Curator:
         progress: Whether to show a bar on standard error; None to show it on a terminal.
     """
 
-    out: str | os.PathLike[str]
+    out: str | os.PathLike[str] | None = None
     recipe: Recipe = field(default_factory=Recipe)
     collection: str | None = None
     storage: str | None = None
@@ -53,6 +57,26 @@ class Curator:
     def __post_init__(self) -> None:
         if self.processes is not None and self.processes < 1:
             raise ValueError(f"processes must be 1 or more, not {self.processes}")
+        if self.collection is None and self.out is None:
+            raise ValueError("nothing says where curated files go: give out, a folder, or collection, or both")
+        if self.collection is None and self.storage is not None:
+            raise ValueError(f"storage={self.storage} is for what is registered: give collection, too")
+        if self.collection is not None and not _KEY.fullmatch(self.collection):
+            raise ValueError(
+                f"{self.collection!r} is no key of a collection: give one like my/atlas, of letters, digits, '-', '_' "
+                "and '.', in parts that '/' separates"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """``out``, or what stands for it.
+
+        Raises:
+            RuntimeError: it is for the instance to say, and none is connected, or its storage is no local folder.
+        """
+        if self.out is not None:
+            return Path(self.out).expanduser().absolute()
+        return local_storage() / "curated" / str(self.collection)
 
     def run(self, files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Outcome]:
         """Curate files, in parallel processes; in a script, call it under ``if __name__ == "__main__":``.
@@ -76,11 +100,11 @@ class Curator:
             ValueError: no file is named, or one lies in the folder for the outputs; the recipe names an ontology or an
                 assay that does not exist.
         """
-        folder = Path(self.out).expanduser().absolute()
-        named = _named(files, folder)
-        _check(self.recipe, list(named.values()))
         if self.collection is not None:
             check_connected()
+        folder = self.folder
+        named = _named(files, folder)
+        _check(self.recipe, list(named.values()))
         recipe = with_bionty_genes(self.recipe, folder)
         with open_ledger(folder) as ledger:
             without_partial(folder)
