@@ -15,6 +15,7 @@ import pytest
 from curated import CD8, CELL_TYPE, HUMAN, MOUSE, NAIVE_CD8, NEURON, TISSUE, B, T, curated
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from s3 import s3_server
 
 from scdataloader import Collection, DataModule, Sampling
 from scdataloader.cli import main
@@ -136,6 +137,23 @@ def test_files_of_the_collection_are_not_needed(stores, storage: Path) -> None:
         assert cells(stores["source"], {"cell_types": T}) == before
     finally:
         (storage / "away").rename(versions)
+
+
+@pytest.mark.s3
+def test_files_in_a_bucket_are_not_asked_for_again(lamin: ModuleType, storage: Path, tmp_path: Path) -> None:
+    key = "where_store/bucket"
+    made = [curated(tmp_path / f"{name}.h5ad", [T, B, NEURON]) for name in "mn"]
+    with s3_server() as address:
+        bucket = f"s3://atlas/curated?endpoint_url={address}"
+        register(made, key=key, recipe=Recipe(), storage=bucket)
+        assert convert(storage / "bucket.cells", data=f"lamindb:{key}") == 0
+        register(
+            [curated(tmp_path / "m" / "m.h5ad", [T], source="raw/m.h5ad")], key=key, recipe=Recipe(), storage=bucket
+        )
+        older = storage / "older.cells"  # of files one of which is no longer the newest of its name
+        assert convert(older, "--layout", "shuffled", data=f"lamindb:{key}@0000") == 0
+    for version in ("0000", "0001"):
+        assert [cell for *_, cell in cells(f"lamindb:{key}.cells@{version}", {"cell_types": T})] == [T, T]
 
 
 def test_training_draws_only_these_cells(stores) -> None:

@@ -80,7 +80,8 @@ def labelled(artifact: Artifact) -> Iterable[Labelled]:
             "labels in the registries: register it with `scdataloader convert lamindb:<collection> --out <the store> "
             "--register`, or name the collection as data"
         )
-    members = [inner.artifact for outer in collection.ordered_artifacts.all() for inner in labelled(outer)]
+    inputs = collection.ordered_artifacts.select_related("storage")
+    members = [file.artifact for given in inputs for file in labelled(given)]
     for number, member in enumerate(members):
         yield Labelled(
             artifact=member,
