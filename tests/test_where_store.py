@@ -86,7 +86,7 @@ conditions = st.fixed_dictionaries(
 
 
 @given(layout=st.sampled_from(LAYOUTS), where=conditions)
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_the_same_cells_are_chosen(stores, layout, where) -> None:
     assert cells(stores[layout], where) == cells(f"lamindb:{KEY}@0000", where)
 
