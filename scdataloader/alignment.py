@@ -168,7 +168,8 @@ def split_organisms(labels: pd.Series, name: str, column: str) -> list[tuple[str
     if missing:
         raise ValueError(
             f"{missing:,} of the {len(labels):,} cells of {name} have no organism in obs[{column!r}], the others do; "
-            f'fill the column, or say one organism for all of the file, as {{"{name}": "human"}} in organisms'
+            f'fill the column, or say one organism for all of the file: {{"{name}": "human"}} in the organisms of an '
+            "alignment, or by a rule of a recipe"
         )
     organisms = {label: normalise_organism(str(label)) for label, n in labels.value_counts().items() if n}
     distinct = sorted(set(organisms.values()))

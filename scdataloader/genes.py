@@ -184,8 +184,8 @@ class GeneVocabulary:
             f"{source} shares {gene_map.n_matched:,} genes with the vocabulary, of its own {n_distinct:,} and of the "
             f"{gene_map.n_organism:,} of {gene_map.organism} there: {share:.1%} of the smaller side, where {needed} is "
             f"needed. The source's genes look like {examples(ids)}; the vocabulary's like "
-            f"{examples(self.ids[start:stop])}. Name the column of var that holds the vocabulary's ids, give a table "
-            "of symbols (read_gene_table), or lower the overlap that is asked for"
+            f"{examples(self.ids[start:stop])}. Name the column of var that holds the vocabulary's ids, give a gene "
+            "table with the organism's symbols, or lower the overlap that is asked for"
         )
 
 

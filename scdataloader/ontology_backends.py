@@ -23,7 +23,7 @@ def read_guide(name: str, schema_version: str | None) -> TermTable:
     from cellxgene_ontology_guide.supported_versions import clear_ontology_file_cache, load_ontology_file
 
     schema = _guide_schema(schema_version)
-    name = _guide_name(name, schema)
+    name = guide_name(name, schema_version)
     # the guide keeps what it has parsed, several times as large as what is needed here, for as long as the process
     # lives; where others use the guide too, its memory is theirs
     was_empty = load_ontology_file.cache_info().currsize == 0
@@ -64,8 +64,13 @@ def _guide_schema(version: str | None) -> Any:
         ) from error
 
 
-def _guide_name(name: str, schema: Any) -> str:
-    """The guide's own spelling of an ontology's name, of which some hold the terms of another."""
+def guide_name(name: str, schema_version: str | None = None) -> str:
+    """The guide's own spelling of an ontology's name, of which some hold the terms of another; opens none.
+
+    Raises:
+        ValueError: the guide has no such ontology or schema, or it is NCBITaxon.
+    """
+    schema = _guide_schema(schema_version)
     if name.lower() == "ncbitaxon":
         raise ValueError(
             "the guide's NCBITaxon takes half a minute and 1.5 GB of memory to load, and is not offered here: an "

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
+import pandas as pd
 import pytest
 from curation import IDS, cells, table, written
 
@@ -20,6 +21,7 @@ from scdataloader.cli import main
 from scdataloader.curate import Curator, Recipe, Rule
 from scdataloader.curate.ledger import LEDGER, content_of, open_ledger
 from scdataloader.curate.outcome import Outcome
+from scdataloader.curate.report import REPORT
 
 pytestmark = pytest.mark.filterwarnings("default")  # of libraries in processes of their own
 
@@ -69,6 +71,8 @@ def test_the_hash_changes_with_what_decides_and_with_nothing_else(tmp_path, monk
     [
         ({"min_gene_overlap": 2}, ValueError, "min_gene_overlap is a share from 0 to 1, not 2"),
         ({"n_mads": 0}, ValueError, "n_mads must be positive, not 0"),
+        ({"min_cells_per_gene": -1}, ValueError, "min_cells_per_gene must be 0 or more, not -1"),
+        ({"max_pct_mt": 500}, ValueError, "max_pct_mt is in percent, from 0 to 100, not 500"),
         ({"genes": {"human": "a", "Homo sapiens": "b"}}, ValueError, "names an organism twice: human, Homo sapiens"),
         ({"genes": {"humn": "a"}}, ValueError, r"did you mean 'human'\?"),
     ],
@@ -92,11 +96,38 @@ def test_rules_that_make_no_sense():
         ({"before": ["no_such_module:f"]}, LookupError, "there is no module 'no_such_module' for the hook"),
         ({"after": ["json:no_such"]}, LookupError, "the module 'json' of the hook 'json:no_such' has no function"),
         ({"after": ["json"]}, ValueError, "a hook is named as module:function"),
+        ({"labels": {"cell_type": ["CLX"]}}, ValueError, "has no ontology 'CLX' in schema"),
+        ({"assays": ["no such assay"]}, ValueError, "assays name 'no such assay', which is no term of EFO"),
     ],
 )
 def test_what_is_wrong_for_all_files_is_told_at_once(tmp_path, options, error, why):
     with pytest.raises(error, match=why):
         Curator(out=tmp_path / "out", recipe=Recipe(**options)).run(raw(tmp_path / "raw", 1))
+
+
+def test_a_rule_for_no_file_is_told(tmp_path, caplog):
+    Curator(out=tmp_path / "out", recipe=Recipe(rules={"b*": Rule(organism="mouse")})).run(raw(tmp_path / "raw", 1))
+    assert "the rule for 'b*' is for none of these files" in caplog.messages
+
+
+def test_nothing_that_is_there_is_written_over(tmp_path):
+    files = raw(tmp_path / "raw", 2)
+    (tmp_path / "link").symlink_to(tmp_path / "raw")
+    before = {path: path.read_bytes() for path in files}
+    for out in ("raw", "link"):
+        with pytest.raises(ValueError, match=r"0\.h5ad lies in .*, where curated files are to go"):
+            Curator(out=tmp_path / out).run(files)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "0.h5ad").write_text("mine")
+    (tmp_path / "out" / "1.NCBITaxon_9606.h5ad").write_text("mine, too")
+    outcomes = Curator(out=tmp_path / "out", progress=False).run(files)
+    assert [outcome.status for outcome in outcomes] == ["failed", "failed"]
+    assert "has 0.h5ad or parts of it already, which its curated.jsonl does not know" in outcomes[0].reason
+    assert (tmp_path / "out" / "0.h5ad").read_text() == "mine"
+    assert {path: path.read_bytes() for path in files} == before
+    (tmp_path / "out" / "0.h5ad").unlink()
+    again = Curator(out=tmp_path / "out", progress=False).run(files)
+    assert [outcome.status for outcome in again] == ["kept", "failed"]
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------
@@ -119,6 +150,12 @@ def test_a_ledger_that_was_cut_short_goes_on(tmp_path):
         ["name", "path"],
         ["name", "path"],
     ]
+
+
+def test_a_file_named_like_a_part_is_not_written_where_the_part_is(tmp_path):
+    with open_ledger(tmp_path / "out") as ledger:
+        names = [ledger.output(tmp_path / name).name for name in ("a.h5ad", "a.NCBITaxon_9606.h5ad")]
+    assert names == ["a.h5ad", "a-NCBITaxon_9606.h5ad"]
 
 
 def test_outcomes_come_back_from_the_ledger(tmp_path):
@@ -294,6 +331,7 @@ def test_the_command_reads_yaml_and_tells_of_all_files(working, capsys):
     Path("curate.yaml").write_text(
         f"genes: {{human: {table(working)}}}\n"
         "min_genes_per_cell: 2\n"
+        "out: not the one that the command line names\n"
         "rules:\n"
         '  "1*": {organism: human, constants: {donor_id: d7}}\n'
     )
@@ -351,7 +389,8 @@ def test_an_interrupted_command_goes_on(working):
         "interrupted",
         "files that are done are kept: give the same command again to go on",
     ]
-    assert sorted(path.name for path in (working / "out").iterdir()) == ["0.h5ad", LEDGER]
+    assert sorted(path.name for path in (working / "out").iterdir()) == ["0.h5ad", LEDGER, REPORT]
+    assert list(pd.read_csv(working / "out" / REPORT)["source"]) == ["raw/0.h5ad"]
     (working / "curate_hooks_of_runs.py").write_text(HOOKS)  # the same, written anew
     (working / "raw" / "1.h5ad").unlink()
     before = outputs(working / "out")

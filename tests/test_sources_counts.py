@@ -51,6 +51,22 @@ def test_auto_finds_counts_and_says_where(tmp_path: Path, where: str, write: str
 
 
 @pytest.mark.parametrize("kind", ["csr", "csc", "dense"])
+@pytest.mark.parametrize("write", ["h5ad", "zarr"])
+def test_auto_passes_over_a_matrix_of_zeros(tmp_path: Path, kind: str, write: str, caplog) -> None:
+    path = tmp_path / f"a.{write}"
+    empty = make(stored_as(np.zeros_like(coordinates()), kind), counts=sp.csr_matrix(coordinates()))
+    write_h5ad(path, empty, {}) if write == "h5ad" else write_zarr(path, empty, "v3")
+    with open_source(path) as source:
+        assert source.counts == "layers/counts"
+    del empty.layers["counts"]
+    path = tmp_path / f"b.{write}"
+    write_h5ad(path, empty, {}) if write == "h5ad" else write_zarr(path, empty, "v3")
+    with open_source(path) as source:
+        assert source.counts == "X"
+    assert f"b.{write}: reading X, where all counts are 0" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "dense"])
 @pytest.mark.parametrize("value", [HALF, NEGATIVE, np.nan, np.inf])
 @pytest.mark.parametrize("compression", ["contiguous", "gzip"])
 def test_named_matrix_without_counts_is_refused(tmp_path: Path, kind: str, value: float, compression: str) -> None:

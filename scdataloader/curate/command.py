@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def main(args: Sequence[str]) -> None:
         Anything that `Curator.run` raises.
     """
     parser = _parser()
-    options = vars(parser.instantiate(parser.parse_args(list(args))))
+    options = vars(parser.instantiate(parser.parse_args(_config_first(args))))
     recipe = Recipe(**{name: options[name] for name in Recipe.__dataclass_fields__})
     own = {name: options[name] for name in Curator.__dataclass_fields__ if name in options}
     try:
@@ -37,6 +38,14 @@ def main(args: Sequence[str]) -> None:
         raise SystemExit(FAILED)
 
 
+def _config_first(args: Sequence[str]) -> list[str]:
+    """The same with its files of options first: what is said on the command line itself goes before them."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", action="append", default=[])
+    known, others = parser.parse_known_args(args)
+    return [*(f"--config={path}" for path in known.config), *others]
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="scdataloader curate",
@@ -44,7 +53,11 @@ def _parser() -> ArgumentParser:
         "What is done already is not done again; after an interruption, the same command goes on.",
     )
     parser.add_argument("files", nargs="+", type=str, help=".h5ad files, .zarr folders, globs")
-    parser.add_argument("--config", action="config", help="a YAML file with any of the options below")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="a YAML file with any of the options below; those of the command line go before it",
+    )
     parser.add_class_arguments(Curator, skip={"recipe"})
     parser.add_class_arguments(Recipe)
     return parser

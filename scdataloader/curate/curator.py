@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scdataloader.curate.filters import with_kinds
 from scdataloader.curate.hooks import load_hook
 from scdataloader.curate.ledger import Ledger, open_ledger
 from scdataloader.curate.one_file import Job, failed
@@ -55,7 +57,8 @@ class Curator:
         """Curate files, in parallel processes; in a script, call it under ``if __name__ == "__main__":``.
 
         A file that fails does not stop the others. What was done before, by the content of the file and the recipe as
-        far as it concerns the file, is not done again, unless it failed. After an interruption the same call goes on.
+        far as it concerns the file, is not done again, unless it failed. After an interruption, of which the report
+        has what was done until then, the same call goes on.
         A collection is brought up to date once, in the end.
 
         Args:
@@ -69,45 +72,44 @@ class Curator:
             LookupError: the recipe names a hook that does not exist.
             RuntimeError: another run is curating into the folder, processes cannot be started, or a collection is named
                 and no lamindb instance is connected.
-            ValueError: no file is named.
+            ValueError: no file is named, or one lies in the folder for the outputs; the recipe names an ontology or an
+                assay that does not exist.
         """
-        given = [files] if isinstance(files, str | os.PathLike) else files
-        named = {path.absolute(): str(path) for item in given for path in expand(os.fspath(item))}
-        if not named:
-            raise ValueError("no file is named; give at least one path or glob")
-        for hook in (*self.recipe.before, *self.recipe.after):
-            load_hook(hook)
+        folder = Path(self.out).expanduser().absolute()
+        named = _named(files, folder)
+        _check(self.recipe, list(named.values()))
         if self.collection is not None:
             check_connected()
-        folder = Path(self.out).expanduser().absolute()
         with open_ledger(folder) as ledger:
             without_partial(folder)
+            done: dict[Path, list[Outcome]] = {}
             try:
-                done = self._curated(named, ledger)
+                done.update(self._curated(named, ledger))  # one by one: after an interruption, some
             finally:
                 without_partial(folder)
-            outcomes = [outcome for path in named for outcome in done[path]]
-            write_report(folder, outcomes)
+                outcomes = [outcome for path in named for outcome in done.get(path, [])]
+                if outcomes:
+                    write_report(folder, outcomes)
         if self.collection is not None:
             from scdataloader.curate.register import register
 
             logger.info("%s", register(outcomes, key=self.collection, recipe=self.recipe, storage=self.storage))
         return outcomes
 
-    def _curated(self, named: dict[Path, str], ledger: Ledger) -> dict[Path, list[Outcome]]:
-        """What has become of each file, now or before."""
+    def _curated(self, named: dict[Path, str], ledger: Ledger) -> Iterator[tuple[Path, list[Outcome]]]:
+        """Files, and what has become of each: first of those that were done before."""
         shown = sys.stderr.isatty() if self.progress is None else self.progress
         plan = make_plan(named, self.recipe, ledger, shown=shown)
         if plan.n_before:
             logger.info("done before: %d of %d files", plan.n_before, len(named))
-        done = dict(plan.done)
-        for outcomes in plan.done.values():
+        for path, outcomes in plan.done.items():
             _tell(outcomes)
-        for job, outcomes in self._done_now(plan.jobs, shown=shown):
-            done[job.path] = outcomes if _is_unchanged(job, ledger) else _withdrawn(job, outcomes)
-            ledger.note_outcomes(job.path, done[job.path])
-            _tell(done[job.path])
-        return done
+            yield path, outcomes
+        for job, made in self._done_now(plan.jobs, shown=shown):
+            outcomes = made if _is_unchanged(job, ledger) else _withdrawn(job, made)
+            ledger.note_outcomes(job.path, outcomes)
+            _tell(outcomes)
+            yield job.path, outcomes
 
     def _done_now(self, jobs: list[Job], *, shown: bool) -> Iterator[tuple[Job, list[Outcome]]]:
         """Jobs with what they came to, as they are done."""
@@ -122,6 +124,29 @@ class Curator:
             for job, outcomes in curate_files(jobs, min(self.processes or n_cores(), len(jobs)), heard):
                 heard(job, 1.0)
                 yield job, outcomes
+
+
+def _named(files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], folder: Path) -> dict[Path, str]:
+    """{absolute path: file as named by the user} of files to curate into a folder."""
+    given = [files] if isinstance(files, str | os.PathLike) else files
+    named = {path.absolute(): str(path) for item in given for path in expand(os.fspath(item))}
+    if not named:
+        raise ValueError("no file is named; give at least one path or glob")
+    for path, name in named.items():
+        if path.parent.resolve() == folder.resolve():
+            raise ValueError(f"{name} lies in {folder}, where curated files are to go: name another folder as out")
+    return named
+
+
+def _check(recipe: Recipe, files: list[str]) -> None:
+    """Tell at once what would be wrong for all files."""
+    for hook in (*recipe.before, *recipe.after):
+        load_hook(hook)
+    if recipe.assays:
+        with_kinds(recipe.assays)
+    for pattern in recipe.rules:
+        if not any(fnmatch.fnmatch(Path(file).name, pattern) for file in files):
+            logger.warning("the rule for %r is for none of these files", pattern)
 
 
 def _is_unchanged(job: Job, ledger: Ledger) -> bool:

@@ -14,6 +14,7 @@ from scdataloader.curate.recipe import STANDARD_LABELS, Recipe
 
 ASSAY = "assay_ontology_term_id"
 PRIMARY = "is_primary_data"
+_BOOLS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 def kept_cells(
@@ -29,7 +30,8 @@ def kept_cells(
 
     Raises:
         KeyError: assays are asked for, and the file has none.
-        ValueError: an assay that is asked for is no term.
+        ValueError: an assay that is asked for is no term, or whether cells are primary data is not said by true and
+            false.
     """
     kept = np.ones(len(obs), dtype=np.bool_)
     notes = []
@@ -51,9 +53,9 @@ def _filters(
                 f"{name} has no obs column {ASSAY!r}, and only some assays are asked for; give it by a rule, as "
                 f"constants: {{{ASSAY}: EFO:0009899}}, or from another column, as columns: {{assay: {ASSAY}}}"
             )
-        yield obs[ASSAY].isin(_with_kinds(recipe.assays)).to_numpy(), "of other assays"
+        yield obs[ASSAY].isin(with_kinds(recipe.assays)).to_numpy(), "of other assays"
     if recipe.primary_only and PRIMARY in obs:
-        yield (obs[PRIMARY].astype(str).str.lower() != "false").to_numpy(), "of no primary data"
+        yield _is_primary(obs[PRIMARY], name), "of no primary data"
     n_genes, total = metrics["n_genes_by_counts"].to_numpy(), metrics["total_counts"].to_numpy()
     yield n_genes >= recipe.min_genes_per_cell, f"with fewer than {recipe.min_genes_per_cell:,} genes"
     yield total >= recipe.min_counts_per_cell, f"with fewer than {recipe.min_counts_per_cell:,} counts"
@@ -64,8 +66,24 @@ def _filters(
         )
 
 
-def _with_kinds(assays: list[str]) -> set[str]:
-    """The ids of assays and of all kinds of them."""
+def _is_primary(values: pd.Series, name: str) -> NDArray[np.bool_]:
+    """``(n,)`` which cells are; of a column of bool, of 0 and 1, or of such words."""
+    said = {value: _BOOLS.get(str(value).lower()) for value in values.unique()}
+    unclear = [value for value, is_primary in said.items() if is_primary is None]
+    if unclear:
+        raise ValueError(
+            f"{name} has {unclear[0]!r} in obs[{PRIMARY!r}], where true or false were expected; say it by a rule, as "
+            f"constants: {{{PRIMARY}: true}}, or leave primary_only out"
+        )
+    return values.map(said).to_numpy(np.bool_)
+
+
+def with_kinds(assays: list[str]) -> set[str]:
+    """The ids of assays and of all kinds of them.
+
+    Raises:
+        ValueError: one is no term.
+    """
     found: set[str] = set()
     for assay in assays:
         term, _ = resolve(assay, STANDARD_LABELS[ASSAY])

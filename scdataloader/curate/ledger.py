@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -17,6 +18,7 @@ from scdataloader.store.claim import try_lock
 LEDGER = "curated.jsonl"
 
 _SUFFIXES = (".h5ad", ".zarr")
+_PART = re.compile(r"\.NCBITaxon_[0-9]+$")
 
 
 class Ledger:
@@ -31,6 +33,7 @@ class Ledger:
         self._contents: dict[str, tuple[list[int], str]] = {}
         self._outcomes: dict[str, list[Outcome]] = {}
         self._names: dict[str, str] = {}
+        self._there = {_PART.sub("", there.stem).lower() for there in folder.glob("*.h5ad")}
         file.seek(0)
         lines = file.readlines()
         if lines and not lines[-1].endswith(b"\n"):
@@ -65,17 +68,28 @@ class Ledger:
         self._add({"path": str(path), "outcomes": [_plain(outcome) for outcome in outcomes]})
 
     def output(self, path: Path) -> Path:
-        """The file that a file's cells go to: named like it, with a number where another has that name already."""
+        """The file that a file's cells go to: named like it, with a number where another has that name already.
+
+        Raises:
+            FileExistsError: there is a file of this name, which is none that was curated here.
+        """
         key = str(path)
         if key not in self._names:
             stem = path.name
             for suffix in _SUFFIXES:
                 stem = stem.removesuffix(suffix)
+            # such names are those of parts
+            stem = _PART.sub(lambda part: f"-{part[0][1:]}", stem)
             taken = {name.lower() for name in self._names.values()}  # some disks do not tell upper from lower case
             name, number = stem, 1
             while name.lower() in taken:
                 number += 1
                 name = f"{stem}-{number}"
+            if name.lower() in self._there:
+                raise FileExistsError(
+                    f"{self._folder} has {name}.h5ad or parts of it already, which its {LEDGER} does not know: move "
+                    "them away, or name another folder"
+                )
             self._add({"path": key, "name": name})
         return self._folder / f"{self._names[key]}.h5ad"
 

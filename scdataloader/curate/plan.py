@@ -43,7 +43,11 @@ def make_plan(named: Mapping[Path, str], recipe: Recipe, ledger: Ledger, *, show
     for path, source in named.items():
         if path in done:
             continue
-        job = _job(path, source, recipe, ledger)
+        try:
+            job = _job(path, source, recipe, ledger)
+        except FileExistsError as error:
+            done[path] = [failed(source, in_one_line(error))]
+            continue
         twin, before = first.setdefault(job.content, source), ledger.outcomes(path)
         if twin != source:
             nothing = failed(source, f"its content is that of {twin}", content=job.content, recipe=job.recipe_hash)

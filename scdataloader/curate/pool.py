@@ -117,4 +117,5 @@ def _work(connection: Connection) -> None:
         except EOFError:
             return
         outcomes = curate_file(job, connection.send)
-        connection.send(outcomes)
+        with suppress(BrokenPipeError):  # nobody is there, as the next look tells
+            connection.send(outcomes)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scdataloader.curate.hooks import module_file
+from scdataloader.ontology_backends import guide_name
 from scdataloader.organisms import normalise_organism
 
 STEPS = 1
@@ -28,6 +29,11 @@ STANDARD_LABELS = {
     "self_reported_ethnicity_ontology_term_id": ["HANCESTRO"],
 }
 """Columns of the CELLxGENE schema, and the ontologies whose terms their labels are."""
+
+_NUMBERS = (
+    *("min_genes_per_cell", "min_counts_per_cell", "min_cells_per_gene"),
+    *("min_cells_per_file", "min_genes_per_file"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +87,7 @@ class Recipe:
         max_pct_mt: Cells with a larger share of mitochondrial counts, in percent, are dropped; None keeps all.
         min_cells_per_gene: Genes that fewer of the remaining cells express are dropped.
         assays: Only cells of these assays, or of kinds of them, are kept: ids or names of EFO; empty keeps all.
-        primary_only: Whether cells whose ``is_primary_data`` is false are dropped.
+        primary_only: Whether cells whose ``is_primary_data`` is false are dropped; files without that column keep all.
         min_cells_per_file: Files with fewer cells in the end are dropped.
         min_genes_per_file: Files with fewer genes in the end are dropped.
         before: Hooks ``module:function`` that blocks of a file's cells go through first, in its own genes.
@@ -117,6 +123,11 @@ class Recipe:
             raise ValueError(f"min_gene_overlap is a share from 0 to 1, not {self.min_gene_overlap}")
         if not self.n_mads > 0:
             raise ValueError(f"n_mads must be positive, not {self.n_mads}")
+        if self.max_pct_mt is not None and not 0 <= self.max_pct_mt <= 100:  # noqa: PLR2004 (percent)
+            raise ValueError(f"max_pct_mt is in percent, from 0 to 100, not {self.max_pct_mt}")
+        for name in _NUMBERS:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         organisms = [normalise_organism(organism) for organism in self.genes]
         if len(set(organisms)) < len(organisms):
             raise ValueError(f"genes names an organism twice: {', '.join(self.genes)}; leave one table for each")
@@ -145,6 +156,7 @@ class Recipe:
         Raises:
             FileNotFoundError: a gene table or an ontology file does not exist.
             LookupError: a hook's module does not exist.
+            ValueError: the guide has no ontology of a name.
         """
         parts: dict[str, Any] = asdict(self) | {
             "steps": STEPS,
@@ -162,7 +174,7 @@ def is_file(ontology: str) -> bool:
 
 
 def _ontology(name: str) -> str:
-    return _digest(name) if is_file(name) else f"{name.lower()} {_release()}"
+    return _digest(name) if is_file(name) else f"{guide_name(name).lower()} {_release()}"
 
 
 @cache

@@ -69,7 +69,9 @@ class Writer:
             x.data.tofile(self._data)
             x.indices.astype(np.int32, copy=False).tofile(self._indices)
         self._sizes.append(np.diff(x.indptr).astype(np.int64))
-        self._cells.append(AnnData(obs=block.obs, obsm=dict(block.obsm)))
+        # copied: parts of a view would keep the whole block
+        obsm = {key: values.copy() for key, values in block.obsm.items()}
+        self._cells.append(AnnData(obs=block.obs.copy(), obsm=obsm))
 
     @property
     def n_obs(self) -> int:
@@ -91,7 +93,8 @@ class Writer:
         """Lay everything out in an empty file."""
         cells = self.cells()
         root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        for key, value in {"obs": cells.obs, "var": self.var, "obsm": dict(cells.obsm), "uns": self.uns}.items():
+        # uns goes first: of large files lamindb tells contents apart by the first and the last 50 MB only
+        for key, value in {"uns": self.uns, "obs": cells.obs, "var": self.var, "obsm": dict(cells.obsm)}.items():
             ad.io.write_elem(root, key, value)
         for key in ("layers", "varm", "obsp", "varp"):
             ad.io.write_elem(root, key, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,6 +24,8 @@ OR_ANY = ", or pass values='any' to read values that are not counts"
 
 _CANDIDATES = ("X", "layers/counts", "raw")
 _WINDOW = 35_000
+_PIECE = 1 << 20
+"""Values that are read at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,11 +89,19 @@ def _dense_offence(node: Node, layout: MatrixLayout) -> Offence | None:
     return None
 
 
+def has_counts(node: Node, layout: MatrixLayout) -> bool:
+    """Whether any value is not zero; of a matrix that has one, a small part is read."""
+    values = node if layout.kind == "dense" else node["data"]
+    n_at_once = max(1, _PIECE // max(1, math.prod(values.shape[1:])))
+    return any(np.any(values[start : start + n_at_once]) for start in range(0, values.shape[0], n_at_once))
+
+
 def choose_matrix(
     found: dict[str, MatrixLayout],
     counts: str,
     values: Values,
     offence: Callable[[MatrixLayout], Offence | None],
+    filled: Callable[[MatrixLayout], bool],
     describe: Callable[[MatrixLayout, Offence], str],
     name: str,
 ) -> MatrixLayout:
@@ -101,6 +112,7 @@ def choose_matrix(
         counts: ``auto``, or the name of one of them.
         values: whether the values have to be counts.
         offence: looks for a value that is not a count.
+        filled: whether there is a value other than zero.
         describe: puts one into words.
         name: what messages call the source.
 
@@ -109,7 +121,7 @@ def choose_matrix(
         NotCountsError: the matrix, or every candidate, holds values that are not counts.
     """
     if counts == "auto":
-        return _automatic(found, values, offence, describe, name)
+        return _automatic(found, values, offence, filled, describe, name)
     if counts not in found:
         near = difflib.get_close_matches(counts, found, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -134,19 +146,26 @@ def _automatic(
     found: dict[str, MatrixLayout],
     values: Values,
     offence: Callable[[MatrixLayout], Offence | None],
+    filled: Callable[[MatrixLayout], bool],
     describe: Callable[[MatrixLayout, Offence], str],
     name: str,
 ) -> MatrixLayout:
-    findings = []
+    findings, empty = [], []
     for key in _CANDIDATES:
         if key not in found:
             findings.append(f"{key}: not there")
             continue
         wrong = offence(found[key])
-        if wrong is None:
+        if wrong is not None:
+            findings.append(f"{key}: {describe(found[key], wrong)}")
+        elif filled(found[key]):
             logger.info("%s: reading counts from %s", name, key)
             return found[key]
-        findings.append(f"{key}: {describe(found[key], wrong)}")
+        else:
+            empty.append(found[key])
+    if empty:
+        logger.warning("%s: reading %s, where all counts are 0; no other matrix has counts", name, empty[0].key)
+        return empty[0]
     if values == "any" and found:
         key, layout = next(iter(found.items()))
         logger.info("%s: no matrix holds counts; reading %s as it is", name, key)

@@ -25,6 +25,7 @@ from scdataloader.sources.counts import (
     choose_matrix,
     find_offence,
     first_not_count,
+    has_counts,
     not_counts_message,
 )
 from scdataloader.sources.fingerprint import content_digest
@@ -55,6 +56,7 @@ class AnnDataSource(ABC):
             counts,
             values,
             lambda found: find_offence(self._sampled(root, found), found),
+            lambda found: has_counts(self._sampled(root, found), found),
             lambda found, wrong: _in_words(root, found, wrong),
             self.name,
         )
