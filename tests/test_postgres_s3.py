@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 import lamindb
 from curated import CD8, CELL_TYPE, NEURON, B, T, curated
-from killed import kill_in_the_middle
+from killed import kill_at_each_step
 from scdataloader import Collection
 from scdataloader.curate import Recipe
 from scdataloader.curate.register import register
@@ -53,8 +53,8 @@ except LookupError as error:
     assert "CL:9999999" in str(error)
 else:
     raise AssertionError("a term that does not exist was registered")
-kill_in_the_middle(folder / "killed", "my/killed")
 assert count() == before
+kill_at_each_step(folder / "killed", "my/killed")
 """
 
 

@@ -53,9 +53,9 @@ class Registered:
 def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: str | None = None) -> Registered:
     """Register what was curated in the connected lamindb instance, and bring a collection up to it.
 
-    First all files are put where they are to be registered; then artifacts, their labels and the collection's new
-    version are written in one transaction: they appear together, or not at all. After a failure the same call finds the
-    files that are in place already.
+    First terms that the instance lacks are saved; then all files are put where they are to be registered; then
+    artifacts, links to their labels and the collection's new version are written in one transaction: they appear
+    together, or not at all. After a failure the same call finds the files that are in place already.
 
     What was registered before, by content and recipe, is left as it is; a file whose content or recipe has changed gets
     a new version of its artifact, also where it was moved or is named in another way. In the collection a file's
@@ -88,13 +88,15 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
     with session():
         before = _State.read(key, outcomes)
         home = _storage(storage) if before.new else None
+        with transaction.atomic():
+            annotator = Annotator([kept.outcome for kept in before.new])
         versions = put_in_place([(kept.key, kept.origin.identity, kept.output) for kept in before.new], home)
         with transaction.atomic():
             now = _State.read(key, outcomes)  # others may have registered meanwhile
             known = before.known | now.known
             new = [kept for kept in now.new if kept.origin.identity not in known]
             run = _run(key, recipe) if new else None
-            made = [] if run is None else _registered(new, run, home, versions)
+            made = [] if run is None else _registered(new, run, home, versions, annotator)
             known |= {kept.origin.identity: artifact for kept, artifact in zip(new, made, strict=True)}
             _note_moves(now.files, known, key)
             wanted = now.files.merged(known)
@@ -151,13 +153,16 @@ class _State:
 
 
 def _registered(
-    files: Sequence[Kept], run: Run, storage: Storage | None, versions: Mapping[Identity, Version]
+    files: Sequence[Kept],
+    run: Run,
+    storage: Storage | None,
+    versions: Mapping[Identity, Version],
+    annotator: Annotator,
 ) -> list[Artifact]:
     """Artifacts of ``files``. A file whose content is registered already, under whatever name, is that artifact."""
     import lamindb
 
     record: Any = lamindb.Artifact
-    annotator = Annotator([kept.outcome for kept in files])
     saved = []
     for kept in _progress(files):
         version = versions[kept.origin.identity]
