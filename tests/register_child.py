@@ -72,7 +72,7 @@ def killed(step: str, outcomes: list[Outcome], key: str) -> None:
         try:
             STEPS[step]()
             register(outcomes, key=key, recipe=Recipe())
-        except BaseException:
+        except BaseException:  # noqa: BLE001 (it ends here)
             traceback.print_exc()
         finally:
             os._exit(1)

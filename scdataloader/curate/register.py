@@ -195,7 +195,7 @@ def _note_moves(files: Files, known: Mapping[Identity, Artifact], key: str) -> N
         artifact = known[kept.origin.identity]
         origin = Origin.read(artifact)
         if origin is not None and origin.file(key) != kept.origin.file(key):
-            type(artifact).filter(pk=artifact.pk).update(description=str(kept.origin))
+            type(artifact).objects.filter(pk=artifact.pk).update(description=str(kept.origin))
 
 
 def _run(key: str, recipe: Recipe) -> Run:
