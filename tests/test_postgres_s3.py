@@ -9,13 +9,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from curated import CELL_TYPE, B, T, curated
+from curated import CELL_TYPE, B, T, curated, failing_database
+from lamindb_setup.core.hashing import hash_file
 from postgres import postgres_server
 from s3 import s3_server
 
 from scdataloader import Collection
 from scdataloader.curate import Recipe
 from scdataloader.curate.register import register
+from scdataloader.sources.lamin import resolve_lamin
 
 ON_POSTGRES = """
 import sys
@@ -102,6 +104,42 @@ def test_artifacts_in_a_bucket(lamin: ModuleType, tmp_path: Path) -> None:
         again = boto3.client("s3").list_objects_v2(Bucket="atlas", Prefix="curated/")["Contents"]
         assert [item["Key"] for item in again] == [item["Key"] for item in kept]
         assert lamin.Collection.filter(key="s3/atlas").count() == 1
+
+
+@pytest.mark.s3
+def test_what_was_uploaded_is_neither_uploaded_again_nor_downloaded(lamin: ModuleType, tmp_path: Path) -> None:
+    import boto3
+
+    def uploads() -> list[str]:
+        kept = boto3.client("s3").list_object_versions(Bucket="atlas", Prefix="again/versions/")
+        return [item["Key"] for item in kept.get("Versions", [])]
+
+    def n_cells(version: str = "") -> int:
+        return len(Collection.open(f"lamindb:s3/again{version}"))
+
+    first = curated(tmp_path / "a.h5ad", [T, B])
+    changed = curated(tmp_path / "new" / "a.h5ad", [T, B, T], source=first.source)
+    more = curated(tmp_path / "b.h5ad", [T])
+    with s3_server() as address:
+        boto3.client("s3").put_bucket_versioning(Bucket="atlas", VersioningConfiguration={"Status": "Enabled"})
+        storage = f"s3://atlas/again?endpoint_url={address}"
+        old = register([first], key="s3/again", recipe=Recipe(), storage=storage).version
+        cached = [found.path for found in resolve_lamin("lamindb:s3/again")]
+        written = [path.stat().st_ctime_ns for path in cached]
+        assert n_cells() == 2
+        assert [path.stat().st_ctime_ns for path in cached] == written, "was downloaded"
+
+        with failing_database('INSERT INTO "lamindb_collection"'), pytest.raises(RuntimeError, match="answer"):
+            register([changed, more], key="s3/again", recipe=Recipe(), storage=storage)
+        assert n_cells() == 2, "what is in lamindb's cache is what is registered"
+        in_place = uploads()
+        assert len(in_place) == 3
+        assert register([changed, more], key="s3/again", recipe=Recipe(), storage=storage).n_new == 2
+        assert uploads() == in_place
+        assert (n_cells(), n_cells(f"@{old}")) == (4, 2)
+        assert {artifact.hash for artifact in lamin.Artifact.filter(key__startswith="s3/again/")} == {
+            hash_file(outcome.output)[1] for outcome in (first, changed, more)
+        }
 
 
 @pytest.mark.s3

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -82,7 +83,9 @@ def put_in_place(files: Sequence[tuple[str, Identity, Path]], storage: Storage |
         has_artifact = version.stats["hash"] in hashes or _has_artifact(version)
         versions.append(version if has_artifact else replace(version, path=folder / output.name))
         hashes.add(version.stats["hash"])
-    done = _each(_put, versions, n_bytes, "putting files in place")
+    # one for all threads: fsspec would make one, with connections of its own, in each
+    bucket = None if isinstance(root, Path) else root.fs
+    done = _each(partial(_put, bucket=bucket), versions, n_bytes, "putting files in place")
     return {identity: version for (_, identity, _), version in zip(files, done, strict=True)}
 
 
@@ -141,15 +144,15 @@ def _read(output: Path, advance: Advance) -> Version:
     )
 
 
-def _put(version: Version, advance: Advance) -> Version:
+def _put(version: Version, advance: Advance, bucket: Any) -> Version:
     """Do what `put_in_place` does with one file."""
     size, _ = version.stamp
     if isinstance(version.path, Path):
         _put_here(version, advance)
         found = version.path.stat().st_size
     else:
-        found = _upload(version, advance)
-        version = replace(version, uploaded=version.path.fs.modified(str(version.path)).timestamp())
+        found = _upload(version, advance, bucket)
+        version = replace(version, uploaded=bucket.modified(str(version.path)).timestamp())
     if found != size or stamp_of(version.output) != version.stamp:
         raise RuntimeError(
             f"{version.output} was changed while it was registered ({size:,} bytes before, {found:,} bytes at "
@@ -187,7 +190,7 @@ def _copy(source: Path, path: Path, advance: Advance) -> None:
                 advance(len(piece))
 
 
-def _upload(version: Version, advance: Advance) -> int:
+def _upload(version: Version, advance: Advance, bucket: Any) -> int:
     """Size in bytes of what is in the bucket then."""
     from fsspec.callbacks import Callback  # type: ignore[import-untyped]
 
@@ -196,12 +199,12 @@ def _upload(version: Version, advance: Advance) -> int:
             advance(inc)
 
     size, _ = version.stamp
-    files, place = version.path.fs, str(version.path)
-    if files.exists(place) and files.info(place)["size"] == size:
+    place = str(version.path)
+    if bucket.exists(place) and bucket.info(place)["size"] == size:
         advance(size)
     else:
-        files.put_file(str(version.output), place, callback=Told())
-    return int(files.info(place)["size"])
+        bucket.put_file(str(version.output), place, callback=Told())
+    return int(bucket.info(place)["size"])
 
 
 def _bar(what: str, n_bytes: int) -> AbstractContextManager[Advance]:
