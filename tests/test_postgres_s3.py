@@ -23,6 +23,7 @@ ON_POSTGRES = """
 import sys
 from pathlib import Path
 import lamindb
+import psycopg2
 from curated import CD8, CELL_TYPE, NEURON, B, T, curated
 from killed import kill_at_each_step
 from scdataloader import Collection
@@ -47,6 +48,18 @@ register([changed], key="my/atlas", recipe=Recipe(n_mads=3.0))
 found = Collection.open("lamindb:my/atlas", where={"cell_types": "T cell and below", "organisms": "human"})
 assert found.obs([CELL_TYPE])[CELL_TYPE].tolist() == [T, CD8]
 assert len(Collection.open(f"lamindb:my/atlas@{first.version}")) == 4
+
+def hang_up(event, _):
+    if event == "os.link":
+        with psycopg2.connect(sys.argv[1]) as other, other.cursor() as cursor:
+            mine = "datname = current_database() AND pid != pg_backend_pid()"
+            cursor.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")
+        hung_up.append(event)
+
+hung_up = []
+sys.addaudithook(hang_up)
+assert register([curated(folder / "idle.h5ad", [B])], key="my/idle", recipe=Recipe()).n_new == 1
+assert hung_up
 
 before = count()
 try:
@@ -74,7 +87,7 @@ def test_the_same_on_postgres(tmp_path: Path) -> None:
         done = run(*command, "instance", "init", "--storage", "db", "--db", address)
         assert done.returncode == 0, done.stderr
         assert run(*command, "instance", "init", "--storage", "db", "--db", address).stdout == done.stdout
-        done = run(sys.executable, "-c", ON_POSTGRES)
+        done = run(sys.executable, "-c", ON_POSTGRES, address)
         assert done.returncode == 0, done.stderr
     done = run(*command, "inspect", "lamindb:my/atlas")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -82,7 +82,7 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
         PermissionError: the bucket refuses the credentials.
         ConnectionError: the bucket cannot be reached.
     """
-    from django.db import transaction
+    from django.db import connection, transaction
 
     start = time.perf_counter()
     with session():
@@ -91,6 +91,8 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
         with transaction.atomic():
             annotator = Annotator([kept.outcome for kept in before.new])
         versions = put_in_place([(kept.key, kept.origin.identity, kept.output) for kept in before.new], home)
+        if not connection.in_atomic_block:
+            connection.close()  # it was idle, perhaps for hours: whoever is in between may have given it up
         with transaction.atomic():
             now = _State.read(key, outcomes)  # others may have registered meanwhile
             known = before.known | now.known
@@ -105,7 +107,7 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
                 wanted = now.members
             is_new = [artifact.pk for artifact in wanted] != [artifact.pk for artifact in now.members]
             newest = _new_version(key, wanted, run or _run(key, recipe), now.newest) if is_new else now.newest
-            n_new = 0 if run is None else sum(artifact.run_id == run.pk for artifact in made)
+            n_new = len({artifact.pk for artifact in made if run is not None and artifact.run_id == run.pk})
         keep_in_cache([(artifact, versions[kept.origin.identity]) for kept, artifact in zip(new, made, strict=True)])
     return Registered(
         key=key,
