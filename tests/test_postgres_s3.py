@@ -154,6 +154,16 @@ def test_what_was_uploaded_is_neither_uploaded_again_nor_downloaded(lamin: Modul
             hash_file(outcome.output)[1] for outcome in (first, changed, more)
         }
 
+        # lamindb's cache takes the younger object for the newer version: so has each version to be
+        late, next_one = (
+            curated(tmp_path / name / "a.h5ad", [T] * 5, source=first.source) for name in ("late", "next")
+        )
+        with failing_database('INSERT INTO "lamindb_collection"'), pytest.raises(RuntimeError, match="answer"):
+            register([late], key="s3/again", recipe=Recipe(), storage=storage)
+        for outcome in (next_one, late):
+            register([outcome], key="s3/again", recipe=Recipe(), storage=storage)
+        assert len(uploads()) == 3 + 3
+
 
 @pytest.mark.s3
 def test_a_bucket_that_refuses_or_does_not_answer(lamin: ModuleType, tmp_path: Path) -> None:
