@@ -1,18 +1,28 @@
 """How long it takes to register curated files in lamindb, and to find that nothing has changed.
 
     python benchmarks/registering.py --files 500                                            # SQLite
+    python benchmarks/registering.py --files 500 --s3                                       # files go to a bucket
     python benchmarks/registering.py --files 500 --db postgresql://lamin:x@127.0.0.1:5432/empty
 
 Makes an instance in a folder of its own, and that many small curated files with labels in four columns; prints one line
-of JSON. Times are in seconds, those of `register` alone: files are written before.
+of JSON. Times are in seconds, those of `register` alone: files are written before. ``locked_s`` is the longest time for
+which another process could not write to the SQLite database meanwhile. The bucket is moto's, in a process on loopback.
 """
 
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
+import socket
+import sqlite3
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -60,30 +70,98 @@ def outcome(folder: Path, number: int) -> Outcome:
     )
 
 
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """Address of a bucket on loopback."""
+    import boto3
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_ENDPOINT_URL": address}
+    os.environ |= {"AWS_DEFAULT_REGION": "us-east-1"}
+    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stderr=subprocess.DEVNULL)
+    try:
+        while not is_open(port):
+            time.sleep(0.1)
+        boto3.client("s3").create_bucket(Bucket="atlas")
+        yield f"s3://atlas/curated?endpoint_url={address}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def watch(database: str, pipe: Connection) -> None:
+    """Ask for the right to write again and again; in the end, tell the longest time for which it was refused."""
+    longest, since = 0.0, None
+    connection = sqlite3.connect(database, timeout=0, isolation_level=None)
+    pipe.send(None)
+    while not pipe.poll(0.002):
+        now = time.perf_counter()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+            since = None
+        except sqlite3.OperationalError:
+            since = now if since is None else since
+            longest = max(longest, now - since)
+    pipe.send(longest)
+
+
+@contextmanager
+def watched(database: Path | None, measured: dict[str, Any]) -> Iterator[None]:
+    """Within, another process wants to write to the database."""
+    if database is None:
+        yield
+        return
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=watch, args=(str(database), there))
+    process.start()
+    there.close()  # so that it is noticed if the process ends
+    here.recv()
+    yield
+    here.send(None)
+    measured["locked_s"] = round(here.recv(), 2)
+    process.join()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=500)
     parser.add_argument("--db", help="an empty Postgres database; default: SQLite")
+    parser.add_argument("--s3", action="store_true", help="files go to a bucket; default: they lie in the storage")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as root:
+    with ExitStack() as stack:
+        root = stack.enter_context(tempfile.TemporaryDirectory())
         # before lamindb is imported, which reads them then
-        os.environ["LAMIN_SETTINGS_DIR"] = root
+        os.environ |= {"LAMIN_SETTINGS_DIR": root, "LAMIN_CACHE_DIR": f"{root}/cache"}
         os.environ |= {"AWS_MAX_ATTEMPTS": "1", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
         os.chdir(root)
+        storage = stack.enter_context(s3_server()) if options.s3 else None
         from scdataloader.curate.register import register
         from scdataloader.instance import init
 
         measured: dict[str, Any] = {"files": options.files, "db": "postgres" if options.db else "sqlite"}
+        measured["s3"] = options.s3
         start = time.perf_counter()
         init("db", db=options.db)
         measured["init_s"] = round(time.perf_counter() - start, 2)
-        folder = Path("db/curated").absolute()
+        folder = Path("curated" if options.s3 else "db/curated").absolute()
         folder.mkdir()
         outcomes = [outcome(folder, number) for number in range(options.files)]
-        for name in ("first_s", "unchanged_s"):
-            start = time.perf_counter()
-            done = register(outcomes, key="my/atlas", recipe=Recipe())
-            measured[name] = round(time.perf_counter() - start, 2)
+        start = time.perf_counter()
+        with watched(None if options.db else Path("db/.lamindb/lamin.db"), measured):
+            register(outcomes, key="my/atlas", recipe=Recipe(), storage=storage)
+            measured["first_s"] = round(time.perf_counter() - start, 2)
+        start = time.perf_counter()
+        done = register(outcomes, key="my/atlas", recipe=Recipe(), storage=storage)
+        measured["unchanged_s"] = round(time.perf_counter() - start, 2)
         assert (done.n_members, done.n_new, done.is_new) == (options.files, 0, False)
         print(json.dumps(measured))
 

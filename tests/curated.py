@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,18 @@ def curated(path: Path, cell_types: Sequence[str], *, source: str = "", **change
 def without_output(outcome: Outcome, status: str) -> Outcome:
     """The same file, not kept this time."""
     return Outcome(**{**vars(outcome), "status": status, "reason": "a test", "output": None, "labels": {}})
+
+
+@contextmanager
+def failing_database(words: str) -> Iterator[None]:
+    """Within, the database fails at what begins with these words."""
+    from django.db import connection
+    from django.db.utils import OperationalError
+
+    def fail(execute, sql, params, many, context):
+        if sql.startswith(words):
+            raise OperationalError("a test")
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(fail):
+        yield

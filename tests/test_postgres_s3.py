@@ -9,20 +9,23 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from curated import CELL_TYPE, B, T, curated
+from curated import CELL_TYPE, B, T, curated, failing_database
+from lamindb_setup.core.hashing import hash_file
 from postgres import postgres_server
 from s3 import s3_server
 
 from scdataloader import Collection
 from scdataloader.curate import Recipe
 from scdataloader.curate.register import register
+from scdataloader.sources.lamin import resolve_lamin
 
 ON_POSTGRES = """
 import sys
 from pathlib import Path
 import lamindb
+import psycopg2
 from curated import CD8, CELL_TYPE, NEURON, B, T, curated
-from killed import kill_in_the_middle
+from killed import kill_at_each_step
 from scdataloader import Collection
 from scdataloader.curate import Recipe
 from scdataloader.curate.register import register
@@ -53,6 +56,18 @@ assert import_genes("human", "genes.csv") == "Gene: 2 genes of human, none new"
 rows = [["ENSG00000000003", "P", ""], ["ENSG00000141510", "TP53", ""]]
 assert registered_genes("human").to_numpy().tolist() == rows
 
+def hang_up(event, _):
+    if event == "os.link":
+        with psycopg2.connect(sys.argv[1]) as other, other.cursor() as cursor:
+            mine = "datname = current_database() AND pid != pg_backend_pid()"
+            cursor.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")
+        hung_up.append(event)
+
+hung_up = []
+sys.addaudithook(hang_up)
+assert register([curated(folder / "idle.h5ad", [B])], key="my/idle", recipe=Recipe()).n_new == 1
+assert hung_up
+
 before = count()
 try:
     register([curated(folder / "c.h5ad", ["CL:9999999"])], key="my/atlas", recipe=Recipe())
@@ -60,8 +75,8 @@ except LookupError as error:
     assert "CL:9999999" in str(error)
 else:
     raise AssertionError("a term that does not exist was registered")
-kill_in_the_middle(folder / "killed", "my/killed")
 assert count() == before
+kill_at_each_step(folder / "killed", "my/killed")
 """
 
 
@@ -79,7 +94,7 @@ def test_the_same_on_postgres(tmp_path: Path) -> None:
         done = run(*command, "instance", "init", "--storage", "db", "--db", address)
         assert done.returncode == 0, done.stderr
         assert run(*command, "instance", "init", "--storage", "db", "--db", address).stdout == done.stdout
-        done = run(sys.executable, "-c", ON_POSTGRES)
+        done = run(sys.executable, "-c", ON_POSTGRES, address)
         assert done.returncode == 0, done.stderr
     done = run(*command, "inspect", "lamindb:my/atlas")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -109,6 +124,52 @@ def test_artifacts_in_a_bucket(lamin: ModuleType, tmp_path: Path) -> None:
         again = boto3.client("s3").list_objects_v2(Bucket="atlas", Prefix="curated/")["Contents"]
         assert [item["Key"] for item in again] == [item["Key"] for item in kept]
         assert lamin.Collection.filter(key="s3/atlas").count() == 1
+
+
+@pytest.mark.s3
+def test_what_was_uploaded_is_neither_uploaded_again_nor_downloaded(lamin: ModuleType, tmp_path: Path) -> None:
+    import boto3
+
+    def uploads() -> list[str]:
+        kept = boto3.client("s3").list_object_versions(Bucket="atlas", Prefix="again/versions/")
+        return [item["Key"] for item in kept.get("Versions", [])]
+
+    def n_cells(version: str = "") -> int:
+        return len(Collection.open(f"lamindb:s3/again{version}"))
+
+    first = curated(tmp_path / "a.h5ad", [T, B])
+    changed = curated(tmp_path / "new" / "a.h5ad", [T, B, T], source=first.source)
+    more = curated(tmp_path / "b.h5ad", [T])
+    with s3_server() as address:
+        boto3.client("s3").put_bucket_versioning(Bucket="atlas", VersioningConfiguration={"Status": "Enabled"})
+        storage = f"s3://atlas/again?endpoint_url={address}"
+        old = register([first], key="s3/again", recipe=Recipe(), storage=storage).version
+        cached = [found.path for found in resolve_lamin("lamindb:s3/again")]
+        written = [path.stat().st_ctime_ns for path in cached]
+        assert n_cells() == 2
+        assert [path.stat().st_ctime_ns for path in cached] == written, "was downloaded"
+
+        with failing_database('INSERT INTO "lamindb_collection"'), pytest.raises(RuntimeError, match="answer"):
+            register([changed, more], key="s3/again", recipe=Recipe(), storage=storage)
+        assert n_cells() == 2, "what is in lamindb's cache is what is registered"
+        in_place = uploads()
+        assert len(in_place) == 3
+        assert register([changed, more], key="s3/again", recipe=Recipe(), storage=storage).n_new == 2
+        assert uploads() == in_place
+        assert (n_cells(), n_cells(f"@{old}")) == (4, 2)
+        assert {artifact.hash for artifact in lamin.Artifact.filter(key__startswith="s3/again/")} == {
+            hash_file(outcome.output)[1] for outcome in (first, changed, more)
+        }
+
+        # lamindb's cache takes the younger object for the newer version: so has each version to be
+        late, next_one = (
+            curated(tmp_path / name / "a.h5ad", [T] * 5, source=first.source) for name in ("late", "next")
+        )
+        with failing_database('INSERT INTO "lamindb_collection"'), pytest.raises(RuntimeError, match="answer"):
+            register([late], key="s3/again", recipe=Recipe(), storage=storage)
+        for outcome in (next_one, late):
+            register([outcome], key="s3/again", recipe=Recipe(), storage=storage)
+        assert len(uploads()) == 3 + 3
 
 
 @pytest.mark.s3

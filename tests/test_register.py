@@ -9,8 +9,22 @@ from types import ModuleType
 
 import anndata as ad
 import pytest
-from curated import CD8, CELL_TYPE, HUMAN, MOUSE, NAIVE_CD8, NEURON, SEX, TISSUE, B, T, curated, without_output
-from killed import kill_in_the_middle
+from curated import (
+    CD8,
+    CELL_TYPE,
+    HUMAN,
+    MOUSE,
+    NAIVE_CD8,
+    NEURON,
+    SEX,
+    TISSUE,
+    B,
+    T,
+    curated,
+    failing_database,
+    without_output,
+)
+from killed import kill_at_each_step
 
 from scdataloader.curate import Recipe
 from scdataloader.curate.register import register
@@ -230,10 +244,18 @@ def test_a_locked_database_is_told_in_one_line(lamin: ModuleType, storage: Path,
     assert register([outcome], key=key, recipe=Recipe()).n_new == 1
 
 
-def test_killed_in_the_middle_leaves_nothing_registered(lamin: ModuleType, storage: Path, key: str) -> None:
-    register([curated(storage / "before.h5ad", [T, B])], key=f"{key}/before", recipe=Recipe())
+def test_killed_at_any_step_all_is_registered_or_nothing(lamin: ModuleType, storage: Path, key: str) -> None:
+    kill_at_each_step(storage, key, LAMIN_CURRENT_INSTANCE=lamin.setup.settings.instance.slug)
+
+
+def test_after_an_error_in_the_database_files_are_found_in_place(lamin: ModuleType, storage: Path, key: str) -> None:
+    outcomes = [curated(storage / f"{name}.h5ad", [T, B]) for name in "ab"]
     before = state(lamin)
-    kill_in_the_middle(storage / "killed", key, LAMIN_CURRENT_INSTANCE=lamin.setup.settings.instance.slug)
-    assert state(lamin) == before
-    outcomes = [curated(storage / "killed" / f"{number}.h5ad", [T, B]) for number in range(3)]
-    assert register(outcomes, key=key, recipe=Recipe()).n_new == 3
+    with failing_database('INSERT INTO "lamindb_collection"'), pytest.raises(RuntimeError, match="does not answer"):
+        register(outcomes, key=key, recipe=Recipe())
+    after = state(lamin)
+    assert {name for name in before if before[name] != after[name]} <= {"Feature", "Schema"}, "words, and no more"
+    in_place = set(storage.glob("versions/*/*.h5ad"))
+    assert len(in_place) == 2
+    assert register(outcomes, key=key, recipe=Recipe()).n_new == 2
+    assert {artifact.path for artifact in lamin.Collection.get(key=key).artifacts.all()} == in_place

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class Annotator:
     """Labels of many artifacts at once: terms are saved once, and links in bulk.
 
-    To be used inside of a transaction.
+    To be made inside of a transaction; to be used inside of another, or the same.
     """
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:

@@ -1,33 +1,26 @@
-"""Curated files into lamindb: the one place that writes to its database, all of a call in one transaction.
-
-An artifact is known again by its description, which names the file, the hash of its content and that of the recipe.
-"""
+"""Curated files into lamindb: the one place that writes to its database, all of a call in one transaction."""
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from scdataloader.curate.annotate import Annotator
+from scdataloader.curate.origin import Files, Identity, Kept, Origin
 from scdataloader.curate.outcome import Outcome
 from scdataloader.curate.recipe import Recipe
-from scdataloader.curate.versions import Versions
+from scdataloader.curate.versions import Version, keep_in_cache, put_in_place
 from scdataloader.lamin_session import session
 
 if TYPE_CHECKING:
     from lamindb import Artifact, Collection, Run, Storage
 
 logger = logging.getLogger(__name__)
-
-_PART = re.compile(r"\.NCBITaxon_[0-9]+(?=\.h5ad$)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,10 +53,14 @@ class Registered:
 def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: str | None = None) -> Registered:
     """Register what was curated in the connected lamindb instance, and bring a collection up to it.
 
-    Artifacts, their labels and the collection's new version are written in one transaction: they appear together, or
-    not at all. What was registered before, by content and recipe, is left as it is; a file whose content or recipe has
-    changed gets a new version of its artifact. In the collection a file's artifacts take the place of its earlier ones;
-    a file that is dropped now leaves it, one that failed stays as it was, and files that are not named stay too.
+    First terms that the instance lacks are saved; then all files are put where they are to be registered; then
+    artifacts, links to their labels and the collection's new version are written in one transaction: they appear
+    together, or not at all. After a failure the same call finds the files that are in place already.
+
+    What was registered before, by content and recipe, is left as it is; a file whose content or recipe has changed gets
+    a new version of its artifact, also where it was moved or is named in another way. In the collection a file's
+    artifacts take the place of its earlier ones; a file that is dropped now leaves it, one that failed stays as it was,
+    and files that are not named stay too.
 
     Args:
         outcomes: What became of the files; those that were not kept have nothing to register.
@@ -79,31 +76,39 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
     Raises:
         LookupError: a label is no term that can be saved.
         FileNotFoundError: a curated file is gone.
-        RuntimeError: no instance is connected, or its database is locked or does not answer.
+        StoreWriteError: a file cannot be copied into the storage.
+        RuntimeError: no instance is connected, its database is locked or does not answer, or a curated file was changed
+            meanwhile.
         PermissionError: the bucket refuses the credentials.
         ConnectionError: the bucket cannot be reached.
     """
-    from django.db import transaction
+    from django.db import connection, transaction
 
     start = time.perf_counter()
-    with session() as lamindb, Versions() as versions, transaction.atomic():
-        newest = lamindb.Collection.filter(key=key, is_latest=True).order_by("-created_at").first()
-        members = [] if newest is None else list(newest.ordered_artifacts.all())
-        files = _keyed(outcomes, key)
-        earlier = lamindb.Artifact.filter(key__startswith=f"{key}/").order_by("id")
-        known = {artifact.description: artifact for artifact in (*earlier, *members)}
-        new = [(name, outcome) for name, outcome in files if outcome.output and _identity(outcome) not in known]
-        run = _run(key, recipe) if new else None
-        if run is not None:
-            known |= _registered(new, run, _storage(storage), versions)
-        n_new = 0 if run is None else lamindb.Artifact.filter(run=run).count()
-        wanted = _merged(members, files, known)
-        if members and not wanted:
-            logger.warning("no file of %s is left; a collection cannot be empty, and this one stays as it was", key)
-            wanted = members
-        is_new = [artifact.pk for artifact in wanted] != [artifact.pk for artifact in members]
-        if is_new:
-            newest = _new_version(key, wanted, run or _run(key, recipe), newest)
+    with session():
+        before = _State.read(key, outcomes)
+        home = _storage(storage) if before.new else None
+        with transaction.atomic():
+            annotator = Annotator([kept.outcome for kept in before.new])
+        versions = put_in_place([(kept.key, kept.origin.identity, kept.output) for kept in before.new], home)
+        if not connection.in_atomic_block:
+            connection.close()  # it was idle, perhaps for hours: whoever is in between may have given it up
+        with transaction.atomic():
+            now = _State.read(key, outcomes)  # others may have registered meanwhile
+            known = before.known | now.known
+            new = [kept for kept in now.new if kept.origin.identity not in known]
+            run = _run(key, recipe) if new else None
+            made = [] if run is None else _registered(new, run, home, versions, annotator)
+            known |= {kept.origin.identity: artifact for kept, artifact in zip(new, made, strict=True)}
+            _note_moves(now.files, known, key)
+            wanted = now.files.merged(known)
+            if now.members and not wanted:
+                logger.warning("no file of %s is left; a collection cannot be empty, and this one stays as it was", key)
+                wanted = now.members
+            is_new = [artifact.pk for artifact in wanted] != [artifact.pk for artifact in now.members]
+            newest = _new_version(key, wanted, run or _run(key, recipe), now.newest) if is_new else now.newest
+            n_new = len({artifact.pk for artifact in made if run is not None and artifact.run_id == run.pk})
+        keep_in_cache([(artifact, versions[kept.origin.identity]) for kept, artifact in zip(new, made, strict=True)])
     return Registered(
         key=key,
         version="" if newest is None else str(newest.version),
@@ -114,71 +119,85 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
     )
 
 
-def _identity(outcome: Outcome) -> str:
-    """What an artifact is known again by: its description."""
-    part = f", {outcome.organism}" if outcome.organism else ""
-    return f"{outcome.source}{part} (content {outcome.content}, recipe {outcome.recipe})"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _State:
+    """What the instance knows of a collection and of files that are to be in it."""
 
+    newest: Collection | None
+    """Its newest version."""
+    members: list[Artifact]
+    """The artifacts of that, in order."""
+    files: Files
+    """The files."""
+    known: dict[Identity, Artifact]
+    """Artifacts that are, or may have been, in the collection."""
 
-def _keyed(outcomes: Sequence[Outcome], key: str) -> list[tuple[str, Outcome]]:
-    """Each outcome that was not a failure, and the key of its artifact; parts of a file are told apart by organism."""
-    parts: dict[str, int] = {}
-    for outcome in outcomes:
-        parts[outcome.source] = parts.get(outcome.source, 0) + 1
-    keyed = []
-    for outcome in outcomes:
-        if outcome.status == "failed":
-            continue
-        path = PurePosixPath(outcome.source.partition("://")[2] or outcome.source)
-        names = [part for part in path.with_suffix("").parts if part not in ("/", ".", "..")]
-        part = f".{outcome.organism.replace(':', '_')}" if parts[outcome.source] > 1 else ""
-        keyed.append((f"{'/'.join([key, *names])}{part}.h5ad", outcome))
-    return keyed
+    @classmethod
+    def read(cls, key: str, outcomes: Sequence[Outcome]) -> Self:
+        """As it is now."""
+        import lamindb
+
+        newest = lamindb.Collection.filter(key=key, is_latest=True).order_by("-created_at").first()
+        members = [] if newest is None else list(newest.ordered_artifacts.all())
+        artifacts = [*lamindb.Artifact.filter(key__startswith=f"{key}/").order_by("id"), *members]
+        origins = [(Origin.read(artifact), artifact) for artifact in artifacts]
+        return cls(
+            newest=newest,
+            members=members,
+            files=Files(outcomes, key, members, artifacts),
+            known={origin.identity: artifact for origin, artifact in origins if origin is not None},
+        )
+
+    @property
+    def new(self) -> list[Kept]:
+        """Those of the files that are not registered."""
+        return [kept for kept in self.files.kept() if kept.origin.identity not in self.known]
 
 
 def _registered(
-    files: Sequence[tuple[str, Outcome]], run: Run, storage: Storage | None, versions: Versions
-) -> dict[str | None, Artifact]:
-    """Artifacts of ``files``, by their description.
-
-    A file whose content is registered already, under whatever name, is that artifact.
-    """
+    files: Sequence[Kept],
+    run: Run,
+    storage: Storage | None,
+    versions: Mapping[Identity, Version],
+    annotator: Annotator,
+) -> list[Artifact]:
+    """Artifacts of ``files``. A file whose content is registered already, under whatever name, is that artifact."""
     import lamindb
 
     record: Any = lamindb.Artifact
-    annotator = Annotator([outcome for _, outcome in files])
-    saved: dict[str | None, Artifact] = {}
-    for name, outcome in _progress(files):
-        text = _identity(outcome)
-        assert outcome.output is not None  # these are the ones that were kept
-        file = versions.file(outcome.output)
-        # False: a file that lies in the storage already is also looked up by its content
-        artifact = record(file, key=name, description=text, run=run, storage=storage, skip_hash_lookup=False)
+    saved = []
+    for kept in _progress(files):
+        version = versions[kept.origin.identity]
+        artifact = record(
+            version.path,
+            key=kept.key,
+            description=str(kept.origin),
+            run=run,
+            storage=storage,
+            otype="AnnData",
+            skip_hash_lookup=False,  # or a file that lies in the storage would not be looked up by its content
+            # what it would ask a bucket for, or read all over again; a bucket has other hashes for large files, too
+            skip_check_exists=True,
+            _stats=version.stats,
+        )
         is_new = artifact._state.adding  # noqa: SLF001 (Django's own way to ask)
         if is_new:
-            annotator.prepare(artifact, outcome)
+            annotator.prepare(artifact, kept.outcome)
         artifact.save(print_progress=False)
         if is_new:
-            versions.note(artifact)
-            annotator.link(artifact, outcome)
-        else:
-            versions.drop(file)
-        saved[text] = artifact
+            annotator.link(artifact, kept.outcome)
+        saved.append(artifact)
     annotator.save()
     return saved
 
 
-def _merged(
-    members: Sequence[Artifact], files: Sequence[tuple[str, Outcome]], known: Mapping[str | None, Artifact]
-) -> list[Artifact]:
-    """The members, with those of the files' earlier artifacts replaced, or gone, and new ones at the end."""
-    now: dict[str, list[Artifact]] = {}
-    for name, outcome in files:
-        of_file = now.setdefault(_PART.sub("", name), [])
-        if outcome.output:
-            of_file.append(known[_identity(outcome)])
-    before = [now.get(_PART.sub("", str(member.key)), [member]) for member in members]
-    return list({artifact.pk: artifact for artifact in chain(*before, *now.values())}.values())
+def _note_moves(files: Files, known: Mapping[Identity, Artifact], key: str) -> None:
+    """Have the descriptions say where files lie now."""
+    for kept in files.kept():
+        artifact = known[kept.origin.identity]
+        origin = Origin.read(artifact)
+        if origin is not None and origin.file(key) != kept.origin.file(key):
+            type(artifact).objects.filter(pk=artifact.pk).update(description=str(kept.origin))
 
 
 def _run(key: str, recipe: Recipe) -> Run:
@@ -214,20 +233,22 @@ def _new_version(key: str, artifacts: list[Artifact], run: Run, newest: Collecti
 def _storage(root: str | None) -> Storage | None:
     """The record of a storage, made where it is new."""
     import lamindb
+    from django.db import transaction
 
     if root is None:
         return None
-    made: Any = lamindb.Storage(root=root)
-    record = made.save()
-    if record.instance_uid != lamindb.setup.settings.instance.uid:
-        raise PermissionError(
-            f"the bucket refuses these credentials, or {root} is the storage of another instance: lamindb could not "
-            "leave its mark there; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name another folder"
-        )
+    with transaction.atomic():  # the record of one that is refused would be taken for its own, later
+        made: Any = lamindb.Storage(root=root)
+        record = made.save()
+        if record.instance_uid != lamindb.setup.settings.instance.uid:
+            raise PermissionError(
+                f"the bucket refuses these credentials, or {root} is the storage of another instance: lamindb could "
+                "not leave its mark there; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name another folder"
+            )
     return record  # type: ignore[no-any-return]
 
 
-def _progress(files: Sequence[tuple[str, Outcome]]) -> Iterator[tuple[str, Outcome]]:
+def _progress(files: Sequence[Kept]) -> Iterator[Kept]:
     from rich.console import Console
     from rich.progress import track
 

@@ -1,0 +1,182 @@
+"""A file is one file: however it is named, and wherever it is moved; its cells are never in a collection twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from curated import HUMAN, MOUSE, B, T, curated, without_output
+from curation import cells, table, written
+
+import scdataloader as scd
+from scdataloader.curate import Curator, Outcome, Recipe
+from scdataloader.curate.origin import Origin
+from scdataloader.curate.register import register
+from scdataloader.sources.lamin import resolve_lamin
+
+
+@pytest.fixture
+def key(request) -> str:
+    """Of a collection that no other test has."""
+    return f"files/{request.node.name}"
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch) -> Callable[..., Outcome]:
+    """Makes a curated file of the working directory; its content is named by a letter, its recipe by a digit."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(source: str, content: str, recipe: str = "0", **changed) -> Outcome:
+        name = f"{content}{recipe}{changed.get('organism', '')}"
+        identity = {"content": content * 32, "recipe": recipe * 32}
+        return curated(tmp_path / "out" / name / "x.h5ad", [T, B], source=source, **identity, **changed)
+
+    return make
+
+
+def members(lamin: ModuleType, key: str) -> list[tuple[str, str]]:
+    """Key below the collection's of each member, in order, and the letter and digit of what it is made of."""
+    newest = lamin.Collection.get(key=key, is_latest=True)
+    found = []
+    for artifact in newest.ordered_artifacts.all():
+        content, recipe, _ = Origin.read(artifact).identity
+        found.append((artifact.key.removeprefix(f"{key}/"), content[0] + recipe[0]))
+    return found
+
+
+NAMES = [
+    "raw/a.h5ad",
+    "./raw/a.h5ad",
+    "raw/../raw/a.h5ad",
+    "{here}/raw/a.h5ad",
+    "{here}/raw/../raw/a.h5ad",
+    "{link}/a.h5ad",
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_a_file_has_one_key_whatever_it_is_called(lamin, made, key, name, tmp_path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "link").symlink_to("raw")
+    # to a folder above the working directory, too
+    (tmp_path.parent / f"{tmp_path.name}-too").symlink_to(tmp_path)
+    register([made("raw/a.h5ad", "a")], key=key, recipe=Recipe())
+    called = name.format(here=tmp_path, link=f"{tmp_path}-too/raw")
+    register([made(called, "b")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("raw/a.h5ad", "b0")]
+    first, second = lamin.Artifact.filter(key=f"{key}/raw/a.h5ad").order_by("id")
+    assert first.stem_uid == second.stem_uid, "versions of one artifact"
+
+
+def test_a_file_elsewhere_goes_by_its_whole_path(lamin, made, key, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir("/")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    for name in (f"{tmp_path}/a.h5ad", "../a.h5ad"):
+        register([made(name, name[0].replace(".", "b").replace("/", "a"))], key=key, recipe=Recipe())
+    assert members(lamin, key) == [(f"{tmp_path}/a.h5ad"[1:], "b0")]
+
+
+def test_a_file_that_is_moved_keeps_its_key(lamin, made, key) -> None:
+    register([made("a.h5ad", "a"), made("z.h5ad", "e")], key=key, recipe=Recipe())
+    register([made("b.h5ad", "a")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "a0"), ("z.h5ad", "e0")]
+    register([made("c.h5ad", "a", "1")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "a1"), ("z.h5ad", "e0")]
+    register([made("c.h5ad", "b", "1")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "b1"), ("z.h5ad", "e0")], "the last place that it was seen at"
+
+
+def test_a_new_file_under_the_name_of_one_that_has_moved(lamin, made, key) -> None:
+    register([made("a.h5ad", "a")], key=key, recipe=Recipe())
+    both = [made("a.h5ad", "b"), made("b.h5ad", "a")]
+    for _ in range(2):
+        register(both, key=key, recipe=Recipe())
+        assert members(lamin, key) == [("a.h5ad", "a0"), ("a-2.h5ad", "b0")]
+    register([made("a.h5ad", "c")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "a0"), ("a-2.h5ad", "c0")]
+    register([made("b.h5ad", "d")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "d0"), ("a-2.h5ad", "c0")]
+
+
+def test_files_that_change_places(lamin, made, key) -> None:
+    register([made("a.h5ad", "a"), made("b.h5ad", "b")], key=key, recipe=Recipe())
+    register([made("a.h5ad", "b"), made("b.h5ad", "a")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "a0"), ("b.h5ad", "b0")]
+    register([made("a.h5ad", "c")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "a0"), ("b.h5ad", "c0")]
+
+
+def test_a_file_that_is_written_over_another_takes_its_place(lamin, made, key) -> None:
+    register([made("a.h5ad", "a"), made("b.h5ad", "b")], key=key, recipe=Recipe())
+    register([made("b.h5ad", "a")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "a0")]
+
+
+def test_a_copy_does_not_count(lamin, made, key) -> None:
+    register([made("b.h5ad", "a")], key=key, recipe=Recipe())
+    twin = without_output(made("b.h5ad", "a", "1"), "dropped")
+    register([made("a.h5ad", "a", "1"), twin], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("b.h5ad", "a1")]
+    register([twin, made("a.h5ad", "a")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("b.h5ad", "a0")]
+
+
+def test_two_keys_of_one_content_become_one(lamin, made, key) -> None:
+    register([made("a.h5ad", "a"), made("b.h5ad", "b"), made("c.h5ad", "c")], key=key, recipe=Recipe())
+    # as it was when each name of a file was one of its own
+    old = f"/home/me/a.h5ad, {HUMAN} (content {'a' * 32}, recipe {'1' * 32})"
+    lamin.Artifact.filter(key=f"{key}/b.h5ad").update(description=old)
+    assert members(lamin, key) == [("a.h5ad", "a0"), ("b.h5ad", "a1"), ("c.h5ad", "c0")]
+    register([made("a.h5ad", "a", "2")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "a2"), ("c.h5ad", "c0")]
+
+
+def test_parts_are_moved_with_their_file(lamin, made, key) -> None:
+    def parts(source: str, content: str, recipe: str) -> list[Outcome]:
+        return [made(source, content, recipe, organism=organism) for organism in (HUMAN, MOUSE)]
+
+    register(parts("both.h5ad", "a", "0"), key=key, recipe=Recipe())
+    names = [f"both.NCBITaxon_{taxon}.h5ad" for taxon in (9606, 10090)]
+    assert members(lamin, key) == [(name, "a0") for name in names]
+    register(parts("moved/there.h5ad", "a", "1"), key=key, recipe=Recipe())
+    assert members(lamin, key) == [(name, "a1") for name in names]
+    register([made("there.h5ad", "a", "2")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("both.h5ad", "a2")]
+
+
+def test_a_file_of_two_collections_is_replaced_in_either(lamin, made, key) -> None:
+    for own in (key, f"{key}/other"):
+        register([made("a.h5ad", "a")], key=own, recipe=Recipe())
+    register([made("a.h5ad", "a", "1")], key=f"{key}/other", recipe=Recipe())
+    assert len(members(lamin, f"{key}/other")) == 1
+    assert members(lamin, key) == [("a.h5ad", "a0")]
+
+
+def test_curated_by_relative_then_absolute_path_then_moved(lamin, tmp_path, monkeypatch, key) -> None:
+    monkeypatch.chdir(tmp_path)
+    genes = table(tmp_path)
+    Path("raw").mkdir()
+    for seed in range(2):
+        written(Path(f"raw/{seed}.h5ad"), cells(["TP53", "CD4"], seed=seed))
+
+    def curate(files: str, least: int) -> list[str]:
+        recipe = Recipe(genes={"human": genes}, min_genes_per_cell=least, min_cells_per_file=1)
+        outcomes = Curator(out="out", recipe=recipe, collection=key, processes=1).run(files)
+        assert {outcome.status for outcome in outcomes} == {"kept"}
+        assert len(scd.Collection.open(f"lamindb:{key}")) == sum(outcome.n_cells_out for outcome in outcomes)
+        return [outcome.source for outcome in outcomes]
+
+    wanted = ["raw/0.h5ad", "raw/1.h5ad"]
+    assert curate("raw/*.h5ad", 0) == wanted
+    assert curate(f"{tmp_path}/raw/*.h5ad", 1) == [f"{tmp_path}/{name}" for name in wanted], "as the user named them"
+    Path("raw").rename("moved")
+    curate("moved/*.h5ad", 2)
+    keys = [found.name for found in resolve_lamin(f"lamindb:{key}")]
+    assert keys == [f"{key}/{name}" for name in wanted]
+    for name in wanted:
+        versions = lamin.Artifact.filter(key=f"{key}/{name}")
+        assert len(versions) == 3
+        assert len({version.stem_uid for version in versions}) == 1
