@@ -112,25 +112,50 @@ def save_terms(registry: Any, ids: Iterable[str]) -> None:
     Args:
         registry: such as ``bionty.CellType``.
         ids: ids of any ontology of the guide, also of one that is not imported into this registry as a whole, such as
-            PATO's "normal" into the diseases. Organisms may be any that this package knows.
+            PATO's "normal" into the diseases. Organisms that this package has no name for go by their id.
 
     Raises:
         LookupError: the guide has no such term, or a deprecated one.
     """
     import lamindb
 
-    missing = sorted(set(ids) - set(registry.filter(ontology_id__in=list(ids)).values_list("ontology_id", flat=True)))
-    name = registry.__name__
-    if name == "Organism" and missing:
-        _import_organisms(registry)
-        missing = [taxon for taxon in missing if taxon not in ORGANISMS]
-    for prefix, group in groupby(missing, key=lambda term: term.partition(":")[0]):
-        terms = list(group)
+    name, missing = registry.__name__, _missing(registry, ids)
+    if name == "Organism":
+        if missing:
+            _import_organisms(registry, missing)
+        return
+    for prefix, terms in _by_prefix(missing):
         known = [entry for entry in TERMS if entry.registry == name and entry.ontology.lower() == prefix.lower()]
         source = _source(registry, known[0] if known else Terms(registry=name, ontology=prefix, organism="all"), terms)
         _restore(registry, Ontology.from_guide(prefix), terms)
         # saving one saves all that is above it
         lamindb.save(registry.from_values(terms, field=registry.ontology_id, source=source, mute=True))
+
+
+def unsavable(registry: Any, ids: Iterable[str]) -> dict[str, str]:
+    """{id: why} of those terms that `save_terms` could not save."""
+    why: dict[str, str] = {}
+    if registry.__name__ == "Organism":
+        return why
+    for prefix, terms in _by_prefix(_missing(registry, ids)):
+        try:
+            ontology = Ontology.from_guide(prefix)
+        except ValueError as error:
+            why |= {term: _unknown_message(registry.__name__, [term], str(error)) for term in terms}
+        else:
+            said = f"{ontology!r} has no such current term"
+            why |= {term: _unknown_message(registry.__name__, [term], said) for term in terms if term not in ontology}
+    return why
+
+
+def _missing(registry: Any, ids: Iterable[str]) -> list[str]:
+    ids = set(ids)
+    return sorted(ids - set(registry.filter(ontology_id__in=ids).values_list("ontology_id", flat=True)))
+
+
+def _by_prefix(ids: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Sorted ids by the ontologies that they name."""
+    return [(prefix, list(group)) for prefix, group in groupby(ids, key=lambda term: term.partition(":")[0])]
 
 
 def _restore(registry: Any, ontology: Ontology, terms: Sequence[str]) -> None:
@@ -151,10 +176,10 @@ def _source(registry: Any, terms: Terms, wanted: Sequence[str] = ()) -> Any:
     try:
         ontology = Ontology.from_guide(terms.ontology)
     except ValueError as error:
-        raise LookupError(_unknown_message(terms, wanted, str(error))) from error
+        raise LookupError(_unknown_message(terms.registry, wanted, str(error))) from error
     unknown = [term for term in wanted if term not in ontology]
     if unknown:
-        raise LookupError(_unknown_message(terms, unknown, f"{ontology!r} has no such current term"))
+        raise LookupError(_unknown_message(terms.registry, unknown, f"{ontology!r} has no such current term"))
     named = {"entity": f"bionty.{terms.registry}", "name": terms.ontology.lower(), "organism": terms.organism}
     source = record.filter(**named, version=ontology.version).one_or_none()
     if source is None or source.dataframe_artifact_id is None:
@@ -164,10 +189,10 @@ def _source(registry: Any, terms: Terms, wanted: Sequence[str] = ()) -> Any:
     return source
 
 
-def _unknown_message(terms: Terms, ids: Sequence[str], why: str) -> str:
+def _unknown_message(registry: str, ids: Sequence[str], why: str) -> str:
     return (
-        f"{', '.join(ids[:5])} cannot be saved in bionty.{terms.registry}: {why}; if they are right, save them first, "
-        f"as in bionty.{terms.registry}(name=..., ontology_id={ids[0]!r}).save()"
+        f"{', '.join(ids[:5])} cannot be saved in bionty.{registry}: {why}; if they are right, save them first, as in "
+        f"bionty.{registry}(name=..., ontology_id={ids[0]!r}).save()"
     )
 
 
@@ -186,12 +211,16 @@ def _table(ontology: Ontology) -> pd.DataFrame:
     )
 
 
-def _import_organisms(registry: Any) -> None:
+def _import_organisms(registry: Any, others: Iterable[str] = ()) -> None:
+    """Save the organisms that this package knows, and ``others`` under their ids."""
     there = set(registry.filter().values_list("ontology_id", flat=True))
     for taxon, (_, names) in ORGANISMS.items():
         if taxon not in there:
             # bionty goes by the common name, which is the second one here
             registry(name=names[1], ontology_id=taxon, scientific_name=names[0].replace(" ", "_")).save()
+    for taxon in others:
+        if taxon not in ORGANISMS:
+            registry(name=taxon, ontology_id=taxon, scientific_name=taxon).save()
 
 
 def _import_online(registry: Any) -> None:

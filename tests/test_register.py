@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,8 @@ from curated import (
 )
 from killed import kill_at_each_step
 
-from scdataloader.curate import Recipe
+from scdataloader import Collection
+from scdataloader.curate import Outcome, Recipe
 from scdataloader.curate.register import register
 from scdataloader.sources.lamin import resolve_lamin
 
@@ -167,7 +169,8 @@ def test_parts_of_a_split_file_take_its_place(lamin: ModuleType, storage: Path, 
     register(parts, key=key, recipe=Recipe(mixed_organisms="split"))
     names = [f"{key}/raw/both.NCBITaxon_{taxon}.h5ad" for taxon in (9606, 10090)]
     assert members(key) == [*names, f"{key}/raw/z.h5ad"]
-    register([replace(whole, recipe="1" * 32)], key=key, recipe=Recipe())
+    again = curated(storage / "again" / "both.h5ad", [T, B], source=whole.source)
+    register([again], key=key, recipe=Recipe())
     assert members(key) == [f"{key}/raw/both.h5ad", f"{key}/raw/z.h5ad"]
 
 
@@ -216,22 +219,82 @@ def test_an_error_takes_away_what_was_linked_and_no_more(lamin: ModuleType, stor
     assert sorted(storage.rglob("*")) == sorted([*files, more.output])
 
 
-def test_a_term_that_does_not_exist_is_named_and_nothing_is_registered(
+def test_a_file_with_a_term_that_does_not_exist_is_named_and_the_others_are_registered(
     lamin: ModuleType, storage: Path, key: str
 ) -> None:
-    before = state(lamin)
     outcomes = [curated(storage / f"{name}.h5ad", [label]) for name, label in (("a", B), ("b", "CL:9999999"))]
-    with pytest.raises(LookupError, match=r"CL:9999999 cannot be saved in bionty\.CellType: .*no such current term"):
-        register(outcomes, key=key, recipe=Recipe())
-    assert state(lamin) == before
+    done = register(outcomes, key=key, recipe=Recipe())
+    assert (done.n_new, done.n_members) == (1, 1)
+    why = done.refused[outcomes[1].source]
+    assert re.match(
+        r"obs\['cell_type.*'\]: CL:9999999 cannot be saved in bionty\.CellType: .*no such current term", why
+    )
+    # what was there of such a file stays as it was
+    changed = curated(storage / "new" / "a.h5ad", ["CL:9999999"], source=outcomes[0].source)
+    again = register([changed], key=key, recipe=Recipe())
+    assert (again.is_new, again.n_members, list(again.refused)) == (False, 1, [changed.source])
 
 
-def test_a_locked_database_is_told_in_one_line(lamin: ModuleType, storage: Path, key: str) -> None:
+def test_an_organism_without_a_name_goes_by_its_id(lamin: ModuleType, storage: Path, key: str) -> None:
+    baboon = curated(storage / "a.h5ad", [B], organism="NCBITaxon:9555")
+    assert register([baboon], key=key, recipe=Recipe()).n_new == 1
+    assert len(Collection.open(f"lamindb:{key}", where={"organisms": "NCBITaxon:9555"})) == 1
+
+
+def test_what_is_in_the_trash_comes_back_when_it_is_registered_again(
+    lamin: ModuleType, storage: Path, key: str
+) -> None:
+    outcomes = [curated(storage / f"{name}.h5ad", [T, B]) for name in "ab"]
+    register(outcomes, key=key, recipe=Recipe())
+    first = lamin.Collection.get(key=key, is_latest=True).ordered_artifacts.first()
+    first.delete(permanent=False)
+    without = register(outcomes[1:], key=key, recipe=Recipe())
+    assert (without.n_members, without.is_new) == (1, True)
+    back = register(outcomes, key=key, recipe=Recipe())
+    assert (back.n_members, back.n_new) == (2, 0)
+    assert len(Collection.open(f"lamindb:{key}")) == 4
+
+
+def test_a_part_that_failed_stays_as_it_was(lamin: ModuleType, storage: Path, key: str) -> None:
+    def parts(name: str) -> list[Outcome]:
+        return [
+            curated(storage / f"{name}.{organism[-4:]}.h5ad", [B], source="a.h5ad", organism=organism, content=name)
+            for organism in (HUMAN, MOUSE)
+        ]
+
+    register(parts("one"), key=key, recipe=Recipe())
+    human, mouse = parts("two")
+    register([human, without_output(mouse, "failed")], key=key, recipe=Recipe())
+    found = lamin.Collection.get(key=key, is_latest=True).ordered_artifacts.all()
+    assert [artifact.extra_data["curation"]["content"] for artifact in found] == ["two", "one"]
+    register([human, without_output(mouse, "dropped")], key=key, recipe=Recipe())
+    assert lamin.Collection.get(key=key, is_latest=True).ordered_artifacts.count() == 1
+
+
+def test_large_files_that_differ_in_the_middle_are_different(
+    lamin: ModuleType, storage: Path, key: str, monkeypatch
+) -> None:
+    from lamindb_setup.core import hashing
+
+    # as if 64 bytes were 50 MB, of which lamindb looks at the first and the last
+    monkeypatch.setattr(hashing.hash_file, "__defaults__", (None, 64))
+    first = curated(storage / "a.h5ad", [T, B])
+    register([first], key=key, recipe=Recipe())
+    content = bytearray(first.output.read_bytes())
+    content[len(content) // 2] ^= 1
+    (storage / "b.h5ad").write_bytes(content)
+    second = curated(storage / "c.h5ad", [T, B])
+    second = Outcome(**{**vars(second), "output": storage / "b.h5ad"})
+    assert register([first, second], key=key, recipe=Recipe()).n_members == 2
+
+
+def test_a_locked_database_is_told_in_one_line(lamin: ModuleType, storage: Path, key: str, monkeypatch) -> None:
     from django.db import connection
 
     outcome = curated(storage / "a.h5ad", [CD8])
     before = state(lamin)
     connection.cursor().execute("PRAGMA busy_timeout = 100")  # milliseconds; five seconds otherwise
+    monkeypatch.setattr("scdataloader.curate.register.SECONDS_TO_WAIT", 0.2)
     database = sqlite3.connect(connection.settings_dict["NAME"])
     try:
         database.execute("BEGIN EXCLUSIVE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -28,9 +29,11 @@ def made(tmp_path: Path, monkeypatch) -> Callable[..., Outcome]:
     """Makes a curated file of the working directory; its content is named by a letter, its recipe by a digit."""
     monkeypatch.chdir(tmp_path)
 
+    own = hashlib.blake2b(str(tmp_path).encode(), digest_size=15).hexdigest()  # no other test has these contents
+
     def make(source: str, content: str, recipe: str = "0", **changed) -> Outcome:
         name = f"{content}{recipe}{changed.get('organism', '')}"
-        identity = {"content": content * 32, "recipe": recipe * 32}
+        identity = {"content": f"{content}-{own}", "recipe": recipe * 32}
         return curated(tmp_path / "out" / name / "x.h5ad", [T, B], source=source, **identity, **changed)
 
     return make
@@ -77,6 +80,24 @@ def test_a_file_elsewhere_goes_by_its_whole_path(lamin, made, key, tmp_path, mon
     for name in (f"{tmp_path}/a.h5ad", "../a.h5ad"):
         register([made(name, name[0].replace(".", "b").replace("/", "a"))], key=key, recipe=Recipe())
     assert members(lamin, key) == [(f"{tmp_path}/a.h5ad"[1:], "b0")]
+
+
+def test_files_of_one_name_in_two_folders_are_two(lamin, made, key, tmp_path, monkeypatch) -> None:
+    for study, content in (("one", "a"), ("two", "b"), ("one", "c")):
+        (tmp_path / study / "raw").mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(tmp_path / study)
+        register([made("raw/matrix.h5ad", content)], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("raw/matrix.h5ad", "c0"), ("raw/matrix-2.h5ad", "b0")]
+
+
+def test_files_whose_names_are_alike_are_told_apart(lamin, made, key) -> None:
+    names = ["a.h5ad", "a.zarr", f"a.{HUMAN.replace(':', '_')}.h5ad", "../a.h5ad"]
+    outcomes = [made(name, letter) for name, letter in zip(names, "abcd", strict=True)]
+    register(outcomes, key=key, recipe=Recipe())
+    for outcome in outcomes:  # none takes another's place
+        register([made(outcome.source, outcome.content[0], "1")], key=key, recipe=Recipe())
+    assert [made_of for _, made_of in members(lamin, key)] == ["a1", "b1", "c1", "d1"]
+    assert len({name for name, _ in members(lamin, key)}) == 4
 
 
 def test_a_file_that_is_moved_keeps_its_key(lamin, made, key) -> None:
@@ -126,9 +147,9 @@ def test_a_copy_does_not_count(lamin, made, key) -> None:
 
 def test_two_keys_of_one_content_become_one(lamin, made, key) -> None:
     register([made("a.h5ad", "a"), made("b.h5ad", "b"), made("c.h5ad", "c")], key=key, recipe=Recipe())
-    # as it was when each name of a file was one of its own
-    old = f"/home/me/a.h5ad, {HUMAN} (content {'a' * 32}, recipe {'1' * 32})"
-    lamin.Artifact.filter(key=f"{key}/b.h5ad").update(description=old)
+    first, second, _ = lamin.Collection.get(key=key, is_latest=True).ordered_artifacts.all()
+    noted = first.extra_data["curation"] | {"path": "/home/me/a.h5ad", "recipe": "1" * 32}
+    lamin.Artifact.filter(id=second.id).update(extra_data={"curation": noted})
     assert members(lamin, key) == [("a.h5ad", "a0"), ("b.h5ad", "a1"), ("c.h5ad", "c0")]
     register([made("a.h5ad", "a", "2")], key=key, recipe=Recipe())
     assert members(lamin, key) == [("a.h5ad", "a2"), ("c.h5ad", "c0")]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scdataloader.curate.outcome import Outcome
-from scdataloader.instance_terms import TERMS, save_terms
+from scdataloader.instance_terms import TERMS, save_terms, unsavable
 
 if TYPE_CHECKING:
     from lamindb import Artifact, Feature, Schema
@@ -40,7 +40,7 @@ class Annotator:
         """Save the terms of all labels that are not in the instance yet, with all that is above them.
 
         Raises:
-            LookupError: a label is no term that can be saved; names the files that have it.
+            LookupError: a label is no term that can be saved: see `unlinkable`.
         """
         self._registries = _registries(outcomes)
         self._features = {column: _feature(column, registry) for column, registry in self._registries.items()}
@@ -95,6 +95,18 @@ class Annotator:
         if registry is _bionty("Organism"):
             ids |= {outcome.organism for outcome in outcomes if outcome.organism}
         return ids
+
+
+def unlinkable(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """{file: why} of outcomes with a label that there is no term for."""
+    why: dict[str, str] = {}
+    for column, registry in _registries(outcomes).items():
+        wrong = unsavable(registry, {label for outcome in outcomes for label in outcome.labels.get(column, ())})
+        for outcome in outcomes:
+            found = [label for label in outcome.labels.get(column, ()) if label in wrong]
+            if found:
+                why[outcome.source] = f"obs[{column!r}]: {wrong[found[0]]}"
+    return why
 
 
 def _bionty(name: str) -> Any:

@@ -14,15 +14,15 @@ from pathlib import Path
 from scdataloader.curate.bionty_genes import tell_of_genes, with_bionty_genes
 from scdataloader.curate.filters import with_kinds
 from scdataloader.curate.hooks import load_hook
-from scdataloader.curate.ledger import Ledger, open_ledger
+from scdataloader.curate.ledger import Ledger, open_ledger, real_path
 from scdataloader.curate.one_file import Job, failed
 from scdataloader.curate.outcome import Outcome
 from scdataloader.curate.plan import make_plan
 from scdataloader.curate.pool import curate_files
 from scdataloader.curate.recipe import Recipe
-from scdataloader.curate.report import write_report
+from scdataloader.curate.report import summary, write_report
 from scdataloader.curate.writer import without_partial
-from scdataloader.lamin_session import check_connected, local_storage
+from scdataloader.lamin_session import local_storage
 from scdataloader.sources.locate import expand
 from scdataloader.store.pool import n_cores
 from scdataloader.store.progress import progress_bar
@@ -101,7 +101,9 @@ class Curator:
                 assay that does not exist.
         """
         if self.collection is not None:
-            check_connected()
+            from scdataloader.curate.register import check_registrable
+
+            check_registrable(self.storage)
         folder = self.folder
         named = _named(files, folder)
         _check(self.recipe, list(named.values()))
@@ -117,11 +119,31 @@ class Curator:
                 if outcomes:
                     write_report(folder, outcomes)
             if self.collection is not None:  # before another run may change the outputs
-                from scdataloader.curate.register import register
-
-                tell_of_genes(outcomes, recipe)
-                logger.info("%s", register(outcomes, key=self.collection, recipe=recipe, storage=self.storage))
+                outcomes = self._registered(outcomes, recipe)
+                write_report(folder, outcomes)
         return outcomes
+
+    def _registered(self, outcomes: list[Outcome], recipe: Recipe) -> list[Outcome]:
+        """The outcomes, of which those that the instance has refused have failed."""
+        from scdataloader.curate.register import register
+
+        tell_of_genes(outcomes, recipe)
+        logger.info("%s", summary(outcomes))
+        done = register(outcomes, key=str(self.collection), recipe=recipe, storage=self.storage)
+        logger.info("%s", done)
+        told = [
+            failed(
+                outcome.source,
+                f"curated, but not registered: {done.refused[outcome.source]}",
+                content=outcome.content,
+                recipe=outcome.recipe,
+            )
+            if outcome.output and outcome.source in done.refused
+            else outcome
+            for outcome in outcomes
+        ]
+        _tell([outcome for outcome in told if outcome.source in done.refused])
+        return told
 
     def _curated(self, named: dict[Path, str], recipe: Recipe, ledger: Ledger) -> Iterator[tuple[Path, list[Outcome]]]:
         """Files, and what has become of each: first of those that were done before."""
@@ -160,11 +182,11 @@ class Curator:
 def _named(files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], folder: Path) -> dict[Path, str]:
     """{absolute path: file as named by the user} of files to curate into a folder."""
     given = [files] if isinstance(files, str | os.PathLike) else files
-    named = {path.absolute(): str(path) for item in given for path in expand(os.fspath(item))}
+    named = {real_path(path): str(path) for item in given for path in expand(os.fspath(item))}
     if not named:
         raise ValueError("no file is named; give at least one path or glob")
     for path, name in named.items():
-        if path.parent.resolve() == folder.resolve():
+        if path.parent == folder.resolve():
             raise ValueError(f"{name} lies in {folder}, where curated files are to go: name another folder as out")
     return named
 

@@ -6,6 +6,7 @@ import fcntl
 import glob
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -152,6 +153,12 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
                 f"another run is curating into {folder}; wait until it has ended, or name another folder"
             )
         yield Ledger(folder, file)
+
+
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """What stands for a file however it was named: ``a.h5ad``, ``./raw/../a.h5ad`` and ``/home/me/a.h5ad`` are one."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow a link to the file)
+    return absolute.parent.resolve() / absolute.name
 
 
 def stamp_of(path: Path) -> list[int]:

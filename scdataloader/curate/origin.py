@@ -1,71 +1,61 @@
-"""Which file an artifact is of: its description says so.
+"""Which file an artifact was made of: its ``extra_data`` says so.
 
 A file is known again by its content, wherever it lies now, and else by its path, where its content is new.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
+from scdataloader.curate.ledger import real_path
 from scdataloader.curate.outcome import Outcome
 
 if TYPE_CHECKING:
     from lamindb import Artifact
 
-_DESCRIPTION = re.compile(
-    r"(?P<path>.*?)(, (?P<organism>NCBITaxon:[0-9]+))? \(content (?P<content>\w+), recipe (?P<recipe>\w+)\)", re.DOTALL
-)
-_PART = re.compile(r"\.NCBITaxon_[0-9]+(?=\.h5ad$)")
+CURATION = "curation"
+"""Where in an artifact's ``extra_data`` it is noted."""
 
 Identity = tuple[str, str, str]
-"""What an artifact is known again by: content and recipe of its file, and the organism."""
+"""What an artifact is known again by: hashes of content and recipe, and the organism, an NCBITaxon id or empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """What an artifact was made of; as a string, its description."""
+    """What an artifact was made of."""
 
     path: str
-    """The file when it was registered last: below the working directory relative to that, elsewhere absolute."""
+    """The file, absolute, where it was when it was registered last."""
+    key: str
+    """Of the artifact, or of the file whose parts, one for each organism, are artifacts."""
     identity: Identity
-    """Hash of its content; hash of the recipe; NCBITaxon id, or empty."""
-
-    @classmethod
-    def of(cls, outcome: Outcome) -> Self:
-        """That of the artifact of an outcome."""
-        return cls(path=_path(outcome.source), identity=(outcome.content, outcome.recipe, outcome.organism))
+    """Content, recipe and organism."""
 
     @classmethod
     def read(cls, artifact: Artifact) -> Self | None:
-        """That of an artifact; None where somebody else has described it."""
-        found = _DESCRIPTION.fullmatch(artifact.description or "")
-        return found and cls(path=found["path"], identity=(found["content"], found["recipe"], found["organism"] or ""))
+        """That of an artifact; None where it was not curated here."""
+        noted = (artifact.extra_data or {}).get(CURATION)
+        if noted is None:
+            return None
+        return cls(
+            path=noted["path"], key=noted["key"], identity=(noted["content"], noted["recipe"], noted["organism"])
+        )
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """What ``extra_data`` is to be."""
+        content, recipe, organism = self.identity
+        noted = {"path": self.path, "key": self.key, "content": content, "recipe": recipe, "organism": organism}
+        return {CURATION: noted}
 
     def __str__(self) -> str:
+        """The artifact's description."""
         content, recipe, organism = self.identity
         return f"{self.path}{organism and f', {organism}'} (content {content}, recipe {recipe})"
-
-    def file(self, key: str) -> str:
-        """Key of the file in a collection, by its path."""
-        names = [part for part in PurePath(self.path).with_suffix("").parts if part not in ("/", ".", "..")]
-        return f"{'/'.join([key, *names])}.h5ad"
-
-
-def _path(source: str) -> str:
-    """What stands for a file however it was named: ``a.h5ad``, ``./raw/../a.h5ad`` and ``/home/me/a.h5ad`` are one."""
-    here, path = Path.cwd(), Path(os.path.abspath(source))  # noqa: PTH100 (resolve() would follow a link to the file)
-    # a folder may have several names, and the working directory goes by the real one
-    for known in (path, path.parent.resolve() / path.name):
-        if known.is_relative_to(here):
-            return str(known.relative_to(here))
-    return str(path)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,78 +72,132 @@ class Kept:
     """The curated file."""
 
 
-class Files:
-    """The files of a call, and which of a collection's artifacts are theirs.
+@dataclass(kw_only=True, slots=True)
+class _File:
+    """A file of a call that did not fail as a whole."""
 
-    Args:
-        outcomes: What became of the files; those that failed stay as they were.
-        key: Of the collection.
-        members: Its artifacts.
-        earlier: Artifacts that may have been members once.
-    """
+    path: str
+    """Absolute."""
+    source: str
+    """As named by the user."""
+    content: str
+    """Hash."""
+    parts: list[Outcome] = field(default_factory=list)
+    """What became of it, or of its parts."""
+
+    @property
+    def failed(self) -> set[str]:
+        """Organisms whose part failed."""
+        return {part.organism for part in self.parts if part.status == "failed"}
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether anything of it was."""
+        return any(part.output for part in self.parts)
+
+
+class Files:
+    """The files of a call, and which of a collection's artifacts are theirs."""
 
     def __init__(
         self, outcomes: Iterable[Outcome], key: str, members: Sequence[Artifact], earlier: Iterable[Artifact]
     ) -> None:
-        outcomes = list(outcomes)
-        self._key, self._members = key, members
-        self._n_parts = Counter(outcome.source for outcome in outcomes)
-        self._origins = [(outcome, Origin.of(outcome)) for outcome in outcomes if outcome.status != "failed"]
-        self._file_of_content: dict[str, str] = {}
-        for outcome, origin in self._origins:
-            # a file with the content of another was dropped for that
-            if outcome.output or outcome.content not in self._file_of_content:
-                self._file_of_content[outcome.content] = origin.file(key)
-        self._key_of_content: dict[str, str] = {}
-        for artifact in (*members, *earlier):
-            known = Origin.read(artifact)
-            if known is not None:
-                self._key_of_content.setdefault(known.identity[0], _whole(artifact))
-        self._key_of_file = {self._file(member): _whole(member) for member in members if not self._is_claimed(member)}
-        self._taken = {_whole(member) for member in members}
+        """Find whose artifacts are whose.
+
+        Args:
+            outcomes: What became of the files; those that failed stay as they were.
+            key: Of the collection.
+            members: Its artifacts.
+            earlier: All whose keys begin with the collection's.
+        """
+        self._members = members
+        self._files = _files(outcomes)
+        self._by_path = {file.path: file for file in self._files}
+        # a file with the content of another was dropped for that
+        self._by_content = {file.content: file for file in sorted(self._files, key=lambda file: file.is_kept)}
+        self._keys = self._find_keys(key, [*earlier, *members])
 
     def kept(self) -> list[Kept]:
         """Each outcome with an output; its key is that of the file's artifacts of before, where there are any."""
-        kept = []
-        for outcome, origin in self._origins:
-            file = origin.file(self._key)
-            key = self._key_of_content.get(outcome.content) or self._key_of_file.get(file) or self._free(file)
-            if self._n_parts[outcome.source] > 1:
-                key = f"{key.removesuffix('.h5ad')}.{outcome.organism.replace(':', '_')}.h5ad"
-            if outcome.output:
-                kept.append(Kept(key=key, origin=origin, outcome=outcome, output=outcome.output))
-        return kept
+        return [
+            Kept(
+                key=_part_key(self._keys[file.path], part, file),
+                origin=Origin(path=file.path, key=self._keys[file.path], identity=identity(part)),
+                outcome=part,
+                output=part.output,
+            )
+            for file in self._files
+            for part in file.parts
+            if part.output
+        ]
 
     def merged(self, known: Mapping[Identity, Artifact]) -> list[Artifact]:
         """The members, with those of the files replaced, or gone, and new ones at the end."""
-        now: dict[str, list[Artifact]] = {}
-        for outcome, origin in self._origins:
-            of_file = now.setdefault(origin.file(self._key), [])
-            if outcome.output:
-                of_file.append(known[origin.identity])
-        before = [now.get(self._file(member), [member]) for member in self._members]
+        now = {file.path: [known[identity(part)] for part in file.parts if part.output] for file in self._files}
+        before = []
+        for member in self._members:
+            file, origin = self._file_of(member), Origin.read(member)
+            stays = file is None or (origin is not None and origin.identity[2] in file.failed)
+            before.append([member] if stays or file is None else now[file.path])
         return list({artifact.pk: artifact for artifact in chain(*before, *now.values())}.values())
 
-    def _file(self, artifact: Artifact) -> str:
-        """Key of an artifact's file, by the path where it lies now."""
+    def _file_of(self, artifact: Artifact) -> _File | None:
+        """The file that an artifact is of: by its content, and else by its path."""
         origin = Origin.read(artifact)
         if origin is None:
-            return _whole(artifact)
-        return self._file_of_content.get(origin.identity[0]) or origin.file(self._key)
+            return None
+        return self._by_content.get(origin.identity[0]) or self._by_path.get(origin.path)
 
-    def _is_claimed(self, artifact: Artifact) -> bool:
-        origin = Origin.read(artifact)
-        return origin is not None and origin.identity[0] in self._file_of_content
+    def _find_keys(self, key: str, artifacts: Sequence[Artifact]) -> dict[str, str]:
+        """{path: key} of the files; a new one's ends in a number where others have the key."""
+        of_content: dict[str, str] = {}
+        taken = {str(artifact.key) for artifact in artifacts}
+        for artifact in artifacts:
+            origin = Origin.read(artifact)
+            if origin is not None:
+                of_content.setdefault(origin.identity[0], origin.key)
+                taken.add(origin.key)
+        of_path = {}
+        for member in self._members:
+            origin = Origin.read(member)
+            if origin is not None and origin.identity[0] not in self._by_content:
+                of_path[origin.path] = origin.key
+        keys: dict[str, str] = {}
+        for file in self._files:
+            keys[file.path] = of_content.get(file.content) or of_path.get(file.path) or _free(file, key, taken)
+            taken |= {keys[file.path], *(_part_key(keys[file.path], part, file) for part in file.parts)}
+        return keys
 
-    def _free(self, file: str) -> str:
-        """The key of a new file: with a number where the artifacts of a file that has moved away have it."""
-        key, number = file, 1
-        while key in self._taken:
-            number += 1
-            key = f"{file.removesuffix('.h5ad')}-{number}.h5ad"
+
+def identity(outcome: Outcome) -> Identity:
+    """What the artifact of an outcome is known again by."""
+    return outcome.content, outcome.recipe, outcome.organism
+
+
+def _files(outcomes: Iterable[Outcome]) -> list[_File]:
+    """The files of outcomes, in order, without those that failed as a whole."""
+    files: dict[str, _File] = {}
+    for outcome in outcomes:
+        path = str(real_path(outcome.source))
+        file = files.setdefault(path, _File(path=path, source=outcome.source, content=outcome.content))
+        file.parts.append(outcome)
+    return [file for file in files.values() if any(part.status != "failed" for part in file.parts)]
+
+
+def _free(file: _File, key: str, taken: set[str]) -> str:
+    """A key that no artifact has: the file's path below the working directory, or all of it where it lies elsewhere."""
+    path, here = Path(file.path), Path.cwd().resolve()
+    names = path.relative_to(here if path.is_relative_to(here) else path.anchor).with_suffix("")
+    stem = f"{key}/{names.as_posix()}"
+    found, number = f"{stem}.h5ad", 1
+    while {found, *(_part_key(found, part, file) for part in file.parts)} & taken:
+        number += 1
+        found = f"{stem}-{number}.h5ad"
+    return found
+
+
+def _part_key(key: str, part: Outcome, file: _File) -> str:
+    """Key of a file's artifact, which of a file of several organisms names its own."""
+    if len(file.parts) == 1:
         return key
-
-
-def _whole(artifact: Artifact) -> str:
-    """Key of the file that an artifact is of, or of whose parts it is one."""
-    return _PART.sub("", str(artifact.key))
+    return f"{key.removesuffix('.h5ad')}.{part.organism.replace(':', '_')}.h5ad"

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from scdataloader.curate.annotate import Annotator
-from scdataloader.curate.origin import Files, Identity, Kept, Origin
+from scdataloader.curate.annotate import Annotator, unlinkable
+from scdataloader.curate.origin import CURATION, Files, Identity, Kept, Origin
 from scdataloader.curate.outcome import Outcome
 from scdataloader.curate.recipe import Recipe
+from scdataloader.curate.records import make_artifacts, make_run, make_version
 from scdataloader.curate.versions import Version, keep_in_cache, put_in_place
-from scdataloader.lamin_session import session
+from scdataloader.lamin_session import check_bionty, check_connected, session
 
 if TYPE_CHECKING:
-    from lamindb import Artifact, Collection, Run, Storage
+    from lamindb import Artifact, Collection, Storage
+
+SECONDS_TO_WAIT = 600
+"""For a database that another process has locked."""
+SECONDS_BETWEEN = 2
+TRASH = -1
+"""The branch of what was deleted, but not for good."""
+
+Made = TypeVar("Made")
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +46,8 @@ class Registered:
     """Whether this call made the version."""
     seconds: float
     """Time that it took."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """{file: why} of files that were kept and have labels that there are no terms for; nothing has changed for them."""
 
     def __str__(self) -> str:
         if not self.version:
@@ -74,49 +83,103 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
         The state of the collection.
 
     Raises:
-        LookupError: a label is no term that can be saved.
         FileNotFoundError: a curated file is gone.
         StoreWriteError: a file cannot be copied into the storage.
-        RuntimeError: no instance is connected, its database is locked or does not answer, or a curated file was changed
-            meanwhile.
+        RuntimeError: no instance is connected, it has no bionty, its database was locked for `SECONDS_TO_WAIT` or does
+            not answer, or a curated file was changed meanwhile.
         PermissionError: the bucket refuses the credentials.
         ConnectionError: the bucket cannot be reached.
     """
-    from django.db import connection, transaction
+    from django.db import connection
 
     start = time.perf_counter()
     with session():
+        check_bionty()
+        refused = unlinkable([outcome for outcome in outcomes if outcome.output])
+        outcomes = [
+            replace(outcome, status="failed", output=None) if outcome.source in refused else outcome
+            for outcome in outcomes
+        ]
         before = _State.read(key, outcomes)
         home = _storage(storage) if before.new else None
-        with transaction.atomic():
-            annotator = Annotator([kept.outcome for kept in before.new])
+        annotator = _in_transaction(lambda: Annotator([kept.outcome for kept in before.new]))
         versions = put_in_place([(kept.key, kept.origin.identity, kept.output) for kept in before.new], home)
         if not connection.in_atomic_block:
             connection.close()  # it was idle, perhaps for hours: whoever is in between may have given it up
-        with transaction.atomic():
-            now = _State.read(key, outcomes)  # others may have registered meanwhile
-            known = before.known | now.known
-            new = [kept for kept in now.new if kept.origin.identity not in known]
-            run = _run(key, recipe) if new else None
-            made = [] if run is None else _registered(new, run, home, versions, annotator)
-            known |= {kept.origin.identity: artifact for kept, artifact in zip(new, made, strict=True)}
-            _note_moves(now.files, known, key)
-            wanted = now.files.merged(known)
-            if now.members and not wanted:
-                logger.warning("no file of %s is left; a collection cannot be empty, and this one stays as it was", key)
-                wanted = now.members
-            is_new = [artifact.pk for artifact in wanted] != [artifact.pk for artifact in now.members]
-            newest = _new_version(key, wanted, run or _run(key, recipe), now.newest) if is_new else now.newest
-            n_new = len({artifact.pk for artifact in made if run is not None and artifact.run_id == run.pk})
-        keep_in_cache([(artifact, versions[kept.origin.identity]) for kept, artifact in zip(new, made, strict=True)])
-    return Registered(
-        key=key,
-        version="" if newest is None else str(newest.version),
-        n_members=len(wanted),
-        n_new=n_new,
-        is_new=is_new,
-        seconds=time.perf_counter() - start,
-    )
+        made, done = _in_transaction(lambda: _write(key, outcomes, before, recipe, home, versions, annotator))
+        keep_in_cache([(artifact, versions[kept.origin.identity]) for kept, artifact in made])
+    return replace(done, refused=refused, seconds=time.perf_counter() - start)
+
+
+def check_registrable(storage: str | None) -> None:
+    """Before long work that is to be registered: everything that `register` needs but the files.
+
+    Raises:
+        RuntimeError, PermissionError, ConnectionError: as `register`.
+    """
+    check_connected()
+    with session() as lamindb:
+        check_bionty()
+        lamindb.Collection.filter().exists()  # asks the database
+        _storage(storage)
+
+
+def _in_transaction(work: Callable[[], Made]) -> Made:
+    """What ``work`` makes in one transaction, which is tried again while another process writes to SQLite."""
+    from django.db import transaction
+    from django.db.utils import OperationalError
+
+    deadline = time.monotonic() + SECONDS_TO_WAIT
+    while True:
+        try:
+            with transaction.atomic():
+                return work()
+        except OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        logger.info("the database is locked by another process; trying again")
+        time.sleep(SECONDS_BETWEEN)
+
+
+def _write(
+    key: str,
+    outcomes: Sequence[Outcome],
+    before: _State,
+    recipe: Recipe,
+    home: Storage | None,
+    versions: Mapping[Identity, Version],
+    annotator: Annotator,
+) -> tuple[list[tuple[Kept, Artifact]], Registered]:
+    """What is written in the end: artifacts of the files that are in place, and a version of the collection."""
+    _one_at_a_time(key)
+    now = _State.read(key, outcomes)  # others may have registered meanwhile
+    known = before.known | now.known
+    new = [kept for kept in now.new if kept.origin.identity not in known]
+    run = make_run(key, recipe) if new else None
+    made = [] if run is None else make_artifacts(new, run, home, versions, annotator)
+    known |= {kept.origin.identity: artifact for kept, artifact in zip(new, made, strict=True)}
+    _note_moves(now.files, known)
+    wanted = now.files.merged(known)
+    for artifact in wanted:
+        if artifact.branch_id == TRASH:
+            artifact.restore()
+    if now.members and not wanted:
+        logger.warning("no file of %s is left; a collection cannot be empty, and this one stays as it was", key)
+        wanted = now.members
+    is_new = [artifact.pk for artifact in wanted] != now.listed
+    newest = make_version(key, wanted, run or make_run(key, recipe), now.newest) if is_new else now.newest
+    version = "" if newest is None else str(newest.version)
+    done = Registered(key=key, version=version, n_members=len(wanted), n_new=len(made), is_new=is_new, seconds=0.0)
+    return list(zip(new, made, strict=True)), done
+
+
+def _one_at_a_time(key: str) -> None:
+    """Have who else registers in this collection wait for the end of the transaction; SQLite has one writer anyway."""
+    from django.db import connection
+
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [key])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,11 +189,13 @@ class _State:
     newest: Collection | None
     """Its newest version."""
     members: list[Artifact]
-    """The artifacts of that, in order."""
+    """The artifacts of that, in order, without those in the trash."""
+    listed: list[int]
+    """Primary keys of all of that."""
     files: Files
     """The files."""
     known: dict[Identity, Artifact]
-    """Artifacts that are, or may have been, in the collection."""
+    """Artifacts of what is to be registered, of this collection or another, perhaps in the trash."""
 
     @classmethod
     def read(cls, key: str, outcomes: Sequence[Outcome]) -> Self:
@@ -138,13 +203,18 @@ class _State:
         import lamindb
 
         newest = lamindb.Collection.filter(key=key, is_latest=True).order_by("-created_at").first()
-        members = [] if newest is None else list(newest.ordered_artifacts.all())
-        artifacts = [*lamindb.Artifact.filter(key__startswith=f"{key}/").order_by("id"), *members]
-        origins = [(Origin.read(artifact), artifact) for artifact in artifacts]
+        listed = [] if newest is None else list(newest.ordered_artifacts.all())
+        members = [artifact for artifact in listed if artifact.branch_id != TRASH]
+        earlier = lamindb.Artifact.filter(key__startswith=f"{key}/").order_by("id")
+        contents = {outcome.content for outcome in outcomes}
+        # the manager has those in the trash, too, which come first here: of several the last one counts
+        made = lamindb.Artifact.objects.filter(**{f"extra_data__{CURATION}__content__in": contents})
+        origins = [(Origin.read(artifact), artifact) for artifact in made.order_by("branch_id", "id")]
         return cls(
             newest=newest,
             members=members,
-            files=Files(outcomes, key, members, artifacts),
+            listed=[artifact.pk for artifact in listed],
+            files=Files(outcomes, key, members, list(earlier)),
             known={origin.identity: artifact for origin, artifact in origins if origin is not None},
         )
 
@@ -154,80 +224,14 @@ class _State:
         return [kept for kept in self.files.kept() if kept.origin.identity not in self.known]
 
 
-def _registered(
-    files: Sequence[Kept],
-    run: Run,
-    storage: Storage | None,
-    versions: Mapping[Identity, Version],
-    annotator: Annotator,
-) -> list[Artifact]:
-    """Artifacts of ``files``. A file whose content is registered already, under whatever name, is that artifact."""
-    import lamindb
-
-    record: Any = lamindb.Artifact
-    saved = []
-    for kept in _progress(files):
-        version = versions[kept.origin.identity]
-        artifact = record(
-            version.path,
-            key=kept.key,
-            description=str(kept.origin),
-            run=run,
-            storage=storage,
-            otype="AnnData",
-            skip_hash_lookup=False,  # or a file that lies in the storage would not be looked up by its content
-            # what it would ask a bucket for, or read all over again; a bucket has other hashes for large files, too
-            skip_check_exists=True,
-            _stats=version.stats,
-        )
-        is_new = artifact._state.adding  # noqa: SLF001 (Django's own way to ask)
-        if is_new:
-            annotator.prepare(artifact, kept.outcome)
-        artifact.save(print_progress=False)
-        if is_new:
-            annotator.link(artifact, kept.outcome)
-        saved.append(artifact)
-    annotator.save()
-    return saved
-
-
-def _note_moves(files: Files, known: Mapping[Identity, Artifact], key: str) -> None:
-    """Have the descriptions say where files lie now."""
+def _note_moves(files: Files, known: Mapping[Identity, Artifact]) -> None:
+    """Have artifacts say where their files lie now."""
     for kept in files.kept():
         artifact = known[kept.origin.identity]
         origin = Origin.read(artifact)
-        if origin is not None and origin.file(key) != kept.origin.file(key):
-            type(artifact).objects.filter(pk=artifact.pk).update(description=str(kept.origin))
-
-
-def _run(key: str, recipe: Recipe) -> Run:
-    """A run of the transform whose source code is the recipe."""
-    import lamindb
-    from django.utils import timezone
-
-    source = json.dumps({"recipe": asdict(recipe), "hash": recipe.hash}, indent=2, sort_keys=True)
-    name = f"curate/{key}"
-    # lamindb itself would only look at the newest version, and not be able to save an earlier one again
-    transform = lamindb.Transform.filter(key=name, source_code=source).first()
-    if transform is None:
-        transform = lamindb.Transform(key=name, kind="pipeline", source_code=source, skip_hash_lookup=True).save()
-    run: Any = lamindb.Run(transform=transform)
-    run.started_at = timezone.now()
-    return run.save()  # type: ignore[no-any-return]
-
-
-def _new_version(key: str, artifacts: list[Artifact], run: Run, newest: Collection | None) -> Collection:
-    import lamindb
-    from django.utils import timezone
-
-    # with the look-up lamindb would rename another collection of the same artifacts
-    collection: Any = lamindb.Collection(artifacts, key=key, run=run, revises=newest, skip_hash_lookup=True)
-    if lamindb.Collection.filter(key=key, hash=collection.hash).exists():
-        collection.hash = None  # the same artifacts as in an earlier version, which lamindb allows only without
-    collection.save()
-    run.finished_at = timezone.now()
-    run.save()
-    return collection  # type: ignore[no-any-return]
+        if origin is not None and origin.path != kept.origin.path:
+            moved = replace(origin, path=kept.origin.path)
+            type(artifact).objects.filter(pk=artifact.pk).update(description=str(moved), extra_data=moved.noted)
 
 
 def _storage(root: str | None) -> Storage | None:
@@ -246,12 +250,3 @@ def _storage(root: str | None) -> Storage | None:
                 "not leave its mark there; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name another folder"
             )
     return record  # type: ignore[no-any-return]
-
-
-def _progress(files: Sequence[Kept]) -> Iterator[Kept]:
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(
-        files, "registering artifacts", console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True
-    )

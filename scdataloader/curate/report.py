@@ -56,10 +56,14 @@ def show_report(outcomes: Sequence[Outcome], report: Path) -> None:
     listed = outcomes if len(outcomes) <= N_LISTED else [outcome for outcome in outcomes if outcome.status != "kept"]
     if listed:
         console.print(_table(listed))
+    console.print(f"{summary(outcomes)}; all of it: {report}", markup=False, soft_wrap=True)
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """How many files were kept, dropped and failed, and how many cells there are now."""
     counts = Counter(outcome.status for outcome in outcomes)
     n_cells = sum(outcome.n_cells_out for outcome in outcomes)
-    said = ", ".join(f"{counts[status]:,} {status}" for status in _STYLES)
-    console.print(f"{said}; {n_cells:,} cells are kept; all of it: {report}", markup=False, soft_wrap=True)
+    return ", ".join(f"{counts[status]:,} {status}" for status in _STYLES) + f"; {n_cells:,} cells are kept"
 
 
 def _table(outcomes: Sequence[Outcome]) -> Table:

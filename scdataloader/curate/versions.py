@@ -59,8 +59,7 @@ def put_in_place(files: Sequence[tuple[str, Identity, Path]], storage: Storage |
     """Have curated files where they are to be registered; those that are there already, of the same content, stay.
 
     A file in a local storage of the instance gets a second name there, which what is written to its place later does
-    not touch; it takes no room on disk, but where the file system has no hard links. Others are copied or uploaded. A
-    file whose content an artifact has already is left where it is.
+    not touch; it takes no room on disk, but where the file system has no hard links. Others are copied or uploaded.
 
     Args:
         files: (key of the artifact, what it is known again by, curated file).
@@ -76,13 +75,11 @@ def put_in_place(files: Sequence[tuple[str, Identity, Path]], storage: Storage |
     outputs = [output for _, _, output in files]
     read = _each(_read, outputs, n_bytes, "reading curated files")
     root, roots = _root(storage), local_roots()
-    versions, hashes = [], set[str]()
+    versions = []
     for (key, identity, output), version in zip(files, read, strict=True):
         is_inside = any(output.resolve().is_relative_to(known) for known in roots)
         folder = (output.parent if is_inside else root) / FOLDER / _name(key, identity, version)
-        has_artifact = version.stats["hash"] in hashes or _has_artifact(version)
-        versions.append(version if has_artifact else replace(version, path=folder / output.name))
-        hashes.add(version.stats["hash"])
+        versions.append(replace(version, path=folder / output.name))
     # one for all threads: fsspec would make one, with connections of its own, in each
     bucket = None if isinstance(root, Path) else root.fs
     done = _each(partial(_put, bucket=bucket), versions, n_bytes, "putting files in place")
@@ -109,12 +106,6 @@ def _root(storage: Storage | None) -> Any:
 
     record: Any = storage or lamindb.settings.storage.record
     return Path(record.root) if record.type == "local" else record.path
-
-
-def _has_artifact(version: Version) -> bool:
-    import lamindb
-
-    return bool(lamindb.Artifact.filter(hash=version.stats["hash"]).exists())
 
 
 def _name(key: str, identity: Identity, version: Version) -> str:
