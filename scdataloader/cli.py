@@ -27,7 +27,7 @@ TRAINING = {
 INSPECT = "show what is in some data, and what a weighting does to its classes"
 CURATE = "turn files as they were downloaded into validated ones, and into a lamindb collection"
 CONVERT = "convert sources into a store, resumably and in bounded memory"
-INSTANCE = "make a lamindb instance, connect to it, fill it with ontologies"
+INSTANCE = "make a lamindb instance, connect to it, fill it with terms and genes"
 STORE = {
     "verify": "read a store whole and check every checksum in it",
     "export": "write the sources of a store back to AnnData files",

@@ -65,15 +65,16 @@ def parser() -> argparse.ArgumentParser:
         description="Show what is in some data, and what a weighting does to its classes.",
     )
     add = made.add_argument
+    several: dict[str, Any] = {"nargs": "+", "action": "extend"}  # after one option, or after the same again
     add("data", nargs="*", metavar="DATA", help=".h5ad files, .zarr folders, globs, or lamindb:<collection key>")
     add(
         "--config", type=Path, help="a YAML file of `scdataloader fit`, whose data section gives what is not given here"
     )
-    add("--where", nargs="+", metavar="REGISTRY=LABEL", help='of lamindb data, such as cell_types="T cell and below"')
+    add("--where", **several, metavar="REGISTRY=LABEL", help='of lamindb data, such as cell_types="T cell and below"')
     add(
-        "--by", nargs="+", metavar="COL", help="columns of obs whose classes, or joint values, are counted and weighted"
+        "--by", **several, metavar="COL", help="columns of obs whose classes, or joint values, are counted and weighted"
     )
-    add("--hierarchies", nargs="+", metavar="COL[=ONTOLOGY]", help="columns of terms; default: that of --by for a tree")
+    add("--hierarchies", **several, metavar="COL[=ONTOLOGY]", help="columns of terms; default: that of --by for a tree")
     add(
         "--tree", action="store_true", help="show classes in the tree of their ontology, to which --by names one column"
     )
@@ -83,14 +84,14 @@ def parser() -> argparse.ArgumentParser:
     add("--saturation", type=float, help="s of the saturating scheme, in cells")
     add("--num_samples", type=int, help="draws in one epoch; default: as many as there are cells")
     add("--unknown_mass", type=float, help="share of the draws for cells of unknown label; default: 0")
-    add("--cell_factors", nargs="+", metavar="COL", help="columns of numbers that weigh cells within their class")
+    add("--cell_factors", **several, metavar="COL", help="columns of numbers that weigh cells within their class")
     add("--replacement", action=argparse.BooleanOptionalAction, help="independent draws, or all cells before any again")
     add("--block_size", type=int, help="neighbouring cells that are drawn as a unit; default: 1")
     add("--curriculum_epochs", type=int, help="epochs in which classes go from nearly uniform to what is asked for")
-    add("--organisms", nargs="+", metavar="[NAME=]ORGANISM", help="organism of sources that do not say it")
-    add("--tables", nargs="+", metavar="ORGANISM=FILE", help="gene tables for sources that know symbols only")
-    add("--column", nargs="+", metavar="[NAME=]COLUMN", help="column of var that holds the gene ids")
-    add("--vocabulary", nargs="+", metavar="[ORGANISM=]FILE", help="gene ids to align to, one per line")
+    add("--organisms", **several, metavar="[NAME=]ORGANISM", help="organism of sources that do not say it")
+    add("--tables", **several, metavar="ORGANISM=FILE", help="gene tables for sources that know symbols only")
+    add("--column", **several, metavar="[NAME=]COLUMN", help="column of var that holds the gene ids")
+    add("--vocabulary", **several, metavar="[ORGANISM=]FILE", help="gene ids to align to, one per line")
     add("--min_overlap", type=float, help="least share of genes in common with the vocabulary")
     add("--counts", help='which matrix holds the counts: "X", "layers/<key>", "raw" or "auto"')
     add("--values", choices=("counts", "any"), help='"any" takes values that are no counts')

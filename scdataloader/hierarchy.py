@@ -15,8 +15,8 @@ import pandas as pd
 from scdataloader.collection import Collection
 from scdataloader.labels import LabelEncoder, label_counts
 from scdataloader.ontology import Ontology
-from scdataloader.ontology_names import prefix_of
 from scdataloader.roll_up import RollUp
+from scdataloader.term_ids import is_joint, prefix_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ class Hierarchy:
         """The hierarchy of all labels that occur in ``parts``, the column in each source.
 
         Labels are ids, or all of them are names or exact synonyms. Deprecated terms go to their replacement, with a
-        warning that counts their cells.
+        warning that counts their cells. A joint label, of several terms, has no one place among others: it counts as
+        unknown, with a warning that counts the cells.
 
         Args:
             column: name of the column.
@@ -50,14 +51,19 @@ class Hierarchy:
             roll_up: fewer classes: which terms labels go up to.
 
         Raises:
-            ValueError: all labels are unknown; some are ids and some are not; a label is no term of the ontology (the
-                nearest are shown), may be several, or is deprecated without a replacement; or what `RollUp` refuses.
+            ValueError: all labels are unknown or joint; some are ids and some are not; a label is no term of the
+                ontology (the nearest are shown), may be several, or is deprecated without a replacement; or what
+                `RollUp` refuses.
         """
-        counts = label_counts(parts)
+        written = label_counts(parts)
+        counts = {label: n_cells for label, n_cells in written.items() if not is_joint(label)}
         if not counts:
-            raise ValueError(f"all labels of {column!r} are unknown; name a column that holds labels")
+            raise ValueError(
+                f"all labels of {column!r} are unknown{' or joint' if written else ''}; name a column that holds labels"
+            )
         _check_form(column, counts)
         found = _opened(column, counts, ontology)
+        _note_joint(column, Counter(written) - Counter(counts), found)
         terms = _terms(column, counts, found)
         cells: Counter[str] = Counter()
         for label, term in terms.items():
@@ -151,6 +157,18 @@ def _note_rolled_up(column: str, classes: Mapping[str, str], ontology: Ontology)
             up.setdefault(to, []).append(_named(term, ontology))
     for to, terms in up.items():
         logger.info("%s: rolled up to %s: %s", column, _named(to, ontology), ", ".join(terms))
+
+
+def _note_joint(column: str, cells: Counter[str], ontology: Ontology) -> None:
+    """Say which labels are left out for naming several terms."""
+    if cells:
+        logger.warning(
+            "%s: joint labels have no one place in %s; their code is -1, in %s cells: %s",
+            column,
+            ontology.name,
+            f"{cells.total():,}",
+            _some(label for label, _ in cells.most_common()),
+        )
 
 
 def _note_single(encoder: LabelEncoder, ontology: Ontology) -> None:

@@ -1,4 +1,4 @@
-"""``scdataloader instance``: lamindb instances that need no network, made, connected to, and filled with ontologies."""
+"""``scdataloader instance``: lamindb instances that need no network, made, connected to, and filled with terms."""
 
 from __future__ import annotations
 
@@ -201,14 +201,14 @@ def _place(db: str | None) -> tuple[Any, ...] | None:
 
 
 def _without_password(db: str) -> str:
-    return re.sub(r"(://[^:@/]*):[^@]*@", r"\1:…@", db)
+    return re.sub(r"(://[^:@/]*):.*@", r"\1:…@", db)
 
 
 def main(args: Sequence[str]) -> None:
     """Do what ``args`` say.
 
     Raises:
-        Exception: all that `init`, `connect` and `import_ontologies` raise.
+        Exception: all that `init`, `connect`, `import_ontologies` and `import_genes` raise.
     """
     options = _parser().parse_args(args)
     if options.action == "init":
@@ -219,6 +219,10 @@ def main(args: Sequence[str]) -> None:
         )
     elif options.action == "connect":
         sys.stdout.write(f"connected to {connect(options.name)}, for what runs in {Path.cwd()} and below\n")
+    elif options.action == "import-genes":
+        from scdataloader.instance_genes import import_genes
+
+        sys.stdout.write(f"{import_genes(options.organism, options.table)}\n")
     else:
         from scdataloader.instance_terms import import_ontologies
 
@@ -228,7 +232,8 @@ def main(args: Sequence[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="scdataloader instance", description="Make a lamindb instance, connect to it, fill it with ontologies."
+        prog="scdataloader instance",
+        description="Make a lamindb instance, connect to it, fill it with terms and genes.",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
     add = actions.add_parser("init", help="make an instance, without a network").add_argument
@@ -240,4 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     add = actions.add_parser("import-ontologies", help="fill the connected instance with terms").add_argument
     add("registries", nargs="*", metavar="REGISTRY", help="such as CellType Tissue Disease; default: all")
     add("--online", action="store_true", help="terms from bionty's own sources, over the network")
+    add = actions.add_parser("import-genes", help="fill the connected instance with genes").add_argument
+    add("organism", metavar="ORGANISM", help="whose genes, such as human")
+    add("table", metavar="TABLE", help="a csv, tsv or parquet file with their ids, symbols and perhaps synonyms")
     return parser

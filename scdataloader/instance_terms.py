@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
-from scdataloader.lamin_session import session
+from scdataloader.lamin_session import check_bionty, session
 from scdataloader.ontology import Ontology
 from scdataloader.organisms import ORGANISMS
 
@@ -72,15 +72,11 @@ def import_ontologies(registries: Sequence[str] | None = None, *, online: bool =
             near = difflib.get_close_matches(name, REGISTRIES, n=1, cutoff=0.4)
             raise ValueError(
                 f"there is no registry {name!r} to import{f' (did you mean {near[0]}?)' if near else ''}; "
-                f"expected some of {', '.join(REGISTRIES)}"
+                f"expected some of {', '.join(REGISTRIES)}; for genes there is `scdataloader instance import-genes`"
             )
     for name in chosen:
-        with session() as lamindb:
-            if "bionty" not in lamindb.setup.settings.instance.modules:
-                raise RuntimeError(
-                    "the connected lamindb instance was made without bionty, which holds the ontologies: make another "
-                    "one with `scdataloader instance init`"
-                )
+        with session():
+            check_bionty()
             start = time.perf_counter()
             n_before, n_after = _filled(name, online=online)
             n_new, seconds = n_after - n_before, time.perf_counter() - start

@@ -17,6 +17,7 @@ from scdataloader.errors import StateMismatchError
 from scdataloader.hierarchy import Hierarchy
 from scdataloader.labels import LabelEncoder
 from scdataloader.splits import Split, Splits, make_splits
+from scdataloader.term_ids import is_joint
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,8 @@ class LabelTable:
             unseen = _unseen(encoder, series)
             if unseen and hierarchies is not None and column in hierarchies:
                 encoder = encoder.widened(hierarchies[column].encoder.mapped)
-                unseen = _unseen(encoder, series)
+                # that joint labels are unknown was said when the hierarchy was fitted
+                unseen = Counter({label: n for label, n in _unseen(encoder, series).items() if not is_joint(label)})
             if unseen:
                 examples = ", ".join(f"{label} ({n:,})" for label, n in unseen.most_common(5))
                 logger.warning(

@@ -58,7 +58,7 @@ class LabelEncoder:
         for what, labels in (("classes", self.classes), ("inner labels", self.inner)):
             if list(labels) != sorted(set(labels)):
                 raise ValueError(f"the {what} of {self.column!r} must be sorted and distinct, not {labels[:5]} …")
-            if any(_is_unknown(label) for label in labels):
+            if any(is_unknown(label) for label in labels):
                 raise ValueError(
                     f"the {what} of {self.column!r} hold a word for 'unknown', which has the code -1 and no class"
                 )
@@ -86,7 +86,7 @@ class LabelEncoder:
         for part in parts:
             names, codes = _factorize(part)
             used = _used(codes, len(names))
-            labels.update(name for name, occurs in zip(names, used, strict=True) if occurs and not _is_unknown(name))
+            labels.update(name for name, occurs in zip(names, used, strict=True) if occurs and not is_unknown(name))
             n_cells += len(part)
         if not labels:
             raise ValueError(
@@ -145,7 +145,7 @@ class LabelEncoder:
     def unseen(self, values: pd.Series[Any]) -> dict[str, int]:
         """Labels in ``values`` that are no class, though not unknown, with the number of their cells, most first."""
         names, codes = _factorize(values)
-        if all(self.knows(name) or _is_unknown(name) for name in names):
+        if all(self.knows(name) or is_unknown(name) for name in names):
             return {}
         found = _counted(names, codes)
         return dict(
@@ -248,7 +248,7 @@ def _counted(names: Sequence[str], codes: NDArray[np.integer[Any]]) -> Counter[s
         counts += np.bincount(codes[part].astype(np.int64) + 1, minlength=len(names) + 1)
     found: Counter[str] = Counter()
     for name, count in zip(names, counts[1:].tolist(), strict=True):
-        if count and not _is_unknown(name):
+        if count and not is_unknown(name):
             found[name] += count
     return found
 
@@ -264,7 +264,8 @@ def label_text(label: object) -> str:
     return str(label)
 
 
-def _is_unknown(label: str) -> bool:
+def is_unknown(label: str) -> bool:
+    """Whether a label says that nothing is known: see `UNKNOWN`."""
     return label.strip().lower() in UNKNOWN
 
 

@@ -52,12 +52,42 @@ def check_connected() -> None:
         )
 
 
+def check_bionty() -> None:
+    """Before registries of the connected instance are filled or read.
+
+    Raises:
+        RuntimeError: the instance was made without bionty.
+    """
+    import lamindb_setup
+
+    if "bionty" not in lamindb_setup.settings.instance.modules:
+        raise RuntimeError(
+            "the connected lamindb instance was made without bionty, which holds ontologies and genes: make another "
+            "one with `scdataloader instance init`"
+        )
+
+
 def local_roots() -> list[Path]:
     """Folders whose files the connected instance registers where they lie."""
     import lamindb
 
     roots = lamindb.Storage.filter(type="local").order_by("id").values_list("root", flat=True)
     return [Path(root).resolve() for root in roots]
+
+
+def local_storage() -> Path:
+    """The folder that the connected instance has its files in.
+
+    Raises:
+        RuntimeError: no instance is connected, or its files are not on this machine.
+    """
+    with session() as lamindb:
+        storage = lamindb.settings.storage
+        if storage.type != "local":
+            raise RuntimeError(
+                f"the instance keeps its files in {storage.root_as_str}, which is no folder here: give out"
+            )
+        return Path(storage.root_as_str)
 
 
 def off_the_hub() -> None:

@@ -11,11 +11,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from scdataloader.term_ids import prefix_of
+
 N_SHOWN = 5
 """Terms that a message names at most."""
 
 _PREFIX = re.compile(r"[A-Za-z]\w*?(?=[:_])")
-_ID = re.compile(r"(?P<prefix>[A-Za-z]\w*?)(?::\w+|_\d{4,})")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,13 +143,13 @@ class TermNames:
         for what, numbers in (("an id", self._by_id.get(_id_key(text))), ("a name", self._by_name.get(_folded(text)))):
             if numbers:
                 return f"{text!r} is {what} of {self.shown(numbers)}; where an id is asked for, give it in that form"
-        match = _ID.fullmatch(text.strip())
-        if match and match["prefix"].lower() not in {prefix.lower() for prefix in self.prefixes}:
+        own = prefix_of(text)
+        if own and own.lower() not in {prefix.lower() for prefix in self.prefixes}:
             return (
-                f"{text!r} is an id of {match['prefix']}, and {self.ontology} has only those of "
+                f"{text!r} is an id of {own}, and {self.ontology} has only those of "
                 f"{', '.join(self.prefixes)}: take the ontology that it belongs to, or correct it"
             )
-        what, near = ("ids", self._near_ids(text)) if match else ("names", self._near_names(text))
+        what, near = ("ids", self._near_ids(text)) if own else ("names", self._near_names(text))
         hint = f"the nearest {what} are {near}" if near else f"none of its {what} is like it"
         return f"{self.ontology} has no term {text!r}; {hint}"
 
@@ -166,12 +167,6 @@ class TermNames:
     def _near_names(self, text: str) -> str:
         close = difflib.get_close_matches(_folded(text), self._by_name, n=N_SHOWN, cutoff=0.7)
         return ", ".join(f"{name!r} ({self.ids[number]})" for name in close for number in self._by_name[name])
-
-
-def prefix_of(text: str) -> str:
-    """The prefix of a text that has the form of an id, as it is written; empty for names."""
-    match = _ID.fullmatch(text.strip())
-    return match["prefix"] if match else ""
 
 
 def _folded(text: str) -> str:

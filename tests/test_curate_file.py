@@ -1,6 +1,7 @@
 """One file: what is kept of it, what is dropped, what is refused, and what hooks see."""
 
 import gc
+import os
 import sys
 import weakref
 
@@ -119,12 +120,52 @@ def test_files_of_all_kinds_come_out_the_same(tmp_path, form):
         raw.write_zarr(path)
         (outcome,) = curate(path)
         found = ad.read_h5ad(outcome.output)
-    elif form == "csc":
-        with pytest.warns(UserWarning, match="turned round in memory"):
-            _, found = kept(written(path, raw))
     else:
         _, found = kept(written(path, raw))
     np.testing.assert_array_equal(found.X.toarray(), expected)
+
+
+def test_plain_facts_go_along_and_what_is_left_out_is_named(tmp_path):
+    raw = cells(IDS)
+    counts = raw.X.copy()
+    for name in ("spliced", "unspliced"):
+        raw.layers[name] = counts.copy()
+    raw.obsp["connectivities"] = raw.obsp["distances"] = csr_matrix(np.eye(10))
+    raw.varm["PCs"] = np.zeros((8, 2))
+    facts = {"title": "Cells of a test", "schema_version": "5.2.0", "n": 3, "share": 0.5, "ok": True}
+    raw.uns = facts | {"neighbors": {"n": 1}, "kind_colors": ["#000000"], "long": "x" * 10_001, "organism": "mouse"}
+    outcome, found = kept(written(tmp_path / "a.h5ad", raw))
+    named = (
+        "layers (spliced, unspliced), obsp (connectivities, distances), varm (PCs), uns (kind_colors, long, neighbors)"
+    )
+    assert outcome.notes == (f"left out: {named}",)
+    assert {key: value for key, value in found.uns.items() if key != "curation"} == facts
+    assert [np.asarray(found.uns[key]).dtype.kind for key in facts] == ["U", "U", "i", "f", "b"]
+
+    raw.uns = {f"n{i}": [i] for i in range(10)}
+    raw.X = csr_matrix(counts / 7)
+    outcome, found = kept(written(tmp_path / "b.h5ad", raw), Recipe(counts="layers/spliced"))
+    np.testing.assert_array_equal(found.X.toarray(), counts.toarray())
+    assert outcome.notes[0].startswith("left out: X, layers (unspliced), obsp")
+    assert outcome.notes[0].endswith("uns (n0, n1, n2, n3, n4, n5, n6, n7, and 2 more)")
+
+
+@pytest.mark.parametrize("form", ["h5ad", "zarr"])
+def test_facts_survive_hooks_and_being_curated_again(tmp_path, hooks, form):
+    name = hooks("def same(block): return block\n")
+    raw = cells(IDS)
+    raw.uns = {"title": "Cells of a test"}
+    path = tmp_path / f"a.{form}"
+    raw.write_zarr(path) if form == "zarr" else raw.write_h5ad(path)
+    if form == "h5ad":
+        with h5py.File(path, "r+") as file:  # as old files have them
+            file["uns"].update({"text": np.bytes_(b"x"), "latin": np.bytes_(b"\xff")})
+    (outcome,) = curate(path, Recipe(before=[f"{name}:same"]))
+    assert outcome.notes == (("left out: uns (latin)",) if form == "h5ad" else ())
+    (again,) = curate(outcome.output.rename(tmp_path / "again.h5ad"))
+    (said,) = again.notes
+    assert said.endswith("in their place: total_counts, n_genes_by_counts, is_outlier, outlier_in")
+    assert ad.read_h5ad(again.output).uns["title"] == "Cells of a test"
 
 
 def test_columns_and_constants_of_the_rule_and_what_is_told_of_labels(tmp_path):
@@ -140,6 +181,50 @@ def test_columns_and_constants_of_the_rule_and_what_is_told_of_labels(tmp_path):
     assert outcome.labels == {CELL_TYPE: ["CL:0000084", "CL:0000236"], ASSAY: ["EFO:0009922"]}
     assert outcome.organism == "NCBITaxon:9606"
     assert f"{CELL_TYPE}: labels that are no terms made \"unknown\": 1, of 2 cells ('?')" in outcome.notes
+
+
+def test_values_of_the_rule_stand_in_place_of_those_of_the_file(tmp_path):
+    """Before labels are standardised and organisms are looked for."""
+    raw = cells(IDS, cluster=[3, 3, 4, None, 5] * 2, author=["T cell", "junk", None, "?", "B"] * 2, organism="H. s.")
+    rule = Rule(
+        columns={"cluster": CELL_TYPE, "author": "kind"},
+        values={
+            CELL_TYPE: {3: "CL:0000084", "4": "b cell", 9: "T cell"},
+            "author": {"junk": "unknown"},
+            "organism": {"H. s.": "human"},
+        },
+    )
+    outcome, found = kept(written(tmp_path / "a.h5ad", raw), Recipe(rules={"*": rule}))
+    (tmp_path / "out" / "a.h5ad").unlink()
+    assert list(found.obs[CELL_TYPE]) == ["CL:0000084", "CL:0000084", "CL:0000236", "unknown", "unknown"] * 2
+    assert list(found.obs["author"].astype(object).where(found.obs["author"].notna(), "")) == [
+        *["T cell", "unknown", "", "?", "B"] * 2
+    ]
+    assert list(found.obs["kind"][:2]) == ["T cell", "junk"]
+    assert found.obs["cluster"].dtype == np.float64
+    assert outcome.organism == "NCBITaxon:9606"
+    assert f"{CELL_TYPE}: values of the rule that no cell has: 1 ('9')" in outcome.notes
+    assert f"{CELL_TYPE}: labels that are no terms made \"unknown\": 1, of 2 cells ('5')" in outcome.notes
+    said = failed(written(tmp_path / "b.h5ad", raw), Recipe(rules={"*": Rule(values={"athor": {"a": "b"}})}))
+    assert said.startswith("b.h5ad has no obs column 'athor' (the nearest are author")
+    assert said.endswith("), of which its rule replaces values")
+
+
+def test_labels_of_several_terms(tmp_path):
+    european, latin = "HANCESTRO:0005", "HANCESTRO:0014"
+    column = "self_reported_ethnicity_ontology_term_id"
+    raw = cells(IDS, **{column: [f"{european},{latin}", f"{latin} || {european}", european, f"{latin} || ?", None] * 2})
+    outcome, found = kept(written(tmp_path / "a.h5ad", raw))
+    both = f"{european} || {latin}"
+    assert list(found.obs[column]) == [both, both, european, "unknown", "unknown"] * 2
+    assert outcome.labels == {column: [european, latin]}
+    assert [note for note in outcome.notes if note.startswith(column)] == [
+        (
+            f"{column}: joint labels put in order: 2, of 4 cells "
+            f"('{european},{latin}' to {both}, '{latin} || {european}' to {both})"
+        ),
+        f"{column}: labels that are no terms made \"unknown\": 1, of 2 cells ('{latin} || ?')",
+    ]
 
 
 def test_outliers_are_flagged_and_dropped_only_where_asked_for(tmp_path):
@@ -220,8 +305,14 @@ def test_a_share_of_mitochondrial_counts(tmp_path):
     [
         ({"min_cells_per_file": 11}, "10 cells are left, where at least 11 are wanted"),
         ({"min_genes_per_file": 9}, "8 genes are left, where at least 9 are wanted"),
-        ({"min_counts_per_cell": 10_000}, "0 cells are left, where at least 1 are wanted"),
-        ({"min_cells_per_gene": 11}, "0 genes are left, where at least 1 are wanted"),
+        (
+            {"min_counts_per_cell": 10_000},
+            "0 cells are left, where at least 1 are wanted; cells with fewer than 10,000 counts, dropped: 10",
+        ),
+        (
+            {"min_cells_per_gene": 11},
+            "0 genes are left, where at least 1 are wanted; genes in fewer than 11 cells, dropped: 8",
+        ),
     ],
 )
 def test_too_little_is_dropped(tmp_path, options, why):
@@ -250,6 +341,17 @@ def test_a_file_of_two_organisms_is_refused_or_split(tmp_path):
         found = ad.read_h5ad(outcome.output)
         assert set(found.obs["organism_ontology_term_id"]) == {outcome.organism}
         np.testing.assert_array_equal(found.X.toarray(), raw[found.obs_names, genes].X.toarray())
+
+
+def test_labels_are_those_of_each_organism(tmp_path):
+    mouse = [gene.replace("ENSG", "ENSMUSG") for gene in IDS]
+    stage = "development_stage_ontology_term_id"
+    raw = cells([*IDS, *mouse], organism=["human", "mouse"] * 5, **{stage: ["embryonic stage"] * 10})
+    outcomes = curate(written(tmp_path / "a.h5ad", raw), Recipe(mixed_organisms="split"))
+    assert [(one.organism, one.labels[stage]) for one in outcomes] == [
+        ("NCBITaxon:10090", ["MmusDv:0000002"]),
+        ("NCBITaxon:9606", ["HsapDv:0000002"]),
+    ]
 
 
 def test_one_part_may_fail_alone(tmp_path):
@@ -295,6 +397,30 @@ def test_hooks_see_blocks_and_may_change_them(tmp_path, monkeypatch, hooks):
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["a.h5ad"]
 
 
+def test_metrics_are_those_of_the_output(tmp_path, hooks):
+    name = hooks("def hook(block):\n    block.X = block.X * 2\n    return block[:, 1:]\n")
+    x = np.arange(1, 81, dtype=np.float32).reshape(10, 8)
+    x[2:, 5] = 0
+    raw = cells(IDS)
+    raw.X = csr_matrix(x)
+    for recipe in (Recipe(min_cells_per_gene=3), Recipe(after=[f"{name}:hook"])):
+        outcome, found = kept(written(tmp_path / "a.h5ad", raw), recipe)
+        assert outcome.n_genes_out == 7
+        np.testing.assert_array_equal(found.obs["total_counts"], found.X.sum(axis=1).A1)
+        np.testing.assert_array_equal(found.obs["n_genes_by_counts"], np.diff(found.X.indptr))
+
+
+def test_hooks_that_drop_cells_leave_the_order_of_categories(tmp_path, monkeypatch, hooks):
+    monkeypatch.setattr(part, "CELLS_PER_BLOCK", 3)
+    name = hooks("def hook(block): return block[block.obs['good']]")
+    day = pd.Categorical(["late", "early", "mid"] * 3 + ["late"], ["early", "mid", "late"], ordered=True)
+    raw = cells(IDS, good=[True, False] * 5)
+    raw.obs["day"] = day
+    _, found = kept(written(tmp_path / "a.h5ad", raw), Recipe(after=[f"{name}:hook"]))
+    assert found.obs["day"].dtype == day.dtype
+    assert list(found.obs["day"]) == list(day[::2])
+
+
 def test_what_hooks_give_is_put_in_order(tmp_path, hooks):
     name = hooks(
         "import numpy as np\n"
@@ -323,7 +449,15 @@ def test_what_hooks_give_is_put_in_order(tmp_path, hooks):
     ("code", "why"),
     [
         ("def hook(block): return None", "has to give an AnnData, not NoneType"),
-        ("def hook(block): raise ValueError('not this one')", "not this one"),
+        ("def hook(block): raise ValueError('not this one')", "raised ValueError (not this one) in line 1 of"),
+        (
+            "def hook(block): return block.no_such",
+            "raised AttributeError ('AnnData' object has no attribute 'no_such')",
+        ),
+        (
+            "import pandas\ndef hook(block):\n    block.obs['day'] = pandas.Timestamp(0)\n    return block",
+            "No method registered for writing",
+        ),
         (
             "def hook(block):\n    block.X = block.X / 2\n    return block",
             "where whole numbers from 0 up were expected; hooks have to give counts",
@@ -394,6 +528,13 @@ def test_what_is_refused(tmp_path, change, recipe, why):
     assert why in failed(written(tmp_path / "a.h5ad", raw), Recipe(**recipe))
 
 
+def test_what_anndata_cannot_read(tmp_path):
+    path = written(tmp_path / "a.h5ad", cells(IDS))
+    with h5py.File(path, "a") as file:
+        file["obsm"].create_group("odd").attrs.update({"encoding-type": "odd", "encoding-version": "0.1.0"})
+    assert "No read method registered for IOSpec(encoding_type='odd'" in failed(path)
+
+
 def test_files_that_are_none(tmp_path):
     empty = written(tmp_path / "empty.h5ad", cells(IDS, 0, organism=[]))
     assert failed(empty) == "empty.h5ad has no cells"
@@ -401,3 +542,11 @@ def test_files_that_are_none(tmp_path):
     text.write_text("not this")
     assert "is not an HDF5 file" in failed(text)
     assert "gone.h5ad does not exist" in failed(tmp_path / "gone.h5ad")
+    short = written(tmp_path / "short.h5ad", cells(IDS))
+    os.truncate(short, short.stat().st_size - 1)
+    assert f"{short} is truncated" in failed(short)
+
+
+def test_cells_and_genes_are_told_as_soon_as_they_are_known(tmp_path):
+    (outcome,) = curate(written(tmp_path / "a.h5ad", cells(IDS)), Recipe(required=["donor_id"]))
+    assert (outcome.n_cells_in, outcome.n_genes_in, outcome.status) == (10, 8, "failed")

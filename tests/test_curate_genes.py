@@ -20,14 +20,12 @@ def test_a_table_tells_symbols_synonyms_and_what_is_ambiguous(tmp_path):
     assert list(read.symbols) == IDS
     assert read.ids == {
         "TP53": IDS[0],
-        "P53": IDS[0],
-        "BCC7": IDS[0],
         "CD4": IDS[1],
         "MT-ND1": IDS[2],
         "MT-CO1": IDS[3],
-        "COX1": IDS[3],
         "ND1": IDS[7],  # the symbol of one gene before the synonym of another
     }
+    assert read.synonyms == {"P53": IDS[0], "BCC7": IDS[0], "COX1": IDS[3]}
     assert read.ambiguous == {"TWICE", "SHARED"}
 
 
@@ -49,19 +47,45 @@ def test_tables_of_all_forms_say_the_same(tmp_path, form):
 
 
 def test_symbols_synonyms_and_ids_are_matched_and_repeats_summed(tmp_path):
-    names = ["P53", "CD4", "ENSG00000000003.7", "TWICE", "GFP", "TP53", "7SK_ENSG00000000007"]
+    names = ["TP53", "CD4", "ENSG00000000003.7", "TWICE", "GFP", "TP53", "7SK_ENSG00000000007", "COX1"]
     raw = cells(names, organism="human")
     outcome, found = kept(written(tmp_path / "a.h5ad", raw), recipe(tmp_path))
     x = raw.X.toarray()
-    assert list(found.var_names) == [IDS[0], IDS[1], IDS[2], IDS[6]]
-    assert list(found.var["symbol"]) == ["TP53", "CD4", "MT-ND1", ""]
-    np.testing.assert_array_equal(found.X.toarray(), np.stack([x[:, 0] + x[:, 5], x[:, 1], x[:, 2], x[:, 6]], axis=1))
+    assert list(found.var_names) == [IDS[0], IDS[1], IDS[2], IDS[3], IDS[6]]
+    assert list(found.var["symbol"]) == ["TP53", "CD4", "MT-ND1", "MT-CO1", ""]
+    expected = np.stack([x[:, 0] + x[:, 5], x[:, 1], x[:, 2], x[:, 7], x[:, 6]], axis=1)
+    np.testing.assert_array_equal(found.X.toarray(), expected)
     assert outcome.notes[:3] == (
         "genes without match, dropped: 2 (GFP, TWICE)",
         "of these, names that may be several genes: 1 (TWICE)",
         "genes that occur again, summed: 1",
     )
-    assert (outcome.n_genes_in, outcome.n_genes_out) == (7, 4)
+    assert (outcome.n_genes_in, outcome.n_genes_out) == (8, 5)
+
+
+@pytest.mark.parametrize("others", [["TP53"], ["ENSG00000000001.4"], ["BCC7"]])
+def test_a_synonym_beside_another_name_of_the_gene_means_another_gene(tmp_path, others):
+    raw = cells(["P53", *others, "CD4"], organism="human")
+    outcome, found = kept(written(tmp_path / "a.h5ad", raw), recipe(tmp_path))
+    expected = {"CD4": raw.X.toarray()[:, 2]} | ({} if others == ["BCC7"] else {"TP53": raw.X.toarray()[:, 1]})
+    assert set(found.var["symbol"]) == set(expected)
+    for place, symbol in enumerate(found.var["symbol"]):
+        np.testing.assert_array_equal(found.X.toarray()[:, place], expected[symbol])
+    (said,) = [note for note in outcome.notes if "several genes" in note]
+    assert "P53" in said
+
+
+def test_symbols_among_ids_are_looked_up_too(tmp_path):
+    raw = cells([*IDS[2:], "TP53", "BCC7", "P53"], organism="human")
+    _, found = kept(written(tmp_path / "a.h5ad", raw), recipe(tmp_path))
+    assert list(found.var_names) == [IDS[0], *IDS[2:]]
+    np.testing.assert_array_equal(found.X.toarray()[:, 0], raw.X.toarray()[:, len(IDS) - 2])
+
+
+def test_few_ids_with_versions_and_no_table(tmp_path):
+    raw = cells(["ENSG00000000001.4", "GFP", "RFP"], organism="human")
+    _, found = kept(written(tmp_path / "a.h5ad", raw), Recipe(min_gene_overlap=0))
+    assert list(found.var_names) == [IDS[0]]
 
 
 def test_unmatched_genes_are_kept_where_asked_for(tmp_path):

@@ -307,6 +307,42 @@ def test_a_checkpoint_brings_the_hierarchy_along(caplog):
     assert "type: 20 cells have labels that training has not seen; their code is -1: T:3 (20)" in caplog.text
 
 
+JOINT = ["T:4", "T:6 || T:8", "T:5", "T:8,T:6", "T:6", "T:6 || T:8"]
+
+
+def test_a_joint_label_is_a_class_of_its_own_without_an_ontology():
+    dm = module([source(labels=JOINT)], hierarchies=None, labels=["type"])
+    assert dm.encoders["type"] == {"T:4": 0, "T:5": 1, "T:6": 2, "T:6 || T:8": 3, "T:8,T:6": 4}
+
+
+@pytest.mark.parametrize("scheme", ["uniform", "tree"])
+def test_a_joint_label_has_no_place_in_an_ontology_which_is_said_once(scheme, caplog):
+    dm = module([source(labels=JOINT)], labels=["type"], sampling=scd.Sampling(by=["type"], scheme=scheme))
+    dm.setup("fit")
+    assert dm.encoders["type"] == {"T:5": 0, "T:6": 1, "T:4": 2}
+    assert dm.label_codes[:6, 0].tolist() == [2, -1, 0, -1, 1, -1]
+    drawn = np.concatenate([batch["labels"][:, 0] for batch in dm.train_dataloader()])
+    assert set(drawn.tolist()) == {0, 1, 2}
+    dm.teardown("fit")
+    said = [record.getMessage() for record in caplog.records]
+    assert [line for line in said if "joint" in line or "has not seen" in line] == [
+        "type: joint labels have no one place in toy; their code is -1, in 40 cells: 'T:6 || T:8', 'T:8,T:6'"
+    ]
+
+
+def test_joint_labels_that_a_trained_model_meets_are_unseen(caplog):
+    state = module(labels=["type"]).state_dict()
+    later = module([source(labels=JOINT)], labels=["type"], hierarchies=None)
+    later.load_state_dict(state)
+    assert later.label_codes[:6, 0].tolist() == [5, -1, 0, -1, 1, -1]
+    assert "40 cells have labels that training has not seen; their code is -1: T:6 || T:8 (27), T:8,T:6" in caplog.text
+
+
+def test_a_column_of_joint_labels_alone_has_no_hierarchy():
+    with pytest.raises(ValueError, match="all labels of 'type' are unknown or joint; name a column"):
+        fit("T:6 || T:8", None)
+
+
 def test_later_data_may_name_its_terms_otherwise():
     state = module(labels=["type"]).state_dict()
     later = module([source(labels=["cd4", "glia", "nerve"])], labels=["type"])

@@ -45,6 +45,10 @@ def test_from_nothing_to_terms(instance, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     assert re.fullmatch(r"Organism: 25 terms, 25 new in .* s\nEthnicity: ([0-9]+) terms, \1 new in .* s\n", out)
     assert re.fullmatch(r"Ethnicity: [0-9]+ terms, none new\n", instance("import-ontologies", "Ethnicity")[1])
+    (other / "genes.csv").write_text("ENSG00000141510,TP53\n")
+    code, out, err = instance("import-genes", "human", "genes.csv", cwd=other)
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"Gene: 1 genes of human, 1 new in .* s\n", out)
     code, _, err = instance("import-ontologies", "Tissue", "--online")
     assert code == 2
     assert "bionty.Tissue.import_source() fetches its terms over the network" in err
@@ -56,6 +60,7 @@ def test_from_nothing_to_terms(instance, tmp_path: Path) -> None:
     [
         (["connect", "nowhere"], "there is no lamindb instance anonymous/nowhere; none are known here"),
         (["import-ontologies", "Organism"], "no lamindb instance is connected here: make one with"),
+        (["import-genes", "humn", "genes.csv"], "unknown organism 'humn' (did you mean 'human'?)"),
         (["import-ontologies", "Celltype"], "there is no registry 'Celltype' to import (did you mean CellType?)"),
         (["init", "--storage", "s3://bucket"], "s3://bucket cannot be the storage that an instance begins with"),
         (["init", "--storage", "db", "--name", "a/b"], "'a/b' is no name for an instance"),

@@ -29,6 +29,7 @@ from killed import kill_at_each_step
 from scdataloader import Collection
 from scdataloader.curate import Recipe
 from scdataloader.curate.register import register
+from scdataloader.instance_genes import import_genes, registered_genes
 
 assert lamindb.setup.settings.instance.dialect == "postgresql"
 
@@ -60,6 +61,12 @@ hung_up = []
 sys.addaudithook(hang_up)
 assert register([curated(folder / "idle.h5ad", [B])], key="my/idle", recipe=Recipe()).n_new == 1
 assert hung_up
+
+Path("genes.csv").write_text("ENSG00000141510,TP53\\nENSG00000000003,P\\n")
+assert "2 genes of human, 2 new" in import_genes("human", "genes.csv")
+assert import_genes("human", "genes.csv") == "Gene: 2 genes of human, none new"
+rows = [["ENSG00000000003", "P", ""], ["ENSG00000141510", "TP53", ""]]
+assert registered_genes("human").to_numpy().tolist() == rows
 
 before = count()
 try:

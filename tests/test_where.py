@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from curated import CD8, CELL_TYPE, HUMAN, MOUSE, NAIVE_CD8, NEURON, B, T, curated
+from curation import IDS, kept, written
+from curation import cells as raw_cells
 
 from scdataloader import Collection, DataModule, Sampling
 from scdataloader.cli import main
@@ -100,6 +102,23 @@ def test_a_label_of_names_chooses_by_names(lamin: ModuleType) -> None:
     assert collection.obs(["kind"])["kind"].tolist() == ["T cell", "T cell"]
 
 
+def test_a_joint_label_is_found_by_each_of_its_terms(lamin: ModuleType) -> None:
+    import bionty
+
+    column, european, latin = "self_reported_ethnicity_ontology_term_id", "HANCESTRO:0005", "HANCESTRO:0014"
+    folder = Path(lamin.settings.storage.root_as_str) / "where_joint"
+    folder.mkdir()
+    labels = [f"{latin},{european}", european, None, latin, f"{european} || {latin}", f"{european} || ?"]
+    outcome, _ = kept(written(folder / "a.h5ad", raw_cells(IDS, 6, row=range(6), **{column: labels})))
+    register([outcome], key="where/joint", recipe=Recipe())
+    artifact = lamin.Artifact.get(key__startswith="where/joint/")
+    assert set(artifact.ethnicities.values_list("ontology_id", flat=True)) == {european, latin}
+    name = bionty.Ethnicity.get(ontology_id=european).name
+    for asked, rows in [(european, [0, 1, 4]), (latin, [0, 3, 4]), (name, [0, 1, 4]), ([name, latin], [0, 1, 3, 4])]:
+        collection = Collection.open("lamindb:where/joint", where={"ethnicities": asked})
+        assert collection.obs(["row"])["row"].tolist() == rows
+
+
 def test_a_label_of_a_whole_artifact_chooses_all_its_cells(lamin: ModuleType) -> None:
     label = lamin.ULabel(name="where: good").save()
     for name in "ab":
@@ -158,6 +177,9 @@ def test_other_data_have_no_registries(tmp_path: Path) -> None:
 def test_inspect_takes_conditions(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["--where", "cell_types=T cell and below", f"cell_types={NEURON}", "organisms=human"]
     assert main(["inspect", f"lamindb:{KEY}", *words]) == 0
+    assert re.search(r"2 sources, 4 cells", capsys.readouterr().out)
+    apart = [word for condition in words[1:] for word in ("--where", condition)]
+    assert main(["inspect", f"lamindb:{KEY}", *apart]) == 0
     assert re.search(r"2 sources, 4 cells", capsys.readouterr().out)
     assert main(["inspect", f"lamindb:{KEY}", "--where", "organisms"]) == 2
     condition = "{cell_types: [T cell and below, neuron], organisms: human}"

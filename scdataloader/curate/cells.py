@@ -13,8 +13,8 @@ from anndata.io import read_elem
 from numpy.typing import NDArray
 
 from scdataloader.alignment import ORGANISM_COLUMNS, split_organisms
-from scdataloader.curate.labels import standardised
-from scdataloader.curate.recipe import Recipe
+from scdataloader.curate.labels import shown, with_values
+from scdataloader.curate.recipe import Recipe, Rule
 from scdataloader.gene_names import examples, gene_ids
 from scdataloader.organisms import infer_organism, normalise_organism
 from scdataloader.sources import H5adSource, ZarrSource
@@ -31,7 +31,7 @@ class Cells:
     """All cells of a file, before any filter."""
 
     obs: pd.DataFrame
-    """Every column of the file, with those of the rule, labels standardised; names are text."""
+    """Every column of the file, with those of the rule; names are text."""
     obsm: dict[str, Any]
     """Further values of each cell."""
     organisms: list[tuple[str, NDArray[np.int64]]]
@@ -41,7 +41,7 @@ class Cells:
 
 
 def read_cells(source: FileSource, recipe: Recipe) -> Cells:
-    """Read the table of a file's cells, and bring it into standard form.
+    """Read the table of a file's cells, and do to it what the rule says.
 
     Args:
         source: the file.
@@ -53,23 +53,13 @@ def read_cells(source: FileSource, recipe: Recipe) -> Cells:
     """
     obs = named_obs(source)
     obs = obs.copy(deep=False)
-    for column, standard in recipe.rule.columns.items():
-        if column not in obs:
-            raise KeyError(f"{_lacks(source.name, column, obs.columns)}, which its rule makes {standard!r} of")
-        obs[standard] = obs[column]
-    for column, value in recipe.rule.constants.items():
-        obs[column] = constant(value, len(obs))
+    notes = _follow(recipe.rule, obs, source.name)
     for column in recipe.required:
         if column not in obs:
             raise KeyError(
                 f"{_lacks(source.name, column, obs.columns)}, which is required; name the column that has it in a rule"
             )
     organisms = _organisms(source, obs, recipe)
-    known, notes = [organism for organism, _ in organisms], []
-    for column, ontologies in recipe.labels.items():
-        if column in obs:
-            obs[column], changed = standardised(obs[column], ontologies, known)
-            notes += [f"{column}: {note}" for note in changed]
     return Cells(obs=obs, obsm=read_obsm(source), organisms=organisms, notes=tuple(notes))
 
 
@@ -113,6 +103,24 @@ def read_obsm(source: FileSource) -> dict[str, Any]:
 def rows_of(values: Any, rows: NDArray[np.int64] | slice) -> Any:
     """Some rows of a value of obsm: an array, sparse or not, or a table."""
     return values.iloc[rows] if isinstance(values, pd.DataFrame) else values[rows]
+
+
+def _follow(rule: Rule, obs: pd.DataFrame, name: str) -> list[str]:
+    """Make the columns of a rule in ``obs``; notes on what it says of no cell."""
+    notes = []
+    for column, standard in rule.columns.items():
+        if column not in obs:
+            raise KeyError(f"{_lacks(name, column, obs.columns)}, which its rule makes {standard!r} of")
+        obs[standard] = obs[column]
+    for column, put in rule.values.items():  # noqa: PD011 (of a rule, not of a table)
+        if column not in obs:
+            raise KeyError(f"{_lacks(name, column, obs.columns)}, of which its rule replaces values")
+        obs[column], absent = with_values(obs[column], put)
+        if absent:
+            notes.append(f"{column}: values of the rule that no cell has: {len(absent):,} ({shown(map(repr, absent))})")
+    for column, value in rule.constants.items():
+        obs[column] = constant(value, len(obs))
+    return notes
 
 
 def _organisms(source: FileSource, obs: pd.DataFrame, recipe: Recipe) -> list[tuple[str, NDArray[np.int64]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
@@ -28,12 +27,13 @@ def main(args: Sequence[str]) -> None:
     options = vars(parser.instantiate(parser.parse_args(_config_first(args))))
     recipe = Recipe(**{name: options[name] for name in Recipe.__dataclass_fields__})
     own = {name: options[name] for name in Curator.__dataclass_fields__ if name in options}
+    curator = Curator(recipe=recipe, **own)
     try:
-        outcomes = Curator(recipe=recipe, **own).run(options["files"])
+        outcomes = curator.run(options["files"])
     except KeyboardInterrupt as interrupt:
         interrupt.add_note("files that are done are kept: give the same command again to go on")
         raise
-    show_report(outcomes, Path(options["out"]) / REPORT)
+    show_report(outcomes, curator.folder / REPORT)
     if any(outcome.status == "failed" for outcome in outcomes):
         raise SystemExit(FAILED)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scdataloader.curate.bionty_genes import tell_of_genes, with_bionty_genes
 from scdataloader.curate.filters import with_kinds
 from scdataloader.curate.hooks import load_hook
 from scdataloader.curate.ledger import Ledger, open_ledger
@@ -20,10 +22,12 @@ from scdataloader.curate.pool import curate_files
 from scdataloader.curate.recipe import Recipe
 from scdataloader.curate.report import write_report
 from scdataloader.curate.writer import without_partial
-from scdataloader.lamin_session import check_connected
+from scdataloader.lamin_session import check_connected, local_storage
 from scdataloader.sources.locate import expand
 from scdataloader.store.pool import n_cores
 from scdataloader.store.progress import progress_bar
+
+_KEY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*")
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +37,8 @@ class Curator:
     """Curates files into a folder, and perhaps into a lamindb collection.
 
     Args:
-        out: The folder for the curated files, ``report.csv``, and the ledger of what is done.
+        out: The folder for the curated files, ``report.csv``, and the ledger of what is done; None for ``curated`` and
+            the collection's key in the storage of the lamindb instance.
         recipe: What to do with the files.
         collection: Key of a collection of the connected lamindb instance, which the files are registered in; None to
             have the files only.
@@ -42,7 +47,7 @@ class Curator:
         progress: Whether to show a bar on standard error; None to show it on a terminal.
     """
 
-    out: str | os.PathLike[str]
+    out: str | os.PathLike[str] | None = None
     recipe: Recipe = field(default_factory=Recipe)
     collection: str | None = None
     storage: str | None = None
@@ -52,6 +57,26 @@ class Curator:
     def __post_init__(self) -> None:
         if self.processes is not None and self.processes < 1:
             raise ValueError(f"processes must be 1 or more, not {self.processes}")
+        if self.collection is None and self.out is None:
+            raise ValueError("nothing says where curated files go: give out, a folder, or collection, or both")
+        if self.collection is None and self.storage is not None:
+            raise ValueError(f"storage={self.storage} is for what is registered: give collection, too")
+        if self.collection is not None and not _KEY.fullmatch(self.collection):
+            raise ValueError(
+                f"{self.collection!r} is no key of a collection: give one like my/atlas, of letters, digits, '-', '_' "
+                "and '.', in parts that '/' separates"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """``out``, or what stands for it.
+
+        Raises:
+            RuntimeError: it is for the instance to say, and none is connected, or its storage is no local folder.
+        """
+        if self.out is not None:
+            return Path(self.out).expanduser().absolute()
+        return local_storage() / "curated" / str(self.collection)
 
     def run(self, files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Outcome]:
         """Curate files, in parallel processes; in a script, call it under ``if __name__ == "__main__":``.
@@ -69,59 +94,65 @@ class Curator:
 
         Raises:
             FileNotFoundError: a glob matches nothing, or the recipe names a file that does not exist.
-            LookupError: the recipe names a hook that does not exist.
+            LookupError: the recipe names a hook that does not exist, or takes genes from bionty that it has none of.
             RuntimeError: another run is curating into the folder, processes cannot be started, or a collection is named
-                and no lamindb instance is connected.
+                or genes are bionty's, and no lamindb instance is connected.
             ValueError: no file is named, or one lies in the folder for the outputs; the recipe names an ontology or an
                 assay that does not exist.
         """
-        folder = Path(self.out).expanduser().absolute()
-        named = _named(files, folder)
-        _check(self.recipe, list(named.values()))
         if self.collection is not None:
             check_connected()
+        folder = self.folder
+        named = _named(files, folder)
+        _check(self.recipe, list(named.values()))
+        recipe = with_bionty_genes(self.recipe, folder)
         with open_ledger(folder) as ledger:
             without_partial(folder)
             done: dict[Path, list[Outcome]] = {}
             try:
-                done.update(self._curated(named, ledger))  # one by one: after an interruption, some
+                done.update(self._curated(named, recipe, ledger))  # one by one: after an interruption, some
             finally:
                 without_partial(folder)
                 outcomes = [outcome for path in named for outcome in done.get(path, [])]
                 if outcomes:
                     write_report(folder, outcomes)
-        if self.collection is not None:
-            from scdataloader.curate.register import register
+            if self.collection is not None:  # before another run may change the outputs
+                from scdataloader.curate.register import register
 
-            logger.info("%s", register(outcomes, key=self.collection, recipe=self.recipe, storage=self.storage))
+                tell_of_genes(outcomes, recipe)
+                logger.info("%s", register(outcomes, key=self.collection, recipe=recipe, storage=self.storage))
         return outcomes
 
-    def _curated(self, named: dict[Path, str], ledger: Ledger) -> Iterator[tuple[Path, list[Outcome]]]:
+    def _curated(self, named: dict[Path, str], recipe: Recipe, ledger: Ledger) -> Iterator[tuple[Path, list[Outcome]]]:
         """Files, and what has become of each: first of those that were done before."""
         shown = sys.stderr.isatty() if self.progress is None else self.progress
-        plan = make_plan(named, self.recipe, ledger, shown=shown)
+        plan = make_plan(named, recipe, ledger, shown=shown)
         if plan.n_before:
             logger.info("done before: %d of %d files", plan.n_before, len(named))
         for path, outcomes in plan.done.items():
             _tell(outcomes)
             yield path, outcomes
-        for job, made in self._done_now(plan.jobs, shown=shown):
-            outcomes = made if _is_unchanged(job, ledger) else _withdrawn(job, made)
+        for job, made in self._done_now(plan.jobs, ledger, shown=shown):
+            outcomes = made if _is_unchanged(job, ledger) else _withdrawn(job)
             ledger.note_outcomes(job.path, outcomes)
             _tell(outcomes)
             yield job.path, outcomes
 
-    def _done_now(self, jobs: list[Job], *, shown: bool) -> Iterator[tuple[Job, list[Outcome]]]:
+    def _done_now(self, jobs: list[Job], ledger: Ledger, *, shown: bool) -> Iterator[tuple[Job, list[Outcome]]]:
         """Jobs with what they came to, as they are done."""
         told = {job.path: 0 for job in jobs}
         with progress_bar("curating", sum(job.n_bytes for job in jobs), shown=shown) as advance:
+
+            def begun(job: Job) -> None:
+                ledger.note_outcomes(job.path, [])  # what was known is not true any more, whatever ends this
 
             def heard(job: Job, share: float) -> None:
                 n_bytes = round(share * job.n_bytes)
                 advance(n_bytes - told[job.path])
                 told[job.path] = n_bytes
 
-            for job, outcomes in curate_files(jobs, min(self.processes or n_cores(), len(jobs)), heard):
+            n = min(self.processes or n_cores(), len(jobs))
+            for job, outcomes in curate_files(jobs, n, begun=begun, heard=heard):
                 heard(job, 1.0)
                 yield job, outcomes
 
@@ -153,11 +184,8 @@ def _is_unchanged(job: Job, ledger: Ledger) -> bool:
     return job.path.exists() and ledger.content(job.path) == job.content
 
 
-def _withdrawn(job: Job, outcomes: list[Outcome]) -> list[Outcome]:
+def _withdrawn(job: Job) -> list[Outcome]:
     """What to say of a file that became another while it was curated."""
-    for outcome in outcomes:
-        if outcome.output is not None:
-            outcome.output.unlink()
     why = "it was changed or removed while it was curated; give the same command again"
     return [failed(job.source, why, content=job.content, recipe=job.recipe_hash)]
 

@@ -22,6 +22,8 @@ def kept_cells(
 ) -> tuple[NDArray[np.bool_], list[str]]:
     """``(n,)`` the cells that all filters keep, and a note for each filter on what it dropped of those before it.
 
+    A filter that a file has nothing for keeps all cells, and a note says so.
+
     Args:
         obs: the cells, with standardised labels.
         metrics: of the same cells: see `cell_metrics`.
@@ -36,6 +38,9 @@ def kept_cells(
     kept = np.ones(len(obs), dtype=np.bool_)
     notes = []
     for passes, why in _filters(obs, metrics, recipe, name):
+        if passes is None:
+            notes.append(why)
+            continue
         n_dropped = int((kept & ~passes).sum())
         kept &= passes
         if n_dropped:
@@ -45,8 +50,8 @@ def kept_cells(
 
 def _filters(
     obs: pd.DataFrame, metrics: pd.DataFrame, recipe: Recipe, name: str
-) -> Iterator[tuple[NDArray[np.bool_], str]]:
-    """The cells that pass each filter, and what is said of the others."""
+) -> Iterator[tuple[NDArray[np.bool_] | None, str]]:
+    """The cells that pass each filter, and what is said of the others; None, and why, of one that cannot be applied."""
     if recipe.assays:
         if ASSAY not in obs:
             raise KeyError(
@@ -56,10 +61,14 @@ def _filters(
         yield obs[ASSAY].isin(with_kinds(recipe.assays)).to_numpy(), "of other assays"
     if recipe.primary_only and PRIMARY in obs:
         yield _is_primary(obs[PRIMARY], name), "of no primary data"
+    elif recipe.primary_only:
+        yield None, f"no obs column {PRIMARY!r}: primary_only has dropped nothing"
     n_genes, total = metrics["n_genes_by_counts"].to_numpy(), metrics["total_counts"].to_numpy()
     yield n_genes >= recipe.min_genes_per_cell, f"with fewer than {recipe.min_genes_per_cell:,} genes"
     yield total >= recipe.min_counts_per_cell, f"with fewer than {recipe.min_counts_per_cell:,} counts"
-    if recipe.max_pct_mt is not None and PCT_MT in metrics:
+    if recipe.max_pct_mt is not None and PCT_MT not in metrics:
+        yield None, "no gene is known to be mitochondrial, by its symbol: max_pct_mt has dropped nothing"
+    elif recipe.max_pct_mt is not None:
         yield (
             ~(metrics[PCT_MT].to_numpy() > recipe.max_pct_mt),
             f"with more than {recipe.max_pct_mt:g} % mitochondrial counts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,11 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scdataloader.curate.recipe import Recipe
+from scdataloader.curate.recipe import BIONTY, Recipe
 from scdataloader.gene_names import SYMBOL_COLUMNS, examples, gene_ids, gene_rows
 from scdataloader.genes import GeneVocabulary
 from scdataloader.kernels.align import OK, align_rows, close_gaps
-from scdataloader.organisms import ENSEMBL_ID, infer_organism, normalise_organism
+from scdataloader.organisms import ENSEMBL_ID, infer_organism, normalise_organism, without_version
 from scdataloader.types import CSRRows
 
 MITOCHONDRIAL = ("mt-", "mt:")
@@ -31,7 +32,9 @@ class GeneTable:
     symbols: dict[str, str]
     """{id: symbol}, ids sorted; a symbol may be empty."""
     ids: dict[str, str]
-    """{symbol or synonym: id}. A symbol goes before another gene's synonym."""
+    """{symbol: id}, of symbols that one gene has."""
+    synonyms: dict[str, str]
+    """{synonym: id}, of those that are no gene's symbol, and of one gene only."""
     ambiguous: frozenset[str]
     """Symbols that several ids share, and synonyms that do, where no gene has them for a symbol."""
 
@@ -52,7 +55,8 @@ class GeneTable:
         first = rows.drop_duplicates("id").sort_values("id")
         return cls(
             symbols=dict(zip(first["id"], first["symbol"], strict=True)),
-            ids=others | symbols,
+            ids=symbols,
+            synonyms={name: gene for name, gene in others.items() if name not in symbols},
             ambiguous=frozenset(unclear),
         )
 
@@ -67,11 +71,6 @@ class Genes:
     """Genes of the output: the index holds Ensembl-style ids, sorted, then perhaps names of unmatched genes."""
     notes: tuple[str, ...]
     """What was left out or summed."""
-
-    @property
-    def mitochondrial(self) -> NDArray[np.bool_]:
-        """``(n_genes,)`` which genes of the output are, by their symbol."""
-        return self.var["symbol"].str.lower().str.startswith(MITOCHONDRIAL).to_numpy(np.bool_)
 
     def only(self, kept: NDArray[np.bool_]) -> Genes:
         """Some of them: ``kept`` is ``(n_genes,)``."""
@@ -105,6 +104,13 @@ class Genes:
         return csr_matrix((data, indices[: indptr[-1]], indptr), shape=(n, n_genes))
 
 
+def mitochondrial(var: pd.DataFrame) -> NDArray[np.bool_]:
+    """``(n_genes,)`` which genes of an output are, by their symbol."""
+    if "symbol" not in var:  # a hook has taken it away
+        return np.zeros(len(var), dtype=np.bool_)
+    return var["symbol"].astype(str).str.lower().str.startswith(MITOCHONDRIAL).to_numpy(np.bool_)
+
+
 def match_genes(var: pd.DataFrame, organism: str, recipe: Recipe, name: str) -> Genes:
     """The genes of a file's ``var``, matched by its organism's table, or where there is none by their ids.
 
@@ -121,13 +127,18 @@ def match_genes(var: pd.DataFrame, organism: str, recipe: Recipe, name: str) -> 
     """
     path = next((path for other, path in recipe.genes.items() if normalise_organism(other) == organism), None)
     table = None if path is None else _table(path)
-    ids = gene_ids(var, column=recipe.rule.genes, table=None if table is None else table.ids, name=name)
+    ids = without_version(
+        gene_ids(var, column=recipe.rule.genes, table=None if table is None else table.ids, name=name)
+    )
+    ambiguous: frozenset[str] = frozenset()
+    if table is not None:
+        ids, ambiguous = _looked_up(ids, table)
     symbols = _own_symbols(var, ids, organism, name) if table is None else table.symbols
     vocabulary = GeneVocabulary.from_dict({organism: sorted(symbols)})
     found = vocabulary.map(ids, organism, source=name, min_overlap=recipe.min_gene_overlap)
     matched = [vocabulary.ids[number] for number in np.flatnonzero(found.measured)]
     unmatched = sorted({ids[at] for at in np.flatnonzero(found.lut < 0)})
-    ambiguous = [] if table is None else [gene for gene in unmatched if gene in table.ambiguous]
+    unclear = [gene for gene in unmatched if gene in ambiguous]
     keep = recipe.unmatched_genes == "keep"
     extra = unmatched if keep else []
     number = {gene: place for place, gene in enumerate([*matched, *extra])}
@@ -137,12 +148,25 @@ def match_genes(var: pd.DataFrame, organism: str, recipe: Recipe, name: str) -> 
     if keep:
         made["in_table"] = np.arange(len(number)) < len(matched)
     n_summed = int((lut >= 0).sum()) - len(number)
-    return Genes(lut=lut, var=made, notes=_notes(found.n_dropped, unmatched, ambiguous, n_summed, keep=keep))
+    return Genes(lut=lut, var=made, notes=_notes(found.n_dropped, unmatched, unclear, n_summed, keep=keep))
 
 
 @cache
 def _table(path: str) -> GeneTable:
     return GeneTable.read(path)
+
+
+def _looked_up(names: list[str], table: GeneTable) -> tuple[list[str], frozenset[str]]:
+    """The ids of names that are none of the table's ids, and names that may be several genes, which stay as they are.
+
+    A synonym means its gene only where no other name of the file does: a file that has both, or two synonyms of a gene,
+    tells them apart.
+    """
+    by_symbol = [name if name in table.symbols else table.ids.get(name, name) for name in names]
+    asked = {name: table.synonyms[name] for name in set(by_symbol) if name in table.synonyms}
+    n_names = Counter([*asked.values(), *set(by_symbol)])
+    clear = {name: gene for name, gene in asked.items() if n_names[gene] == 1}
+    return [clear.get(name, name) for name in by_symbol], table.ambiguous | (set(asked) - set(clear))
 
 
 def _own_symbols(var: pd.DataFrame, ids: list[str], organism: str, name: str) -> dict[str, str]:
@@ -157,7 +181,8 @@ def _own_symbols(var: pd.DataFrame, ids: list[str], organism: str, name: str) ->
     if not known:
         raise ValueError(
             f"{name} is of {organism} and has no Ensembl-style ids of it (its genes look like {examples(ids)}); give "
-            f"the recipe a gene table, as genes: {{{organism}: genes.csv}}, or name the column of var that has ids"
+            f"the recipe a gene table, as genes: {{{organism}: genes.csv}}, or {{{organism}: {BIONTY}}} for the "
+            "genes of the connected lamindb instance, or name the column of var that has ids"
         )
     return known
 

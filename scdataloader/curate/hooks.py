@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -15,6 +17,10 @@ from anndata import AnnData
 Hook = Callable[[AnnData], AnnData]
 
 
+class HookError(RuntimeError):
+    """A user's hook has raised something."""
+
+
 def apply_hooks(names: Sequence[str], block: AnnData) -> AnnData:
     """A block of cells after each of the hooks, in order.
 
@@ -22,10 +28,17 @@ def apply_hooks(names: Sequence[str], block: AnnData) -> AnnData:
         LookupError: there is no such module, or it has no such function.
         TypeError: a hook gives something else.
         ValueError: the name of a hook has another form.
-        Anything that a hook raises.
+        HookError: a hook raises anything.
     """
     for name in names:
-        made = load_hook(name)(block)
+        hook = load_hook(name)
+        try:
+            made = hook(block)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            raise HookError(
+                f"the hook {name!r} raised {type(error).__name__} ({error}) in line {where.lineno} of {where.filename}"
+            ) from error
         if not isinstance(made, AnnData):
             raise TypeError(f"the hook {name!r} has to give an AnnData, not {type(made).__name__}")
         block = made
@@ -40,7 +53,7 @@ def load_hook(name: str) -> Hook:
         LookupError: there is no such module, or it has no such function.
         ValueError: the name has another form.
     """
-    module_file(name)
+    _module_file(name)
     module, function = _parts(name)
     with _working_directory():
         found = getattr(importlib.import_module(module), function, None)
@@ -50,13 +63,41 @@ def load_hook(name: str) -> Hook:
     return hook
 
 
-def module_file(name: str) -> Path:
-    """The file of a hook's module, which is not imported for it, but for the packages that it is in.
+def hook_files(name: str) -> list[Path]:
+    """The source that a hook is of, sorted: all of its package; of a module, that and what it imports from beside it.
+
+    Nothing is imported for it, but the packages that the module is in.
 
     Raises:
         LookupError: there is no such module, or it has no file.
         ValueError: the name is not of the form ``module:function``.
     """
+    path, package = _module_file(name), name.partition(":")[0].partition(".")[0]
+    if "." in name.partition(":")[0] or path.name == "__init__.py":
+        root = next(folder for folder in path.parents if folder.name == package)
+        return sorted(root.rglob("*.py"))
+    found, left = {path}, [path]
+    while left:
+        new = set(_imported_from_beside(left.pop())) - found
+        found |= new
+        left += new
+    return sorted(found)
+
+
+def _imported_from_beside(path: Path) -> Iterator[Path]:
+    """Files of modules and packages in the same folder that a module imports."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            beside = path.parent / name.partition(".")[0]
+            if name and beside.with_suffix(".py").is_file():
+                yield beside.with_suffix(".py")
+            elif name and (beside / "__init__.py").is_file():
+                yield from beside.rglob("*.py")
+
+
+def _module_file(name: str) -> Path:
     module, _ = _parts(name)
     with _working_directory():
         try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from scdataloader.curate.outcome import Outcome
 from scdataloader.store.claim import try_lock
 
 LEDGER = "curated.jsonl"
+FORMAT = 1
+"""Counts up whenever its lines become others; the first line says it."""
 
 _SUFFIXES = (".h5ad", ".zarr")
 _PART = re.compile(r"\.NCBITaxon_[0-9]+$")
@@ -38,7 +41,13 @@ class Ledger:
         lines = file.readlines()
         if lines and not lines[-1].endswith(b"\n"):
             file.truncate(file.tell() - len(lines.pop()))
-        for line in lines:
+        if not lines:
+            self._write({"format": FORMAT})
+        elif json.loads(lines[0]) != {"format": FORMAT}:
+            raise RuntimeError(
+                f"{folder / LEDGER} is of another release of this package; name another folder, or empty this one"
+            )
+        for line in lines[1:]:
             self._take(json.loads(line))
 
     def content(self, path: Path) -> str | None:
@@ -60,12 +69,26 @@ class Ledger:
         return self._outcomes.get(str(path), [])
 
     def note_outcomes(self, path: Path, outcomes: Sequence[Outcome]) -> None:
-        """Keep what has become of a file; an output of earlier that is none any more is removed."""
-        now = {outcome.output for outcome in outcomes}
-        for earlier in self.outcomes(path):
-            if earlier.output is not None and earlier.output not in now:
-                earlier.output.unlink(missing_ok=True)
+        """Keep what has become of a file, or that it is not known, without any; other outputs of it are removed."""
+        name = self._names.get(str(path))
+        if name is not None:
+            for there in self._folder.glob(f"{glob.escape(name)}.*h5ad"):
+                if _PART.sub("", there.stem) == name and there not in {outcome.output for outcome in outcomes}:
+                    there.unlink()
         self._add({"path": str(path), "outcomes": [_plain(outcome) for outcome in outcomes]})
+
+    def take_over(self, paths: Iterable[Path]) -> None:
+        """Know files, whose content was noted, by what is known of others with this content that are there no more."""
+        new = [str(path) for path in paths if str(path) not in self._names]
+        gone = {
+            content: path
+            for path, (_, content) in (self._contents.items() if new else ())
+            if path in self._names and not Path(path).exists()
+        }
+        for path in new:
+            before = gone.pop(self._contents[path][1], None)
+            if before is not None:
+                self._add({"path": path, "before": before})
 
     def output(self, path: Path) -> Path:
         """The file that a file's cells go to: named like it, with a number where another has that name already.
@@ -94,9 +117,12 @@ class Ledger:
         return self._folder / f"{self._names[key]}.h5ad"
 
     def _add(self, line: dict[str, Any]) -> None:
+        self._write(line)
+        self._take(line)
+
+    def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
-        self._take(line)
 
     def _take(self, line: dict[str, Any]) -> None:
         path = line["path"]
@@ -104,6 +130,9 @@ class Ledger:
             self._contents[path] = line["stamp"], line["content"]
         if "name" in line:
             self._names[path] = line["name"]
+        if "before" in line:
+            self._names[path] = self._names.pop(line["before"])
+            self._outcomes[path] = self._outcomes.pop(line["before"], [])
         if "outcomes" in line:
             self._outcomes[path] = [_outcome(plain, self._folder) for plain in line["outcomes"]]
 
@@ -113,7 +142,7 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
     """The ledger of a folder, which is made if need be; nobody else can open it meanwhile.
 
     Raises:
-        RuntimeError: another run has it open.
+        RuntimeError: another run has it open, or it is of another release.
         OSError: the folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,13 +155,15 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
 
 
 def stamp_of(path: Path) -> list[int]:
-    """Size in bytes and time of the last change in nanoseconds of a file; of a folder, of all files in it.
+    """Size of a file or folder in bytes, and a number that changes with the times at which what it holds was changed.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    status = [part.stat() for part in _files(path)]
-    return [sum(one.st_size for one in status), max((one.st_mtime_ns for one in status), default=0)]
+    found = [(str(part.relative_to(path)), part.stat()) for part in _files(path)]
+    times = repr([(name, status.st_size, status.st_mtime_ns) for name, status in found]).encode()
+    digest = hashlib.blake2b(times, digest_size=6).digest()
+    return [sum(status.st_size for _, status in found), int.from_bytes(digest)]
 
 
 def content_of(path: Path) -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from anndata import AnnData
+from anndata._io.specs.registry import IORegistryError  # of what anndata can neither read nor write; it is no OSError
 
 from scdataloader.curate.cells import FileSource, named_obs, read_cells, read_obsm, rows_of
+from scdataloader.curate.extras import read_extras
 from scdataloader.curate.hooks import apply_hooks
 from scdataloader.curate.outcome import Outcome
 from scdataloader.curate.part import Advance, Part, curate_part, places
@@ -20,10 +22,11 @@ from scdataloader.curate.recipe import Recipe
 from scdataloader.curate.writer import written
 from scdataloader.sources import open_source
 from scdataloader.sources.counts import OR_ANY, Values
+from scdataloader.sources.turning import InFile
 from scdataloader.store.disk import PARTIAL
 
-BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError, MemoryError)
-"""What is wrong with a file is told by one of these; anything else is a defect, of ours or of a hook."""
+BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError, MemoryError, IORegistryError)
+"""What is wrong with a file is told by one of these; anything else is a defect."""
 
 Told = Callable[[float], None]
 """Hears which share of a file is done, from 0 to 1."""
@@ -55,10 +58,12 @@ def curate_file(job: Job, told: Told) -> list[Outcome]:
     outcomes: list[Outcome] = []
     start = time.perf_counter()
     try:
-        for part in _parts(job, nothing, told):
-            now = time.perf_counter()
-            outcomes.append(replace(part, seconds=now - start))
-            start = now
+        with _opened(job) as given:
+            nothing = replace(nothing, n_cells_in=given.n_obs, n_genes_in=len(given.var))
+            for part in _parts(given, job, nothing, told):
+                now = time.perf_counter()
+                outcomes.append(replace(part, seconds=now - start))
+                start = now
     except BAD_INPUT as error:
         outcomes.append(replace(nothing, reason=in_one_line(error), seconds=time.perf_counter() - start))
     return outcomes
@@ -93,33 +98,51 @@ def in_one_line(error: BaseException) -> str:
     return f"not enough memory: {said}" if isinstance(error, MemoryError) else said or type(error).__name__
 
 
-def _parts(job: Job, nothing: Outcome, told: Told) -> Iterator[Outcome]:
+@contextmanager
+def _opened(job: Job) -> Iterator[FileSource]:
+    """The file as it is."""
+    # hooks may be there to recover counts
+    values: Values = "any" if job.recipe.before else "counts"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(Variable|Observation) names are not unique")
-        # hooks may be there to recover counts
-        values: Values = "any" if job.recipe.before else "counts"
-        given = open_source(job.path, counts=job.recipe.rule.counts or job.recipe.counts, values=values)
-        nothing = replace(nothing, n_cells_in=given.n_obs, n_genes_in=len(given.var))
-        advance = _shares(told, given.n_obs, job.recipe)
-        with given, _through_hooks(given, job, advance) as source:
-            cells = read_cells(source, job.recipe)
-            for organism, rows in cells.organisms:
-                known, name = replace(nothing, organism=organism), ".h5ad"
-                if len(cells.organisms) > 1:
-                    known, name = replace(known, n_cells_in=len(rows)), f".{organism.replace(':', '_')}.h5ad"
-                part = Part(
-                    source=source,
-                    cells=cells,
-                    rows=rows,
-                    recipe=job.recipe,
-                    outcome=known,
-                    output=job.output.with_suffix(name),
-                    advance=advance,
-                )
-                try:
-                    yield curate_part(part)
-                except BAD_INPUT as error:
-                    yield replace(known, reason=in_one_line(error))
+        with open_source(job.path, counts=job.recipe.rule.counts or job.recipe.counts, values=values) as source:
+            yield source
+
+
+def _parts(given: FileSource, job: Job, nothing: Outcome, told: Told) -> Iterator[Outcome]:
+    advance, extras = _shares(told, given, job.recipe), read_extras(given)
+    with _by_cells(given, job, advance), _through_hooks(given, job, advance) as source:
+        cells = read_cells(source, job.recipe)
+        for organism, rows in cells.organisms:
+            known, name = replace(nothing, organism=organism), ".h5ad"
+            if len(cells.organisms) > 1:
+                known, name = replace(known, n_cells_in=len(rows)), f".{organism.replace(':', '_')}.h5ad"
+            part = Part(
+                source=source,
+                cells=cells,
+                extras=extras,
+                rows=rows,
+                recipe=job.recipe,
+                outcome=known,
+                output=job.output.with_suffix(name),
+                advance=advance,
+            )
+            try:
+                yield curate_part(part)
+            except BAD_INPUT as error:
+                yield replace(known, reason=in_one_line(error))
+
+
+@contextmanager
+def _by_cells(source: FileSource, job: Job, advance: Advance) -> Iterator[None]:
+    """Within, a matrix that is stored by genes is turned round in a file for the meantime, when it is first read."""
+    path = _meantime(job, "turned")
+    source.turn = InFile(path=path, advance=advance)
+    try:
+        yield
+    finally:
+        source.close()
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -128,7 +151,7 @@ def _through_hooks(source: FileSource, job: Job, advance: Advance) -> Iterator[F
     if not job.recipe.before:
         yield source
         return
-    path = job.output.with_name(f".{job.output.name}.before{PARTIAL}")
+    path = _meantime(job, "before")
     try:
         obs, obsm = named_obs(source), read_obsm(source)
         with written(path, source.name, "none") as writer:
@@ -147,9 +170,15 @@ def _through_hooks(source: FileSource, job: Job, advance: Advance) -> Iterator[F
         path.unlink(missing_ok=True)
 
 
-def _shares(told: Told, n_cells: int, recipe: Recipe) -> Advance:
+def _meantime(job: Job, what: str) -> Path:
+    """A file that is not to stay; what a process that is killed leaves, `without_partial` removes."""
+    return job.output.with_name(f".{job.output.name}.{what}{PARTIAL}")
+
+
+def _shares(told: Told, source: FileSource, recipe: Recipe) -> Advance:
     """Tells which share of all passes over a file is done."""
-    n_all = max(1, n_cells * (2 + bool(recipe.before) + bool(recipe.min_cells_per_gene)))
+    n_passes = 2 + source.is_by_genes + bool(recipe.before) + bool(recipe.min_cells_per_gene)
+    n_all = max(1, source.n_obs * n_passes)
     n_done = 0
 
     def advance(n_more: int) -> None:

@@ -109,7 +109,7 @@ class Files:
             known = Origin.read(artifact)
             if known is not None:
                 self._key_of_content.setdefault(known.identity[0], _whole(artifact))
-        self._key_of_file = {self._file(member): _whole(member) for member in members if not self._is_claimed(member)}
+        self._key_of_file = {self._file(member): _whole(member) for member in members}
         self._taken = {_whole(member) for member in members}
 
     def kept(self) -> list[Kept]:
@@ -140,10 +140,6 @@ class Files:
         if origin is None:
             return _whole(artifact)
         return self._file_of_content.get(origin.identity[0]) or origin.file(self._key)
-
-    def _is_claimed(self, artifact: Artifact) -> bool:
-        origin = Origin.read(artifact)
-        return origin is not None and origin.identity[0] in self._file_of_content
 
     def _free(self, file: str) -> str:
         """The key of a new file: with a number where the artifacts of a file that has moved away have it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,28 +37,33 @@ def make_plan(named: Mapping[Path, str], recipe: Recipe, ledger: Ledger, *, show
         shown: whether to show a bar while files are read.
     """
     done = _read_contents(named, ledger, shown=shown)
-    jobs: list[Job] = []
-    first: dict[str, str] = {}
+    ledger.take_over(path for path in named if path not in done)
+    jobs = list(_jobs({path: named[path] for path in named if path not in done}, recipe, ledger, done))
+    # of files with the same content one that was done before goes first, or it would be done again
+    jobs.sort(key=lambda job: not _is_done(job, ledger.outcomes(job.path)))
+    left: list[Job] = []
+    first: dict[str, Job] = {}
     n_before = 0
-    for path, source in named.items():
-        if path in done:
-            continue
-        try:
-            job = _job(path, source, recipe, ledger)
-        except FileExistsError as error:
-            done[path] = [failed(source, in_one_line(error))]
-            continue
-        twin, before = first.setdefault(job.content, source), ledger.outcomes(path)
-        if twin != source:
-            nothing = failed(source, f"its content is that of {twin}", content=job.content, recipe=job.recipe_hash)
-            done[path] = [replace(nothing, status="dropped")]
-            ledger.note_outcomes(path, done[path])
+    for job in jobs:
+        before = ledger.outcomes(job.path)
+        if first.setdefault(job.content, job) is not job:
+            done[job.path] = [_twin(job, first[job.content])]
+            ledger.note_outcomes(job.path, [])
         elif _is_done(job, before):
-            done[path] = [replace(outcome, source=source) for outcome in before]
+            done[job.path] = [replace(outcome, source=job.source) for outcome in before]
             n_before += 1
         else:
-            jobs.append(job)
-    return Plan(jobs=jobs, done=done, n_before=n_before)
+            left.append(job)
+    return Plan(jobs=left, done=done, n_before=n_before)
+
+
+def _twin(job: Job, other: Job) -> Outcome:
+    """The outcome of a file whose content another one has."""
+    why = f"its content is that of {other.source}"
+    nothing = failed(job.source, why, content=job.content, recipe=job.recipe_hash)
+    if job.recipe_hash == other.recipe_hash:
+        return replace(nothing, status="dropped")
+    return replace(nothing, reason=f"{why}, which another rule is for: name one of the two")
 
 
 def _read_contents(named: Mapping[Path, str], ledger: Ledger, *, shown: bool) -> dict[Path, list[Outcome]]:
@@ -83,18 +88,27 @@ def _read_contents(named: Mapping[Path, str], ledger: Ledger, *, shown: bool) ->
     return cannot
 
 
-def _job(path: Path, source: str, recipe: Recipe, ledger: Ledger) -> Job:
-    n_bytes, content = ledger.known(path)
-    own = recipe.for_file(path)
-    return Job(
-        path=path,
-        source=source,
-        n_bytes=n_bytes,
-        content=content,
-        recipe=own,
-        recipe_hash=own.hash,
-        output=ledger.output(path),
-    )
+def _jobs(
+    named: Mapping[Path, str], recipe: Recipe, ledger: Ledger, cannot: dict[Path, list[Outcome]]
+) -> Iterator[Job]:
+    """What there would be to do for each file, had nothing been done; ``cannot`` takes outcomes of the others."""
+    for path, source in named.items():
+        n_bytes, content = ledger.known(path)
+        own = recipe.for_file(path)
+        try:
+            output = ledger.output(path)
+        except FileExistsError as error:
+            cannot[path] = [failed(source, in_one_line(error), content=content)]
+            continue
+        yield Job(
+            path=path,
+            source=source,
+            n_bytes=n_bytes,
+            content=content,
+            recipe=own,
+            recipe_hash=own.hash,
+            output=output,
+        )
 
 
 def _is_done(job: Job, outcomes: list[Outcome]) -> bool:

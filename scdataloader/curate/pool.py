@@ -19,8 +19,16 @@ Heard = Callable[[Job, float], None]
 _READY = "ready"
 
 
-def curate_files(jobs: Sequence[Job], n_processes: int, heard: Heard) -> Iterator[tuple[Job, list[Outcome]]]:
+def curate_files(
+    jobs: Sequence[Job], n_processes: int, *, begun: Callable[[Job], None], heard: Heard
+) -> Iterator[tuple[Job, list[Outcome]]]:
     """Curate files in parallel processes; each is given as it is done, in any order.
+
+    Args:
+        jobs: the files.
+        n_processes: how many to curate at once.
+        begun: told of each file before anything is done with it.
+        heard: told how far each is.
 
     A process that is killed, or ends by a defect, makes a failed outcome of its file, and another takes its place.
     However this ends, no process is left.
@@ -36,6 +44,7 @@ def curate_files(jobs: Sequence[Job], n_processes: int, heard: Heard) -> Iterato
                 workers.append(_Worker())
             for worker in workers:
                 if worker.job is None and waiting:
+                    begun(waiting[0])
                     worker.begin(waiting.popleft())
             busy = {worker.connection: worker for worker in workers if worker.job}
             for connection in wait(list(busy)):
@@ -86,24 +95,26 @@ class _Worker:
             yield job, said
 
     def stop(self) -> None:
-        """End the process, whatever it is at."""
+        """End the process: at once, unless it waits for a file and ends by itself, its libraries cleaned up."""
+        is_idle = self._is_ready and self.job is None
         self.job, self.is_alive = None, False
-        self._process.terminate()
-        self._process.join()
         self.connection.close()
+        if not is_idle:
+            self._process.terminate()
+        self._process.join()
 
     def _why(self) -> str:
         code = self._process.exitcode or 0
-        if not self._is_ready:
-            raise RuntimeError(
-                f"a process could not start, and ended with exit code {code}; in a script, curate under "
-                "`if __name__ == '__main__':`"
-            )
         if code == -signal.SIGBUS:
             return "the file became shorter while it was read"
         if code < 0:
             name = signal.Signals(-code).name
             return f"its process was killed by {name}, perhaps for want of memory: try fewer processes at once"
+        if not self._is_ready:
+            raise RuntimeError(
+                f"a process could not start, and ended with exit code {code}; in a script, curate under "
+                "`if __name__ == '__main__':`"
+            )
         return f"its process ended with exit code {code}; the traceback is on standard error"
 
 

@@ -10,6 +10,9 @@ from scipy.sparse import csr_matrix
 TWO_SIDED = ("total_counts", "n_genes_by_counts")
 """Metrics that are looked at as log1p, and of which too little is as bad as too much."""
 PCT_MT = "pct_counts_mt"
+IS_OUTLIER, OUTLIER_IN = "is_outlier", "outlier_in"
+METRICS = (*TWO_SIDED, "total_counts_mt", PCT_MT)
+"""Columns of obs that `cell_metrics` makes."""
 
 
 def cell_metrics(x: csr_matrix, mitochondrial: NDArray[np.bool_]) -> pd.DataFrame:

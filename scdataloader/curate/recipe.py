@@ -12,12 +12,16 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
-from scdataloader.curate.hooks import module_file
+from scdataloader.curate.hooks import hook_files
+from scdataloader.labels import label_text
 from scdataloader.ontology_backends import guide_name
 from scdataloader.organisms import normalise_organism
 
-STEPS = 1
+STEPS = 2
 """Counts up whenever the same recipe begins to give something else."""
+
+BIONTY = "bionty"
+"""In place of a gene table: the genes that the connected lamindb instance has."""
 
 STANDARD_LABELS = {
     "cell_type_ontology_term_id": ["CL", "FBbt", "ZFA", "WBbt"],
@@ -46,6 +50,9 @@ class Rule:
         genes: The column of var that holds gene ids or symbols; None finds it.
         columns: {column of the file: standard column to make of it}, such as
             {"Celltype": "cell_type_ontology_term_id"}; the column itself stays.
+        values: {obs column: {value: what stands in its place}}, of columns of the file or those made by ``columns``,
+            such as {"cell_type_ontology_term_id": {"Naive CD4 T": "CL:0000895", "debris": "unknown"}}. Values are
+            compared as text; other values stay, as text.
         constants: {obs column: the one value for all cells}.
     """
 
@@ -53,6 +60,7 @@ class Rule:
     counts: str | None = None
     genes: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    values: dict[str, dict[str | int, str]] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,6 +68,14 @@ class Rule:
         twice = sorted({target for target in targets if targets.count(target) > 1})
         if twice:
             raise ValueError(f"a rule gives {', '.join(twice)} more than once, by its columns or constants; leave one")
+        # YAML reads the name of a cluster as a number
+        texts = {column: {label_text(value): to for value, to in put.items()} for column, put in self.values.items()}
+        for column, put in self.values.items():
+            if column in self.constants:
+                raise ValueError(f"a rule replaces values of {column}, and gives it one value for all cells; leave one")
+            if len(texts[column]) < len(put):
+                raise ValueError(f"a rule replaces a value of {column} twice, as a number and as text; leave one")
+        object.__setattr__(self, "values", texts)
         if self.organism is not None:
             normalise_organism(self.organism)
 
@@ -69,8 +85,9 @@ class Recipe:
     """Everything that decides what becomes of a file, besides its content.
 
     Args:
-        genes: {organism: a gene table}, a csv, tsv or parquet file of ids, symbols and perhaps synonyms. Genes of an
-            organism without table are kept by their Ensembl-style ids.
+        genes: {organism: a gene table}, a csv, tsv or parquet file of ids, symbols and perhaps synonyms, or "bionty"
+            for the genes that the connected lamindb instance has. Genes of an organism without table are kept by their
+            Ensembl-style ids.
         unmatched_genes: Whether genes that the table lacks are dropped, or kept under their own names.
         min_gene_overlap: Least share of genes that a file has in common with its table, relative to the smaller of the
             two.
@@ -150,19 +167,21 @@ class Recipe:
     def hash(self) -> str:
         """32 hexadecimal digits that change when a file could come out otherwise.
 
-        They cover the options, the content of gene tables, ontology files and of the modules of the hooks, the release
-        of the ontologies, and the steps themselves. Where tables and modules lie makes no difference.
+        They cover the options, the content of gene tables, ontology files and of the source of the hooks (see
+        `hook_files`), the release of the ontologies, and the steps themselves. Where tables and modules lie makes no
+        difference.
 
         Raises:
             FileNotFoundError: a gene table or an ontology file does not exist.
             LookupError: a hook's module does not exist.
-            ValueError: the guide has no ontology of a name.
+            ValueError: the guide has no ontology of a name; or genes are bionty's, and not in a file yet: see
+                `with_bionty_genes`.
         """
         parts: dict[str, Any] = asdict(self) | {
             "steps": STEPS,
-            "genes": {normalise_organism(organism): _digest(path) for organism, path in self.genes.items()},
+            "genes": {normalise_organism(organism): _table(path) for organism, path in self.genes.items()},
             "labels": {column: [_ontology(name) for name in names] for column, names in self.labels.items()},
-            "hooks": [(hook, _digest(module_file(hook))) for hook in (*self.before, *self.after)],
+            "hooks": [(hook, [_digest(path) for path in hook_files(hook)]) for hook in (*self.before, *self.after)],
             "rules": [(pattern, asdict(rule)) for pattern, rule in self.rules.items()],
         }
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -171,6 +190,15 @@ class Recipe:
 def is_file(ontology: str) -> bool:
     """Whether an ontology is given by its file, not by its name."""
     return Path(ontology).suffix != ""
+
+
+def _table(path: str) -> str:
+    if path == BIONTY:
+        raise ValueError(
+            "the recipe takes genes from bionty, which have no hash until they are in a file: Curator.run writes one; "
+            "elsewhere, use the recipe that with_bionty_genes(recipe, folder) returns"
+        )
+    return _digest(path)
 
 
 def _ontology(name: str) -> str:

@@ -56,9 +56,7 @@ class Writer:
                 f"{self._name}: a hook gives a block of cells other genes than the one before ({block.n_vars:,} and "
                 f"{len(self.var):,}); it has to give all blocks the same"
             )
-        x = csr_matrix(block.X, dtype=np.float32)
-        x.sum_duplicates()  # which sorts, too
-        x.eliminate_zeros()
+        x = canonical(block.X)
         at = first_not_count(x.data)
         if at is not None:
             raise ValueError(
@@ -84,7 +82,9 @@ class Writer:
         Raises:
             ValueError: their names are not unique.
         """
-        cells: AnnData = ad.concat(self._cells, join="outer") if len(self._cells) > 1 else self._cells[0]
+        if len(self._cells) > 1:
+            self._cells = [ad.concat(self._cells, join="outer")]
+        (cells,) = self._cells
         if not cells.obs_names.is_unique:
             raise ValueError(f"{self._name}: hooks have made names of cells that occur more than once")
         return cells
@@ -106,6 +106,14 @@ class Writer:
         for key, file, dtype in (("data", self._data, np.float32), ("indices", self._indices, np.int32)):
             file.flush()
             _copy(Path(file.name), matrix, key, np.dtype(dtype), compression)
+
+
+def canonical(x: Any) -> csr_matrix:
+    """Counts as they are written: float32, ascending within a cell, without zeros."""
+    x = csr_matrix(x, dtype=np.float32)
+    x.sum_duplicates()  # which sorts, too
+    x.eliminate_zeros()
+    return x
 
 
 @contextmanager

@@ -195,6 +195,15 @@ def uns_strings(root: Node, key: str) -> list[str] | None:
     return _texts(values) if values.dtype.kind in "SUOT" else None
 
 
+def uns_organism(root: Node) -> str | None:
+    """The organism that ``uns`` states, as ontology term or else name; None where it states none, or several."""
+    for key in ("organism_ontology_term_id", "organism"):
+        stated = set(uns_strings(root, key) or ())
+        if stated:
+            return stated.pop() if len(stated) == 1 else None
+    return None
+
+
 def _texts(values: Any) -> list[str]:
     return [_text(value) for value in np.atleast_1d(np.asarray(values, dtype=object)).reshape(-1)]
 

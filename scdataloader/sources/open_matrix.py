@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_matrix
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.sources.anndata_layout import MatrixLayout, Node
 from scdataloader.sources.arrays import ChunkedArray, MappedArray, StoredArray
 from scdataloader.sources.dense import ChunkedDense, MappedDense
 from scdataloader.sources.fetch import ChunkCache
-from scdataloader.sources.mapping import FlatChunks, MappedChunks
+from scdataloader.sources.mapping import FileMap, FlatChunks, MappedChunks
 from scdataloader.sources.readers import ChunkedCSR, ChunkMappedCSR, MappedCSR, Reader, whole
+from scdataloader.sources.turning import ByGenes, Turn
 from scdataloader.types import CSRMatrix
 
 Describe = Callable[[Node, np.dtype[Any] | None], StoredArray]
@@ -35,31 +33,47 @@ class StoredMatrix:
     """Of the rows of a CSR or the columns of a CSC matrix, as stored; None for a dense one."""
     arrays: tuple[StoredArray, ...]
     """Where the values lie: ``data`` and ``indices``, or the dense matrix."""
+    file: FileMap
+    """What is mapped of it."""
 
 
-def open_matrix(describe: Describe, node: Node, layout: MatrixLayout, *, path: Path, counts_only: bool) -> StoredMatrix:
-    """Find how a matrix is best read. Of a CSR matrix the offsets are loaded, of a CSC matrix everything.
+def open_matrix(
+    describe: Describe, node: Node, layout: MatrixLayout, *, file: FileMap, counts_only: bool, turn: Turn
+) -> StoredMatrix:
+    """Find how a matrix is best read. Of a CSR matrix the offsets are loaded; a CSC matrix is turned round.
 
     Raises:
         SourceFormatError: the arrays contradict each other.
     """
     if layout.kind == "dense":
-        return _dense(describe(node, None))
+        return _dense(describe(node, None), file)
     data = describe(node["data"], None)
     indices = describe(node["indices"], _index_dtype(node["indices"]))
     n_major = layout.shape[0] if layout.kind == "csr" else layout.shape[1]
     indptr = whole(describe(node["indptr"], None)).astype(np.int64)
     nnz = min(data.shape[0], indices.shape[0])
-    _check_offsets(indptr, n_major, nnz, f"{path}: {layout.location}/indptr")
+    _check_offsets(indptr, n_major, nnz, f"{file.path}: {layout.location}/indptr")
     reader: Reader
     if layout.kind == "csc":
-        reader = _from_csc(indptr, indices, data, layout, path=path, counts_only=counts_only)
+        turned = turn(
+            ByGenes(
+                indptr=indptr,
+                cells=indices,
+                data=data,
+                shape=layout.shape,
+                key=layout.key,
+                location=layout.location,
+                file=file,
+            )
+        )
+        file = turned.file
+        reader = MappedCSR(matrix=replace(turned.matrix, counts_only=counts_only), n_genes=layout.shape[1])
     elif isinstance(data, MappedArray) and isinstance(indices, MappedArray):
         matrix = CSRMatrix(indptr=indptr, indices=indices.values, data=data.values, counts_only=counts_only)
         reader = MappedCSR(matrix=matrix, n_genes=layout.shape[1])
     else:
         reader = _from_chunks(indptr, indices, data, layout.shape[1])
-    return StoredMatrix(reader=reader, offsets=indptr, arrays=(data, indices))
+    return StoredMatrix(reader=reader, offsets=indptr, arrays=(data, indices), file=file)
 
 
 def _from_chunks(indptr: NDArray[np.int64], indices: StoredArray, data: StoredArray, n_genes: int) -> Reader:
@@ -78,13 +92,13 @@ def _flat(array: StoredArray) -> FlatChunks | None:
     return array.chunks.flat() if isinstance(array.chunks, MappedChunks) else None
 
 
-def _dense(array: StoredArray) -> StoredMatrix:
+def _dense(array: StoredArray, file: FileMap) -> StoredMatrix:
     reader: Reader = (
         MappedDense(values=array.values)
         if isinstance(array, MappedArray)
         else ChunkedDense(array=array, cache=ChunkCache())
     )
-    return StoredMatrix(reader=reader, offsets=None, arrays=(array,))
+    return StoredMatrix(reader=reader, offsets=None, arrays=(array,), file=file)
 
 
 def _index_dtype(node: Node) -> np.dtype[Any] | None:
@@ -110,34 +124,3 @@ def _check_offsets(indptr: NDArray[np.int64], n_major: int, nnz: int, name: str)
             f"{name} is damaged: expected {n_major + 1} offsets, ascending from 0 to at most {nnz}; {found}; "
             "fetch or write the file again"
         )
-
-
-def _from_csc(
-    indptr: NDArray[np.int64],
-    indices: StoredArray,
-    data: StoredArray,
-    layout: MatrixLayout,
-    *,
-    path: Path,
-    counts_only: bool,
-) -> MappedCSR:
-    """A matrix stored gene by gene, turned round in memory: single cells cannot be read from it otherwise."""
-    cells, values = whole(indices), whole(data)
-    if cells.size and not (cells.min() >= 0 and cells.max() < layout.shape[0]):
-        raise SourceFormatError(
-            f"{path} is damaged: {layout.location}/indices holds numbers from {cells.min()} to {cells.max()}, "
-            f"where cells 0 to {layout.shape[0] - 1} were expected; fetch or write the file again"
-        )
-    nnz = int(indptr[-1])
-    turned = csc_matrix((values[:nnz], cells[:nnz], indptr), shape=layout.shape).tocsr()
-    megabytes = (turned.data.nbytes + turned.indices.nbytes + turned.indptr.nbytes) / 1e6
-    warnings.warn(
-        f"{path}: {layout.key} is stored by genes (CSC) and was turned round in memory, which takes {megabytes:,.1f} "
-        "MB in every process that reads it; write it as CSR to read cells from the file as it lies",
-        UserWarning,
-        stacklevel=2,
-    )
-    matrix = CSRMatrix(
-        indptr=turned.indptr.astype(np.int64), indices=turned.indices, data=turned.data, counts_only=counts_only
-    )
-    return MappedCSR(matrix=matrix, n_genes=layout.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -229,6 +230,26 @@ def whole(array: ChunkedArray | MappedArray) -> NDArray[Any]:
     for i, values in enumerate(array.load(range(n_chunks), sizes)):
         out[i * length : i * length + sizes[i]] = values[: sizes[i]]
     return out
+
+
+def pieces(array: ChunkedArray | MappedArray, size: int) -> Iterator[NDArray[Any]]:
+    """The values of a one-dimensional array in order, ``size`` at a time, the last fewer; a chunk is decoded once."""
+    if isinstance(array, MappedArray):
+        yield from (array.values[start : start + size] for start in range(0, array.shape[0], size))
+        return
+    (n_chunks,), length = array.grid, array.chunk_shape[0]
+    sizes = [min(length, array.shape[0] - i * length) for i in range(n_chunks)]
+    out, n_filled = np.empty(size, array.dtype), 0
+    for values, n_values in zip(array.load(range(n_chunks), sizes), sizes, strict=True):
+        start = 0
+        while start < n_values:
+            n_more = min(n_values - start, size - n_filled)
+            out[n_filled : n_filled + n_more] = values[start : start + n_more]
+            start, n_filled = start + n_more, n_filled + n_more
+            if n_filled == size:
+                yield out
+                out, n_filled = np.empty(size, array.dtype), 0
+    yield out[:n_filled]
 
 
 def nonzero_offsets(reader: Reader, n_obs: int) -> NDArray[np.int64]:

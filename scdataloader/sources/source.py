@@ -32,6 +32,7 @@ from scdataloader.sources.fingerprint import content_digest
 from scdataloader.sources.mapping import FileMap
 from scdataloader.sources.open_matrix import StoredMatrix, open_matrix
 from scdataloader.sources.readers import Gathered, nonzero_offsets
+from scdataloader.sources.turning import Turn, in_memory
 from scdataloader.types import CSRMatrix, CSRRows
 
 _MEMORY = BufferPool()
@@ -62,16 +63,14 @@ class AnnDataSource(ABC):
         )
         self.n_obs, self._n_genes = self._chosen.shape
         self._check_lengths(root)
-        self._start()
-
-    def _start(self) -> None:
+        self.turn: Turn = in_memory
+        """What turns a matrix round that is stored by genes, when the first of its cells is read."""
         self._var: pd.DataFrame | None = None
         self._digest: str | None = None
         self._drop()
 
     def _drop(self) -> None:
         self._renew()
-        self._file: FileMap | None = None
         self._stored: StoredMatrix | None = None
         self._dense_indptr: NDArray[np.int64] | None = None
 
@@ -121,6 +120,11 @@ class AnnDataSource(ABC):
         return self._chosen.key
 
     @property
+    def is_by_genes(self) -> bool:
+        """Whether that matrix is stored by genes (CSC), so that it is turned round before a cell can be read."""
+        return self._chosen.kind == "csc"
+
+    @property
     def var(self) -> pd.DataFrame:
         """Genes in the order of their numbers: of ``raw`` where that is what is read."""
         if self._var is None:
@@ -146,11 +150,7 @@ class AnnDataSource(ABC):
     def uns_organism(self) -> str | None:
         """The organism that ``uns`` states, as ontology term or else name; None where it states none, or several."""
         with self._opened(self.path) as root:
-            for key in ("organism_ontology_term_id", "organism"):
-                stated = set(layout.uns_strings(root, key) or ())
-                if stated:
-                    return stated.pop() if len(stated) == 1 else None
-        return None
+            return layout.uns_organism(root)
 
     @property
     def fingerprint(self) -> str:
@@ -213,8 +213,8 @@ class AnnDataSource(ABC):
 
     def release(self) -> None:
         """Give the system back the memory that a mapped file takes; what is read again is mapped again."""
-        if self._file is not None:
-            self._file.release()
+        if self._stored is not None:
+            self._stored.file.release()
 
     def close(self) -> None:
         """Let go of memory maps and decoded chunks; a later read opens them again."""
@@ -233,7 +233,7 @@ class AnnDataSource(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
-        for key in ("_file", "_stored", "_lock", "_process", "_var", "_dense_indptr"):
+        for key in ("_stored", "_lock", "_process", "_var", "_dense_indptr"):
             del kept[key]
         return kept
 
@@ -256,15 +256,15 @@ class AnnDataSource(ABC):
             return self._stored
 
     def _open_matrix(self) -> StoredMatrix:
-        file = self._file = FileMap(self.path)
+        file = FileMap(self.path)
         with self._opened(self.path) as root:
-            node = layout.lookup(root, self._chosen.location)
             return open_matrix(
                 lambda array, dtype: self._describe(file, array, dtype),
-                node,
+                layout.lookup(root, self._chosen.location),
                 self._chosen,
-                path=self.path,
+                file=file,
                 counts_only=self._values == "counts",
+                turn=self.turn,
             )
 
     def _valid(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:

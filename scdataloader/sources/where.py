@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scdataloader.term_ids import terms_in
 from scdataloader.types import Source
 
 if TYPE_CHECKING:
+    import pandas as pd
     from lamindb import Artifact
 
 Where = Mapping[str, Sequence[str] | str]
@@ -27,7 +29,7 @@ N_SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Having:
-    """Cells that have one of some labels in one of some columns."""
+    """Cells that have one of some labels, perhaps with others in a joint label, in one of some columns."""
 
     columns: tuple[str, ...]
     """Columns of obs; those that a file does not have are passed over, and without any all of its cells are meant."""
@@ -40,8 +42,15 @@ class Having:
         if not found:
             return np.ones(source.n_obs, dtype=np.bool_)
         obs = source.obs(found)
-        rows: NDArray[np.bool_] = np.logical_or.reduce([obs[column].isin(self.labels) for column in found])
+        rows: NDArray[np.bool_] = np.logical_or.reduce([self._in(obs[column]) for column in found])
         return rows
+
+    def _in(self, values: pd.Series[Any]) -> NDArray[np.bool_]:
+        column = values.astype("category")
+        names = map(str, column.cat.categories)
+        # the last answers the code -1 of a missing value
+        lut = np.array([*(not self.labels.isdisjoint({name, *terms_in(name)}) for name in names), False])
+        return lut[column.cat.codes.to_numpy()]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

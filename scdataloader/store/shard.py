@@ -37,7 +37,7 @@ from scdataloader.kernels.decode import BAD_CHECKSUM, BAD_RECORD
 from scdataloader.kernels.encode import encode_rows, first_unfit, most_words
 from scdataloader.kernels.unpack import BAD_FORM, BAD_GENE, BAD_KIND
 from scdataloader.open_files import opening
-from scdataloader.store.disk import PARTIAL, sync_folder
+from scdataloader.store.disk import PARTIAL, sync
 from scdataloader.store.layout import VERSION, FileRecord, Kind, ShardRecord
 
 _HEAD = struct.Struct("<8sII")
@@ -146,7 +146,7 @@ class ShardWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         self._partial.replace(self._folder / self._path)
-        sync_folder((self._folder / self._path).parent)
+        sync((self._folder / self._path).parent)
         record = FileRecord(path=self._path, n_bytes=self._n_bytes, checksum=self._digest.hexdigest())
         checksums = {"foot": _checksum(foot), "index": _checksum(index)}
         return ShardRecord(file=record, **checksums, n_cells=self.n_cells, n_values=n_values, source=source)
