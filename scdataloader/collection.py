@@ -62,7 +62,8 @@ class Collection:
             where: Which artifacts of lamindb, and which of their cells: {registry: labels}, such as
                 ``{"cell_types": "CL:0000084 and below", "organisms": ["human", "mouse"]}``. Labels are ids or names;
                 a cell has to have one of them for each registry. Labels that the instance links to a column of obs
-                choose cells, those that it links to whole artifacts choose artifacts.
+                choose cells, those that it links to whole artifacts choose artifacts. The cells of a registered store
+                have the labels of what it was made of.
             genes: How genes are found and aligned.
             counts: Which matrix holds the counts: "X", "layers/<key>", "raw", or "auto" for the first of these that
                 holds integers.

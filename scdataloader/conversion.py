@@ -112,6 +112,8 @@ def summary(folder: Path, written: Written, seconds: float) -> str:
 def main(args: Sequence[str]) -> None:
     """Convert what ``args`` name; raises all that `convert` and `StoreArtifact` raise."""
     options = _parser().parse_args(args)
+    if options.register and options.append:
+        raise ValueError("--register wants a store of one collection alone: leave out --append, or --register")
     artifact = StoreArtifact.plan(options.sources, Path(options.out).absolute()) if options.register else None
     with _executor(options.dask) as executor:
         convert(

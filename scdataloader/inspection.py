@@ -14,6 +14,7 @@ from scdataloader.collection import Collection
 from scdataloader.data_options import parser, read_options
 from scdataloader.expectation import expect
 from scdataloader.organisms import ORGANISMS
+from scdataloader.sources.lamin import is_lamin, origins
 from scdataloader.tree_view import show_mapped, show_tree
 from scdataloader.weighting import Weighting
 from scdataloader.weights import Sampling
@@ -91,6 +92,9 @@ def main(args: Sequence[str]) -> None:
     if not console.is_terminal:
         console.width = max(console.width, N_CHARACTERS_IN_A_FILE)
     _show_sources(console, collection)
+    for item in [asked.data] if isinstance(asked.data, str) else asked.data:
+        for line in origins(item) if is_lamin(item) else ():
+            console.print(line, markup=False, soft_wrap=True)
     _show_columns(console, collection)
     if asked.sampling is None or not asked.sampling.columns:
         if options.tree:

@@ -45,7 +45,9 @@ def import_genes(organism: str, path: str | Path) -> str:
     names = _names(gene_rows(path))
     theirs = infer_organism(names)
     if theirs not in {taxon, None}:
-        raise ValueError(f"{path} has genes of {theirs}, not of {organism} ({taxon}); give the organism whose they are")
+        raise ValueError(
+            f"{path} has genes of {theirs}, not of {organism} ({taxon}); give the organism that they are of"
+        )
     with session():
         check_bionty()
         import bionty

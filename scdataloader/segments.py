@@ -1,4 +1,4 @@
-"""Stretches of a collection's rows that are read in one go: a source by itself, or all the sources of a store."""
+"""Stretches of a collection's rows that are read in one go: a source by itself, or the sources of a store."""
 
 from __future__ import annotations
 
@@ -182,20 +182,25 @@ class PartReading:
 
 
 class StoreSegment:
-    """All sources of a store, in the store's order of cells."""
+    """Cells of a store: all of it, or those that are meant of some of its sources.
+
+    The whole of a store, and any choice from one that mixes its sources, is in the store's order of cells: what is
+    close by in rows is close by on disk.
+    """
 
     reads_cheaply = True
 
     def __init__(self, parts: Sequence[Part], first: int, n_genes: int) -> None:
         """``first`` is the number of the first of ``parts``, ``n_genes`` the length of the vocabulary."""
-        self._sources = [part.source for part in parts if isinstance(part.source, StoreSource)]
-        self._store = self._sources[0].store
-        self._first = first
+        sources = [part.source for part in parts if isinstance(part.source, StoreSource)]
+        self._parts, self._sources, self._first = parts, sources, first
+        self._store = sources[0].store
         self.n_parts = len(parts)
         self.is_mixed = self._store.is_mixed
-        luts, places = [part.genes.lut for part in parts], [source.places for source in self._sources]
+        luts, places = [part.genes.lut for part in parts], [source.places for source in sources]
         self._genes = GeneTables(luts, places, n_genes)
-        self.n_obs = self._store.n_obs
+        self.n_obs = sum(part.n_obs for part in parts)
+        self._is_whole = sources == self._store.sources and all(part.rows is None for part in parts)
 
     @property
     def fingerprint(self) -> str:
@@ -204,32 +209,56 @@ class StoreSegment:
 
     def find(self, rows: NDArray[np.int64]) -> StoreReading:
         """Where in the mapped files the records of ``rows`` lie."""
-        found = self._store.locate(rows)
-        source = self._store.sources_of(found)
-        return StoreReading(found, source, (source + self._first).astype(np.int32), self._genes)
+        if self._is_whole:
+            found = self._store.locate(rows)
+            return StoreReading(found, self._store.sources_of(found), self._first, self._genes)
+        cells, part, _ = self._chosen
+        return StoreReading(self._store.locate(cells[rows]), part[rows].astype(np.int64), self._first, self._genes)
 
     def joined(self, pieces: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
         """One after the other, or, where the store mixes its sources, each at the rows of its own cells."""
         if not self.is_mixed:
             return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        if not self._is_whole:
+            return np.concatenate(pieces)[self._chosen[2]]
         out = np.empty(self.n_obs, np.result_type(*pieces))
         for source, piece in zip(self._sources, pieces, strict=True):
             out[source.rows] = piece
         return out
 
+    @cached_property
+    def _chosen(self) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.int64] | slice]:
+        """Of a choice: the cell of the store in each row, the part that it is of, and the rows' order among the parts.
+
+        Each is ``(n_obs,)``; parts are numbered from 0 here, and their cells, for the order, part after part.
+        """
+        of_parts = [
+            source.rows if part.rows is None else source.rows[part.rows]
+            for part, source in zip(self._parts, self._sources, strict=True)
+        ]
+        cells = np.concatenate(of_parts)
+        numbers = np.arange(self.n_parts, dtype=np.min_scalar_type(self.n_parts))
+        part = np.repeat(numbers, [len(own) for own in of_parts])
+        order = np.argsort(cells) if self.is_mixed else slice(None)
+        return cells[order], part[order], order
+
 
 class StoreReading:
     """Records of a store."""
 
-    def __init__(self, found: Located, source: NDArray[np.int64], part: NDArray[np.int32], genes: GeneTables) -> None:
-        """``source`` (m,) says which look-up table of ``genes`` is for which record."""
-        self._found, self._source, self.part, self._genes = found, source, part, genes
+    def __init__(self, found: Located, part: NDArray[np.int64], first: int, genes: GeneTables) -> None:
+        """``part`` (m,) says which look-up table of ``genes`` is for which record; table 0 is of part ``first``."""
+        self._found, self._part, self._first, self._genes = found, part, first, genes
         self.sizes = found.size
+
+    @property
+    def part(self) -> NDArray[np.int32]:
+        """By number in the collection."""
+        return (self._part + self._first).astype(np.int32)
 
     def slice(self, start: int, stop: int) -> StoreReading:
         """Some of these cells, as views."""
-        some = slice(start, stop)
-        return StoreReading(self._found.slice(start, stop), self._source[some], self.part[some], self._genes)
+        return StoreReading(self._found.slice(start, stop), self._part[start:stop], self._first, self._genes)
 
     def read_ahead(self) -> None:
         """Ask for the records."""
@@ -237,17 +266,16 @@ class StoreReading:
 
     def write(self, place: NDArray[np.int64], slots: Slots) -> None:
         """Decode, look up and write in one pass."""
-        self._found.store.decode(self._found, self._source, self._genes, place, slots)
+        self._found.store.decode(self._found, self._part, self._genes, place, slots)
 
 
 def segments(parts: Sequence[Part], n_genes: int) -> list[Segment]:
-    """The segments of a collection: a store whose sources are all there, in order and whole, is one; a part is one."""
+    """The segments of a collection: successive parts that are of one store are one, any other part is one."""
     made: list[Segment] = []
     first = 0
     for store, group in groupby(parts, key=_store_of):
         members = list(group)
-        whole = [part.source for part in members if part.rows is None]
-        if store is not None and whole == store.sources:
+        if store is not None:
             made.append(StoreSegment(members, first, n_genes))
         else:
             made += [PartSegment(part, number, n_genes) for number, part in enumerate(members, first)]

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from scdataloader.lamin_session import local_roots, session
 from scdataloader.sources.lamin import PREFIX, find
+from scdataloader.sources.lineage import origin
 from scdataloader.store.layout import SUFFIX
 
 if TYPE_CHECKING:
-    from lamindb import Collection
+    from lamindb import Artifact, Collection
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,12 +55,15 @@ class StoreArtifact:
             return cls(collection=record.uid, key=f"{record.key}{SUFFIX}", folder=folder)
 
     def save(self) -> str:
-        """Register the store, with its lineage from the collection; a store that is registered already is left.
+        """Register the store, with its lineage from the collection.
+
+        One that is registered already stays the version that it is; if its folder was moved, it is found again.
 
         Returns:
             how to name it as data: ``lamindb:<key>@<version>``.
 
         Raises:
+            ValueError: it is registered as the store of other artifacts, with the same counts.
             RuntimeError: the database is locked or does not answer.
         """
         from django.db import transaction
@@ -67,14 +71,46 @@ class StoreArtifact:
 
         with session() as lamindb, transaction.atomic():
             collection = lamindb.Collection.get(self.collection)
-            text = f"store of {collection.key}@{collection.version}"
-            artifact: Any = lamindb.Artifact(self.folder, key=self.key, description=text, skip_hash_lookup=False)
-            if artifact._state.adding:  # noqa: SLF001 (Django's own way to ask)
+            made: Any = lamindb.Artifact(
+                self.folder,
+                key=self.key,
+                description=f"store of {collection.key}@{collection.version}",
+                overwrite_versions=False,  # of a folder, lamindb would otherwise open the newest version only
+                skip_hash_lookup=True,
+            )
+            known = lamindb.Artifact.filter(key=self.key, hash=made.hash).order_by("-id").first()
+            if known is not None and not known.path.exists():
+                _move(known, made)
+            artifact = known or made
+            held = None if known is None else origin(known)
+            if held is None:
                 artifact.run = _run(collection)
                 artifact.save()
                 artifact.run.finished_at = timezone.now()
                 artifact.run.save()
+            else:
+                _check_same(held, collection, self.folder)
             return f"{PREFIX}{artifact.key}@{artifact.version}"
+
+
+def _move(artifact: Artifact, to: Artifact) -> None:
+    """Say that an artifact lies where another would: lamindb has only one of the same key, content and storage."""
+    import lamindb
+
+    names = ("storage_id", "_real_key", "_key_is_virtual")
+    lamindb.Artifact.objects.filter(pk=artifact.pk).update(**{name: getattr(to, name) for name in names})
+    artifact.refresh_from_db()
+
+
+def _check_same(held: Collection, wanted: Collection, folder: Path) -> None:
+    """See that two versions have the same artifacts: a store keeps the labels with which it was converted."""
+    of_held, of_wanted = (list(one.ordered_artifacts.values_list("id", flat=True)) for one in (held, wanted))
+    if of_held != of_wanted:
+        raise ValueError(
+            f"{folder} is registered as the store of {held.key}@{held.version}, whose counts are those of "
+            f"{wanted.key}@{wanted.version}, but other things of their artifacts, such as labels, are not: give --out "
+            "a new folder"
+        )
 
 
 def _run(collection: Collection) -> Any:

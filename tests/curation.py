@@ -86,3 +86,9 @@ def failed(path: Path, recipe: Recipe | None = None) -> str:
     assert list((path.parent / "out").iterdir()) == []
     assert "\n" not in outcome.reason
     return outcome.reason
+
+
+def raw(folder: Path, n: int = 3) -> list[Path]:
+    """Files that differ, in a folder."""
+    folder.mkdir(exist_ok=True)
+    return [written(folder / f"{number}.h5ad", cells(IDS, seed=number)) for number in range(n)]

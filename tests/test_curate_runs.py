@@ -1,7 +1,6 @@
 """Many files: in processes, once each, whatever happens to some of them."""
 
 import csv
-import json
 import os
 import re
 import shutil
@@ -9,31 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
 import pandas as pd
 import pytest
-from curation import IDS, cells, table, written
-from jsonargparse import ArgumentParser
+from curation import IDS, cells, raw, table, written
 
 import scdataloader as scd
 from scdataloader.cli import main
 from scdataloader.curate import Curator, Recipe, Rule
-from scdataloader.curate.ledger import LEDGER, content_of, open_ledger, stamp_of
-from scdataloader.curate.outcome import Outcome
+from scdataloader.curate.ledger import LEDGER
 from scdataloader.curate.report import REPORT
 
 pytestmark = pytest.mark.filterwarnings("default")  # of libraries in processes of their own
 
 REPO = Path(__file__).parents[1]
-
-
-def raw(folder, n=3):
-    """Files that differ, in a folder."""
-    folder.mkdir(exist_ok=True)
-    return [written(folder / f"{number}.h5ad", cells(IDS, seed=number)) for number in range(n)]
 
 
 def statuses(outcomes):
@@ -43,211 +33,6 @@ def statuses(outcomes):
 def outputs(folder):
     """What lies in a folder of curated files, with the times of the files."""
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.h5ad")}
-
-
-# --- recipes ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_hash_changes_with_what_decides_and_with_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    genes = table(tmp_path)
-    (tmp_path / "steps_of_mine.py").write_text("def hook(block): return block\n")
-    recipe = Recipe(genes={"human": genes}, after=["steps_of_mine:hook"], rules={"a*": Rule(organism="human")})
-    hashes = [recipe.hash, replace(recipe, min_genes_per_cell=1).hash, recipe.for_file("x/b.h5ad").hash]
-    moved = tmp_path / "elsewhere.csv"
-    moved.write_text((tmp_path / "genes.csv").read_text())
-    assert replace(recipe, genes={"NCBITaxon:9606": str(moved)}).hash == recipe.hash
-    assert recipe.for_file("x/a.h5ad").hash == replace(recipe, rules={"*": Rule(organism="human")}).hash
-    other_rule = replace(recipe, rules={**recipe.rules, "b*": Rule(organism="mouse")})
-    assert other_rule.for_file("a.h5ad").hash == recipe.for_file("a.h5ad").hash
-    assert other_rule.for_file("b.h5ad").hash != recipe.for_file("b.h5ad").hash
-    moved.write_text(moved.read_text() + "ENSG00000000009,NEW,\n")
-    hashes.append(replace(recipe, genes={"human": str(moved)}).hash)
-    (tmp_path / "steps_of_mine.py").write_text("import help_of_mine\ndef hook(block): return block.copy()\n")
-    hashes.append(recipe.hash)
-    (tmp_path / "packed").mkdir()
-    for name, text in {
-        "help_of_mine.py": "import numpy\nfrom packed.further import f",
-        "packed/__init__.py": "",
-        "packed/further.py": "f = 2",
-    }.items():
-        (tmp_path / name).write_text(text)
-        hashes.append(recipe.hash)
-    assert len(set(hashes)) == len(hashes)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "why"),
-    [
-        ({"min_gene_overlap": 2}, ValueError, "min_gene_overlap is a share from 0 to 1, not 2"),
-        ({"n_mads": 0}, ValueError, "n_mads must be positive, not 0"),
-        ({"min_cells_per_gene": -1}, ValueError, "min_cells_per_gene must be 0 or more, not -1"),
-        ({"max_pct_mt": 500}, ValueError, "max_pct_mt is in percent, from 0 to 100, not 500"),
-        ({"genes": {"human": "a", "Homo sapiens": "b"}}, ValueError, "names an organism twice: human, Homo sapiens"),
-        ({"genes": {"humn": "a"}}, ValueError, r"did you mean 'human'\?"),
-    ],
-)
-def test_recipes_that_make_no_sense(options, error, why):
-    with pytest.raises(error, match=why):
-        Recipe(**options)
-
-
-def test_rules_that_make_no_sense():
-    with pytest.raises(ValueError, match="gives donor_id more than once"):
-        Rule(columns={"a": "donor_id"}, constants={"donor_id": "1"})
-    with pytest.raises(ValueError, match="unknown organism 'humn'"):
-        Rule(organism="humn")
-    with pytest.raises(ValueError, match="replaces values of donor_id, and gives it one value for all cells"):
-        Rule(values={"donor_id": {"a": "b"}}, constants={"donor_id": "1"})
-    with pytest.raises(ValueError, match="replaces a value of cluster twice, as a number and as text"):
-        Rule(values={"cluster": {3: "a", "3": "b"}})
-
-
-@pytest.mark.parametrize(
-    ("form", "rules"),
-    [
-        ("yaml", "{a*: {values: {louvain: {3: T cell, 4: unknown, '5': B cell}}}}"),
-        ("yaml", "\n  a*:\n    values:\n      louvain:\n        '3': T cell\n        4: unknown\n        5.0: B cell"),
-        ("json", '{"a*": {"values": {"louvain": {"3": "T cell", "4": "unknown", "5": "B cell"}}}}'),
-        ("word", '{"a*": {"values": {"louvain": {"3": "T cell", "4": "unknown", "5": "B cell"}}}}'),
-        ("word", "{a*: {values: {louvain: {3: T cell, 4: unknown, 5: B cell}}}}"),
-    ],
-)
-def test_values_of_a_rule_are_the_same_in_yaml_and_json_and_on_the_command_line(tmp_path, form, rules):
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Recipe)
-    path = tmp_path / f"curate.{form}"
-    path.write_text(f'{{"rules": {rules}}}' if form == "json" else f"rules: {rules}")
-    words = ["--rules", rules] if form == "word" else ["--config", str(path)]
-    given = vars(parser.instantiate(parser.parse_args(words)))["rules"]
-    expected = Rule(values={"louvain": {"5": "B cell", "4": "unknown", "3": "T cell"}})
-    assert given == {"a*": expected}
-    assert Recipe(rules=given).hash == Recipe(rules={"a*": expected}).hash
-    assert Recipe(rules=given).hash != Recipe(rules={"a*": Rule()}).hash
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "why"),
-    [
-        ({"genes": {"human": "gone.csv"}}, FileNotFoundError, "the recipe names gone.csv, which does not exist"),
-        ({"before": ["no_such_module:f"]}, LookupError, "there is no module 'no_such_module' for the hook"),
-        ({"after": ["json:no_such"]}, LookupError, "the module 'json' of the hook 'json:no_such' has no function"),
-        ({"after": ["json"]}, ValueError, "a hook is named as module:function"),
-        ({"labels": {"cell_type": ["CLX"]}}, ValueError, "has no ontology 'CLX' in schema"),
-        ({"assays": ["no such assay"]}, ValueError, "assays name 'no such assay', which is no term of EFO"),
-    ],
-)
-def test_what_is_wrong_for_all_files_is_told_at_once(tmp_path, options, error, why):
-    with pytest.raises(error, match=why):
-        Curator(out=tmp_path / "out", recipe=Recipe(**options)).run(raw(tmp_path / "raw", 1))
-
-
-def test_a_rule_for_no_file_is_told(tmp_path, caplog):
-    Curator(out=tmp_path / "out", recipe=Recipe(rules={"b*": Rule(organism="mouse")})).run(raw(tmp_path / "raw", 1))
-    assert "the rule for 'b*' is for none of these files" in caplog.messages
-
-
-def test_nothing_that_is_there_is_written_over(tmp_path):
-    files = raw(tmp_path / "raw", 2)
-    (tmp_path / "link").symlink_to(tmp_path / "raw")
-    before = {path: path.read_bytes() for path in files}
-    for out in ("raw", "link"):
-        with pytest.raises(ValueError, match=r"0\.h5ad lies in .*, where curated files are to go"):
-            Curator(out=tmp_path / out).run(files)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "0.h5ad").write_text("mine")
-    (tmp_path / "out" / "1.NCBITaxon_9606.h5ad").write_text("mine, too")
-    outcomes = Curator(out=tmp_path / "out", progress=False).run(files)
-    assert [outcome.status for outcome in outcomes] == ["failed", "failed"]
-    assert "has 0.h5ad or parts of it already, which its curated.jsonl does not know" in outcomes[0].reason
-    assert (tmp_path / "out" / "0.h5ad").read_text() == "mine"
-    assert {path: path.read_bytes() for path in files} == before
-    (tmp_path / "out" / "0.h5ad").unlink()
-    again = Curator(out=tmp_path / "out", progress=False).run(files)
-    assert [outcome.status for outcome in again] == ["kept", "failed"]
-
-
-# --- the ledger -------------------------------------------------------------------------------------------------------
-
-
-def test_a_ledger_that_was_cut_short_goes_on(tmp_path):
-    path = raw(tmp_path, 1)[0]
-    with open_ledger(tmp_path / "out") as ledger:
-        ledger.note_content(path, [1, 2], "c" * 32)
-        assert ledger.output(path) == tmp_path / "out" / "0.h5ad"
-    with (tmp_path / "out" / LEDGER).open("a") as file:
-        file.write('{"path": "/cut sho')
-    with open_ledger(tmp_path / "out") as ledger:
-        assert ledger.known(path) == (1, "c" * 32)
-        assert ledger.content(path) is None  # another size
-        assert ledger.output(tmp_path / "b" / "0.zarr") == tmp_path / "out" / "0-2.h5ad"
-    lines = (tmp_path / "out" / LEDGER).read_text().splitlines()
-    assert [sorted(json.loads(line)) for line in lines] == [
-        ["format"],
-        ["content", "path", "stamp"],
-        ["name", "path"],
-        ["name", "path"],
-    ]
-
-
-def test_a_file_named_like_a_part_is_not_written_where_the_part_is(tmp_path):
-    with open_ledger(tmp_path / "out") as ledger:
-        names = [ledger.output(tmp_path / name).name for name in ("a.h5ad", "a.NCBITaxon_9606.h5ad")]
-    assert names == ["a.h5ad", "a-NCBITaxon_9606.h5ad"]
-
-
-def test_outcomes_come_back_from_the_ledger(tmp_path):
-    outcome = Outcome(
-        source="a.h5ad",
-        content="c",
-        recipe="r",
-        status="kept",
-        reason="",
-        n_cells_in=3,
-        n_cells_out=2,
-        n_genes_in=5,
-        n_genes_out=4,
-        output=tmp_path / "out" / "a.h5ad",
-        labels={"x": ["T:1"]},
-        organism="NCBITaxon:9606",
-        seconds=0.5,
-        notes=("one", "two"),
-    )
-    with open_ledger(tmp_path / "out") as ledger:
-        ledger.note_outcomes(tmp_path / "a.h5ad", [outcome])
-        with pytest.raises(RuntimeError, match="another run is curating into"), open_ledger(tmp_path / "out"):
-            pass
-    (tmp_path / "out").rename(tmp_path / "moved")
-    with open_ledger(tmp_path / "moved") as ledger:
-        assert ledger.outcomes(tmp_path / "a.h5ad") == [replace(outcome, output=tmp_path / "moved" / "a.h5ad")]
-        assert ledger.outcomes(tmp_path / "b.h5ad") == []
-
-
-def test_a_folder_in_which_one_of_the_files_was_changed_is_another(tmp_path):
-    for name in "ab":
-        (tmp_path / name).write_text("1")
-        os.utime(tmp_path / name, ns=(5, 5))
-    before = stamp_of(tmp_path)
-    (tmp_path / "a").write_text("2")
-    os.utime(tmp_path / "a", ns=(3, 3))  # as when copied with its time
-    assert stamp_of(tmp_path) != before
-
-
-def test_a_ledger_of_another_release_is_refused(tmp_path):
-    (tmp_path / LEDGER).write_text('{"format": 99}\n')
-    with pytest.raises(RuntimeError, match="is of another release"), open_ledger(tmp_path):
-        pass
-
-
-def test_the_content_of_folders_is_that_of_their_files(tmp_path):
-    for name, text in {"one/a/b": "x", "two/a/b": "x", "three/a/b": "y", "four/a/c": "x"}.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True)
-        path.write_text(text)
-    contents = [content_of(tmp_path / name) for name in ("one", "two", "three", "four")]
-    assert contents[0] == contents[1]
-    assert len(set(contents)) == 3
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -301,6 +86,26 @@ def test_runs_skip_what_is_done_and_one_file_does_not_stop_the_others(tmp_path, 
     dropped = Curator(out="out", recipe=Recipe(min_cells_per_file=11)).run(files)
     assert {one.status for one in dropped} == {"dropped", "failed"}
     assert outputs(tmp_path / "out") == {}
+
+
+def test_nothing_that_is_there_is_written_over(tmp_path):
+    files = raw(tmp_path / "raw", 2)
+    (tmp_path / "link").symlink_to(tmp_path / "raw")
+    before = {path: path.read_bytes() for path in files}
+    for out in ("raw", "link"):
+        with pytest.raises(ValueError, match=r"0\.h5ad lies in .*, where curated files are to go"):
+            Curator(out=tmp_path / out).run(files)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "0.h5ad").write_text("mine")
+    (tmp_path / "out" / "1.NCBITaxon_9606.h5ad").write_text("mine, too")
+    outcomes = Curator(out=tmp_path / "out", progress=False).run(files)
+    assert [outcome.status for outcome in outcomes] == ["failed", "failed"]
+    assert "has 0.h5ad or parts of it already, which its curated.jsonl does not know" in outcomes[0].reason
+    assert (tmp_path / "out" / "0.h5ad").read_text() == "mine"
+    assert {path: path.read_bytes() for path in files} == before
+    (tmp_path / "out" / "0.h5ad").unlink()
+    again = Curator(out=tmp_path / "out", progress=False).run(files)
+    assert [outcome.status for outcome in again] == ["kept", "failed"]
 
 
 def test_moved_files_are_done_and_keep_their_outputs(tmp_path):

@@ -50,6 +50,12 @@ found = Collection.open("lamindb:my/atlas", where={"cell_types": "T cell and bel
 assert found.obs([CELL_TYPE])[CELL_TYPE].tolist() == [T, CD8]
 assert len(Collection.open(f"lamindb:my/atlas@{first.version}")) == 4
 
+Path("genes.csv").write_text("ENSG00000141510,TP53\\nENSG00000000003,P\\n")
+assert "2 genes of human, 2 new" in import_genes("human", "genes.csv")
+assert import_genes("human", "genes.csv") == "Gene: 2 genes of human, none new"
+rows = [["ENSG00000000003", "P", ""], ["ENSG00000141510", "TP53", ""]]
+assert registered_genes("human").to_numpy().tolist() == rows
+
 def hang_up(event, _):
     if event == "os.link":
         with psycopg2.connect(sys.argv[1]) as other, other.cursor() as cursor:
@@ -61,12 +67,6 @@ hung_up = []
 sys.addaudithook(hang_up)
 assert register([curated(folder / "idle.h5ad", [B])], key="my/idle", recipe=Recipe()).n_new == 1
 assert hung_up
-
-Path("genes.csv").write_text("ENSG00000141510,TP53\\nENSG00000000003,P\\n")
-assert "2 genes of human, 2 new" in import_genes("human", "genes.csv")
-assert import_genes("human", "genes.csv") == "Gene: 2 genes of human, none new"
-rows = [["ENSG00000000003", "P", ""], ["ENSG00000141510", "TP53", ""]]
-assert registered_genes("human").to_numpy().tolist() == rows
 
 before = count()
 try:

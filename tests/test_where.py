@@ -174,6 +174,19 @@ def test_other_data_have_no_registries(tmp_path: Path) -> None:
         Collection.open([f"lamindb:{KEY}", outcome.output], where={"cell_types": "T cell"})
 
 
+@pytest.mark.parametrize("name", ["homo sapiens", "Homo_sapiens", "Human", "NCBITaxon:9606"])
+def test_organisms_go_by_all_their_names(name: str) -> None:
+    assert len(Collection.open(f"lamindb:{KEY}", where={"organisms": name})) == len(
+        Collection.open(f"lamindb:{KEY}", where={"organisms": "human"})
+    )
+
+
+@pytest.mark.parametrize("where", ["T cell", {"cell_types": 3}, {"cell_types": []}, {"cell_types": ["T cell", None]}])
+def test_conditions_that_are_none(where: object) -> None:
+    with pytest.raises(TypeError, match="where is a mapping from a registry to a label or several"):
+        Collection.open(f"lamindb:{KEY}", where=where)  # type: ignore[arg-type]
+
+
 def test_inspect_takes_conditions(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["--where", "cell_types=T cell and below", f"cell_types={NEURON}", "organisms=human"]
     assert main(["inspect", f"lamindb:{KEY}", *words]) == 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.lamin_session import quiet, told
+from scdataloader.sources.lineage import Labelled, Member, is_store, labelled, origin
 from scdataloader.sources.where import Having, Where, chosen
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class LaminPath:
     """The artifact's key, or its uid where it has none."""
     having: tuple[Having, ...] = ()
     """What all of its cells are asked to have that are meant; empty for all cells."""
+    member: Member | None = None
+    """Where cells of a store are chosen, the source that is meant, which is what the name is of; None elsewhere."""
 
 
 def is_lamin(data: object) -> bool:
@@ -54,23 +57,30 @@ def resolve_lamin(data: str | Artifact | Collection | Iterable[Any], where: Wher
     Args:
         data: ``"lamindb:<key>"`` (the newest version of the collection with this key, or else of the artifact),
             ``"lamindb:<key>@<version>"``, an ``ln.Collection``, an ``ln.Artifact``, or a list or query set of these.
-        where: Which of the artifacts, and which of their cells: {registry: labels}; see `chosen`.
+        where: Which of the artifacts, and which of their cells: {registry: labels}; see `chosen`. A store stands for
+            the artifacts that it was made of, by the lineage that it was registered with.
 
     Raises:
         RuntimeError: no lamindb instance is connected, or its database does not answer.
-        LookupError: no collection or artifact has this key and version, or there is none in ``data``; or what `chosen`
-            raises.
+        LookupError: no collection or artifact has this key and version, or there is none in ``data``; lamindb does not
+            say what a store was made of; or what `chosen` raises.
         SourceFormatError: an artifact is neither an AnnData stored as .h5ad or .zarr nor a store.
         FileNotFoundError: the file of an artifact is gone.
         ConnectionError: a remote artifact cannot be reached.
         TypeError: ``data`` is something else.
     """
     with quiet(), told():
-        picked = chosen(_listed(data), where or {})
-        if not picked:
+        listed = _listed(data)
+        if not listed:
             raise LookupError(f"{_describe(data)} holds no artifact, expected at least one AnnData (.h5ad or .zarr)")
-        for artifact, _ in picked:
-            _check_readable(artifact)
+        if where is None:
+            files = [Labelled(artifact=artifact, place=artifact) for artifact in listed]
+        else:
+            files = [file for artifact in listed for file in labelled(artifact)]
+        having = {artifact.pk: of_it for artifact, of_it in chosen([file.artifact for file in files], where or {})}
+        picked = [(file, having[file.artifact.pk]) for file in files if file.artifact.pk in having]
+        for place in {file.place.pk: file.place for file, _ in picked}.values():
+            _check_readable(place)
         return _fetch(picked)
 
 
@@ -91,6 +101,38 @@ def find(key: str) -> Artifact | Collection:
         for record in (*newest, *(record for record in versions if record.version == version)):
             return record
     raise LookupError(_unknown_key_message(key))
+
+
+def origins(data: str | Iterable[Any]) -> list[str]:
+    """Of each registered store among the data, in words, which version of which collection it holds."""
+    import lamindb as ln
+
+    said = []
+    with quiet(), told():
+        for artifact in filter(is_store, _listed(data)):
+            if (held := origin(artifact)) is not None:
+                newest = ln.Collection.filter(key=held.key, is_latest=True).order_by("-created_at").first()
+                is_newest = newest is None or newest.pk == held.pk
+                age = "the newest version" if is_newest else f"the newest version is {newest.version}"
+                held_name = f"{PREFIX}{held.key}@{held.version}"
+                said.append(f"{PREFIX}{artifact.key}@{artifact.version} holds {held_name}; {age}")
+    return said
+
+
+def key_of(path: str) -> str | None:
+    """How to name a store of this machine as data of lamindb; None if no instance is connected that has it."""
+    import lamindb_setup
+
+    if not lamindb_setup.settings.is_configured:
+        return None
+    import lamindb as ln
+
+    folder = Path(path).expanduser().resolve()
+    with quiet(), told():
+        for artifact in ln.Artifact.filter(key__endswith=SUFFIXES[-1], storage__type="local").order_by("-id"):
+            if artifact.path == folder:
+                return f"{PREFIX}{artifact.key}{'' if artifact.is_latest else f'@{artifact.version}'}"
+    return None
 
 
 def _listed(data: Any) -> list[Artifact]:
@@ -173,20 +215,24 @@ def _is_remote(artifact: Artifact) -> bool:
     return str(artifact.storage.type) != "local"
 
 
-def _fetch(picked: list[tuple[Artifact, tuple[Having, ...]]]) -> list[LaminPath]:
+def _fetch(picked: list[tuple[Labelled, tuple[Having, ...]]]) -> list[LaminPath]:
     from rich.console import Console
     from rich.progress import Progress
 
-    n_remote = sum(_is_remote(artifact) for artifact, _ in picked)
+    places = {file.place.pk: file.place for file, _ in picked}
+    n_remote = sum(_is_remote(place) for place in places.values())
+    paths = {}
     # stderr: a command's own output may be piped on
     with Progress(console=Console(stderr=True), transient=True, disable=n_remote == 0) as progress:
         task = progress.add_task("fetching from lamindb", total=n_remote)
-        paths = []
-        for artifact, having in picked:
-            progress.update(task, description=f"fetching {_name(artifact)}")
-            paths.append(LaminPath(path=_local_path(artifact), name=_name(artifact), having=having))
-            progress.advance(task, _is_remote(artifact))
-    return paths
+        for key, place in places.items():
+            progress.update(task, description=f"fetching {_name(place)}")
+            paths[key] = _local_path(place)
+            progress.advance(task, _is_remote(place))
+    return [
+        LaminPath(path=paths[file.place.pk], name=_name(file.artifact), having=having, member=file.member)
+        for file, having in picked
+    ]
 
 
 def _local_path(artifact: Artifact) -> Path:
@@ -206,7 +252,12 @@ def _local_path(artifact: Artifact) -> Path:
             f"cannot download lamindb artifact {_name(artifact)!r} from {artifact.storage.root} ({error}): check the "
             "network and the credentials; offline, copy the file here by other means and pass its path"
         ) from error
+    what_to_do = "restore the file, or delete the artifact and register it again"
+    if is_store(artifact) and (held := origin(artifact)) is not None:
+        what_to_do = (
+            "move it back, or register it where it is now: "
+            f"`scdataloader convert {PREFIX}{held.key}@{held.version} --out <where it is> --register`"
+        )
     raise FileNotFoundError(
-        f"lamindb artifact {_name(artifact)!r} should lie at {artifact.path}, and nothing is there: "
-        "restore the file, or delete the artifact and register it again"
+        f"lamindb artifact {_name(artifact)!r} should lie at {artifact.path}, and nothing is there: {what_to_do}"
     )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import NotCountsError
 from scdataloader.sources import open_source
 from scdataloader.sources.counts import Values
-from scdataloader.sources.lamin import LaminPath, is_lamin, resolve_lamin
+from scdataloader.sources.lamin import LaminPath, is_lamin, key_of, resolve_lamin
 from scdataloader.sources.where import Where
 from scdataloader.store.layout import MANIFEST, SUFFIX
 from scdataloader.store.reader import Store, StoreSource
@@ -47,14 +47,22 @@ def choose_cells(data: Any, where: Where | None, *, counts: str = "auto", values
         values: See `open_source`.
 
     Raises:
-        LookupError: no cell has what is asked for.
-        ValueError: labels are asked for of data that do not lie in lamindb.
+        LookupError: no cell has what is asked for, or lamindb does not say what a store was made of.
+        ValueError: labels are asked for of data that do not lie in lamindb, or a store is not what lamindb says.
         Exception: all that `open_sources` raises.
     """
     if where is None:
         return [Chosen(source=source) for source in open_sources(data, counts=counts, values=values)]
     picked = list(_pick(data, where))
-    found = [_with_rows(path, open_source(path.path, counts=counts, values=values)) for path in picked]
+    paths = dict.fromkeys(item.path for item in picked if item.member is not None)
+    stores = {path: _of_store(path, values) for path in paths}
+    found = []
+    for item in picked:
+        if item.member is None:
+            source: Source = open_source(item.path, counts=counts, values=values)
+        else:
+            source = item.member.of(stores[item.path], item.path)
+        found.append(_with_rows(item, source))
     with_cells = [chosen for chosen in found if chosen is not None]
     if not with_cells:
         raise LookupError(
@@ -70,9 +78,10 @@ def _pick(data: Any, where: Where) -> Iterable[LaminPath]:
         for item in data:
             yield from _pick(item, where)
     else:
+        key = key_of(fspath(data)) if isinstance(data, str | PathLike) else None
         raise ValueError(
             f"where={dict(where)} chooses by registries of lamindb, in which {data!r} is not looked up: name data as "
-            "'lamindb:<key>', or leave where out"
+            f"{key or 'lamindb:<key>'!r}, or leave where out"
         )
 
 

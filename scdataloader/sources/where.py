@@ -85,8 +85,10 @@ def chosen(artifacts: Sequence[Artifact], where: Where) -> list[tuple[Artifact, 
 
     Raises:
         LookupError: artifacts have no such registry, it has no such label, or no artifact has what is asked for.
+        TypeError: ``where`` is no mapping, or a label is no text.
         ValueError: a registry without a hierarchy is asked for what is below a label.
     """
+    _check_types(where)
     columns, texts = {}, {}
     for key, labels in where.items():
         asked = _labels(key, [labels] if isinstance(labels, str) else labels)
@@ -105,6 +107,20 @@ def chosen(artifacts: Sequence[Artifact], where: Where) -> list[tuple[Artifact, 
     if artifacts and not found:
         raise LookupError(f"no artifact of the {len(artifacts):,} has all of {dict(where)}, though each of it occurs")
     return found
+
+
+def _check_types(where: object) -> None:
+    if not isinstance(where, Mapping) or not all(map(_are_labels, where.values())):
+        raise TypeError(
+            f"where is a mapping from a registry to a label or several, such as {{'cell_types': 'T cell{BELOW}'}}; not "
+            f"{where!r}"
+        )
+
+
+def _are_labels(labels: object) -> bool:
+    if isinstance(labels, str):
+        return True
+    return isinstance(labels, Sequence) and len(labels) > 0 and all(isinstance(label, str) for label in labels)
 
 
 def _labels(key: str, labels: Sequence[str]) -> _Labels:
@@ -150,11 +166,12 @@ def _matching(registry: Any, key: str, name: str) -> set[int]:
     """Records with this id, name or synonym; of several releases, all."""
     from django.db.models import Q
 
-    fields = [field for field in ("ontology_id", "name", "uid") if hasattr(registry, field)]
+    fields = [field for field in ("ontology_id", "name", "uid", "scientific_name") if hasattr(registry, field)]
     for exact in ("exact", "iexact"):
         matches = Q()
         for field in fields:
-            matches |= Q(**{f"{field}__{exact}": name})
+            # bionty has scientific names with a bar
+            matches |= Q(**{f"{field}__{exact}": name.replace(" ", "_") if field == "scientific_name" else name})
         found = set(registry.filter(matches).values_list("id", flat=True))
         if found:
             return found
