@@ -9,12 +9,14 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from curation import IDS, cells, curate, failed, kept, written
-from scipy.sparse import csr_matrix
+from curation import IDS, cells, curate, failed, job, kept, written
+from scipy.sparse import csc_matrix, csr_matrix
 
 from scdataloader.curate import part
+from scdataloader.curate.one_file import curate_file
 from scdataloader.curate.recipe import Recipe
 from scdataloader.curate.writer import written as writing_to
+from scdataloader.sources import turning
 
 CELL_TYPE, ASSAY = "cell_type_ontology_term_id", "assay_ontology_term_id"
 
@@ -182,3 +184,20 @@ def test_a_hook_may_give_views_and_their_blocks_are_let_go(tmp_path):
         gc.collect()
         assert whole() is None
     assert list(ad.read_h5ad(tmp_path / "a.h5ad").obs_names) == ["cell2", "cell3", "cell4"]
+
+
+@pytest.mark.parametrize("stored", [csr_matrix, csc_matrix])
+@pytest.mark.parametrize("options", [{}, {"min_cells_per_gene": 1}, {"before": ["same"]}])
+def test_every_pass_is_told(tmp_path, monkeypatch, hooks, stored, options):
+    monkeypatch.setattr(part, "CELLS_PER_BLOCK", 4)
+    monkeypatch.setattr(turning, "_PIECE", 7)
+    if options.get("before"):
+        options = {"before": [hooks("def same(block): return block\n") + ":same"]}
+    raw, told = cells(IDS), []
+    raw.X = stored(raw.X)
+    path = written(tmp_path / "a.h5ad", raw)
+    (outcome,) = curate_file(job(path, tmp_path / "out", Recipe(**options)), told.append)
+    assert outcome.status == "kept", outcome.reason
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1)
+    assert max(np.diff([0, *told])) < 0.3

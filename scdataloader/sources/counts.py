@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import NotCountsError
-from scdataloader.sources.anndata_layout import MatrixLayout, Node
+from scdataloader.sources.anndata_layout import MatrixLayout, Node, read_frame
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,12 @@ def find_offence(node: Node, layout: MatrixLayout) -> Offence | None:
             row, gene = (major, minor) if layout.kind == "csr" else (minor, major)
             return Offence(value=values[at], row=row, gene=gene)
     return None
+
+
+def in_words(root: Node, layout: MatrixLayout, wrong: Offence) -> str:
+    """A value of a matrix and its place, for a message."""
+    genes = read_frame(root, layout.var).index
+    return wrong.in_words(str(genes[wrong.gene]) if wrong.gene < len(genes) else "beyond the gene table")
 
 
 def _dense_offence(node: Node, layout: MatrixLayout) -> Offence | None:

@@ -26,6 +26,7 @@ from scdataloader.sources.counts import (
     find_offence,
     first_not_count,
     has_counts,
+    in_words,
     not_counts_message,
 )
 from scdataloader.sources.fingerprint import content_digest
@@ -58,7 +59,7 @@ class AnnDataSource(ABC):
             values,
             lambda found: find_offence(self._sampled(root, found), found),
             lambda found: has_counts(self._sampled(root, found), found),
-            lambda found, wrong: _in_words(root, found, wrong),
+            lambda found, wrong: in_words(root, found, wrong),
             self.name,
         )
         self.n_obs, self._n_genes = self._chosen.shape
@@ -295,8 +296,3 @@ class AnnDataSource(ABC):
         raise NotCountsError(
             not_counts_message(self.name, self.counts, wrong.in_words(str(self.var.index[wrong.gene])))
         )
-
-
-def _in_words(root: layout.Node, found: layout.MatrixLayout, wrong: Offence) -> str:
-    genes = layout.read_frame(root, found.var).index
-    return wrong.in_words(str(genes[wrong.gene]) if wrong.gene < len(genes) else "beyond the gene table")
