@@ -21,6 +21,7 @@ from scdataloader.sources.lamin import resolve_lamin
 
 ON_POSTGRES = """
 import sys
+import threading
 from pathlib import Path
 import lamindb
 import psycopg2
@@ -56,6 +57,14 @@ assert import_genes("human", "genes.csv") == "Gene: 2 genes of human, none new"
 rows = [["ENSG00000000003", "P", ""], ["ENSG00000141510", "TP53", ""]]
 assert registered_genes("human").to_numpy().tolist() == rows
 
+# who registers in a collection waits for who does so already, and nobody else does
+other = psycopg2.connect(sys.argv[1])
+other.cursor().execute("SELECT pg_advisory_lock(hashtext('my/atlas'))")
+assert register([curated(folder / "d.h5ad", [B])], key="my/other", recipe=Recipe()).n_new == 1
+threading.Timer(1, other.close).start()
+assert register([curated(folder / "e.h5ad", [B])], key="my/atlas", recipe=Recipe()).n_new == 1
+assert other.closed
+
 def hang_up(event, _):
     if event == "os.link":
         with psycopg2.connect(sys.argv[1]) as other, other.cursor() as cursor:
@@ -69,12 +78,7 @@ assert register([curated(folder / "idle.h5ad", [B])], key="my/idle", recipe=Reci
 assert hung_up
 
 before = count()
-try:
-    register([curated(folder / "c.h5ad", ["CL:9999999"])], key="my/atlas", recipe=Recipe())
-except LookupError as error:
-    assert "CL:9999999" in str(error)
-else:
-    raise AssertionError("a term that does not exist was registered")
+assert register([curated(folder / "c.h5ad", ["CL:9999999"])], key="my/atlas", recipe=Recipe()).refused
 assert count() == before
 kill_at_each_step(folder / "killed", "my/killed")
 """
