@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from curation import IDS, cells, written
+from curation import IDS, cells, raw, written
 
 from scdataloader.curate import Curator, Recipe
 from scdataloader.curate.ledger import LEDGER
@@ -104,3 +107,23 @@ def test_a_file_that_is_cut_or_goes_meanwhile_fails_in_one_line_and_leaves_nothi
     for name in ("cut", "cut_gzip"):
         assert f"{name}.h5ad is truncated (4096 bytes are there" in again[name].reason
     assert again["replaced"].status == "kept"
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_nearly_full(tmp_path):
+    """A small file system in memory, where the system lets a user mount one."""
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("this system lets no user mount a file system of its own")
+    files, disk = raw(tmp_path / "raw", 2), tmp_path / "disk"
+    disk.mkdir()
+    script = 'mount -t tmpfs -o size=12m none "$0" && "$@"; code=$?; ls "$0/out"; exit $code'
+    command = [sys.executable, "-m", "scdataloader", "curate", *files, "--out", disk / "out", "--processes", "1"]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, disk, *command],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    told = re.findall(r"warning: .*\.h5ad failed: (.*)", done.stderr)
+    assert len(told) == 2
+    assert all(re.search(r"cannot write \d.h5ad into \S+: 0.0 MB .* and 1\d\.\d MB are free", line) for line in told)
+    assert done.stdout.split()[-2:] == ["curated.jsonl", "report.csv"]

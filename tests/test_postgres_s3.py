@@ -61,7 +61,7 @@ assert registered_genes("human").to_numpy().tolist() == rows
 other = psycopg2.connect(sys.argv[1])
 other.cursor().execute("SELECT pg_advisory_lock(hashtext('my/atlas'))")
 assert register([curated(folder / "d.h5ad", [B])], key="my/other", recipe=Recipe()).n_new == 1
-threading.Timer(1, other.close).start()
+threading.Timer(4, other.close).start()
 assert register([curated(folder / "e.h5ad", [B])], key="my/atlas", recipe=Recipe()).n_new == 1
 assert other.closed
 

@@ -109,7 +109,8 @@ class _Worker:
             return "the file became shorter while it was read"
         if code < 0:
             name = signal.Signals(-code).name
-            return f"its process was killed by {name}, perhaps for want of memory: try fewer processes at once"
+            why = ", perhaps for want of memory: try fewer processes at once" if code == -signal.SIGKILL else ""
+            return f"its process was killed by {name}{why}"
         if not self._is_ready:
             raise RuntimeError(
                 f"a process could not start, and ended with exit code {code}; in a script, curate under "

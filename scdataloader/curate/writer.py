@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from scdataloader.errors import StoreWriteError
 from scdataloader.sources.counts import first_not_count
 from scdataloader.store.disk import PARTIAL, writing
 
@@ -22,6 +25,8 @@ Compression = Literal["none", "lzf", "gzip"]
 
 _CHUNK = 1 << 16
 """Values in a chunk of a compressed array."""
+_SPARE = 1 << 24
+"""Bytes for all but the values, as far as they can be told beforehand."""
 _PIECE = 1 << 22
 """Values that are copied at once."""
 
@@ -90,7 +95,12 @@ class Writer:
         return cells
 
     def finish(self, root: h5py.File, compression: Compression) -> None:
-        """Lay everything out in an empty file."""
+        """Lay everything out in an empty file.
+
+        Raises:
+            StoreWriteError: the disk has no room for the values.
+        """
+        self._require_room(Path(self._data.name), compression)
         cells = self.cells()
         root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         # uns goes first: of large files lamindb tells contents apart by the first and the last 50 MB only
@@ -106,6 +116,17 @@ class Writer:
         for key, file, dtype in (("data", self._data, np.float32), ("indices", self._indices, np.int32)):
             file.flush()
             _copy(Path(file.name), matrix, key, np.dtype(dtype), compression)
+
+    def _require_room(self, near: Path, compression: Compression) -> None:
+        """Refuse to begin what cannot be ended: where a disk is full, HDF5 may take the process with it."""
+        n_bytes = 0 if compression != "none" else self._data.tell() + self._indices.tell()
+        free = shutil.disk_usage(near.parent).free
+        if free < n_bytes + _SPARE:
+            raise StoreWriteError(
+                errno.ENOSPC,
+                f"cannot write {self._name} into {near.parent}: {n_bytes / 1e6:,.1f} MB and a little more are needed, "
+                f"and {free / 1e6:,.1f} MB are free; make room",
+            )
 
 
 def canonical(x: Any) -> csr_matrix:
