@@ -307,6 +307,29 @@ def test_a_locked_database_is_told_in_one_line(lamin: ModuleType, storage: Path,
     assert register([outcome], key=key, recipe=Recipe()).n_new == 1
 
 
+def test_a_database_that_is_locked_for_a_while_is_waited_for(
+    lamin: ModuleType, storage: Path, key: str, caplog
+) -> None:
+    from django.db import connection
+    from django.db.utils import OperationalError
+
+    caplog.set_level("INFO", "scdataloader")
+    locked = [True]
+
+    def lock_once(execute, sql, params, many, context):
+        if sql.startswith("INSERT") and '"lamindb_collectionartifact"' in sql and locked:
+            locked.clear()
+            raise OperationalError("database is locked")
+        return execute(sql, params, many, context)
+
+    outcomes = [curated(storage / f"{name}.h5ad", [T, B]) for name in "ab"]
+    with connection.execute_wrapper(lock_once):
+        done = register(outcomes, key=key, recipe=Recipe())
+    assert (done.n_new, done.n_members) == (2, 2)
+    assert "the database is locked by another process; trying again" in caplog.messages
+    assert len(Collection.open(f"lamindb:{key}", where={"cell_types": B})) == 2
+
+
 def test_killed_at_any_step_all_is_registered_or_nothing(lamin: ModuleType, storage: Path, key: str) -> None:
     kill_at_each_step(storage, key, LAMIN_CURRENT_INSTANCE=lamin.setup.settings.instance.slug)
 

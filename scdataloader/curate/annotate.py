@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scdataloader.curate.outcome import Outcome
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class Annotator:
-    """Labels of many artifacts at once: terms are saved once, and links in bulk.
+    """Labels of many artifacts at once.
 
     To be made inside of a transaction; to be used inside of another, or the same.
     """
@@ -45,46 +45,39 @@ class Annotator:
         self._registries = _registries(outcomes)
         self._features = {column: _feature(column, registry) for column, registry in self._registries.items()}
         self._records = {registry: _records(registry, self._ids(outcomes, registry)) for registry in self._all()}
-        self._schemas: dict[tuple[str, ...], Schema] = {}
-        self._links: dict[Any, list[Any]] = {}
+        # here, as what is saved later may be taken back and tried again
+        self._schemas = {columns: self._schema(columns) for columns in map(self._columns, outcomes) if columns}
 
     def prepare(self, artifact: Artifact, outcome: Outcome) -> None:
         """What is said in the artifact's own record, before it is saved."""
         artifact.n_observations = outcome.n_cells_out
-        columns = tuple(sorted(set(outcome.labels) & set(self._features)))
-        artifact.schema = self._schema(columns) if columns else None
+        artifact.schema = self._schemas.get(self._columns(outcome))
 
-    def link(self, artifact: Artifact, outcome: Outcome) -> None:
-        """What is said by links to other records, of an artifact that was saved; written by `save`."""
+    def links(self, artifact: Artifact, outcome: Outcome) -> Iterator[Any]:
+        """What is said by links to other records, of an artifact that was saved; for `save_links`."""
         for column, registry in self._registries.items():
             for label in outcome.labels.get(column, ()):
-                self._add(artifact, registry, label, self._features[column])
+                yield self._link(artifact, registry, label, self._features[column])
         if outcome.organism:
-            self._add(artifact, _bionty("Organism"), outcome.organism, None)
+            yield self._link(artifact, _bionty("Organism"), outcome.organism, None)
         if artifact.schema is not None:
             through: Any = type(artifact).schemas.through
-            slot = through(artifact_id=artifact.pk, schema_id=artifact.schema.slots["obs"].pk, slot="obs")
-            self._links.setdefault(through, []).append(slot)
+            yield through(artifact_id=artifact.pk, schema_id=artifact.schema.slots["obs"].pk, slot="obs")
 
-    def save(self) -> None:
-        """Write the links."""
-        for through, links in self._links.items():
-            through.objects.bulk_create(links, batch_size=1000)
-        self._links.clear()
-
-    def _add(self, artifact: Artifact, registry: Any, label: str, feature: Feature | None) -> None:
-        through = registry.artifacts.through
+    def _link(self, artifact: Artifact, registry: Any, label: str, feature: Feature | None) -> Any:
         ends = {"artifact_id": artifact.pk, f"{registry.__name__.lower()}_id": self._records[registry][label]}
-        self._links.setdefault(through, []).append(through(**ends, feature=feature))
+        return registry.artifacts.through(**ends, feature=feature)
+
+    def _columns(self, outcome: Outcome) -> tuple[str, ...]:
+        """Columns of obs with labels that are linked."""
+        return tuple(sorted(set(outcome.labels) & set(self._features)))
 
     def _schema(self, columns: tuple[str, ...]) -> Schema:
         """What files with these columns of obs are valid by; lamindb keeps one for each set of columns."""
         import lamindb
 
-        if columns not in self._schemas:
-            obs = lamindb.Schema(features=[self._features[column] for column in columns]).save()
-            self._schemas[columns] = lamindb.Schema(otype="AnnData", slots={"obs": obs}).save()
-        return self._schemas[columns]
+        obs = lamindb.Schema(features=[self._features[column] for column in columns]).save()
+        return lamindb.Schema(otype="AnnData", slots={"obs": obs}).save()
 
     def _all(self) -> set[Any]:
         return {*self._registries.values(), _bionty("Organism")}
@@ -95,6 +88,15 @@ class Annotator:
         if registry is _bionty("Organism"):
             ids |= {outcome.organism for outcome in outcomes if outcome.organism}
         return ids
+
+
+def save_links(links: Iterable[Any]) -> None:
+    """Write links of many artifacts at once."""
+    of_table: dict[Any, list[Any]] = {}
+    for link in links:
+        of_table.setdefault(type(link), []).append(link)
+    for table, its_links in of_table.items():
+        table.objects.bulk_create(its_links, batch_size=1000)
 
 
 def unlinkable(outcomes: Sequence[Outcome]) -> dict[str, str]:

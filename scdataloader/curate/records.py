@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from scdataloader.curate.annotate import Annotator
+from scdataloader.curate.annotate import Annotator, save_links
 from scdataloader.curate.origin import Identity, Kept
 from scdataloader.curate.recipe import Recipe
 from scdataloader.curate.versions import Version
@@ -28,7 +28,8 @@ def make_artifacts(
     import lamindb
 
     record: Any = lamindb.Artifact
-    saved = []
+    saved: list[Artifact] = []
+    links: list[Any] = []
     for kept in _progress(files):
         version = versions[kept.origin.identity]
         artifact = record(
@@ -46,9 +47,9 @@ def make_artifacts(
         artifact.extra_data = kept.origin.noted
         annotator.prepare(artifact, kept.outcome)
         artifact.save(print_progress=False)
-        annotator.link(artifact, kept.outcome)
+        links += annotator.links(artifact, kept.outcome)
         saved.append(artifact)
-    annotator.save()
+    save_links(links)
     return saved
 
 
