@@ -51,14 +51,15 @@ def of_ids(column: str, counts: Mapping[str, int]) -> Ontology:
     """
     labels: dict[str, list[str]] = {}
     for label in counts:
-        labels.setdefault(prefix_of(label).upper(), []).append(label)
+        labels.setdefault(prefix_of(label).lower(), []).append(label)
     if "" in labels:
         raise ValueError(
             f"the labels of {column!r} are names ({shown(counts)}), which do not say of which ontology: name it, as in "
             f"hierarchies={{{column!r}: 'CL'}}, or --hierarchies {column}=CL of inspect"
         )
     cells: Counter[str] = Counter()
-    for prefix, some in sorted(labels.items()):
+    for some in labels.values():
+        prefix = prefix_of(some[0])
         try:
             # two prefixes may be of one ontology
             cells[guide_name(prefix)] += sum(counts[label] for label in some)
