@@ -68,13 +68,11 @@ class Hierarchy:
         cells: Counter[str] = Counter()
         for label, term in terms.items():
             cells[term] += counts[label]
+        if ontology is None:
+            _note_several(column, cells)
         if roll_up is not None:
-            try:
-                classes = roll_up.classes(found, cells)
-            except (LookupError, ValueError) as error:
-                raise ValueError(f"{column}: {error.args[0]}") from error
+            classes = _rolled_up(column, cells, roll_up, found)
             terms = {label: classes[term] for label, term in terms.items()}
-            _note_rolled_up(column, classes, found)
         encoder = _encoder(column, terms, found)
         _note_single(encoder, found)
         return cls(encoder=encoder, ontology=found, by_ids=ontology is None)
@@ -86,13 +84,14 @@ class Hierarchy:
 
         Raises:
             LookupError: a term is not in the ontology.
-            ValueError: the codes are not those of the terms: sorted leaves, then sorted inner terms.
+            ValueError: a term is an id of what the guide does not have; or the codes are not those of the terms: sorted
+                leaves, then sorted inner terms.
         """
         known = {term: code for term, code in codes.items() if code >= 0}
         ontology = self.ontology
-        further = [term for term in known if prefix_of(term) not in ontology.prefixes]
+        further = [term for term in known if prefix_of(term) not in ("", *ontology.prefixes)]
         if further and self.by_ids:
-            ontology = Ontology.union([ontology, of_ids(self.encoder.column, Counter(further))])
+            ontology = Ontology.union([ontology, of_ids(self.encoder.column, further)])
         encoder = _encoder(self.encoder.column, {term: term for term in known}, ontology)
         if encoder.encoder != known:
             raise ValueError(
@@ -155,14 +154,29 @@ class Hierarchies(Mapping[str, Hierarchy]):
         return len(self._ontologies)
 
 
-def _note_rolled_up(column: str, classes: Mapping[str, str], ontology: Ontology) -> None:
-    """Say which terms go up, and to which."""
+def _rolled_up(column: str, cells: Mapping[str, int], roll_up: RollUp, ontology: Ontology) -> dict[str, str]:
+    """{term: the term that it goes up to, or itself}; which go up, and to which, is said."""
+    try:
+        classes = roll_up.classes(ontology, cells)
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"{column}: {error.args[0]}") from error
     up: dict[str, list[str]] = {}
     for term, to in sorted(classes.items()):
         if term != to:
             up.setdefault(to, []).append(_named(term, ontology))
     for to, terms in up.items():
         logger.info("%s: rolled up to %s: %s", column, _named(to, ontology), ", ".join(terms))
+    return classes
+
+
+def _note_several(column: str, cells: Mapping[str, int]) -> None:
+    """Say of which ontologies the terms are, where these are several: some may have strayed in."""
+    of: Counter[str] = Counter()
+    for term, n_cells in cells.items():
+        of[prefix_of(term)] += n_cells
+    if len(of) > 1:
+        each = ", ".join(f"{prefix} in {n:,} cell{'s' if n > 1 else ''}" for prefix, n in of.most_common())
+        logger.info("%s: terms of several ontologies, side by side: %s", column, each)
 
 
 def _note_joint(column: str, cells: Counter[str], ontology: Ontology) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +10,16 @@ from scdataloader.ontology import Ontology
 from scdataloader.ontology_backends import guide_name
 from scdataloader.term_ids import prefix_of
 
-logger = logging.getLogger(__name__)
-
 N_SHOWN = 5
 """Labels that a message names at most."""
 
 
-def opened(column: str, counts: Mapping[str, int], asked: Any) -> Ontology:
+def opened(column: str, labels: Iterable[str], asked: Any) -> Ontology:
     """The ontology of a column.
 
     Args:
         column: its name, for messages.
-        counts: {label: cells}.
+        labels: what occurs in it.
         asked: an `Ontology`, the name or file of one, or a list of these; None for those that the labels are ids of.
 
     Raises:
@@ -32,46 +28,34 @@ def opened(column: str, counts: Mapping[str, int], asked: Any) -> Ontology:
             refuse.
     """
     if asked is None:
-        return of_ids(column, counts)
+        return of_ids(column, labels)
     several = asked if isinstance(asked, list | tuple) else [asked]
     if not several:
         raise ValueError(f"the hierarchy of {column!r} names no ontology: give at least one, or None to go by the ids")
-    return Ontology.union([_named(column, one) for one in several])
+    return Ontology.union([_opened(column, one) for one in several])
 
 
-def of_ids(column: str, counts: Mapping[str, int]) -> Ontology:
+def of_ids(column: str, labels: Iterable[str]) -> Ontology:
     """The ontologies of the guide that labels are ids of, side by side.
 
     Args:
         column: its name, for messages.
-        counts: {label: cells}; all are ids, or all are names.
+        labels: all are ids, or all are names.
 
     Raises:
         ValueError: the labels are names, or ids of what the guide does not have.
     """
-    labels: dict[str, list[str]] = {}
-    for label in counts:
-        labels.setdefault(prefix_of(label).lower(), []).append(label)
-    if "" in labels:
+    by_prefix: dict[str, list[str]] = {}
+    for label in labels:
+        by_prefix.setdefault(prefix_of(label).lower(), []).append(label)
+    if names := by_prefix.get(""):
         raise ValueError(
-            f"the labels of {column!r} are names ({shown(counts)}), which do not say of which ontology: name it, as in "
+            f"the labels of {column!r} are names ({shown(names)}), which do not say of which ontology: name it, as in "
             f"hierarchies={{{column!r}: 'CL'}}, or --hierarchies {column}=CL of inspect"
         )
-    cells: Counter[str] = Counter()
-    for some in labels.values():
-        prefix = prefix_of(some[0])
-        try:
-            # two prefixes may be of one ontology
-            cells[guide_name(prefix)] += sum(counts[label] for label in some)
-        except ValueError as error:
-            raise ValueError(
-                f"labels of {column!r} are ids of {prefix} ({shown(some)}): {error.args[0]}, and name it as "
-                f"hierarchies={{{column!r}: ...}}"
-            ) from error
-    if len(cells) > 1:
-        each = ", ".join(f"{name} in {n:,} cell{'s' if n > 1 else ''}" for name, n in cells.most_common())
-        logger.info("%s: terms of several ontologies, side by side: %s", column, each)
-    return Ontology.union([Ontology.from_guide(name) for name in cells])
+    # two prefixes may be of one ontology
+    guides = {_guide(column, ids) for ids in by_prefix.values()}
+    return Ontology.union([Ontology.from_guide(name) for name in sorted(guides)])
 
 
 def shown(labels: Iterable[str]) -> str:
@@ -81,7 +65,7 @@ def shown(labels: Iterable[str]) -> str:
     return ", ".join(map(repr, labels[:N_SHOWN])) + more
 
 
-def _named(column: str, asked: Any) -> Ontology:
+def _opened(column: str, asked: Any) -> Ontology:
     if isinstance(asked, Ontology):
         return asked
     if isinstance(asked, str | Path):
@@ -89,3 +73,15 @@ def _named(column: str, asked: Any) -> Ontology:
         is_file = "://" in text or Path(text).suffix != "" or Path(text).is_file()
         return Ontology.from_obo(asked) if is_file else Ontology.from_guide(text)
     raise TypeError(f"the hierarchy of {column!r} must be an Ontology, the name of one, or a file, not {asked!r}")
+
+
+def _guide(column: str, ids: list[str]) -> str:
+    """What the guide calls the ontology of some ids of one prefix."""
+    prefix = prefix_of(ids[0])
+    try:
+        return guide_name(prefix)
+    except ValueError as error:
+        raise ValueError(
+            f"labels of {column!r} are ids of {prefix} ({shown(ids)}): {error.args[0]}, and name it as "
+            f"hierarchies={{{column!r}: ...}}"
+        ) from error

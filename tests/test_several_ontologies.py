@@ -177,6 +177,10 @@ def test_codes_from_outside_bring_the_ontologies_of_their_ids():
     assert later.with_codes(trained.encoder) == trained
     with pytest.raises(LookupError, match=r"is an id of MONDO, and PATO .* has only those of PATO"):
         fit(normal, ontology="PATO").with_codes(trained.encoder)
+    with pytest.raises(LookupError, match="no term 'typical'"):
+        later.with_codes({"typical": 0})
+    with pytest.raises(ValueError, match=r"are ids of ABC .* no ontology 'ABC'"):
+        later.with_codes({"ABC:1": 0})
 
 
 def test_which_ontologies_the_ids_are_of_is_said(caplog):
