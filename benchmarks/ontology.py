@@ -4,7 +4,8 @@
 
 Each process loads all of the ontologies, one after another, from the guide's wheel, and then asks each. Loading
 includes the closure, which is everybody's ancestors; the guide is imported before. Memory is anonymous pages (RssAnon)
-beyond those before the first, at its peak: until all are loaded and kept, and until all names can be looked up too.
+beyond those before the first, at its peak: until all are loaded and kept, until all names can be looked up too, and
+until all are united as well, which is timed with its closure.
 """
 
 import argparse
@@ -32,8 +33,8 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def measured(names: list[str]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Seconds of each task for each ontology, and MiB of all together."""
+def measured(names: list[str]) -> tuple[dict[str, dict[str, float]], dict[str, float], float]:
+    """Seconds of each task for each ontology, MiB of all together, and seconds of their union."""
     import cellxgene_ontology_guide.supported_versions  # noqa: F401
 
     before, peak = anonymous_mib(), PeakMemory()
@@ -55,7 +56,12 @@ def measured(names: list[str]) -> tuple[dict[str, dict[str, float]], dict[str, f
         }
         times[name] |= {task: seconds(call) for task, call in tasks.items()}
     memory["loaded and asked"] = max(peak.mib, anonymous_mib()) - before
-    return times, memory
+    start = time.perf_counter()
+    union = Ontology.union(list(kept.values()))
+    union.ancestors(union.terms[0])
+    to_unite = time.perf_counter() - start
+    memory["loaded, asked and united"] = max(peak.mib, anonymous_mib()) - before
+    return times, memory, to_unite
 
 
 def all_of(ask: Callable[[str], list[str]], terms: tuple[str, ...]) -> None:
@@ -74,10 +80,11 @@ def main() -> None:
             results.append(pool.submit(measured, options.names).result())
     print(f"{'ms, medians of ' + str(options.repeats):34}" + "".join(f"{name:>10}" for name in options.names))
     for task in results[0][0][options.names[0]]:
-        medians = [statistics.median(times[name][task] for times, _ in results) for name in options.names]
+        medians = [statistics.median(times[name][task] for times, _, _ in results) for name in options.names]
         print(f"{task:34}" + "".join(f"{1000 * median:10.1f}" for median in medians))
+    print(f"uniting all {len(options.names)}: {1000 * statistics.median(seconds for _, _, seconds in results):.1f} ms")
     for what in results[0][1]:
-        median = statistics.median(memory[what] for _, memory in results)
+        median = statistics.median(memory[what] for _, memory, _ in results)
         print(f"peak memory, all {len(options.names)} {what}: {median:.0f} MiB")
 
 

@@ -74,7 +74,12 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--by", **several, metavar="COL", help="columns of obs whose classes, or joint values, are counted and weighted"
     )
-    add("--hierarchies", **several, metavar="COL[=ONTOLOGY]", help="columns of terms; default: that of --by for a tree")
+    add(
+        "--hierarchies",
+        **several,
+        metavar="COL[=ONTOLOGY,…]",
+        help="columns of terms; default: that of --by for a tree",
+    )
     add(
         "--tree", action="store_true", help="show classes in the tree of their ontology, to which --by names one column"
     )
@@ -139,13 +144,16 @@ def read_options(given: argparse.Namespace) -> DataOptions:
     return options
 
 
-def _hierarchies(given: argparse.Namespace) -> dict[str, str | None] | None:
-    """{column: ontology, if it is named}; of ``--tree`` or ``--scheme tree`` by one column, that column."""
+def _hierarchies(given: argparse.Namespace) -> dict[str, list[str] | None] | None:
+    """{column: ontologies, if they are named}; of ``--tree`` or ``--scheme tree`` by one column, that column."""
     words = given.hierarchies
     wants_tree = given.tree or given.scheme == "tree"
     if words is None and wants_tree and given.config is None and len(given.by or ()) == 1:
         words = given.by
-    return None if words is None else {word.partition("=")[0]: word.partition("=")[2] or None for word in words}
+    if words is None:
+        return None
+    parts = (word.partition("=") for word in words)
+    return {column: named.split(",") if named else None for column, _, named in parts}
 
 
 def _data_section(path: Path) -> dict[str, Any]:

@@ -70,8 +70,8 @@ class DataModule(LightningDataModule):
                 From Python also lamindb collections and artifacts, and `Source` objects.
             labels: Columns of the cell table whose codes every batch carries, in this order.
             where: Which artifacts of lamindb, and which of their cells: {registry: labels}; see `Collection.open`.
-            hierarchies: Columns of labels, or to sample by, whose labels are terms of the ontology that their ids name;
-                or {column: ontology}, by name ("CL") or file; from Python also an `Ontology`.
+            hierarchies: Columns of labels, or to sample by, whose labels are terms of the ontologies of their ids; or
+                {column: ontology, or a list of several}, by name ("CL") or file; from Python also an `Ontology`.
             roll_up: {column: `RollUp`} for fewer classes in columns of ``hierarchies``.
             sampling: How training cells are drawn; by default every cell once per epoch, in random order.
             split: How cells are shared between training, validation and test; by default all train.

@@ -6,22 +6,19 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from scdataloader.collection import Collection
+from scdataloader.label_ontology import of_ids, opened, shown
 from scdataloader.labels import LabelEncoder, label_counts
 from scdataloader.ontology import Ontology
 from scdataloader.roll_up import RollUp
 from scdataloader.term_ids import is_joint, prefix_of
 
 logger = logging.getLogger(__name__)
-
-N_SHOWN = 5
-"""Labels that a message names at most."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,7 +28,9 @@ class Hierarchy:
     encoder: LabelEncoder
     """The column's labels as codes, leaves first."""
     ontology: Ontology
-    """What is above what."""
+    """What is above what; several ontologies stand side by side in it."""
+    by_ids: bool = False
+    """Whether it is of the ontologies that the labels' ids are of, and not of those that were named."""
 
     @classmethod
     def fit(
@@ -47,7 +46,8 @@ class Hierarchy:
             column: name of the column.
             parts: its values.
             ontology: an `Ontology`, the name of one of the CELLxGENE schema ("CL"), or the path or address of a file;
-                None takes the one that most cells have ids of.
+                a list of these takes several side by side, as `Ontology.union` does; None takes all that the labels
+                are ids of.
             roll_up: fewer classes: which terms labels go up to.
 
         Raises:
@@ -62,36 +62,41 @@ class Hierarchy:
                 f"all labels of {column!r} are unknown{' or joint' if written else ''}; name a column that holds labels"
             )
         _check_form(column, counts)
-        found = _opened(column, counts, ontology)
+        found = opened(column, counts, ontology)
         _note_joint(column, Counter(written) - Counter(counts), found)
         terms = _terms(column, counts, found)
         cells: Counter[str] = Counter()
         for label, term in terms.items():
             cells[term] += counts[label]
+        if ontology is None:
+            _note_several(column, cells)
         if roll_up is not None:
-            try:
-                classes = roll_up.classes(found, cells)
-            except (LookupError, ValueError) as error:
-                raise ValueError(f"{column}: {error.args[0]}") from error
+            classes = _rolled_up(column, cells, roll_up, found)
             terms = {label: classes[term] for label, term in terms.items()}
-            _note_rolled_up(column, classes, found)
         encoder = _encoder(column, terms, found)
         _note_single(encoder, found)
-        return cls(encoder=encoder, ontology=found)
+        return cls(encoder=encoder, ontology=found, by_ids=ontology is None)
 
     def with_codes(self, codes: Mapping[str, int]) -> LabelEncoder:
         """The encoder with codes from outside, {term: code}, that takes this column's labels.
 
+        Where ontologies are taken as ids say, those of the terms are taken too, even if no cell here has one of them.
+
         Raises:
             LookupError: a term is not in the ontology.
-            ValueError: the codes are not those of the terms: sorted leaves, then sorted inner terms.
+            ValueError: a term is an id of what the guide does not have; or the codes are not those of the terms: sorted
+                leaves, then sorted inner terms.
         """
         known = {term: code for term, code in codes.items() if code >= 0}
-        encoder = _encoder(self.encoder.column, {term: term for term in known}, self.ontology)
+        ontology = self.ontology
+        further = [term for term in known if prefix_of(term) not in ("", *ontology.prefixes)]
+        if further and self.by_ids:
+            ontology = Ontology.union([ontology, of_ids(self.encoder.column, further)])
+        encoder = _encoder(self.encoder.column, {term: term for term in known}, ontology)
         if encoder.encoder != known:
             raise ValueError(
                 f"the codes of {encoder.column!r} must be the places of its {encoder.n_classes} sorted leaves, from 0, "
-                f"and then of its {len(encoder.inner)} sorted inner terms, in {self.ontology!r}"
+                f"and then of its {len(encoder.inner)} sorted inner terms, in {ontology!r}"
             )
         return encoder.widened(self.encoder.mapped)
 
@@ -149,14 +154,29 @@ class Hierarchies(Mapping[str, Hierarchy]):
         return len(self._ontologies)
 
 
-def _note_rolled_up(column: str, classes: Mapping[str, str], ontology: Ontology) -> None:
-    """Say which terms go up, and to which."""
+def _rolled_up(column: str, cells: Mapping[str, int], roll_up: RollUp, ontology: Ontology) -> dict[str, str]:
+    """{term: the term that it goes up to, or itself}; which go up, and to which, is said."""
+    try:
+        classes = roll_up.classes(ontology, cells)
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"{column}: {error.args[0]}") from error
     up: dict[str, list[str]] = {}
     for term, to in sorted(classes.items()):
         if term != to:
             up.setdefault(to, []).append(_named(term, ontology))
     for to, terms in up.items():
         logger.info("%s: rolled up to %s: %s", column, _named(to, ontology), ", ".join(terms))
+    return classes
+
+
+def _note_several(column: str, cells: Mapping[str, int]) -> None:
+    """Say of which ontologies the terms are, where these are several: some may have strayed in."""
+    of: Counter[str] = Counter()
+    for term, n_cells in cells.items():
+        of[prefix_of(term)] += n_cells
+    if len(of) > 1:
+        each = ", ".join(f"{prefix} in {n:,} cell{'s' if n > 1 else ''}" for prefix, n in of.most_common())
+        logger.info("%s: terms of several ontologies, side by side: %s", column, each)
 
 
 def _note_joint(column: str, cells: Counter[str], ontology: Ontology) -> None:
@@ -167,7 +187,7 @@ def _note_joint(column: str, cells: Counter[str], ontology: Ontology) -> None:
             column,
             ontology.name,
             f"{cells.total():,}",
-            _some(label for label, _ in cells.most_common()),
+            shown(label for label, _ in cells.most_common()),
         )
 
 
@@ -192,38 +212,9 @@ def _check_form(column: str, counts: Mapping[str, int]) -> None:
     texts = [label for label in counts if not prefix_of(label)]
     if ids and texts:
         raise ValueError(
-            f"{column!r} mixes ids ({len(ids)}: {_some(ids)}) and labels that are none ({len(texts)}: {_some(texts)}); "
+            f"{column!r} mixes ids ({len(ids)}: {shown(ids)}) and labels that are none ({len(texts)}: {shown(texts)}); "
             "give ids throughout, or names throughout, and leave empty what is unknown"
         )
-
-
-def _opened(column: str, counts: Mapping[str, int], ontology: Any) -> Ontology:
-    if isinstance(ontology, Ontology):
-        return ontology
-    if isinstance(ontology, str | Path):
-        text = str(ontology)
-        is_file = "://" in text or Path(text).suffix != "" or Path(text).is_file()
-        return Ontology.from_obo(ontology) if is_file else Ontology.from_guide(text)
-    if ontology is not None:
-        raise TypeError(
-            f"the hierarchy of {column!r} must be an Ontology, the name of one, or a file, not {ontology!r}"
-        )
-    cells: Counter[str] = Counter()
-    for label, count in counts.items():
-        cells[prefix_of(label).lower()] += count
-    prefix = min(cells, key=lambda name: (-cells[name], name))
-    if not prefix:
-        raise ValueError(
-            f"the labels of {column!r} are names ({_some(counts)}), which do not say of which ontology: name it, as in "
-            f"hierarchies={{{column!r}: 'CL'}}, or --hierarchies {column}=CL of inspect"
-        )
-    try:
-        return Ontology.from_guide(prefix)
-    except ValueError as error:
-        raise ValueError(
-            f"most labels of {column!r} are ids of {prefix.upper()} ({_some(counts)}): {error.args[0]}, and name it as "
-            f"hierarchies={{{column!r}: ...}}"
-        ) from error
 
 
 def _terms(column: str, counts: Mapping[str, int], ontology: Ontology) -> dict[str, str]:
@@ -249,7 +240,7 @@ def _terms(column: str, counts: Mapping[str, int], ontology: Ontology) -> dict[s
         terms[label] = current
     if wrong:
         others = list(wrong)[1:]
-        more = f"; likewise wrong: {_some(others)}" if others else ""
+        more = f"; likewise wrong: {shown(others)}" if others else ""
         raise ValueError(f"{column}: {next(iter(wrong.values()))}{more}")
     if replaced:
         logger.warning("%s: deprecated terms go to their replacement: %s", column, "; ".join(replaced))
@@ -285,9 +276,3 @@ def _encoder(column: str, terms: Mapping[str, str], ontology: Ontology) -> Label
 
 def _named(term: str, ontology: Ontology) -> str:
     return f"{term} ({ontology.label(term)})"
-
-
-def _some(labels: Iterable[str]) -> str:
-    labels = list(labels)
-    more = f" and {len(labels) - N_SHOWN:,} more" if len(labels) > N_SHOWN else ""
-    return ", ".join(map(repr, labels[:N_SHOWN])) + more

@@ -22,7 +22,7 @@ from scdataloader.ontology_backends import read_bionty, read_guide, read_obo
 from scdataloader.ontology_graph import TermGraph
 from scdataloader.ontology_names import TermNames
 from scdataloader.ontology_queries import Subgraph
-from scdataloader.ontology_table import TermTable, assembled
+from scdataloader.ontology_table import TermTable, assembled, united
 
 __all__ = ["Ontology", "Subgraph", "TermTable"]
 
@@ -98,6 +98,20 @@ class Ontology:
         """An ontology of your own; ``prefixes`` as in `from_obo`."""
         names, graph = assembled(table, prefixes)
         return cls(name=table.name, version=table.version, _names=names, _graph=graph)
+
+    @classmethod
+    def union(cls, ontologies: Sequence[Ontology]) -> Ontology:
+        """Several ontologies side by side, in whatever order; a term that some share is one, below its parents in each.
+
+        Names and deprecation of such a term are as in the one with the most terms of its prefix.
+
+        Raises:
+            ValueError: there is none, or terms are their own ancestors where all edges are taken together.
+        """
+        if not ontologies:
+            raise ValueError("a union of no ontologies has no terms; give at least one")
+        parts = [(part._names, part._graph) for part in ontologies]  # noqa: SLF001 (of this class)
+        return cls.from_table(united(parts)) if len(parts) > 1 else ontologies[0]
 
     def __repr__(self) -> str:
         return f"Ontology({self.name!r}, version={self.version!r}, {len(self):,} terms)"

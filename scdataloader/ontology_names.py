@@ -147,7 +147,8 @@ class TermNames:
         if own and own.lower() not in {prefix.lower() for prefix in self.prefixes}:
             return (
                 f"{text!r} is an id of {own}, and {self.ontology} has only those of "
-                f"{', '.join(self.prefixes)}: take the ontology that it belongs to, or correct it"
+                f"{', '.join(self.prefixes)}: take the ontology that it belongs to, alone or beside this one, or "
+                "correct it"
             )
         what, near = ("ids", self._near_ids(text)) if own else ("names", self._near_names(text))
         hint = f"the nearest {what} are {near}" if near else f"none of its {what} is like it"

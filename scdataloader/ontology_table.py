@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.ontology_graph import Edges, TermGraph
 from scdataloader.ontology_names import TermNames
+from scdataloader.term_ids import prefix_of
+
+_BETWEEN = " + "
+"""Between the names and releases of several ontologies."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +68,65 @@ def assembled(table: TermTable, prefixes: Sequence[str] | None) -> tuple[TermNam
         n_current=int(np.count_nonzero(current)),
     )
     return names, graph.restricted(current)
+
+
+def united(parts: Sequence[tuple[TermNames, TermGraph]]) -> TermTable:
+    """The terms of several ontologies, each once, with the edges that it has in any; the same in whatever order.
+
+    Names, synonyms and deprecation of a term are those of the part that has the most terms of its prefix: a file of
+    UBERON has some terms of CL too, and may be older than CL.
+    """
+    said: dict[str, _Said] = {}
+    for names, _ in parts:
+        for term, words in _words(names):
+            said[term] = min(said.get(term, words), words)
+    place = {term: number for number, term in enumerate(said)}
+    children, parents = [], []
+    for names, graph in parts:
+        at = np.fromiter(map(place.__getitem__, names.ids), dtype=np.int64, count=len(names.ids))
+        child, parent = graph.edges
+        children.append(at[child])
+        parents.append(at[parent])
+    titles = {title for names, _ in parts for title in names.ontology.split(_BETWEEN)}
+    return TermTable(
+        name=_BETWEEN.join(sorted(titles)),
+        version="",
+        ids=list(said),
+        labels=[words.label for words in said.values()],
+        synonyms=[words.synonyms for words in said.values()],
+        edges=(np.concatenate(children), np.concatenate(parents)),
+        deprecated=np.array([words.deprecated for words in said.values()], dtype=np.bool_),
+        replaced_by={term: words.replaced_by for term, words in said.items() if words.replaced_by},
+    )
+
+
+class _Said(NamedTuple):
+    """What an ontology says of a term. Of what several say, the least holds; the order of the fields decides."""
+
+    minus_known: int
+    """Minus the number of terms of the same prefix that the ontology has."""
+    ontology: str
+    deprecated: bool
+    label: str
+    synonyms: tuple[str, ...]
+    replaced_by: str
+
+
+def _words(names: TermNames) -> Iterator[tuple[str, _Said]]:
+    prefixes = [prefix_of(term) for term in names.ids]
+    known = Counter(prefixes)
+    for number, (term, prefix) in enumerate(zip(names.ids, prefixes, strict=True)):
+        yield (
+            term,
+            _Said(
+                minus_known=-known[prefix],
+                ontology=names.ontology,
+                deprecated=number >= names.n_current,
+                label=names.labels[number],
+                synonyms=names.synonyms[number],
+                replaced_by=names.replaced_by.get(term, ""),
+            ),
+        )
 
 
 def _starts(prefixes: Sequence[str]) -> tuple[str, ...]:

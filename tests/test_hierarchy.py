@@ -96,10 +96,9 @@ def test_names_and_synonyms_are_resolved_in_any_case():
         (["T:10"], {}, r"'T:10' is deprecated in toy without a current replacement \(replaced by nothing\)"),
         (["unknown", ""], {}, "all labels of 'type' are unknown"),
         (["T cell"], {"ontology": None}, r"are names \('T cell'\), which do not say of which ontology"),
-        (["NCBITaxon:9606"], {"ontology": None}, "are ids of NCBITAXON .* needs no ontology"),
-        (["ABC:1"], {"ontology": None}, "are ids of ABC .* has no ontology 'abc'"),
-        (["CL:0000084", "CL:0000236", "PATO:0000461"], {"ontology": None}, "is an id of PATO, and CL"),
-        (["PATO:0000383", "PATO:0000384", "CL:0000084"], {"ontology": None}, "'CL:0000084' is an id of CL, and PATO"),
+        (["NCBITaxon:9606"], {"ontology": None}, "are ids of NCBITaxon .* needs no ontology"),
+        (["ABC:1"], {"ontology": None}, "are ids of ABC .* has no ontology 'ABC'"),
+        (["CL:0000084", "CL:0000236", "PATO:0000461"], {"ontology": "CL"}, "'PATO:0000461' is an id of PATO, and CL"),
     ],
 )
 def test_labels_that_are_no_terms_are_refused(labels, options, message):
