@@ -140,6 +140,8 @@ def test_what_hooks_give_is_put_in_order(tmp_path, hooks):
             "hooks have made names of cells that occur more than once",
         ),
         ("hook = None", "has no function 'hook'"),
+        ("def hook(block) return block", "raised SyntaxError (expected ':'"),
+        ("import no_such_module", "raised ModuleNotFoundError (No module named 'no_such_module') in line 1 of"),
     ],
 )
 @pytest.mark.parametrize("when", ["before", "after"])

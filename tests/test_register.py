@@ -248,6 +248,7 @@ def test_what_is_in_the_trash_comes_back_when_it_is_registered_again(
     register(outcomes, key=key, recipe=Recipe())
     first = lamin.Collection.get(key=key, is_latest=True).ordered_artifacts.first()
     first.delete(permanent=False)
+    first.path.unlink()
     without = register(outcomes[1:], key=key, recipe=Recipe())
     assert (without.n_members, without.is_new) == (1, True)
     back = register(outcomes, key=key, recipe=Recipe())

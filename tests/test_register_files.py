@@ -145,6 +145,52 @@ def test_a_copy_does_not_count(lamin, made, key) -> None:
     assert members(lamin, key) == [("b.h5ad", "a0")]
 
 
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch) -> Callable[..., None]:
+    """Makes files lie at places, with a content that a letter names as in `made`."""
+    own = hashlib.blake2b(str(tmp_path).encode(), digest_size=15).hexdigest()
+    monkeypatch.setattr("scdataloader.curate.origin.content_of", lambda path: f"{path.read_text()}-{own}")
+
+    def put(**contents: str) -> None:
+        for name, content in contents.items():
+            (tmp_path / f"{name}.h5ad").write_text(content)
+
+    return put
+
+
+def test_a_copy_that_is_changed_is_another_file(lamin, made, key, there) -> None:
+    there(a="a", copy="a")
+    register([made("a.h5ad", "a")], key=key, recipe=Recipe())
+    register([made("copy.h5ad", "a")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "a0")]
+    there(copy="b")
+    register([made("copy.h5ad", "b")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "a0"), ("copy.h5ad", "b0")]
+    there(a="c")
+    register([made("a.h5ad", "c")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "c0"), ("copy.h5ad", "b0")]
+
+
+def test_a_copy_of_what_a_file_was_before_is_another_file(lamin, made, key, there) -> None:
+    there(a="a")
+    register([made("a.h5ad", "a")], key=key, recipe=Recipe())
+    there(a="b", backup="a")
+    register([made("a.h5ad", "b")], key=key, recipe=Recipe())
+    register([made("backup.h5ad", "a")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "b0"), ("backup.h5ad", "a0")]
+    there(a="c", backup="d")
+    register([made("a.h5ad", "c"), made("backup.h5ad", "d")], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "c0"), ("backup.h5ad", "d0")]
+
+
+def test_a_file_that_is_as_it_was_before_is_that_version_again(lamin, made, key, there) -> None:
+    for content in "aba":
+        there(a=content)
+        done = register([made("a.h5ad", content)], key=key, recipe=Recipe())
+    assert members(lamin, key) == [("a.h5ad", "a0")]
+    assert done.n_new == 0
+
+
 def test_two_keys_of_one_content_become_one(lamin, made, key) -> None:
     register([made("a.h5ad", "a"), made("b.h5ad", "b"), made("c.h5ad", "c")], key=key, recipe=Recipe())
     first, second, _ = lamin.Collection.get(key=key, is_latest=True).ordered_artifacts.all()

@@ -32,13 +32,8 @@ def apply_hooks(names: Sequence[str], block: AnnData) -> AnnData:
     """
     for name in names:
         hook = load_hook(name)
-        try:
+        with _told(f"the hook {name!r}"):
             made = hook(block)
-        except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            raise HookError(
-                f"the hook {name!r} raised {type(error).__name__} ({error}) in line {where.lineno} of {where.filename}"
-            ) from error
         if not isinstance(made, AnnData):
             raise TypeError(f"the hook {name!r} has to give an AnnData, not {type(made).__name__}")
         block = made
@@ -52,10 +47,11 @@ def load_hook(name: str) -> Hook:
     Raises:
         LookupError: there is no such module, or it has no such function.
         ValueError: the name has another form.
+        HookError: the module raises anything.
     """
     _module_file(name)
     module, function = _parts(name)
-    with _working_directory():
+    with _working_directory(), _told(f"the module of the hook {name!r}"):
         found = getattr(importlib.import_module(module), function, None)
     if found is None:
         raise LookupError(f"the module {module!r} of the hook {name!r} has no function {function!r}")
@@ -86,7 +82,11 @@ def hook_files(name: str) -> list[Path]:
 
 def _imported_from_beside(path: Path) -> Iterator[Path]:
     """Files of modules and packages in the same folder that a module imports."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except SyntaxError:  # whoever imports it will tell
+        return
+    for node in nodes:
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         for name in names:
@@ -114,6 +114,18 @@ def _parts(name: str) -> tuple[str, str]:
     if not (module and colon and function):
         raise ValueError(f"a hook is named as module:function, such as my_steps:fix_names, not {name!r}")
     return module, function
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Around the user's code, which may raise anything."""
+    try:
+        yield
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise HookError(
+            f"{what} raised {type(error).__name__} ({error}) in line {where.lineno} of {where.filename}"
+        ) from error
 
 
 @contextmanager

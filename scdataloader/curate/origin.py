@@ -6,12 +6,12 @@ A file is known again by its content, wherever it lies now, and else by its path
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from scdataloader.curate.ledger import real_path
+from scdataloader.curate.ledger import content_of, real_path
 from scdataloader.curate.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ class Files:
         self._by_path = {file.path: file for file in self._files}
         # a file with the content of another was dropped for that
         self._by_content = {file.content: file for file in sorted(self._files, key=lambda file: file.is_kept)}
+        self._owners = {origin.key: origin.path for member in members if (origin := Origin.read(member)) is not None}
+        self._member_ids = {member.pk for member in members}
         self._keys = self._find_keys(key, [*earlier, *members])
 
     def kept(self) -> list[Kept]:
@@ -130,6 +132,25 @@ class Files:
             for part in file.parts
             if part.output
         ]
+
+    def known(self, candidates: Iterable[Artifact]) -> dict[Identity, Artifact]:
+        """Those of some artifacts that the files are already; of several the last one counts."""
+        known = {}
+        for artifact in candidates:
+            origin = Origin.read(artifact)
+            if origin is not None and self._is_of(artifact, origin, self._by_content.get(origin.identity[0])):
+                known[origin.identity] = artifact
+        return known
+
+    def moved(self, known: Mapping[Identity, Artifact]) -> list[tuple[Artifact, Origin]]:
+        """Artifacts whose files lie elsewhere now, and what is to be noted of them."""
+        found = []
+        for kept in self.kept():
+            artifact = known[kept.origin.identity]
+            origin = Origin.read(artifact)
+            if origin is not None and origin.path != kept.origin.path and self._has_left(origin):
+                found.append((artifact, replace(origin, path=kept.origin.path)))
+        return found
 
     def merged(self, known: Mapping[Identity, Artifact]) -> list[Artifact]:
         """The members, with those of the files replaced, or gone, and new ones at the end."""
@@ -148,15 +169,36 @@ class Files:
             return None
         return self._by_content.get(origin.identity[0]) or self._by_path.get(origin.path)
 
+    def _is_of(self, artifact: Artifact, origin: Origin, file: _File | None) -> bool:
+        """Whether an artifact is of a file with its content: of that itself, not of one that it is a copy of.
+
+        A member is in any case, or cells would be in the collection twice.
+        """
+        if file is None or artifact.pk in self._member_ids:
+            return file is not None
+        if origin.key in self._owners:
+            return self._owners[origin.key] == file.path
+        return origin.path == file.path or self._has_left(origin)
+
+    def _has_left(self, origin: Origin) -> bool:
+        """Whether the content is no longer where it was."""
+        named = self._by_path.get(origin.path)
+        if named is not None:
+            return named.content != origin.identity[0]
+        path = Path(origin.path)
+        return not path.exists() or content_of(path) != origin.identity[0]
+
     def _find_keys(self, key: str, artifacts: Sequence[Artifact]) -> dict[str, str]:
         """{path: key} of the files; a new one's ends in a number where others have the key."""
         of_content: dict[str, str] = {}
         taken = {str(artifact.key) for artifact in artifacts}
         for artifact in artifacts:
             origin = Origin.read(artifact)
-            if origin is not None:
+            if origin is None:
+                continue
+            taken.add(origin.key)
+            if self._is_of(artifact, origin, self._by_content.get(origin.identity[0])):
                 of_content.setdefault(origin.identity[0], origin.key)
-                taken.add(origin.key)
         of_path = {}
         for member in self._members:
             origin = Origin.read(member)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from scdataloader.curate.annotate import Annotator, unlinkable
-from scdataloader.curate.origin import CURATION, Files, Identity, Kept, Origin
+from scdataloader.curate.origin import CURATION, Files, Identity, Kept
 from scdataloader.curate.outcome import Outcome
 from scdataloader.curate.recipe import Recipe
 from scdataloader.curate.records import make_artifacts, make_run, make_version
-from scdataloader.curate.versions import Version, keep_in_cache, put_in_place
+from scdataloader.curate.versions import Version, keep_in_cache, put_back, put_in_place
 from scdataloader.lamin_session import check_bionty, check_connected, session
 
 if TYPE_CHECKING:
@@ -158,10 +158,13 @@ def _write(
     run = make_run(key, recipe) if new else None
     made = [] if run is None else make_artifacts(new, run, home, versions, annotator)
     known |= {kept.origin.identity: artifact for kept, artifact in zip(new, made, strict=True)}
-    _note_moves(now.files, known)
+    for artifact, moved in now.files.moved(known):
+        type(artifact).objects.filter(pk=artifact.pk).update(description=str(moved), extra_data=moved.noted)
     wanted = now.files.merged(known)
+    outputs = {known[kept.origin.identity].pk: kept.output for kept in now.files.kept()}
     for artifact in wanted:
         if artifact.branch_id == TRASH:
+            put_back(artifact, outputs[artifact.pk])  # of those in the trash only what is curated again is wanted
             artifact.restore()
     if now.members and not wanted:
         logger.warning("no file of %s is left; a collection cannot be empty, and this one stays as it was", key)
@@ -209,29 +212,19 @@ class _State:
         contents = {outcome.content for outcome in outcomes}
         # the manager has those in the trash, too, which come first here: of several the last one counts
         made = lamindb.Artifact.objects.filter(**{f"extra_data__{CURATION}__content__in": contents})
-        origins = [(Origin.read(artifact), artifact) for artifact in made.order_by("branch_id", "id")]
+        files = Files(outcomes, key, members, list(earlier))
         return cls(
             newest=newest,
             members=members,
             listed=[artifact.pk for artifact in listed],
-            files=Files(outcomes, key, members, list(earlier)),
-            known={origin.identity: artifact for origin, artifact in origins if origin is not None},
+            files=files,
+            known=files.known([*made.order_by("branch_id", "id"), *members]),
         )
 
     @property
     def new(self) -> list[Kept]:
         """Those of the files that are not registered."""
         return [kept for kept in self.files.kept() if kept.origin.identity not in self.known]
-
-
-def _note_moves(files: Files, known: Mapping[Identity, Artifact]) -> None:
-    """Have artifacts say where their files lie now."""
-    for kept in files.kept():
-        artifact = known[kept.origin.identity]
-        origin = Origin.read(artifact)
-        if origin is not None and origin.path != kept.origin.path:
-            moved = replace(origin, path=kept.origin.path)
-            type(artifact).objects.filter(pk=artifact.pk).update(description=str(moved), extra_data=moved.noted)
 
 
 def _storage(root: str | None) -> Storage | None:

@@ -101,6 +101,17 @@ def keep_in_cache(registered: Iterable[tuple[Artifact, Version]]) -> None:
                 logger.warning("what was uploaded is not kept in lamindb's cache, too: %s", error)
 
 
+def put_back(artifact: Artifact, output: Path) -> None:
+    """Have the file of an artifact where it was, if it is gone; ``output`` has the same content."""
+    path: Any = artifact.path
+    if path.exists():
+        return
+    if isinstance(path, Path):
+        _copy(output, path, lambda _: None)
+    else:
+        path.fs.put_file(str(output), str(path))
+
+
 def _root(storage: Storage | None) -> Any:
     import lamindb
 
