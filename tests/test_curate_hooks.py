@@ -140,6 +140,10 @@ def test_what_hooks_give_is_put_in_order(tmp_path, hooks):
             "hooks have made names of cells that occur more than once",
         ),
         ("hook = None", "has no function 'hook'"),
+        (
+            "def hook(block):\n    block.var_names = ['a', 'a', *block.var_names[2:]]\n    return block",
+            "a hook gives the gene 'a' twice",
+        ),
         ("def hook(block) return block", "raised SyntaxError (expected ':'"),
         ("import no_such_module", "raised ModuleNotFoundError (No module named 'no_such_module') in line 1 of"),
     ],

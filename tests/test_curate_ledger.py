@@ -11,13 +11,14 @@ from scdataloader.curate.ledger import LEDGER, content_of, open_ledger, stamp_of
 from scdataloader.curate.outcome import Outcome
 
 
-def test_a_ledger_that_was_cut_short_goes_on(tmp_path):
+@pytest.mark.parametrize("lost", ['{"path": "/cut sho', "\0" * 300 + "\n"])
+def test_a_ledger_that_was_cut_short_goes_on(tmp_path, lost):
     path = raw(tmp_path, 1)[0]
     with open_ledger(tmp_path / "out") as ledger:
         ledger.note_content(path, [1, 2], "c" * 32)
         assert ledger.output(path) == tmp_path / "out" / "0.h5ad"
     with (tmp_path / "out" / LEDGER).open("a") as file:
-        file.write('{"path": "/cut sho')
+        file.write(lost)
     with open_ledger(tmp_path / "out") as ledger:
         assert ledger.known(path) == (1, "c" * 32)
         assert ledger.content(path) is None  # another size
@@ -55,7 +56,11 @@ def test_outcomes_come_back_from_the_ledger(tmp_path):
         notes=("one", "two"),
     )
     with open_ledger(tmp_path / "out") as ledger:
+        outcome.output.write_text("cells")
         ledger.note_outcomes(tmp_path / "a.h5ad", [outcome])
+        assert ledger.is_there(outcome)
+        outcome.output.write_text("cut")
+        assert not ledger.is_there(outcome)
         with pytest.raises(RuntimeError, match="another run is curating into"), open_ledger(tmp_path / "out"):
             pass
     (tmp_path / "out").rename(tmp_path / "moved")

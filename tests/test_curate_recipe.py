@@ -34,6 +34,12 @@ def test_the_hash_changes_with_what_decides_and_with_nothing_else(tmp_path, monk
     }.items():
         (tmp_path / name).write_text(text)
         hashes.append(recipe.hash)
+    of_package = replace(recipe, after=["packed.further:f"])
+    before = of_package.hash
+    (tmp_path / "packed" / "other.py").write_text("import help_of_mine")
+    hashes += [before, of_package.hash]
+    (tmp_path / "help_of_mine.py").write_text("# other")
+    hashes.append(of_package.hash)
     assert len(set(hashes)) == len(hashes)
 
 
@@ -95,6 +101,7 @@ def test_values_of_a_rule_are_the_same_in_yaml_and_json_and_on_the_command_line(
         ({"before": ["no_such_module:f"]}, LookupError, "there is no module 'no_such_module' for the hook"),
         ({"after": ["json:no_such"]}, LookupError, "the module 'json' of the hook 'json:no_such' has no function"),
         ({"after": ["json"]}, ValueError, "a hook is named as module:function"),
+        ({"after": [".x:f"]}, ValueError, "a hook is named as module:function"),
         ({"labels": {"cell_type": ["CLX"]}}, ValueError, "has no ontology 'CLX' in schema"),
         ({"assays": ["no such assay"]}, ValueError, "assays name 'no such assay', which is no term of EFO"),
     ],

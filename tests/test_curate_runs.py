@@ -93,7 +93,7 @@ def test_nothing_that_is_there_is_written_over(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "raw")
     before = {path: path.read_bytes() for path in files}
     for out in ("raw", "link"):
-        with pytest.raises(ValueError, match=r"0\.h5ad lies in .*, where curated files are to go"):
+        with pytest.raises(ValueError, match=r"0\.h5ad lies in .* or around it, where curated files are to go"):
             Curator(out=tmp_path / out).run(files)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "0.h5ad").write_text("mine")
@@ -137,6 +137,12 @@ def test_files_with_the_same_content(tmp_path):
     assert [(one.status, one.reason) for one in both] == [("dropped", f"its content is that of {copy}"), ("kept", "")]
     assert set(outputs(tmp_path / "out")) == {"copy.h5ad"}
     assert [one.status for one in curator.run(path)] == ["kept"]  # alone it is no copy
+    # one that outlives the other takes its place
+    assert [one.status for one in curator.run([path, copy])] == ["kept", "dropped"]
+    moved = path.rename(tmp_path / "away.h5ad")
+    assert [one.status for one in curator.run(copy)] == ["kept"]
+    assert len(outputs(tmp_path / "out")) == 1
+    moved.rename(path)
     # by rules of which each is for one of them they would come out otherwise
     recipe = Recipe(rules={"copy*": Rule(constants={"batch": "1"})})
     both = Curator(out=tmp_path / "out", recipe=recipe, processes=1).run([path, copy])
@@ -164,6 +170,14 @@ def test_what_a_killed_run_has_replaced_is_not_taken_for_what_was_there(working)
     assert of_other == recipe.for_file(path).hash
     (again,) = curator.run(path)
     assert ad.read_h5ad("out/0.h5ad").uns["curation"]["recipe"] == again.recipe != of_other
+
+
+def test_an_output_that_was_cut_short_is_made_again(tmp_path):
+    files = raw(tmp_path / "raw", 2)
+    curator = Curator(out=tmp_path / "out", processes=1)
+    before = [outcome.output.read_bytes() for outcome in curator.run(files)]
+    (tmp_path / "out" / "1.h5ad").write_bytes(b"??")
+    assert [outcome.output.read_bytes() for outcome in curator.run(files)] == before
 
 
 def test_a_part_of_a_file_whose_process_was_killed_does_not_stay(working):

@@ -251,6 +251,8 @@ def test_what_is_in_the_trash_comes_back_when_it_is_registered_again(
     first.path.unlink()
     without = register(outcomes[1:], key=key, recipe=Recipe())
     assert (without.n_members, without.is_new) == (1, True)
+    lamin.Collection.get(key=key, is_latest=True).ordered_artifacts.first().delete(permanent=False)
+    assert register([], key=key, recipe=Recipe()).is_new is False
     back = register(outcomes, key=key, recipe=Recipe())
     assert (back.n_members, back.n_new) == (2, 0)
     assert len(Collection.open(f"lamindb:{key}")) == 4

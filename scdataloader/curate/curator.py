@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scdataloader.curate.bionty_genes import tell_of_genes, with_bionty_genes
@@ -132,11 +132,13 @@ class Curator:
         done = register(outcomes, key=str(self.collection), recipe=recipe, storage=self.storage)
         logger.info("%s", done)
         told = [
-            failed(
-                outcome.source,
-                f"curated, but not registered: {done.refused[outcome.source]}",
-                content=outcome.content,
-                recipe=outcome.recipe,
+            replace(
+                outcome,
+                status="failed",
+                reason=f"curated, but not registered: {done.refused[outcome.source]}",
+                output=None,
+                n_cells_out=0,
+                n_genes_out=0,
             )
             if outcome.output and outcome.source in done.refused
             else outcome
@@ -186,8 +188,10 @@ def _named(files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], fol
     if not named:
         raise ValueError("no file is named; give at least one path or glob")
     for path, name in named.items():
-        if path.parent == folder.resolve():
-            raise ValueError(f"{name} lies in {folder}, where curated files are to go: name another folder as out")
+        if path.parent == folder.resolve() or folder.resolve().is_relative_to(path):
+            raise ValueError(
+                f"{name} lies in {folder} or around it, where curated files are to go: name another folder as out"
+            )
     return named
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +17,9 @@ from pathlib import Path
 from anndata import AnnData
 
 Hook = Callable[[AnnData], AnnData]
+
+_INSTALLED = frozenset(sysconfig.get_paths().values())
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class HookError(RuntimeError):
@@ -60,41 +65,47 @@ def load_hook(name: str) -> Hook:
 
 
 def hook_files(name: str) -> list[Path]:
-    """The source that a hook is of, sorted: all of its package; of a module, that and what it imports from beside it.
+    """The source that a hook is of, sorted: its module, or all of its package, and what it imports from beside these.
 
-    Nothing is imported for it, but the packages that the module is in.
+    Of what is installed only that itself. Nothing is imported for it, but the packages that the module is in.
 
     Raises:
         LookupError: there is no such module, or it has no file.
         ValueError: the name is not of the form ``module:function``.
     """
     path, package = _module_file(name), name.partition(":")[0].partition(".")[0]
-    if "." in name.partition(":")[0] or path.name == "__init__.py":
-        root = next(folder for folder in path.parents if folder.name == package)
-        return sorted(root.rglob("*.py"))
-    found, left = {path}, [path]
+    root = next((folder for folder in path.parents if folder.name == package), None)
+    is_module = path.name == f"{package}.py" or root is None
+    found = {path} if is_module or root is None else set(root.rglob("*.py"))
+    beside = path.parent if is_module or root is None else root.parent
+    left = [] if str(beside) in _INSTALLED else list(found)
     while left:
-        new = set(_imported_from_beside(left.pop())) - found
+        new = set(_imported(left.pop(), beside)) - found
         found |= new
         left += new
     return sorted(found)
 
 
-def _imported_from_beside(path: Path) -> Iterator[Path]:
-    """Files of modules and packages in the same folder that a module imports."""
+def _imported(path: Path, folder: Path) -> Iterator[Path]:
+    """Files of modules and packages in a folder that a file imports."""
+    for name in _imported_names(path, path.stat().st_mtime_ns):
+        beside = folder / name
+        if beside.with_suffix(".py").is_file():
+            yield beside.with_suffix(".py")
+        elif (beside / "__init__.py").is_file():
+            yield from beside.rglob("*.py")
+
+
+@cache
+def _imported_names(path: Path, mtime_ns: int) -> frozenset[str]:  # noqa: ARG001 (it tells contents apart)
+    """First parts of the names of modules."""
     try:
         nodes = list(ast.walk(ast.parse(path.read_bytes())))
     except SyntaxError:  # whoever imports it will tell
-        return
-    for node in nodes:
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        for name in names:
-            beside = path.parent / name.partition(".")[0]
-            if name and beside.with_suffix(".py").is_file():
-                yield beside.with_suffix(".py")
-            elif name and (beside / "__init__.py").is_file():
-                yield from beside.rglob("*.py")
+        return frozenset()
+    names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return frozenset(name.partition(".")[0] for name in names if name)
 
 
 def _module_file(name: str) -> Path:
@@ -102,7 +113,7 @@ def _module_file(name: str) -> Path:
     with _working_directory():
         try:
             spec = importlib.util.find_spec(module)
-        except ModuleNotFoundError:
+        except ImportError:
             spec = None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise LookupError(f"there is no module {module!r} for the hook {name!r}, neither installed nor in {Path.cwd()}")
@@ -110,8 +121,8 @@ def _module_file(name: str) -> Path:
 
 
 def _parts(name: str) -> tuple[str, str]:
-    module, colon, function = name.partition(":")
-    if not (module and colon and function):
+    module, _, function = name.partition(":")
+    if not _NAME.fullmatch(name):
         raise ValueError(f"a hook is named as module:function, such as my_steps:fix_names, not {name!r}")
     return module, function
 
@@ -131,8 +142,9 @@ def _told(what: str) -> Iterator[None]:
 @contextmanager
 def _working_directory() -> Iterator[None]:
     """A command that is installed does not look for modules where it is called."""
-    sys.path.insert(0, str(Path.cwd()))
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
     try:
         yield
     finally:
-        sys.path.pop(0)
+        sys.path.remove(here)

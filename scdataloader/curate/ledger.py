@@ -37,19 +37,17 @@ class Ledger:
         self._contents: dict[str, tuple[list[int], str]] = {}
         self._outcomes: dict[str, list[Outcome]] = {}
         self._names: dict[str, str] = {}
+        self._sizes: dict[str, int] = {}
         self._there = {_PART.sub("", there.stem).lower() for there in folder.glob("*.h5ad")}
-        file.seek(0)
-        lines = file.readlines()
-        if lines and not lines[-1].endswith(b"\n"):
-            file.truncate(file.tell() - len(lines.pop()))
+        lines = _whole_lines(file)
         if not lines:
             self._write({"format": FORMAT})
-        elif json.loads(lines[0]) != {"format": FORMAT}:
+        elif lines[0] != {"format": FORMAT}:
             raise RuntimeError(
                 f"{folder / LEDGER} is of another release of this package; name another folder, or empty this one"
             )
         for line in lines[1:]:
-            self._take(json.loads(line))
+            self._take(line)
 
     def content(self, path: Path) -> str | None:
         """The hash of a file's content, if size and time of the last change are those of when it was noted."""
@@ -76,11 +74,23 @@ class Ledger:
             for there in self._folder.glob(f"{glob.escape(name)}.*h5ad"):
                 if _PART.sub("", there.stem) == name and there not in {outcome.output for outcome in outcomes}:
                     there.unlink()
-        self._add({"path": str(path), "outcomes": [_plain(outcome) for outcome in outcomes]})
+        sizes = {one.output.name: one.output.stat().st_size for one in outcomes if one.output is not None}
+        self._add({"path": str(path), "outcomes": [_plain(outcome) for outcome in outcomes], "sizes": sizes})
+        if outcomes:
+            self.sync()
+
+    def is_there(self, outcome: Outcome) -> bool:
+        """Whether the output of an outcome, if any, is as large as it was when it was noted."""
+        path = outcome.output
+        return path is None or (path.is_file() and path.stat().st_size == self._sizes.get(path.name))
+
+    def sync(self) -> None:
+        """Have all notes on the disk."""
+        os.fsync(self._file.fileno())
 
     def take_over(self, paths: Iterable[Path]) -> None:
         """Know files, whose content was noted, by what is known of others with this content that are there no more."""
-        new = [str(path) for path in paths if str(path) not in self._names]
+        new = [str(path) for path in paths if not self.outcomes(path)]
         gone = {
             content: path
             for path, (_, content) in (self._contents.items() if new else ())
@@ -136,6 +146,7 @@ class Ledger:
             self._outcomes[path] = self._outcomes.pop(line["before"], [])
         if "outcomes" in line:
             self._outcomes[path] = [_outcome(plain, self._folder) for plain in line["outcomes"]]
+            self._sizes |= line["sizes"]
 
 
 @contextmanager
@@ -153,6 +164,23 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
                 f"another run is curating into {folder}; wait until it has ended, or name another folder"
             )
         yield Ledger(folder, file)
+
+
+def _whole_lines(file: BinaryIO) -> list[dict[str, Any]]:
+    """What the lines of a ledger say; from one on that was cut short, or never got to the disk, they are removed."""
+    file.seek(0)
+    lines, end = [], 0
+    for line in file:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            lines.pop()
+            break
+        end += len(line)
+    file.truncate(end)
+    return lines
 
 
 def real_path(path: str | os.PathLike[str]) -> Path:

@@ -78,8 +78,6 @@ class _File:
 
     path: str
     """Absolute."""
-    source: str
-    """As named by the user."""
     content: str
     """Hash."""
     parts: list[Outcome] = field(default_factory=list)
@@ -221,7 +219,7 @@ def _files(outcomes: Iterable[Outcome]) -> list[_File]:
     files: dict[str, _File] = {}
     for outcome in outcomes:
         path = str(real_path(outcome.source))
-        file = files.setdefault(path, _File(path=path, source=outcome.source, content=outcome.content))
+        file = files.setdefault(path, _File(path=path, content=outcome.content))
         file.parts.append(outcome)
     return [file for file in files.values() if any(part.status != "failed" for part in file.parts)]
 

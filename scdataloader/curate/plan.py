@@ -40,20 +40,20 @@ def make_plan(named: Mapping[Path, str], recipe: Recipe, ledger: Ledger, *, show
     ledger.take_over(path for path in named if path not in done)
     jobs = list(_jobs({path: named[path] for path in named if path not in done}, recipe, ledger, done))
     # of files with the same content one that was done before goes first, or it would be done again
-    jobs.sort(key=lambda job: not _is_done(job, ledger.outcomes(job.path)))
+    jobs.sort(key=lambda job: not _is_done(job, ledger))
     left: list[Job] = []
     first: dict[str, Job] = {}
     n_before = 0
     for job in jobs:
-        before = ledger.outcomes(job.path)
         if first.setdefault(job.content, job) is not job:
             done[job.path] = [_twin(job, first[job.content])]
             ledger.note_outcomes(job.path, [])
-        elif _is_done(job, before):
-            done[job.path] = [replace(outcome, source=job.source) for outcome in before]
+        elif _is_done(job, ledger):
+            done[job.path] = [replace(outcome, source=job.source) for outcome in ledger.outcomes(job.path)]
             n_before += 1
         else:
             left.append(job)
+    ledger.sync()
     return Plan(jobs=left, done=done, n_before=n_before)
 
 
@@ -111,9 +111,9 @@ def _jobs(
         )
 
 
-def _is_done(job: Job, outcomes: list[Outcome]) -> bool:
+def _is_done(job: Job, ledger: Ledger) -> bool:
     """Whether outcomes of before are what the job would come to."""
+    outcomes = ledger.outcomes(job.path)
     same = all((outcome.content, outcome.recipe) == (job.content, job.recipe_hash) for outcome in outcomes)
     is_whole = all(outcome.status != "failed" for outcome in outcomes)
-    is_there = all(outcome.output.exists() for outcome in outcomes if outcome.output is not None)
-    return bool(outcomes) and same and is_whole and is_there
+    return bool(outcomes) and same and is_whole and all(map(ledger.is_there, outcomes))

@@ -36,7 +36,7 @@ def curate_files(
     Raises:
         RuntimeError: processes cannot be started.
     """
-    waiting, workers = deque(jobs), list[_Worker]()
+    waiting, workers, any_ready = deque(jobs), list[_Worker](), False
     try:
         while waiting or any(worker.job for worker in workers):
             workers = [worker for worker in workers if worker.is_alive]
@@ -48,7 +48,9 @@ def curate_files(
                     worker.begin(waiting.popleft())
             busy = {worker.connection: worker for worker in workers if worker.job}
             for connection in wait(list(busy)):
-                yield from busy[connection].heard(heard)  # type: ignore[index]
+                worker = busy[connection]  # type: ignore[index]
+                yield from worker.heard(heard, may_fail=any_ready)
+                any_ready |= worker.is_ready
     finally:
         for worker in workers:
             worker.stop()
@@ -63,7 +65,7 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.job: Job | None = None
         self.is_alive = True
-        self._is_ready = False
+        self.is_ready = False
         self._process = context.Process(target=_work, args=(theirs,), daemon=True)
         with uninterrupted():
             self._process.start()
@@ -74,8 +76,13 @@ class _Worker:
         with suppress(BrokenPipeError):  # of a process that has ended; to listen to it tells that
             self.connection.send(job)
 
-    def heard(self, heard: Heard) -> Iterator[tuple[Job, list[Outcome]]]:
-        """Take what the process has to say; gives a file that is done."""
+    def heard(self, heard: Heard, *, may_fail: bool) -> Iterator[tuple[Job, list[Outcome]]]:
+        """Take what the process has to say; gives a file that is done.
+
+        Raises:
+            RuntimeError: the process could not start, and not for want of memory, as ``may_fail`` would say: others
+                have.
+        """
         job = self.job
         if job is None:
             raise AssertionError("an idle process has nothing to say")
@@ -84,10 +91,10 @@ class _Worker:
         except (EOFError, ConnectionResetError):
             self._process.join()
             self.stop()
-            yield job, [failed(job.source, self._why(), content=job.content, recipe=job.recipe_hash)]
+            yield job, [failed(job.source, self._why(may_fail=may_fail), content=job.content, recipe=job.recipe_hash)]
             return
         if said == _READY:
-            self._is_ready = True
+            self.is_ready = True
         elif isinstance(said, float):
             heard(job, said)
         else:
@@ -96,14 +103,14 @@ class _Worker:
 
     def stop(self) -> None:
         """End the process: at once, unless it waits for a file and ends by itself, its libraries cleaned up."""
-        is_idle = self._is_ready and self.job is None
+        is_idle = self.is_ready and self.job is None
         self.job, self.is_alive = None, False
         self.connection.close()
         if not is_idle:
             self._process.terminate()
         self._process.join()
 
-    def _why(self) -> str:
+    def _why(self, *, may_fail: bool) -> str:
         code = self._process.exitcode or 0
         if code == -signal.SIGBUS:
             return "the file became shorter while it was read"
@@ -111,7 +118,7 @@ class _Worker:
             name = signal.Signals(-code).name
             why = ", perhaps for want of memory: try fewer processes at once" if code == -signal.SIGKILL else ""
             return f"its process was killed by {name}{why}"
-        if not self._is_ready:
+        if not self.is_ready and not may_fail:
             raise RuntimeError(
                 f"a process could not start, and ended with exit code {code}; in a script, curate under "
                 "`if __name__ == '__main__':`"

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from scdataloader.curate.annotate import Annotator, unlinkable
@@ -104,6 +105,8 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
         home = _storage(storage) if before.new else None
         annotator = _in_transaction(lambda: Annotator([kept.outcome for kept in before.new]))
         versions = put_in_place([(kept.key, kept.origin.identity, kept.output) for kept in before.new], home)
+        for artifact, output in before.outputs():
+            put_back(artifact, output)
         if not connection.in_atomic_block:
             connection.close()  # it was idle, perhaps for hours: whoever is in between may have given it up
         made, done = _in_transaction(lambda: _write(key, outcomes, before, recipe, home, versions, annotator))
@@ -161,15 +164,13 @@ def _write(
     for artifact, moved in now.files.moved(known):
         type(artifact).objects.filter(pk=artifact.pk).update(description=str(moved), extra_data=moved.noted)
     wanted = now.files.merged(known)
-    outputs = {known[kept.origin.identity].pk: kept.output for kept in now.files.kept()}
     for artifact in wanted:
         if artifact.branch_id == TRASH:
-            put_back(artifact, outputs[artifact.pk])  # of those in the trash only what is curated again is wanted
             artifact.restore()
     if now.members and not wanted:
         logger.warning("no file of %s is left; a collection cannot be empty, and this one stays as it was", key)
         wanted = now.members
-    is_new = [artifact.pk for artifact in wanted] != now.listed
+    is_new = bool(wanted) and [artifact.pk for artifact in wanted] != now.listed
     newest = make_version(key, wanted, run or make_run(key, recipe), now.newest) if is_new else now.newest
     version = "" if newest is None else str(newest.version)
     done = Registered(key=key, version=version, n_members=len(wanted), n_new=len(made), is_new=is_new, seconds=0.0)
@@ -212,6 +213,7 @@ class _State:
         contents = {outcome.content for outcome in outcomes}
         # the manager has those in the trash, too, which come first here: of several the last one counts
         made = lamindb.Artifact.objects.filter(**{f"extra_data__{CURATION}__content__in": contents})
+        made = made.select_related("storage")
         files = Files(outcomes, key, members, list(earlier))
         return cls(
             newest=newest,
@@ -225,6 +227,11 @@ class _State:
     def new(self) -> list[Kept]:
         """Those of the files that are not registered."""
         return [kept for kept in self.files.kept() if kept.origin.identity not in self.known]
+
+    def outputs(self) -> list[tuple[Artifact, Path]]:
+        """Those that are, and their curated files."""
+        kept = [kept for kept in self.files.kept() if kept.origin.identity in self.known]
+        return [(self.known[one.origin.identity], one.output) for one in kept]
 
 
 def _storage(root: str | None) -> Storage | None:

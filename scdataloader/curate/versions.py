@@ -102,14 +102,10 @@ def keep_in_cache(registered: Iterable[tuple[Artifact, Version]]) -> None:
 
 
 def put_back(artifact: Artifact, output: Path) -> None:
-    """Have the file of an artifact where it was, if it is gone; ``output`` has the same content."""
-    path: Any = artifact.path
-    if path.exists():
-        return
-    if isinstance(path, Path):
-        _copy(output, path, lambda _: None)
-    else:
-        path.fs.put_file(str(output), str(path))
+    """Have the file of a local artifact where it was, if it is gone; ``output`` has the same content."""
+    if artifact.storage.type == "local" and not artifact.path.exists():
+        logger.warning("%s was gone, and is put back", artifact.path)
+        _copy(output, Path(str(artifact.path)), lambda _: None)
 
 
 def _root(storage: Storage | None) -> Any:

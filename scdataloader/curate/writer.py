@@ -55,6 +55,9 @@ class Writer:
             ValueError: the genes are others, or a value is no count.
         """
         if not self._cells:
+            if not block.var_names.is_unique:
+                again = block.var_names[block.var_names.duplicated()][0]
+                raise ValueError(f"{self._name}: a hook gives the gene {again!r} twice; genes need names of their own")
             self.var = block.var.copy()
         elif not block.var_names.equals(self.var.index):
             raise ValueError(
