@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from s3 import s3_server
 
 
 @pytest.fixture
@@ -80,3 +82,38 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(instance, tmp_path: Path
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.s3
+def test_terms_come_from_where_bionty_has_them_online(instance, tmp_path: Path) -> None:
+    """With a server on loopback in place of Amazon's, which has the table of the source that bionty uses."""
+    code = (
+        "import bionty\n"
+        "source = bionty.Source.get(entity='bionty.Tissue', currently_used=True)\n"
+        "print(f'df_{source.organism}__{source.name}__{source.version}__Tissue.parquet')\n"
+    )
+    table = pd.DataFrame(
+        {
+            "name": ["organ", "heart"],
+            "definition": None,
+            "synonyms": [None, "cor"],
+            "parents": [[], ["UBERON:0000062"]],
+        },
+        index=pd.Index(["UBERON:0000062", "UBERON:0000948"], name="ontology_id"),
+    )
+    with s3_server():
+        import boto3
+
+        assert instance("init", "--storage", "db")[0] == 0
+        environment = {**os.environ, "LAMIN_SETTINGS_DIR": str(tmp_path / "one")}
+        said = subprocess.run(
+            [sys.executable, "-c", code], env=environment, cwd=tmp_path / "work", capture_output=True, check=True
+        )
+        bucket = boto3.client("s3")
+        bucket.create_bucket(Bucket="bionty-assets")
+        name = said.stdout.decode().split()[-1]
+        bucket.put_object(Bucket="bionty-assets", Key=name, Body=table.to_parquet(), ACL="public-read")
+        code, out, err = instance("import-ontologies", "Tissue", "--online")
+        assert code == 0, err
+        assert re.search(r"^Tissue: 2 terms, 2 new in .* s$", out, re.MULTILINE)
+        assert instance("import-ontologies", "Tissue", "--online")[1] == "Tissue: 2 terms, none new\n"
