@@ -144,7 +144,7 @@ def test_files_in_a_bucket_are_not_asked_for_again(lamin: ModuleType, storage: P
     key = "where_store/bucket"
     made = [curated(tmp_path / f"{name}.h5ad", [T, B, NEURON]) for name in "mn"]
     with s3_server() as address:
-        bucket = f"s3://atlas/curated?endpoint_url={address}"
+        bucket = f"s3://atlas/where_store?endpoint_url={address}"
         register(made, key=key, recipe=Recipe(), storage=bucket)
         assert convert(storage / "bucket.cells", data=f"lamindb:{key}") == 0
         register(
