@@ -46,7 +46,7 @@ class Annotator:
         self._features = {column: _feature(column, registry) for column, registry in self._registries.items()}
         self._records = {registry: _records(registry, self._ids(outcomes, registry)) for registry in self._all()}
         # here, as what is saved later may be taken back and tried again
-        self._schemas = {columns: self._schema(columns) for columns in map(self._columns, outcomes) if columns}
+        self._schemas = {columns: self._schema(columns) for columns in {*map(self._columns, outcomes)} if columns}
 
     def prepare(self, artifact: Artifact, outcome: Outcome) -> None:
         """What is said in the artifact's own record, before it is saved."""
