@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from scdataloader.gene_names import gene_rows
 from scdataloader.instance_terms import save_terms
-from scdataloader.lamin_session import check_bionty, session
+from scdataloader.lamin_session import MAIN, TRASH, check_bionty, session
 from scdataloader.organisms import ENSEMBL_ID, infer_organism, normalise_organism
 
 if TYPE_CHECKING:
     import pandas as pd
-
-TRASH, MAIN = -1, 1
-"""lamindb's branches of records that were deleted, and of the others."""
 
 Names = Mapping[str, tuple[str, str]]
 """{id: (symbol, synonyms separated by ``|``)}; either may be empty."""

@@ -6,10 +6,11 @@ import difflib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
-from scdataloader.lamin_session import check_bionty, session
+from scdataloader.lamin_session import MAIN, TRASH, check_bionty, session
 from scdataloader.ontology import Ontology
 from scdataloader.organisms import ORGANISMS
 
@@ -127,7 +128,7 @@ def save_terms(registry: Any, ids: Iterable[str]) -> None:
     for prefix, terms in _by_prefix(missing):
         known = [entry for entry in TERMS if entry.registry == name and entry.ontology.lower() == prefix.lower()]
         source = _source(registry, known[0] if known else Terms(registry=name, ontology=prefix, organism="all"), terms)
-        _restore(registry, Ontology.from_guide(prefix), terms)
+        _restore(registry, _guide(prefix), terms)
         # saving one saves all that is above it
         lamindb.save(registry.from_values(terms, field=registry.ontology_id, source=source, mute=True))
 
@@ -139,7 +140,7 @@ def unsavable(registry: Any, ids: Iterable[str]) -> dict[str, str]:
         return why
     for prefix, terms in _by_prefix(_missing(registry, ids)):
         try:
-            ontology = Ontology.from_guide(prefix)
+            ontology = _guide(prefix)
         except ValueError as error:
             why |= {term: _unknown_message(registry.__name__, [term], str(error)) for term in terms}
         else:
@@ -158,10 +159,16 @@ def _by_prefix(ids: Sequence[str]) -> list[tuple[str, list[str]]]:
     return [(prefix, list(group)) for prefix, group in groupby(ids, key=lambda term: term.partition(":")[0])]
 
 
+@lru_cache(maxsize=1)
+def _guide(name: str) -> Ontology:
+    """An ontology of the guide, of which the last one is kept: the next question is most often about the same."""
+    return Ontology.from_guide(name)
+
+
 def _restore(registry: Any, ontology: Ontology, terms: Sequence[str]) -> None:
     """Take terms, and what is above them, out of lamindb's trash, where they are neither found nor can be made anew."""
     ids = {*terms, *chain.from_iterable(ontology.ancestors(term) for term in terms)}
-    registry.objects.filter(ontology_id__in=ids, branch_id=-1).update(branch_id=1)
+    registry.objects.filter(ontology_id__in=ids, branch_id=TRASH).update(branch_id=MAIN)
 
 
 def _source(registry: Any, terms: Terms, wanted: Sequence[str] = ()) -> Any:
@@ -174,7 +181,7 @@ def _source(registry: Any, terms: Terms, wanted: Sequence[str] = ()) -> Any:
 
     record: Any = bionty.Source
     try:
-        ontology = Ontology.from_guide(terms.ontology)
+        ontology = _guide(terms.ontology)
     except ValueError as error:
         raise LookupError(_unknown_message(terms.registry, wanted, str(error))) from error
     unknown = [term for term in wanted if term not in ontology]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 ANONYMOUS = "anonymous"
 """Owner of the instances of users who have not logged in to lamindb's hub."""
+TRASH, MAIN = -1, 1
+"""lamindb's branches of records that were deleted, but not for good, and of the others."""
 
 
 @contextmanager

@@ -43,6 +43,9 @@ class Annotator:
             LookupError: a label is no term that can be saved: see `unlinkable`.
         """
         self._registries = _registries(outcomes)
+        labelled = {column for outcome in outcomes for column, ids in outcome.labels.items() if ids}
+        for column in sorted(labelled - set(self._registries)):
+            logger.warning("no registry of bionty is for the labels of %s, which are not linked", column)
         self._features = {column: _feature(column, registry) for column, registry in self._registries.items()}
         self._records = {registry: _records(registry, self._ids(outcomes, registry)) for registry in self._all()}
         # here, as what is saved later may be taken back and tried again
@@ -118,7 +121,7 @@ def _bionty(name: str) -> Any:
 
 
 def _registries(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """{column: registry} of all columns of labels, sorted; a column of the user's own goes by most of its ids."""
+    """{column: registry} of columns of labels, sorted; one of the user's own goes by most of its ids, if by any."""
     labels: dict[str, Counter[str]] = {}
     for outcome in outcomes:
         for column, ids in outcome.labels.items():
@@ -128,9 +131,7 @@ def _registries(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         if not prefixes:
             continue
         name = COLUMNS.get(column) or _OF_PREFIX.get(prefixes.most_common(1)[0][0])
-        if name is None:
-            logger.warning("no registry of bionty is for the labels of %s, which are not linked", column)
-        else:
+        if name is not None:
             names[column] = name
     return {column: _bionty(name) for column, name in names.items()}
 

@@ -15,7 +15,7 @@ from scdataloader.curate.outcome import Outcome
 from scdataloader.curate.recipe import Recipe
 from scdataloader.curate.records import make_artifacts, make_run, make_version
 from scdataloader.curate.versions import Version, keep_in_cache, put_back, put_in_place
-from scdataloader.lamin_session import check_bionty, check_connected, session
+from scdataloader.lamin_session import TRASH, check_bionty, check_connected, session
 
 if TYPE_CHECKING:
     from lamindb import Artifact, Collection, Storage
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 SECONDS_TO_WAIT = 600
 """For a database that another process has locked."""
 SECONDS_BETWEEN = 2
-TRASH = -1
-"""The branch of what was deleted, but not for good."""
 
 Made = TypeVar("Made")
 
