@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.samplers import WeightedSampler
+from scdataloader.sampling.samplers import WeightedSampler
 
 TOGETHER = 16  # batches in a group
 BATCHES = (64, 1024)

@@ -105,8 +105,8 @@ def measure(path: Path) -> None:
     """Curate one file in this process."""
     from measure import PeakMemory
 
-    from scdataloader.curate.one_file import Job, curate_file
-    from scdataloader.curate.recipe import Recipe
+    from scdataloader.curation.file import Job, curate_file
+    from scdataloader.curation.recipe import Recipe
 
     recipe = Recipe(min_genes_per_cell=200, min_cells_per_gene=3)
     job = Job(

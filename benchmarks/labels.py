@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scdataloader.hierarchy import Hierarchy
-from scdataloader.labels import LabelEncoder
-from scdataloader.ontology import Ontology
-from scdataloader.roll_up import RollUp
-from scdataloader.tree import Tree
+from scdataloader.labels.hierarchy import Hierarchy
+from scdataloader.labels.encoder import LabelEncoder
+from scdataloader.ontology.ontology import Ontology
+from scdataloader.labels.roll_up import RollUp
+from scdataloader.sampling.tree import Tree
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:

@@ -85,7 +85,7 @@ def main() -> None:
     if options.case == "mapped":
         import lamindb.core  # noqa: F401 (imports are not what is measured)
     else:
-        import scdataloader.datamodule  # noqa: F401
+        import scdataloader.training.datamodule  # noqa: F401
 
     memory = PeakMemory()
     start = time.perf_counter()

@@ -20,7 +20,7 @@ from typing import Any
 
 from measure import PeakMemory
 
-from scdataloader.ontology import Ontology
+from scdataloader.ontology.ontology import Ontology
 
 
 def anonymous_mib() -> float:

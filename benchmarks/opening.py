@@ -25,8 +25,8 @@ LABEL = "cell_type_ontology_term_id"
 def simulate(store: Path, folder: Path, n_cells: int) -> Path:
     import pandas as pd
 
-    from scdataloader.store.layout import Manifest
-    from scdataloader.store.table_writer import write_table
+    from scdataloader.store.manifest import Manifest
+    from scdataloader.store.tables_store import write_table
 
     manifest, made = Manifest.load(store), folder / "simulated.cells"
     shard = manifest.shards[0]

@@ -231,7 +231,7 @@ def hierarchical_f1(cells: Cells, true: NDArray[np.object_], guessed: NDArray[np
     """F1 of the terms with all that is above them in the ontology, but for what is above all of the data set."""
     import torch
 
-    from scdataloader.losses import HierarchicalF1
+    from scdataloader.models.losses import HierarchicalF1
 
     if not cells.has_terms:
         return math.nan

@@ -31,8 +31,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from scdataloader.curate.outcome import Outcome
-from scdataloader.curate.recipe import Recipe
+from scdataloader.curation.outcome import Outcome
+from scdataloader.curation.recipe import Recipe
 
 LABELS = {
     "cell_type_ontology_term_id": ["CL:0000084", "CL:0000236", "CL:0000540", "CL:0000097", "CL:0000625", "CL:0000900"],
@@ -144,8 +144,8 @@ def main() -> None:
         os.environ |= {"AWS_MAX_ATTEMPTS": "1", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
         os.chdir(root)
         storage = stack.enter_context(s3_server()) if options.s3 else None
-        from scdataloader.curate.register import register
-        from scdataloader.instance import init
+        from scdataloader.lamin.register.register import register
+        from scdataloader.lamin.instance import init
 
         measured: dict[str, Any] = {"files": options.files, "db": "postgres" if options.db else "sqlite"}
         measured["s3"] = options.s3

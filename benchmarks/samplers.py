@@ -22,8 +22,8 @@ import numpy as np
 from measure import PeakMemory
 from numpy.typing import NDArray
 
-from scdataloader.class_index import ClassIndex
-from scdataloader.samplers import ShuffleSampler, WeightedSampler
+from scdataloader.sampling.class_index import ClassIndex
+from scdataloader.sampling.samplers import ShuffleSampler, WeightedSampler
 
 CALLS = (64, 1024, 10**6)
 MAPPED, FILE_BYTES = 10**9, 14  # cells from which on inputs are mapped files; most bytes in files per cell

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from scdataloader.curate import Curator, Outcome, Recipe
+from scdataloader.curation import Curator, Outcome, Recipe
 
 RECIPE = Recipe(
     primary_only=True,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from scdataloader.curate import Curator, Outcome, Recipe, Rule
+from scdataloader.curation import Curator, Outcome, Recipe, Rule
 
 LABEL = "cell_type_ontology_term_id"
 FILES = {

@@ -4,26 +4,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scdataloader.alignment import GeneAlignment
-    from scdataloader.class_index import ClassIndex
-    from scdataloader.collate import Dense, SelectedGenes, Sparse
-    from scdataloader.collection import Collection
-    from scdataloader.conversion import convert
-    from scdataloader.datamodule import DataModule
-    from scdataloader.dataset import CellDataset
-    from scdataloader.genes import GeneVocabulary
-    from scdataloader.loader import Loader
-    from scdataloader.monitor import SamplingMonitor
-    from scdataloader.ontology import Ontology
-    from scdataloader.roll_up import RollUp
-    from scdataloader.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
+    from scdataloader.genes.alignment import GeneAlignment
+    from scdataloader.sampling.class_index import ClassIndex
+    from scdataloader.batches.full import Dense, SelectedGenes, Sparse
+    from scdataloader.collection.collection import Collection
+    from scdataloader.store.convert import convert
+    from scdataloader.training.datamodule import DataModule
+    from scdataloader.integrations.mapped_collection import CellDataset
+    from scdataloader.genes.vocabulary import GeneVocabulary
+    from scdataloader.loading.loader import Loader
+    from scdataloader.training.monitor import SamplingMonitor
+    from scdataloader.ontology.ontology import Ontology
+    from scdataloader.labels.roll_up import RollUp
+    from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
     from scdataloader.sources import open_source
-    from scdataloader.splits import Split
+    from scdataloader.sampling.splits import Split
     from scdataloader.store.reader import Store
-    from scdataloader.tally import Tally
-    from scdataloader.transforms import Log1p, Normalize, QuantileBins
+    from scdataloader.sampling.tally import Tally
+    from scdataloader.batches.transforms import Log1p, Normalize, QuantileBins
     from scdataloader.types import CellBatch, Collate, CSRRows, Sampler, Source, Transform
-    from scdataloader.weights import Sampling
+    from scdataloader.sampling.weights import Sampling
 
 __version__ = "0.1.0"
 
@@ -63,26 +63,26 @@ __all__ = [
 
 # Modules are imported when a name of theirs is first used: torch takes seconds, and reading a file does not need it.
 _NAMES = {
-    "alignment": "GeneAlignment",
-    "class_index": "ClassIndex",
-    "collate": "Dense SelectedGenes Sparse",
-    "collection": "Collection",
-    "conversion": "convert",
-    "datamodule": "DataModule",
-    "dataset": "CellDataset",
-    "genes": "GeneVocabulary",
-    "loader": "Loader",
-    "monitor": "SamplingMonitor",
-    "ontology": "Ontology",
-    "roll_up": "RollUp",
-    "samplers": "SequentialSampler ShuffleSampler WeightedSampler",
+    "genes.alignment": "GeneAlignment",
+    "sampling.class_index": "ClassIndex",
+    "batches.full": "Dense SelectedGenes Sparse",
+    "collection.collection": "Collection",
+    "store.convert": "convert",
+    "training.datamodule": "DataModule",
+    "integrations.mapped_collection": "CellDataset",
+    "genes.vocabulary": "GeneVocabulary",
+    "loading.loader": "Loader",
+    "training.monitor": "SamplingMonitor",
+    "ontology.ontology": "Ontology",
+    "labels.roll_up": "RollUp",
+    "sampling.samplers": "SequentialSampler ShuffleSampler WeightedSampler",
     "sources": "open_source",
-    "splits": "Split",
+    "sampling.splits": "Split",
     "store.reader": "Store",
-    "tally": "Tally",
-    "transforms": "Log1p Normalize QuantileBins",
+    "sampling.tally": "Tally",
+    "batches.transforms": "Log1p Normalize QuantileBins",
     "types": "CSRRows CellBatch Collate Sampler Source Transform",
-    "weights": "Sampling",
+    "sampling.weights": "Sampling",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 

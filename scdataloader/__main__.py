@@ -2,7 +2,7 @@
 
 import sys
 
-from scdataloader.cli import main
+from scdataloader.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

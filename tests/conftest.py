@@ -22,7 +22,11 @@ settings.register_profile("nightly", deadline=None, max_examples=10_000)
 # The same examples in every run, so that a change is judged by what it does.
 settings.register_profile("default", deadline=None, derandomize=True)
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
+
+# processes that tests start import the package and the tests' helpers from here
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 # lamindb reads these when it is imported, which a test module may do at its top: so not in a fixture.
 # The closed port on loopback makes a stray call to the network fail at once instead of leaving this machine.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassF1Score, MulticlassStatScores
 
-from scdataloader.losses import HierarchicalCrossEntropy, HierarchicalF1
+from scdataloader.models.losses import HierarchicalCrossEntropy, HierarchicalF1
 from scdataloader.models.reference import Batch, Reference, check, log_expression
 
 _TRUE_POSITIVES, _SUPPORT = 0, 4

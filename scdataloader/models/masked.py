@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.regression import R2Score
 
-from scdataloader.kernels.random import derive_key
+from scdataloader.kernels.draws.random import derive_key
 from scdataloader.models.reference import Batch, Reference, check, log_expression
 
 

@@ -6,9 +6,9 @@ import difflib
 from os import PathLike, fspath
 from pathlib import Path
 
-from scdataloader.sources.counts import Values
-from scdataloader.sources.h5ad import H5adSource
-from scdataloader.sources.zarr import ZarrSource
+from scdataloader.sources.anndata.counts import Values
+from scdataloader.sources.anndata.h5ad import H5adSource
+from scdataloader.sources.anndata.zarr import ZarrSource
 
 __all__ = ["H5adSource", "ZarrSource", "open_source"]
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import NotCountsError
 from scdataloader.sources import open_source
-from scdataloader.sources.counts import Values
-from scdataloader.sources.lamin import LaminPath, is_lamin, key_of, resolve_lamin
-from scdataloader.sources.where import Where
-from scdataloader.store.layout import MANIFEST, SUFFIX
+from scdataloader.sources.anndata.counts import Values
+from scdataloader.lamin.collections import LaminPath, is_lamin, key_of, resolve_lamin
+from scdataloader.lamin.where import Where
+from scdataloader.store.manifest import MANIFEST, SUFFIX
 from scdataloader.store.reader import Store, StoreSource
 from scdataloader.types import Source
 

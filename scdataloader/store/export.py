@@ -17,9 +17,9 @@ import h5py
 import numpy as np
 import zarr
 
-from scdataloader.store.disk import writing
+from scdataloader.runtime.files import writing
 from scdataloader.store.original import Original, find_source
-from scdataloader.store.progress import Advance, progress_bar
+from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.store.reader import Store, StoreSource
 
 Form = Literal["h5ad", "zarr"]

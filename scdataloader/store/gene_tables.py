@@ -8,8 +8,8 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.kernels.decode import COMPLETE, IN_ORDER, SHIFTED
-from scdataloader.store.gene_space import GenePlaces
+from scdataloader.kernels.records.decode import COMPLETE, IN_ORDER, SHIFTED
+from scdataloader.store.gene_spaces import GenePlaces
 
 
 class GeneTables:

@@ -12,8 +12,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scdataloader.kernels.decode import OK
-from scdataloader.kernels.unpack import check_records, unpack_records
+from scdataloader.kernels.records.decode import OK
+from scdataloader.kernels.records.unpack import check_records, unpack_records
 from scdataloader.store.reader import Store, StoreSource
 from scdataloader.store.shard import WHY
 from scdataloader.store.tables import POSITION, ROW, order_of

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.buffers import Slots
+from scdataloader.runtime.memory import Slots
 from scdataloader.errors import StoreFormatError
-from scdataloader.kernels.decode import OK, decode_records, locate_records
-from scdataloader.read_ahead import read_ahead
-from scdataloader.store.gene_space import GeneSpace
+from scdataloader.kernels.records.decode import OK, decode_records, locate_records
+from scdataloader.runtime.read_ahead import read_ahead
+from scdataloader.store.gene_spaces import GeneSpace
 from scdataloader.store.gene_tables import GeneTables
-from scdataloader.store.layout import Manifest
+from scdataloader.store.manifest import Manifest
 from scdataloader.store.shard import WHY, MappedShards
 from scdataloader.store.source import StoreSource
 

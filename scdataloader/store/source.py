@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.buffers import Slots
+from scdataloader.runtime.memory import Slots
 from scdataloader.errors import StoreFormatError
-from scdataloader.kernels.decode import OK
-from scdataloader.kernels.unpack import BAD_GENE, unpack_records
-from scdataloader.store.gene_space import GenePlaces
+from scdataloader.kernels.records.decode import OK
+from scdataloader.kernels.records.unpack import BAD_GENE, unpack_records
+from scdataloader.store.gene_spaces import GenePlaces
 from scdataloader.store.gene_tables import GeneTables
-from scdataloader.store.layout import MANIFEST
+from scdataloader.store.manifest import MANIFEST
 from scdataloader.store.shard import WHY
 from scdataloader.store.tables import ROW, Table
 from scdataloader.types import CSRMatrix, CSRRows

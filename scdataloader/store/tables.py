@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
-from scdataloader.store.layout import FileRecord, file_record
+from scdataloader.store.manifest import FileRecord, file_record
 
 POSITION = "__position__"
 """Column of a gene table: where the gene was in its source."""

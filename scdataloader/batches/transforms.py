@@ -1,0 +1,100 @@
+"""Changes of a batch's values, made on the sparse rows before they are collated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scdataloader.kernels.rows.bins import bin_rows
+from scdataloader.kernels.rows.gather import rows_ascend
+from scdataloader.types import CellBatch, CSRRows, Transform
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Scale each cell to one total: ``x * total / depth``, where depth counts all genes of the cell's source.
+
+    Args:
+        total: What the counts of a cell would sum to if the vocabulary had every gene of its source.
+    """
+
+    total: float = 1e4
+
+    def __post_init__(self) -> None:
+        if not self.total > 0:
+            raise ValueError(f"the total to normalise to must be positive, not {self.total}")
+
+    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> CellBatch:  # noqa: ARG002
+        """The batch with scaled values; a cell without counts stays as it is."""
+        scale = self.total / np.where(batch.depth > 0, batch.depth, 1)
+        per_value = np.repeat(scale.astype(np.float32), np.diff(batch.x.indptr))
+        return _with_values(batch, batch.x.data * per_value)
+
+
+@dataclass(frozen=True)
+class Log1p:
+    """The natural logarithm of ``1 + x``."""
+
+    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> CellBatch:  # noqa: ARG002
+        """The batch with logarithms as values."""
+        return _with_values(batch, np.log1p(batch.x.data))
+
+
+@dataclass(frozen=True)
+class QuantileBins:
+    """Each value's quantile among the values of its own cell, as a bin number; zeros stay 0.
+
+    The bins are 1 to ``n_bins - 1``: ``np.digitize(x, np.quantile(x, np.linspace(0, 1, n_bins - 1)))`` over the values
+    that the cell expresses. scGPT (Cui et al., Nature Methods 2024) uses 51 and breaks ties at random; here equal
+    values get equal bins.
+
+    Args:
+        n_bins: Number of bins, that of zero included; 3 or more.
+    """
+
+    n_bins: int = 51
+
+    def __post_init__(self) -> None:
+        if self.n_bins < 3:  # noqa: PLR2004
+            raise ValueError(f"quantile bins need n_bins of 3 or more (one of them is for zero), not {self.n_bins}")
+
+    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> CellBatch:  # noqa: ARG002
+        """The batch with bin numbers as values."""
+        bins = np.empty_like(batch.x.data)
+        bin_rows(batch.x.indptr, batch.x.data, self.n_bins, bins)
+        return _with_values(batch, bins)
+
+
+def transformed(batch: CellBatch, transform: Transform, rng: np.random.Generator) -> CellBatch:
+    """What a transform makes of a batch, once it is sure that compiled loops, which trust in rows, may read it.
+
+    Raises:
+        ValueError: it has another number of cells, or its rows are not as `CSRRows` describes them.
+    """
+    made = transform(batch, rng)
+    before, after = batch.x, made.x
+    if len(after) != len(batch):
+        raise ValueError(f"{transform!r} made {len(after)} cells of {len(batch)}; a transform has to leave all of them")
+    is_same = after.indices is before.indices and after.indptr is before.indptr and after.n_genes == before.n_genes
+    if len(after.data) != len(after.indices) or not (is_same or _are_rows(after)):
+        raise ValueError(
+            f"{transform!r} made rows that are none: {len(after.data):,} values, {len(after.indices):,} gene numbers, "
+            f"offsets from {after.indptr[0]:,} to {after.indptr[-1]:,}; offsets have to ascend from 0 to the number of "
+            f"values, and gene numbers, below {after.n_genes:,}, within each row, none twice"
+        )
+    return made
+
+
+def _are_rows(x: CSRRows) -> bool:
+    """Whether offsets and gene numbers are as they have to be."""
+    offsets_fit = x.indptr[0] == 0 and x.indptr[-1] == len(x.indices) and bool((np.diff(x.indptr) >= 0).all())
+    if not offsets_fit or not len(x.indices):
+        return offsets_fit
+    in_range = x.indices.min() >= 0 and x.indices.max() < x.n_genes
+    return bool(in_range) and rows_ascend(x.indptr, x.indices)
+
+
+def _with_values(batch: CellBatch, data: NDArray[np.float32]) -> CellBatch:
+    return replace(batch, x=replace(batch.x, data=data))

@@ -1,0 +1,157 @@
+"""Records of bytes as they are: what breaks a rule of the format, and values as exact as they were written."""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from numba import carray  # type: ignore[attr-defined]
+from numpy.typing import NDArray
+
+from scdataloader.kernels.machine.bits import drain
+from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD, OK, gene_numbers, header, is_valid, look_up
+from scdataloader.kernels.machine.memory import pointer
+from scdataloader.kernels.records.records import F32, HEADER, U8, U16, record_checksum, value_width
+
+BAD_FORM, BAD_KIND, BAD_GENE = 4, 5, 6
+_BYTE, _TWO_BYTES = 1 << 8, 1 << 16
+_MINUS_ZERO = 1 << 31
+"""As bits of a float32."""
+
+
+@nb.njit(nogil=True, cache=True)
+def check_records(
+    address: NDArray[np.int64],
+    length: NDArray[np.int64],
+    size: NDArray[np.int64],
+    cell: NDArray[np.int64],
+    n_genes: NDArray[np.int64],
+    part: NDArray[np.int64],
+    known: NDArray[np.bool_],
+    known_start: NDArray[np.int64],
+    floats: bool,
+    status: NDArray[np.uint8],
+) -> int:
+    """Check every rule of the format for every record: ``status[i]`` is `OK` or the first that record i breaks.
+
+    Record i has ``length[i]`` bytes at ``address[i]``, ``size[i]`` values of a space of ``n_genes[i]`` genes, and is
+    cell ``cell[i]`` of its shard, whose values are float32 if ``floats``. Which of these genes its source has is what
+    ``known[known_start[p]:known_start[p + 1]]`` says, p = ``part[i]``; where that is empty, any will do. Returns the
+    largest value of all counts.
+    """
+    largest = np.uint32(0)
+    for i in range(len(address)):
+        words = carray(pointer(np.uintp(address[i])), (length[i] // 8,), np.uint64)
+        status[i] = OK
+        if np.uint32(words[0] & np.uint64(0xFFFFFFFF)) != record_checksum(words, cell[i]):
+            status[i] = BAD_CHECKSUM
+        elif not is_valid(words, size[i], n_genes[i]):
+            status[i] = BAD_RECORD
+        elif (header(words)[3] == F32) != floats:
+            status[i] = BAD_KIND
+        else:
+            has = known[known_start[part[i]] : known_start[part[i] + 1]]
+            if len(has) and not _are_known(words, size[i], has):
+                status[i] = BAD_GENE
+            values = np.empty(size[i], np.uint32)
+            if not (_exceptions_are_due(words) and _is_padded(words) and _values(words, values)):
+                status[i] = BAD_FORM
+            if not floats:
+                for value in values:
+                    largest = max(largest, value)
+    return int(largest)
+
+
+@nb.njit(nogil=True, cache=True)
+def unpack_records(
+    address: NDArray[np.int64],
+    length: NDArray[np.int64],
+    size: NDArray[np.int64],
+    cell: NDArray[np.int64],
+    order: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    out_indices: NDArray[np.int32],
+    out_bits: NDArray[np.uint32],
+) -> tuple[int, int]:
+    """Write the values of records as they are: counts as uint32, float32 as their bits; ascending by gene.
+
+    Gene g of the records is ``order[g]`` in the output, each another one, or -1 where the source has it not. Record i
+    fills the entries from ``starts[i]`` on. Returns (status, i): `OK`, or what is wrong with record i.
+    """
+    dense, present = np.empty(len(order), np.uint32), np.zeros(len(order) // 64 + 1, np.uint64)
+    for i in range(len(address)):
+        words = carray(pointer(np.uintp(address[i])), (length[i] // 8,), np.uint64)
+        if np.uint32(words[0] & np.uint64(0xFFFFFFFF)) != record_checksum(words, cell[i]):
+            return BAD_CHECKSUM, i
+        n = size[i]
+        if not is_valid(words, n, len(order)):
+            return BAD_RECORD, i
+        room = slice(starts[i], starts[i] + n)
+        genes, bits = out_indices[room], out_bits[room]
+        look_up(words, n, order, genes)
+        if n and genes.min() < 0:
+            return BAD_GENE, i
+        _values(words, bits)
+        for k in range(n):
+            dense[genes[k]] = bits[k]
+            present[genes[k] >> 6] |= np.uint64(1) << np.uint64(genes[k] & 63)
+        drain(present, genes)
+        for k in range(n):
+            bits[k] = dense[genes[k]]
+    return OK, 0
+
+
+@nb.njit(nogil=True, cache=True)
+def _are_known(words: NDArray[np.uint64], n: int, has: NDArray[np.bool_]) -> bool:
+    """Whether a valid record has no gene but those that ``has`` marks."""
+    genes = np.empty(n, np.int32)
+    gene_numbers(words, n, np.int64(0), genes)
+    known = True
+    for gene in genes:
+        known &= has[gene]
+    return known
+
+
+@nb.njit(nogil=True, cache=True)
+def _values(words: NDArray[np.uint64], out: NDArray[np.uint32]) -> bool:
+    """The values of a valid record as bits; whether none of them is zero, and entries that are said elsewhere are."""
+    _, n_gaps, n_large, code = header(words)
+    head = words.view(np.uint32)
+    exceptions, n = HEADER // 4 + 2 * n_gaps, len(out)
+    first = exceptions + 2 * n_large
+    if code == U8:
+        out[:] = words.view(np.uint8)[4 * first : 4 * first + n]
+    elif code == U16:
+        out[:] = words.view(np.uint16)[2 * first : 2 * first + n]
+    else:
+        out[:] = head[first : first + n]
+    in_form = True
+    for k in range(exceptions, first, 2):
+        in_form &= out[head[k]] == 0
+        out[head[k]] = head[k + 1]
+    for j in range(n):
+        in_form &= out[j] != 0 and not (code == F32 and out[j] == _MINUS_ZERO)
+    return in_form
+
+
+@nb.njit(nogil=True, cache=True)
+def _exceptions_are_due(words: NDArray[np.uint64]) -> bool:
+    """Whether the exceptions of a valid record are what does not fit otherwise, and nothing else."""
+    _, n_gaps, n_large, code = header(words)
+    head = words.view(np.uint32)
+    first = HEADER // 4
+    due = code <= U16 or n_large == 0
+    for k in range(first, first + 2 * n_gaps, 2):
+        due &= head[k + 1] >= _BYTE and head[k + 1] % _BYTE == 0
+    for k in range(first + 2 * n_gaps, first + 2 * (n_gaps + n_large), 2):
+        due &= head[k + 1] >= (_BYTE if code == U8 else _TWO_BYTES)
+    return due
+
+
+@nb.njit(nogil=True, cache=True)
+def _is_padded(words: NDArray[np.uint64]) -> bool:
+    """Whether a valid record ends with zeros."""
+    n, n_gaps, n_large, code = header(words)
+    padded = True
+    for byte in words.view(np.uint8)[HEADER + 8 * (n_gaps + n_large) + n * (value_width(code) + 1) :]:
+        padded &= byte == 0
+    return padded

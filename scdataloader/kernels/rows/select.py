@@ -1,0 +1,161 @@
+"""Which genes of a cell the model sees: so many per row, in arrays of fixed width."""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from scdataloader.kernels.draws.random import GAMMA, below, mix, philox, unit
+
+# What the second counter of a row's random bits is for, so that two choices in one row never share bits.
+_CHOOSE, _FILL = np.uint64(1) << np.uint64(32), np.uint64(2) << np.uint64(32)
+
+
+@nb.njit(nogil=True, cache=True)
+def select_random(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    data: NDArray[np.float32],
+    key: np.uint64,
+    position: NDArray[np.int64],
+    out_genes: NDArray[np.int32],
+    out_data: NDArray[np.float32],
+) -> None:
+    """Take as many entries of each row as ``out_genes`` (n_rows, L) is wide, all subsets alike, genes ascending.
+
+    The choice in a row depends on ``key`` and the row's ``position`` alone. Places left over hold gene -1 and value 0.
+    Selection sampling: an entry is taken with probability (still needed) / (still to come); Knuth, TAOCP 2, 3.4.2 S.
+    """
+    width = out_genes.shape[1]
+    for row in range(len(indptr) - 1):
+        begin, end = indptr[row], indptr[row + 1]
+        taken = min(end - begin, width)
+        if end - begin <= width:
+            for j in range(taken):
+                out_genes[row, j] = indices[begin + j]
+                out_data[row, j] = data[begin + j]
+        else:
+            _choose(indices[begin:end], data[begin:end], key, position[row], out_genes[row], out_data[row])
+        out_genes[row, taken:] = -1
+        out_data[row, taken:] = 0
+
+
+@nb.njit(nogil=True, cache=True)
+def _choose(
+    indices: NDArray[np.int32],
+    data: NDArray[np.float32],
+    key: np.uint64,
+    position: int,
+    out_genes: NDArray[np.int32],
+    out_data: NDArray[np.float32],
+) -> None:
+    needed, to_come = len(out_genes), len(indices)
+    k = 0
+    seed, _ = philox(key, np.uint64(position), _CHOOSE)
+    for j in range(len(indices)):
+        if needed == 0:
+            break
+        # Written whether taken or not; the next entry overwrites it.
+        out_genes[k] = indices[j]
+        out_data[k] = data[j]
+        take = int(below(mix(seed + np.uint64(j) * GAMMA), to_come - j) < needed)
+        k += take
+        needed -= take
+
+
+@nb.njit(nogil=True, cache=True)
+def select_largest(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    data: NDArray[np.float32],
+    out_genes: NDArray[np.int32],
+    out_data: NDArray[np.float32],
+) -> None:
+    """Take the entries of largest value of each row, genes ascending; among equals the lower gene first, NaN never.
+
+    Places left over hold gene -1 and value 0.
+    """
+    width = out_genes.shape[1]
+    for row in range(len(indptr) - 1):
+        begin, end = indptr[row], indptr[row + 1]
+        n = end - begin
+        threshold, ties = -np.inf, width
+        if n > width:
+            values = data[begin:end]
+            threshold = np.partition(values, n - width)[n - width]
+            ties = width - (values > threshold).sum()
+        k = 0
+        for j in range(begin, end):
+            value = data[j]
+            tie = value == threshold
+            if k < width and (value > threshold or (tie and ties > 0)):
+                out_genes[row, k] = indices[j]
+                out_data[row, k] = value
+                k += 1
+                ties -= tie
+        out_genes[row, k:] = -1
+        out_data[row, k:] = 0
+
+
+@nb.njit(nogil=True, cache=True)
+def fill_unexpressed(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    candidates: NDArray[np.int32],
+    candidate_starts: NDArray[np.int64],
+    group: NDArray[np.int32],
+    n_genes: int,
+    key: np.uint64,
+    position: NDArray[np.int64],
+    out_genes: NDArray[np.int32],
+) -> None:
+    """Replace the -1 at the end of each row of ``out_genes`` by random genes that were measured and not expressed.
+
+    Row r may take genes ``candidates[candidate_starts[group[r]] : candidate_starts[group[r] + 1]]`` that are not among
+    its ``indices`` (all of which are candidates), each at most once, all alike; -1 stays where there are not enough.
+    """
+    used = np.zeros(n_genes, np.bool_)
+    for row in range(len(indptr) - 1):
+        begin, end = indptr[row], indptr[row + 1]
+        genes = out_genes[row]
+        filled = len(genes)
+        while filled > 0 and genes[filled - 1] < 0:
+            filled -= 1
+        pool = candidates[candidate_starts[group[row]] : candidate_starts[group[row] + 1]]
+        for j in range(begin, end):
+            used[indices[j]] = True
+        free = len(pool) - (end - begin)
+        _take_free(pool, free, used, key, position[row], genes[filled : filled + min(free, len(genes) - filled)])
+        for j in range(begin, end):
+            used[indices[j]] = False
+
+
+@nb.njit(nogil=True, cache=True)
+def _take_free(
+    pool: NDArray[np.int32], free: int, used: NDArray[np.bool_], key: np.uint64, position: int, out: NDArray[np.int32]
+) -> None:
+    """Put random genes of ``pool`` that are not ``used`` into ``out``; ``used`` is as before afterwards."""
+    if 2 * len(out) <= free:
+        tries = np.uint64(0)
+        for k in range(len(out)):
+            gene = np.int32(-1)
+            while gene < 0 or used[gene]:
+                bits, _ = philox(key, np.uint64(position), _FILL + tries)
+                gene = pool[below(bits, len(pool))]
+                tries += np.uint64(1)
+            out[k] = gene
+            used[gene] = True
+        for gene in out:
+            used[gene] = False
+        return
+    # Most of what is free is needed: trying at random would miss too often, so go through all of it once.
+    needed, k = len(out), 0
+    for gene in pool:
+        if needed and not used[gene]:
+            bits, _ = philox(key, np.uint64(position), _FILL + np.uint64(gene))
+            if unit(bits) * free < needed:
+                out[k] = gene
+                k += 1
+                needed -= 1
+            free -= 1

@@ -1,0 +1,175 @@
+"""The label columns of a collection: their encoders, and the codes of every cell."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scdataloader.collection.collection import Collection
+from scdataloader.errors import StateMismatchError
+from scdataloader.labels.hierarchy import Hierarchy
+from scdataloader.labels.encoder import LabelEncoder
+from scdataloader.sampling.splits import Split, Splits, make_splits
+from scdataloader.ontology.term_ids import is_joint
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelTable:
+    """Encoders of several columns, in the order of a batch's ``labels``."""
+
+    encoders: dict[str, LabelEncoder]
+    """{column: encoder}"""
+
+    @classmethod
+    def fit(
+        cls, collection: Collection, columns: Sequence[str], hierarchies: Mapping[str, Hierarchy] | None = None
+    ) -> LabelTable:
+        """Encoders of all labels that occur in a collection, those of ``hierarchies`` with leaves and inner terms.
+
+        Raises:
+            KeyError: a column is in no source.
+            ValueError: all labels of a column are unknown, a column is named twice, or what `Hierarchy.fit` refuses.
+        """
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"a label column is named twice: {list(columns)}")
+        return cls(
+            encoders={column: fit_encoder(column, collection.column(column), hierarchies or {}) for column in columns}
+        )
+
+    @classmethod
+    def from_encoders(
+        cls,
+        encoders: Mapping[str, Mapping[str, int]],
+        columns: Sequence[str] | None = None,
+        hierarchies: Mapping[str, Hierarchy] | None = None,
+    ) -> LabelTable:
+        """Encoders given as {column: {label: code}}, such as those that a trained model keeps.
+
+        Args:
+            encoders: Codes of the labels of each column; negative ones are unknown.
+            columns: Those to take, in this order; all where not given.
+            hierarchies: Columns whose terms above others have the codes after all leaves.
+
+        Raises:
+            KeyError: a column is missing.
+            ValueError: the codes of a column are not those of its sorted labels.
+        """
+        missing = [column for column in columns or () if column not in encoders]
+        if missing:
+            raise KeyError(f"the encoders lack the label columns {missing}; they are of {list(encoders)}")
+        table = {}
+        for column in encoders if columns is None else columns:
+            codes = encoders[column]
+            if hierarchies is not None and column in hierarchies:
+                table[column] = hierarchies[column].with_codes(codes)
+                continue
+            known = {label: code for label, code in codes.items() if code >= 0}
+            classes = tuple(sorted(known))
+            if [known[label] for label in classes] != list(range(len(classes))):
+                raise ValueError(
+                    f"the codes of {column!r} must be the places of its sorted labels, 0 … {len(classes) - 1}"
+                )
+            table[column] = LabelEncoder(column=column, classes=classes)
+        return cls(encoders=table)
+
+    @property
+    def hierarchical(self) -> dict[str, LabelEncoder]:
+        """{column: encoder} of columns with a hierarchy."""
+        return {column: encoder for column, encoder in self.encoders.items() if encoder.ontology}
+
+    def codes(
+        self,
+        collection: Collection,
+        hierarchies: Mapping[str, Hierarchy] | None = None,
+        *,
+        absent_ok: bool = False,
+    ) -> NDArray[np.int32]:
+        """(n, C) codes of all cells; a label that has none becomes -1, with a warning that counts the cells.
+
+        Labels of columns with a hierarchy may be written otherwise than in training: as names, or as deprecated ids.
+
+        Raises:
+            KeyError: a column is in no source, and ``absent_ok`` does not take that for labels that are all unknown.
+            ValueError: a label is no term of its column's hierarchy.
+        """
+        columns = []
+        for column, trained in self.encoders.items():
+            encoder = trained
+            try:
+                series = collection.column(column)
+            except KeyError:
+                if not absent_ok:
+                    raise
+                columns.append(np.full(len(collection), -1, np.int32))
+                continue
+            unseen = _unseen(encoder, series)
+            if unseen and hierarchies is not None and column in hierarchies:
+                encoder = encoder.widened(hierarchies[column].encoder.mapped)
+                # that joint labels are unknown was said when the hierarchy was fitted
+                unseen = Counter({label: n for label, n in _unseen(encoder, series).items() if not is_joint(label)})
+            if unseen:
+                examples = ", ".join(f"{label} ({n:,})" for label, n in unseen.most_common(5))
+                logger.warning(
+                    "%s: %s cells have labels that training has not seen; their code is -1: %s",
+                    column,
+                    f"{unseen.total():,}",
+                    examples,
+                )
+            columns.append(collection.joined([encoder.encode(values) for values in series]))
+        return np.stack(columns, axis=1) if columns else np.empty((len(collection), 0), np.int32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The encoders as plain values, for a checkpoint."""
+        return {column: encoder.to_dict() for column, encoder in self.encoders.items()}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any], columns: Sequence[str]) -> LabelTable:
+        """The encoders of a checkpoint.
+
+        Args:
+            state: What `to_dict` gave.
+            columns: The columns that this run names; empty for those of the checkpoint.
+
+        Raises:
+            StateMismatchError: the checkpoint has other columns.
+        """
+        if columns and list(state) != list(columns):
+            raise StateMismatchError(
+                f"the checkpoint was trained on labels {list(state)}, but this run names {list(columns)}; "
+                "name the same, in the same order, or none"
+            )
+        return cls(encoders={column: LabelEncoder.from_dict(kept) for column, kept in state.items()})
+
+
+def fit_encoder(column: str, parts: Sequence[pd.Series[Any]], hierarchies: Mapping[str, Hierarchy]) -> LabelEncoder:
+    """The encoder of all labels of a column, of which ``parts`` are what each source has; see `LabelTable.fit`."""
+    return hierarchies[column].encoder if column in hierarchies else LabelEncoder.fit(column, parts)
+
+
+def _unseen(encoder: LabelEncoder, series: Sequence[pd.Series[Any]]) -> Counter[str]:
+    unseen: Counter[str] = Counter()
+    for values in series:
+        unseen.update(encoder.unseen(values))
+    return unseen
+
+
+def split_cells(collection: Collection, split: Split) -> Splits:
+    """Share out the cells of a collection, by cell or by the groups of a column.
+
+    Raises:
+        KeyError: the column is in no source.
+        ValueError: a split would be empty, or no choice of groups comes close to what is asked for.
+    """
+    if split.by is None:
+        return make_splits(len(collection), split)
+    groups = LabelTable.fit(collection, [split.by])
+    return make_splits(len(collection), split, groups.codes(collection)[:, 0], groups.encoders[split.by].classes)

@@ -1,0 +1,123 @@
+"""The store of a lamindb collection, registered as an artifact next to it: ``my/atlas`` has ``my/atlas.cells``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scdataloader.lamin.session import local_roots, session
+from scdataloader.lamin.collections import PREFIX, find
+from scdataloader.lamin.lineage import origin
+from scdataloader.store.manifest import SUFFIX
+
+if TYPE_CHECKING:
+    from lamindb import Artifact, Collection
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreArtifact:
+    """What a store is to be registered as; made before the store, so that nothing is converted in vain."""
+
+    collection: str
+    """Uid of the collection whose cells it holds."""
+    key: str
+    """Of the artifact: that of the collection, with ``.cells``."""
+    folder: Path
+    """The store."""
+
+    @classmethod
+    def plan(cls, data: Sequence[str], folder: Path) -> StoreArtifact:
+        """Look up what is converted, and whether the store can be registered where it is to lie.
+
+        Args:
+            data: ``["lamindb:<key of a collection>"]``, or with ``@version``.
+            folder: The store, in a local storage of the instance.
+
+        Raises:
+            ValueError: ``data`` is something else, or the folder is outside: lamindb would copy the store.
+            LookupError: there is no such collection.
+            RuntimeError: no instance is connected.
+        """
+        if len(data) != 1 or not data[0].startswith(PREFIX):
+            raise ValueError(f"--register wants one lamindb:<key of a collection> to convert, not {', '.join(data)}")
+        with session() as lamindb:
+            record = find(data[0].removeprefix(PREFIX))
+            if not isinstance(record, lamindb.Collection):
+                raise ValueError(f"--register wants a collection, and {data[0]} is an artifact")  # noqa: TRY004 (a key, not a call)
+            roots = local_roots()
+            if not any(folder.resolve().is_relative_to(root) for root in roots):
+                raise ValueError(
+                    f"{folder} lies in no storage of the lamindb instance, which would copy the store: give --out in "
+                    f"{' or '.join(map(str, roots))}"
+                )
+            return cls(collection=record.uid, key=f"{record.key}{SUFFIX}", folder=folder)
+
+    def save(self) -> str:
+        """Register the store, with its lineage from the collection.
+
+        One that is registered already stays the version that it is; if its folder was moved, it is found again.
+
+        Returns:
+            how to name it as data: ``lamindb:<key>@<version>``.
+
+        Raises:
+            ValueError: it is registered as the store of other artifacts, with the same counts.
+            RuntimeError: the database is locked or does not answer.
+        """
+        from django.db import transaction
+        from django.utils import timezone
+
+        with session() as lamindb, transaction.atomic():
+            collection = lamindb.Collection.get(self.collection)
+            made: Any = lamindb.Artifact(
+                self.folder,
+                key=self.key,
+                description=f"store of {collection.key}@{collection.version}",
+                overwrite_versions=False,  # of a folder, lamindb would otherwise open the newest version only
+                skip_hash_lookup=True,
+            )
+            known = lamindb.Artifact.filter(key=self.key, hash=made.hash).order_by("-id").first()
+            if known is not None and not known.path.exists():
+                _move(known, made)
+            artifact = known or made
+            held = None if known is None else origin(known)
+            if held is None:
+                artifact.run = _run(collection)
+                artifact.save()
+                artifact.run.finished_at = timezone.now()
+                artifact.run.save()
+            else:
+                _check_same(held, collection, self.folder)
+            return f"{PREFIX}{artifact.key}@{artifact.version}"
+
+
+def _move(artifact: Artifact, to: Artifact) -> None:
+    """Say that an artifact lies where another would: lamindb has only one of the same key, content and storage."""
+    import lamindb
+
+    names = ("storage_id", "_real_key", "_key_is_virtual")
+    lamindb.Artifact.objects.filter(pk=artifact.pk).update(**{name: getattr(to, name) for name in names})
+    artifact.refresh_from_db()
+
+
+def _check_same(held: Collection, wanted: Collection, folder: Path) -> None:
+    """See that two versions have the same artifacts: a store keeps the labels with which it was converted."""
+    of_held, of_wanted = (list(one.ordered_artifacts.values_list("id", flat=True)) for one in (held, wanted))
+    if of_held != of_wanted:
+        raise ValueError(
+            f"{folder} is registered as the store of {held.key}@{held.version}, whose counts are those of "
+            f"{wanted.key}@{wanted.version}, but other things of their artifacts, such as labels, are not: give --out "
+            "a new folder"
+        )
+
+
+def _run(collection: Collection) -> Any:
+    """A run of the conversion, with the collection as its input."""
+    import lamindb
+
+    transform = lamindb.Transform(key=f"convert/{collection.key}", kind="pipeline").save()
+    run: Any = lamindb.Run(transform=transform).save()
+    run.input_collections.add(collection)
+    return run

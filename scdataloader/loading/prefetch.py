@@ -1,0 +1,259 @@
+"""Batches made ahead of the model: rows drawn, cells read and batches collated in threads, and given out in order."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice, pairwise
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scdataloader.kernels.draws.random import derive_key
+from scdataloader.batches.transforms import transformed
+from scdataloader.types import CellBatch, Collate, Sampler, Transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scdataloader.collection.collection import Collection, Found
+
+T = TypeVar("T")
+
+# What the random bits are for, so that no two uses in one epoch share a stream; the sampler's own are keyed otherwise.
+_ROW_BITS, _BATCH_BITS = 1, 2
+_WINDOW = 8192
+"""Cells that the disk is asked for at one time; read at once as well, where chunks serve several of them."""
+_MAPPED = 2048
+"""Cells that one thread reads at once, at most, where each is read by itself."""
+_TASK_BYTES = 24 << 20
+"""Tensors that a thread makes in one go: enough to outweigh the waiting of threads for each other, few enough to hold
+several."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """Draws whose cells were found."""
+
+    positions: NDArray[np.int64]
+    """``(m,)`` their positions in the epoch."""
+    found: Found
+    """``(m,)`` where the cells lie."""
+    labels: NDArray[np.int64]
+    """``(m, C)`` their label codes."""
+
+    def slice(self, start: int, stop: int) -> Drawn:
+        """The draws from ``start`` to ``stop``, as views."""
+        part = slice(start, stop)
+        return Drawn(positions=self.positions[part], found=self.found.slice(start, stop), labels=self.labels[part])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MadeBatch:
+    """A batch that is ready for the model."""
+
+    rows: NDArray[np.int64]
+    """Rows that were drawn for it, without those repeated to keep ranks even: whatever the collate function kept."""
+    tensors: dict[str, Tensor]
+    """What the collate function made."""
+
+
+@dataclass(kw_only=True)
+class Prefetcher:
+    """Makes the batches of any stretch of an epoch in threads, ahead of whoever takes them, in order.
+
+    Which batches there are depends on the sampler, the seed, ``batch_size``, ``rank`` and ``world_size`` alone.
+    """
+
+    collection: Collection
+    """The cells."""
+    sampler: Sampler
+    """Which rows, in which order."""
+    collate: Collate
+    """Makes tensors of a batch."""
+    transforms: tuple[Transform, ...]
+    """Changes of a batch before that, in order."""
+    labels: NDArray[np.int32] | None
+    """``(n, C)`` label codes of all cells of the collection; None for no labels."""
+    seed: int
+    """Names the random choices made after the draw."""
+    batch_size: int
+    """Cells per batch on each rank."""
+    mark_pad: bool
+    """Whether batches say which of their rows lie beyond the epoch's end."""
+    rank: int
+    """This process among those that share the batches."""
+    world_size: int
+    """How many processes share the batches."""
+    num_threads: int
+    """Threads that read, and as many that collate."""
+    window: int | None
+    """Cells that one thread reads at once; None chooses."""
+
+    def __post_init__(self) -> None:
+        self._cells_per_task = self.batch_size  # until it is known what the batches take
+
+    def batches(self, epoch: int, step: int, n_steps: int) -> Generator[MadeBatch, None, None]:
+        """The batches of steps [step, n_steps) of ``epoch``; threads run from the first until it is closed."""
+        # A pool for each kind of work, so that what is wanted now does not queue behind what is for later.
+        drawer = ThreadPoolExecutor(1, "scdataloader-draw")
+        readers, makers = (ThreadPoolExecutor(self.num_threads, f"scdataloader-{job}") for job in ("read", "make"))
+        try:
+            draws = (drawer.submit(self._drawn, epoch, *window) for window in self._windows(step, n_steps))
+            pieces = chain.from_iterable(map(self._pieces, _in_order(draws, 1)))
+            reads = (readers.submit(self._prepare, epoch, piece) for piece in pieces)
+            for made, rest in _in_order(reads, self.num_threads + 1):
+                tasks = (makers.submit(self._made, epoch, cells) for cells in rest)
+                later: Iterator[list[MadeBatch]] = _in_order(tasks, self.num_threads + 1)
+                yield from chain(made, chain.from_iterable(later))
+        finally:
+            for pool in (drawer, readers, makers):
+                pool.shutdown(cancel_futures=True)
+
+    def _windows(self, step: int, n_steps: int) -> Iterator[tuple[int, int]]:
+        """Stretches [first, last) of steps that are drawn together, from ``step`` on, up to multiples of their length.
+
+        So the disk is asked for neighbouring rows that a sampler spreads over a window of draws at one time, wherever a
+        pass began. The first stretch is short, so that the model need not wait for a whole window.
+        """
+        length = max(1, self._cells_ahead() // self.batch_size)
+        first, last = step, step + max(1, length // 8)
+        while first < n_steps:
+            last = min(last, first - first % length + length, n_steps)
+            yield first, last
+            first, last = last, last + length
+
+    def _cells_ahead(self) -> int:
+        """Cells that are drawn together: whole windows of the sampler, this rank's part of them."""
+        usual = max(_WINDOW, self.window or 0)
+        spread = getattr(self.sampler, "window", None)
+        share: int = 1 if spread is None else max(1, spread // self.world_size)
+        return max(1, usual // share) * share
+
+    def _drawn(self, epoch: int, first: int, last: int) -> Drawn:
+        """The draws of steps [first, last); the disk is asked for all of them."""
+        positions = self._positions(first, last)
+        rows = self._rows(epoch, positions)
+        found = self.collection.find(rows)
+        found.read_ahead()
+        labels = np.empty((len(rows), 0), np.int64) if self.labels is None else self.labels[rows].astype(np.int64)
+        return Drawn(positions=positions, found=found, labels=labels)
+
+    def _pieces(self, drawn: Drawn) -> Iterator[Drawn]:
+        """The draws that are read at once, one after the other."""
+        start = 0
+        while start < len(drawn.positions):
+            stop = min(start + self._cells_per_read(), len(drawn.positions))
+            yield drawn.slice(start, stop)
+            start = stop
+
+    def _cells_per_read(self) -> int:
+        """Cells that one thread reads at once: what the user says; else what it then makes, or more to share chunks."""
+        if self.window is None and self.collection.reads_cheaply:
+            return min(self._cells_per_task, max(1, _MAPPED // self.batch_size) * self.batch_size)
+        return max(1, (self.window or _WINDOW) // self.batch_size) * self.batch_size
+
+    def _positions(self, first: int, last: int) -> NDArray[np.int64]:
+        """This rank's positions at steps [first, last); on several ranks also those beyond the epoch's end."""
+        starts = (np.arange(first, last, dtype=np.int64) * self.world_size + self.rank) * self.batch_size
+        positions = (starts[:, None] + np.arange(self.batch_size)).ravel()
+        return positions if self.world_size > 1 else positions[positions < self.sampler.num_samples]
+
+    def _rows(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows drawn at ``positions``; beyond the epoch's end its start is repeated."""
+        wrapped = positions % self.sampler.num_samples
+        runs = np.split(wrapped, np.flatnonzero(np.diff(wrapped) != 1) + 1)
+        return np.concatenate([self.sampler.draw(epoch, int(run[0]), int(run[-1]) + 1) for run in runs])
+
+    def _read(self, epoch: int, drawn: Drawn) -> CellBatch:
+        found = drawn.found
+        x, depth = self.collection.read_found(found)
+        return CellBatch(
+            x=x,
+            depth=depth,
+            row=found.rows,
+            source=found.part,
+            labels=drawn.labels,
+            measured=self.collection.measured,
+            position=drawn.positions,
+            key=int(derive_key(self.seed, epoch, _ROW_BITS)),
+            pad=drawn.positions >= self.sampler.num_samples if self.mark_pad else None,
+        )
+
+    def _prepare(self, epoch: int, drawn: Drawn) -> tuple[list[MadeBatch], list[CellBatch]]:
+        """The batches of some draws: as many as one task makes, made, and the cells of the others by task."""
+        cells, n = self._read(epoch, drawn), self._cells_per_task
+        first, *rest = (cells.slice(*edge) for edge in pairwise([*range(0, len(cells), n), len(cells)]))
+        return self._made(epoch, first), rest
+
+    def _made(self, epoch: int, cells: CellBatch) -> list[MadeBatch]:
+        """The batches of some cells."""
+        edges = pairwise([*range(0, len(cells), self.batch_size), len(cells)])
+        if hasattr(self.collate, "split") and not self.transforms:
+            tensors = self.collate.split(cells, self.batch_size)
+            rows = (_own_rows(cells, *edge) for edge in edges)
+            made = [MadeBatch(rows=own, tensors=batch) for own, batch in zip(rows, tensors, strict=True)]
+        else:
+            key = derive_key(self.seed, epoch, _BATCH_BITS)
+            batches = (cells.slice(*edge) for edge in edges)
+            made = [self._make(batch, _GENERATORS.at(key, int(batch.position[0]))) for batch in batches]
+        n_bytes = sum(map(_n_bytes, made[0].tensors.values()))
+        self._cells_per_task = max(1, _TASK_BYTES // max(1, n_bytes)) * self.batch_size
+        return made
+
+    def _make(self, batch: CellBatch, rng: np.random.Generator) -> MadeBatch:
+        rows = _own_rows(batch, 0, len(batch))
+        for transform in self.transforms:
+            batch = transformed(batch, transform, rng)
+        return MadeBatch(rows=rows, tensors=self.collate(batch, rng))
+
+
+def _own_rows(cells: CellBatch, start: int, stop: int) -> NDArray[np.int64]:
+    """Those of the cells [start, stop) that are not repeated to keep ranks even."""
+    rows = cells.row[start:stop]
+    return rows if cells.pad is None else rows[~cells.pad[start:stop]]
+
+
+class _Generators(threading.local):
+    """A generator for each thread, set to where it is to begin: to make one takes as long as to make a batch."""
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(key=0)
+        self._state = self._bits.state
+        self._rng = np.random.Generator(self._bits)
+
+    def at(self, key: np.uint64, position: int) -> np.random.Generator:
+        """The generator of ``np.random.Philox(key=[key, position])``, until the next call in this thread."""
+        self._state["state"]["key"][:] = key, position
+        self._bits.state = self._state
+        return self._rng
+
+
+_GENERATORS = _Generators()
+
+
+def _n_bytes(value: object) -> int:
+    """About how much memory a part of a batch takes; the two arrays of a CSR tensor are of the same width."""
+    if not isinstance(value, torch.Tensor):
+        return 0
+    if value.layout is torch.strided:
+        return value.nbytes
+    return 2 * value.values().nbytes if value.layout is torch.sparse_csr else 0
+
+
+def _in_order(futures: Iterator[Future[T]], depth: int) -> Iterator[T]:
+    """The results of futures in order; ``depth`` of them are submitted at once, and stay so ahead of what is taken."""
+    return _results(deque(islice(futures, depth)), futures)
+
+
+def _results(pending: deque[Future[T]], futures: Iterator[Future[T]]) -> Iterator[T]:
+    for future in futures:
+        pending.append(future)
+        yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

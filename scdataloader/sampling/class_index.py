@@ -1,0 +1,74 @@
+"""The cells of a table in the order of their classes, in memory or in a file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scdataloader.kernels.draws.classes import class_sizes, code_range, sort_by_class
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassIndex:
+    """Which cells each class has: those of class c are ``cells[starts[c]:starts[c + 1]]``, ascending."""
+
+    starts: NDArray[np.int64]
+    """``(K + 1,)`` where each class begins."""
+    cells: NDArray[np.integer]
+    """Cell numbers, int32 where these suffice; empty where all ``starts[1]`` cells are of one class, in order."""
+    n_cells: int
+    """Cells of the table, those of no class included."""
+
+    @classmethod
+    def of(cls, classes: NDArray[np.integer], file: str | os.PathLike[str] | None = None) -> ClassIndex:
+        """Sort cells by class.
+
+        Args:
+            classes: ``(n,)`` class of each cell, may be memory-mapped; -1 is no class, and such a cell is left out.
+            file: Where to keep ``cells`` (4 bytes each, 8 in a table of more than 2³¹), mapped into memory so that it
+                need not fit; it is overwritten. None keeps them in memory.
+
+        Raises:
+            ValueError: no cell has a class, or a code is below -1.
+        """
+        codes = np.asarray(classes)
+        n_classes = count_classes(codes)
+        starts = np.zeros(n_classes + 1, np.int64)
+        np.cumsum(class_sizes(codes, n_classes), out=starts[1:])
+        dtype: type[np.integer] = np.int32 if len(codes) <= np.iinfo(np.int32).max else np.int64
+        n_cells = int(starts[-1])
+        cells: NDArray[np.integer] = (
+            np.empty(n_cells, dtype)
+            if file is None
+            else np.asarray(np.memmap(Path(file), dtype, "w+", shape=(n_cells,)))
+        )
+        sort_by_class(codes, starts, cells)
+        return cls(starts=starts, cells=cells, n_cells=len(codes))
+
+    @classmethod
+    def of_one_class(cls, n: int) -> ClassIndex:
+        """All ``n`` cells of a table in one class, in order."""
+        return cls(starts=np.array([0, n], np.int64), cells=np.empty(0, np.int32), n_cells=n)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """``(K,)`` cells of each class."""
+        return np.diff(self.starts)
+
+
+def count_classes(codes: NDArray[np.integer]) -> int:
+    """One more than the highest of ``codes``.
+
+    Raises:
+        ValueError: no cell has a class, or a code is below -1.
+    """
+    lowest, n_classes = code_range(codes)
+    if lowest < -1:
+        raise ValueError(f"a class code is {lowest}; codes are 0, 1, … or -1 for none")
+    if not n_classes:
+        raise ValueError("no cell has a class: every code is -1")
+    return n_classes

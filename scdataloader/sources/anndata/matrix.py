@@ -1,0 +1,126 @@
+"""From the layout of a matrix to the reader that suits it, its offsets checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scdataloader.errors import SourceFormatError
+from scdataloader.sources.anndata.layout import MatrixLayout, Node
+from scdataloader.sources.arrays.arrays import ChunkedArray, MappedArray, StoredArray
+from scdataloader.sources.arrays.dense import ChunkedDense, MappedDense
+from scdataloader.sources.arrays.fetch import ChunkCache
+from scdataloader.sources.arrays.mapped import FileMap, FlatChunks, MappedChunks
+from scdataloader.sources.arrays.matrices import ChunkedCSR, ChunkMappedCSR, MappedCSR, Reader, whole
+from scdataloader.sources.arrays.transpose import ByGenes, Turn
+from scdataloader.types import CSRMatrix
+
+Describe = Callable[[Node, np.dtype[Any] | None], StoredArray]
+"""How an array lies on disk; a dtype asks for that one in place of the array's own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredMatrix:
+    """A matrix that is ready to be read."""
+
+    reader: Reader
+    """Reads rows."""
+    offsets: NDArray[np.int64] | None
+    """Of the rows of a CSR or the columns of a CSC matrix, as stored; None for a dense one."""
+    arrays: tuple[StoredArray, ...]
+    """Where the values lie: ``data`` and ``indices``, or the dense matrix."""
+    file: FileMap
+    """What is mapped of it."""
+
+
+def open_matrix(
+    describe: Describe, node: Node, layout: MatrixLayout, *, file: FileMap, counts_only: bool, turn: Turn
+) -> StoredMatrix:
+    """Find how a matrix is best read. Of a CSR matrix the offsets are loaded; a CSC matrix is turned round.
+
+    Raises:
+        SourceFormatError: the arrays contradict each other.
+    """
+    if layout.kind == "dense":
+        return _dense(describe(node, None), file)
+    data = describe(node["data"], None)
+    indices = describe(node["indices"], _index_dtype(node["indices"]))
+    n_major = layout.shape[0] if layout.kind == "csr" else layout.shape[1]
+    indptr = whole(describe(node["indptr"], None)).astype(np.int64)
+    nnz = min(data.shape[0], indices.shape[0])
+    _check_offsets(indptr, n_major, nnz, f"{file.path}: {layout.location}/indptr")
+    reader: Reader
+    if layout.kind == "csc":
+        turned = turn(
+            ByGenes(
+                indptr=indptr,
+                cells=indices,
+                data=data,
+                shape=layout.shape,
+                key=layout.key,
+                location=layout.location,
+                file=file,
+            )
+        )
+        file = turned.file
+        reader = MappedCSR(matrix=replace(turned.matrix, counts_only=counts_only), n_genes=layout.shape[1])
+    elif isinstance(data, MappedArray) and isinstance(indices, MappedArray):
+        matrix = CSRMatrix(indptr=indptr, indices=indices.values, data=data.values, counts_only=counts_only)
+        reader = MappedCSR(matrix=matrix, n_genes=layout.shape[1])
+    else:
+        reader = _from_chunks(indptr, indices, data, layout.shape[1])
+    return StoredMatrix(reader=reader, offsets=indptr, arrays=(data, indices), file=file)
+
+
+def _from_chunks(indptr: NDArray[np.int64], indices: StoredArray, data: StoredArray, n_genes: int) -> Reader:
+    flat_indices, flat_data = _flat(indices), _flat(data)
+    if flat_indices is not None and flat_data is not None:
+        return ChunkMappedCSR(indptr=indptr, indices=flat_indices, data=flat_data, n_genes=n_genes)
+    return ChunkedCSR(
+        indptr=indptr, indices=_chunked(indices), data=_chunked(data), n_genes=n_genes, cache=ChunkCache()
+    )
+
+
+def _flat(array: StoredArray) -> FlatChunks | None:
+    """The array as pieces of memory; None where it has to be decoded."""
+    if isinstance(array, MappedArray):
+        return FlatChunks(values=array.values, begins=np.zeros(1, np.int64), length=max(1, array.values.size))
+    return array.chunks.flat() if isinstance(array.chunks, MappedChunks) else None
+
+
+def _dense(array: StoredArray, file: FileMap) -> StoredMatrix:
+    reader: Reader = (
+        MappedDense(values=array.values)
+        if isinstance(array, MappedArray)
+        else ChunkedDense(array=array, cache=ChunkCache())
+    )
+    return StoredMatrix(reader=reader, offsets=None, arrays=(array,), file=file)
+
+
+def _index_dtype(node: Node) -> np.dtype[Any] | None:
+    """The compiled loops know gene numbers of 32 and 64 signed bits; others are widened."""
+    return None if node.dtype in (np.dtype(np.int32), np.dtype(np.int64)) else np.dtype(np.int64)
+
+
+def _chunked(array: StoredArray) -> ChunkedArray:
+    """One chunk of what is mapped already, where only the other array of a matrix has to be decoded."""
+    return array if isinstance(array, ChunkedArray) else array.as_chunks()
+
+
+def _check_offsets(indptr: NDArray[np.int64], n_major: int, nnz: int, name: str) -> None:
+    found = ""
+    if indptr.shape != (n_major + 1,):
+        found = f"it has {indptr.size} of them"
+    elif indptr[0] != 0 or indptr[-1] > nnz:
+        found = f"they run from {indptr[0]} to {indptr[-1]}"
+    elif (np.diff(indptr) < 0).any():
+        found = f"number {int((np.diff(indptr) < 0).argmax()) + 1} is smaller than the one before"
+    if found:
+        raise SourceFormatError(
+            f"{name} is damaged: expected {n_major + 1} offsets, ascending from 0 to at most {nnz}; {found}; "
+            "fetch or write the file again"
+        )

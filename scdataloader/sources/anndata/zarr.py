@@ -1,0 +1,177 @@
+"""AnnData in zarr folders, of format 2 and 3, sharded or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.errors import GroupNotFoundError, NodeNotFoundError
+
+from scdataloader.errors import SourceFormatError
+from scdataloader.runtime.open_files import opening
+from scdataloader.sources.anndata.layout import Node
+from scdataloader.sources.arrays.arrays import (
+    ChunkedArray,
+    EncodedChunks,
+    Extent,
+    MappedArray,
+    StoredArray,
+    library_array,
+    working_dtype,
+)
+from scdataloader.sources.arrays.codecs import Codecs, zarr_v2_codecs, zarr_v3_codecs
+from scdataloader.sources.arrays.mapped import FileMap
+from scdataloader.sources.anndata.source import AnnDataSource
+
+_MISSING = np.uint64(2**64 - 1)
+_CHECKSUM_BYTES = 4
+_OLD_FORMAT = 2
+
+
+class ZarrSource(AnnDataSource):
+    """A ``.zarr`` folder that AnnData wrote; chunks are decoded here where their codecs allow, else by zarr."""
+
+    @classmethod
+    @contextmanager
+    def _opened(cls, path: Path) -> Iterator[Node]:
+        try:
+            with opening(path):
+                root = zarr.open_group(path, mode="r")
+        except (GroupNotFoundError, NodeNotFoundError, FileNotFoundError) as error:
+            there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+            raise SourceFormatError(
+                f"{path} is a folder but not a zarr group (expected .zgroup or zarr.json in it, found {there}); "
+                "give the folder that AnnData.write_zarr made, or the .h5ad files themselves"
+            ) from error
+        yield root
+
+    @classmethod
+    def _describe(cls, file: FileMap, node: Node, dtype: np.dtype[Any] | None = None) -> StoredArray:
+        path = file.path
+        name = f"{path.name}: {node.path}"
+        working = dtype or working_dtype(node.dtype, name)
+        if not node.size:
+            return MappedArray(values=np.empty(node.shape, working))
+        rows = node.chunks[0]
+        sliced = library_array(node.shape, node.dtype, rows, partial(_open_array, path, node.path), name, working)
+        return _encoded(path / node.path, node, working, name) or sliced
+
+
+@contextmanager
+def _open_array(path: Path, name: str) -> Iterator[Any]:
+    yield zarr.open_array(path, path=name, mode="r")
+
+
+def _encoded(folder: Path, node: Node, dtype: np.dtype[Any], name: str) -> ChunkedArray | None:
+    """The array's chunks as files, or parts of files; None where zarr itself has to decode them."""
+    metadata = node.metadata.to_dict()
+    found = (
+        _version_2(node, folder)
+        if metadata["zarr_format"] == _OLD_FORMAT
+        else _version_3(node, folder, metadata["codecs"])
+    )
+    if found is None:
+        return None
+    codecs, stored, locate = found
+    chunks = EncodedChunks(
+        name=name, n_values=math.prod(node.chunks), stored=stored, codecs=codecs, fill=node.fill_value, locate=locate
+    )
+    return ChunkedArray(shape=node.shape, chunk_shape=node.chunks, dtype=dtype, chunks=chunks)
+
+
+_Found = tuple[Codecs, np.dtype[Any], Callable[[int], Extent | None]]
+
+
+def _version_2(node: Node, folder: Path) -> _Found | None:
+    if node.order != "C" and node.ndim > 1:
+        return None
+    codecs = zarr_v2_codecs(node.metadata.compressor, node.metadata.filters)
+    return None if codecs is None else (codecs, node.dtype, partial(_file, folder, node, node.chunks))
+
+
+def _version_3(node: Node, folder: Path, codecs: list[dict[str, Any]]) -> _Found | None:
+    inner, sharding = codecs, None
+    if codecs and codecs[0]["name"] == "sharding_indexed" and len(codecs) == 1:
+        sharding = codecs[0]["configuration"]
+        inner = sharding["codecs"]
+        if [codec["name"] for codec in sharding["index_codecs"]] != ["bytes", "crc32c"]:
+            return None
+    steps = zarr_v3_codecs(inner)
+    if steps is None:
+        return None
+    big = inner[0].get("configuration", {}).get("endian") == "big"
+    stored = node.dtype.newbyteorder(">" if big else "<")
+    if sharding is None:
+        return steps, stored, partial(_file, folder, node, node.chunks)
+    return steps, stored, _Shards(node, folder, at_end=sharding.get("index_location", "end") == "end")
+
+
+def _place(number: int, shape: tuple[int, ...], step: tuple[int, ...]) -> tuple[int, ...]:
+    grid = [-(-n // k) for n, k in zip(shape, step, strict=True)]
+    return tuple(int(i) for i in np.unravel_index(number, grid))
+
+
+def _file(folder: Path, node: Node, step: tuple[int, ...], number: int) -> Extent | None:
+    """The file of one chunk, or shard, of shape ``step``."""
+    path = folder / node.metadata.encode_chunk_key(_place(number, node.shape, step))
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return None
+    return Extent(path=str(path), offset=0, size=size)
+
+
+class _Shards:
+    """Finds chunks inside shards by the index at either end of each; indexes are read once and kept."""
+
+    def __init__(self, node: Node, folder: Path, *, at_end: bool) -> None:
+        self._node, self._folder, self._at_end = node, folder, at_end
+        self._inner = tuple(shard // chunk for shard, chunk in zip(node.shards, node.chunks, strict=True))
+        self._indexes: dict[int, tuple[str, NDArray[np.uint64]] | None] = {}
+
+    def __call__(self, number: int) -> Extent | None:
+        chunk = _place(number, self._node.shape, self._node.chunks)
+        place = [i // n for i, n in zip(chunk, self._inner, strict=True)]
+        grid = [-(-n // k) for n, k in zip(self._node.shape, self._node.shards, strict=True)]
+        shard = int(np.ravel_multi_index(place, grid))
+        if shard not in self._indexes:
+            self._indexes[shard] = self._index(shard)
+        found = self._indexes[shard]
+        if found is None:
+            return None
+        path, index = found
+        offset, size = index[
+            np.ravel_multi_index([i % n for i, n in zip(chunk, self._inner, strict=True)], self._inner)
+        ]
+        return (
+            None if offset == _MISSING and size == _MISSING else Extent(path=path, offset=int(offset), size=int(size))
+        )
+
+    def _index(self, shard: int) -> tuple[str, NDArray[np.uint64]] | None:
+        """(path, ``(n, 2)`` offset and size of each chunk in the shard); None for a shard that was never written."""
+        file = _file(self._folder, self._node, self._node.shards, shard)
+        if file is None:
+            return None
+        n_bytes = math.prod(self._inner) * 16
+        with Path(file.path).open("rb") as opened:
+            opened.seek(max(0, file.size - n_bytes - _CHECKSUM_BYTES) if self._at_end else 0)
+            raw = opened.read(n_bytes)
+            checksum = opened.read(_CHECKSUM_BYTES)
+        _check_index(raw, checksum, n_bytes, file.path)
+        return file.path, np.frombuffer(raw, "<u8").astype(np.uint64).reshape(-1, 2)
+
+
+def _check_index(raw: bytes, checksum: bytes, n_bytes: int, path: str) -> None:
+    from google_crc32c import value
+
+    if len(raw) < n_bytes or value(raw).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
+        raise SourceFormatError(
+            f"{path} is damaged: the index of its chunks does not match its checksum; fetch it again"
+        )

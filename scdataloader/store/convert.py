@@ -1,0 +1,175 @@
+"""Anything that a source reads into a store: from Python, and on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from scdataloader.sources.anndata.counts import Values
+from scdataloader.sources.locate import open_sources
+from scdataloader.store.reader import Store
+from scdataloader.store.writing.scan import LAYOUTS, Options
+from scdataloader.store.writing.write import Help, Written, write_store
+from scdataloader.lamin.stores import StoreArtifact
+
+CELLS_PER_SHARD = 1 << 17
+"""Some 500 MB at 1,800 genes per cell: what is lost at most where a conversion is interrupted."""
+
+logger = logging.getLogger(__name__)
+
+
+def convert(  # noqa: PLR0913 (each is an option of the command, and named)
+    data: Any,
+    out: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    append: bool = False,
+    executor: Executor | None = None,
+    n_processes: int | None = None,
+    cells_per_shard: int = CELLS_PER_SHARD,
+    counts: str = "auto",
+    values: Values = "counts",
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Store:
+    """Convert sources into a store, in bounded memory; after an interruption, the same call goes on where it stopped.
+
+    Nothing is seen of a store before it is complete: until then, or until the new cells of an append are all there,
+    readers find no store, or the old one. In a script, call it under ``if __name__ == "__main__":``, as processes are
+    started.
+
+    Args:
+        data: A path, a glob, "lamindb:<key>", a lamindb collection, a store, a `Source`; or an iterable of these.
+        out: The folder to make, by custom called ``*.cells``; or, with ``append``, the store to add to.
+        layout: The order of the cells: "source", as they are; "shuffled"; or "grouped:<obs column>", all cells of a
+            label next to each other. None for that of the store that is added to, or else "source". The other two take
+            as much disk again while they are made.
+        append: Whether to add the sources to a store that exists. Their cells come after those that are there.
+        executor: What runs the tasks, such as ``dask.distributed.Client(...).get_executor()``, whose machines have to
+            find sources and store under the same paths. None for processes on this machine.
+        n_processes: How many of these; None for as many as there are cores; 1 is this process itself.
+        cells_per_shard: How many cells there are in a file, at most.
+        counts: Which matrix holds the counts; see `open_source`.
+        values: "counts" keeps whole numbers up to 2^32 - 1 and refuses all else; "any" keeps float32.
+        seed: Of the shuffled order.
+        progress: Whether to show a bar on standard error; None to show it on a terminal.
+
+    Returns:
+        The store, opened.
+
+    Raises:
+        FileExistsError: ``out`` holds something else, or a store, and sources are not to be appended.
+        FileNotFoundError: a source, or the store to append to, does not exist.
+        ValueError: the sources or options are not those of the unfinished conversion that is there, or cannot be
+            converted into this store; or a value cannot be kept: names the source, the cell and the gene.
+        RuntimeError: another conversion is writing there.
+        StoreWriteError: the disk is full, or not to be written to.
+    """
+    if executor is not None and n_processes is not None:
+        raise ValueError("give an executor or n_processes, not both")
+    if n_processes is not None and n_processes < 1:
+        raise ValueError(f"n_processes must be 1 or more, not {n_processes}")
+    options = Options(
+        layout=layout,
+        append=append,
+        seed=seed,
+        kind="counts" if values == "counts" else "float32",
+        cells_per_shard=cells_per_shard,
+    )
+    shown = sys.stderr.isatty() if progress is None else progress
+    folder = Path(out).expanduser().absolute()
+    start = time.perf_counter()
+    sources = open_sources(data, counts=counts, values=values)
+    written = write_store(folder, sources, options, Help(executor=executor, n_processes=n_processes, shown=shown))
+    logger.info("%s", summary(folder, written, time.perf_counter() - start))
+    return Store.open(folder)
+
+
+def summary(folder: Path, written: Written, seconds: float) -> str:
+    """One line on what a conversion has done."""
+    if not written.shards:
+        return f"{folder} has all of these sources already, {written.manifest.n_cells:,} cells; nothing to do"
+    n_cells = sum(shard.n_cells for shard in written.shards)
+    n_values = sum(shard.n_values for shard in written.shards)
+    n_bytes = sum(shard.file.n_bytes for shard in written.shards)
+    earlier = n_cells - written.n_cells
+    return (
+        f"{folder}: {n_cells:,} cells{f' ({earlier:,} of them by an earlier try)' if earlier else ''}, "
+        f"{n_values:,} values, {n_bytes / 1e9:.3f} GB, {n_bytes / max(1, n_values):.2f} bytes per value, in "
+        f"{seconds:.1f} s ({written.n_cells / seconds:,.0f} cells/s)"
+    )
+
+
+def main(args: Sequence[str]) -> None:
+    """Convert what ``args`` name; raises all that `convert` and `StoreArtifact` raise."""
+    options = _parser().parse_args(args)
+    if options.register and options.append:
+        raise ValueError("--register wants a store of one collection alone: leave out --append, or --register")
+    artifact = StoreArtifact.plan(options.sources, Path(options.out).absolute()) if options.register else None
+    with _executor(options.dask) as executor:
+        convert(
+            options.sources,
+            options.out,
+            layout=options.layout,
+            append=options.append,
+            executor=executor,
+            n_processes=options.processes,
+            cells_per_shard=options.cells_per_shard,
+            counts=options.counts,
+            values=options.values,
+            seed=options.seed,
+            progress=options.progress,
+        )
+    if artifact is not None:
+        logger.info("registered as %s", artifact.save())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scdataloader convert",
+        description="Convert sources into a store. After an interruption, the same command goes on where it stopped.",
+    )
+    add = parser.add_argument
+    add(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help=".h5ad files, .zarr folders, stores, globs, lamindb:<collection key>",
+    )
+    add("--out", required=True, metavar="STORE", help="the folder to make, by custom called *.cells, or to append to")
+    add("--register", action="store_true", help="also make it an artifact of the lamindb collection that it is made of")
+    add("--append", action="store_true", help="add to a store that exists")
+    add("--layout", help=f"order of the cells: {', '.join(LAYOUTS)}; default: that of the store, else source")
+    add("--seed", type=int, default=0, help="of the shuffled order; default: 0")
+    add("--counts", default="auto", help='which matrix holds the counts: "X", "layers/<key>", "raw" or "auto"')
+    add(
+        "--values", choices=("counts", "any"), default="counts", help="keep counts and refuse all else, or keep float32"
+    )
+    add("--processes", type=int, metavar="N", help="default: one per core")
+    add("--dask", metavar="ADDRESS", help="scheduler of a dask cluster that does the work, such as tcp://host:8786")
+    add("--cells_per_shard", type=int, default=CELLS_PER_SHARD, metavar="N", help="default: %(default)s")
+    add("--progress", action=argparse.BooleanOptionalAction, help="default: on a terminal")
+    return parser
+
+
+@contextmanager
+def _executor(address: str | None) -> Iterator[Executor | None]:
+    """The executor of a dask cluster."""
+    if address is None:
+        yield None
+        return
+    try:
+        client_of: Any = import_module("distributed").Client
+    except ModuleNotFoundError as error:
+        raise RuntimeError("--dask wants dask.distributed: pip install 'scdataloader[dask]'") from error
+    with client_of(address) as client:
+        yield client.get_executor()

@@ -1,0 +1,281 @@
+"""What a store consists of, and its manifest: the one file that says so.
+
+```
+atlas.cells/
+  manifest.json            written last: a folder without it is no store
+  obs/00000.parquet        the cell table of each source, in the order in which the store has its cells
+  var/<digest>.parquet     each distinct gene table once, sorted by gene id
+  genes/<digest>.parquet   gene ids by whose places sources number their genes
+  shards/00000.cells       records of cells; see `shard`
+```
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from scdataloader.errors import StoreFormatError
+from scdataloader.runtime.files import write_atomically
+
+VERSION = 1
+MANIFEST = "manifest.json"
+SUFFIX = ".cells"
+_TABLE_NAME = re.compile(r"(obs|var|genes)/[0-9a-f]{5,32}\.parquet")
+_SHARD_NAME = re.compile(r"shards/[0-9a-f]{5,32}\.cells")
+_END = b'"\n}'
+"""What follows the manifest's checksum of all its bytes before that."""
+_READ_AT_ONCE = 1 << 20
+_CELL_BYTES, _VALUE_BYTES = 16 + 8 + 4, 2
+"""What a cell and a value take at least: so that no wrong number asks for more memory than the files are long."""
+_MOST_GENES = (1 << 31) - 1
+
+Kind = Literal["counts", "float32"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileRecord:
+    """A file of a store."""
+
+    path: str
+    """Relative to the store, with slashes: ``obs/…``, ``var/…``, ``genes/…`` or ``shards/…``."""
+    n_bytes: int
+    """Its size."""
+    checksum: str
+    """BLAKE2b of all its bytes, 128 bits in hexadecimal."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceRecord:
+    """A list of gene ids; genes of the sources that share it have their places in it as numbers."""
+
+    file: FileRecord
+    """Where it is."""
+    n_genes: int
+    """How many there are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceRecord:
+    """One of the sources that were converted."""
+
+    name: str
+    """What it was called."""
+    fingerprint: str
+    """Of its content, as it was converted."""
+    n_cells: int
+    """How many cells it has."""
+    kind: Kind
+    """Whether its values are counts, up to 2^32 - 1, or any float32."""
+    genes: str
+    """Digest that names its gene table."""
+    space: int
+    """Its gene space, by number."""
+    obs: FileRecord
+    """Its cell table."""
+    uns_organism: str | None
+    """The organism that it states for all its cells, as it states it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardRecord:
+    """A file of records."""
+
+    file: FileRecord
+    """Where it is."""
+    foot: str
+    """BLAKE2b of its last bytes, which tell it from all others; checked when the shard is opened."""
+    index: str
+    """BLAKE2b of its index and all behind it; checked when the index is read as a whole."""
+    n_cells: int
+    """How many records it has."""
+    n_values: int
+    """How many values these have."""
+    source: int | None
+    """The source that all its cells are from, by number; None where the shard says it cell by cell."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """All that a store consists of."""
+
+    version: int
+    """Of the format."""
+    layout: str
+    """How cells are ordered: ``source``, ``shuffled`` or ``grouped:<obs column>``."""
+    sources: tuple[SourceRecord, ...]
+    """In the order in which they were converted."""
+    genes: dict[str, FileRecord]
+    """{digest: gene table}."""
+    spaces: tuple[SpaceRecord, ...]
+    """Gene spaces."""
+    shards: tuple[ShardRecord, ...]
+    """In the order of the cells."""
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of the store."""
+        return sum(shard.n_cells for shard in self.shards)
+
+    @property
+    def files(self) -> list[FileRecord]:
+        """All files but the manifest."""
+        obs = [source.obs for source in self.sources]
+        spaces = [space.file for space in self.spaces]
+        return [*obs, *self.genes.values(), *spaces, *(shard.file for shard in self.shards)]
+
+    def save(self, folder: Path) -> None:
+        """Write it, at once and for good: a reader finds the old one or this one."""
+        content = json.dumps({**asdict(self), "manifest": ""}, indent=1).encode().removesuffix(_END)
+        write_atomically(folder / MANIFEST, content + _checksum(content) + _END)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read the manifest of a store, and check that it contradicts neither itself nor the sizes of the files.
+
+        Raises:
+            StoreFormatError: there is none, it is no manifest, of another version, or the files are not its own.
+        """
+        manifest = cls.read(folder)
+        wrong_files = (why for _, why in manifest.wrong_files(folder))
+        for problem in chain(manifest.contradictions(folder), wrong_files):
+            raise StoreFormatError(problem)
+        return manifest
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the manifest of a store, whatever the other files are.
+
+        Raises:
+            StoreFormatError: there is none, it is no manifest, or of another version.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise StoreFormatError(
+                f"{folder} is no store: it has no {MANIFEST}; if its conversion was interrupted, give the same command "
+                "again to finish it"
+            )
+        content = path.read_bytes()
+        try:
+            return cls._parsed(json.loads(content), content)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise StoreFormatError(f"{path} is no manifest of a store, or damaged: {error}") from error
+
+    @classmethod
+    def _parsed(cls, found: Any, content: bytes) -> Self:
+        if found["version"] != VERSION:
+            raise ValueError(f"it is of version {found['version']!r}; this release reads version {VERSION}")
+        stated = found.pop("manifest").encode() + _END
+        if not content.endswith(stated) or stated != _checksum(content.removesuffix(stated)) + _END:
+            raise ValueError("its checksum does not match; copy or convert the store again")
+        sources = tuple(
+            _made(SourceRecord, {**item, "obs": _made(FileRecord, item["obs"])}) for item in found["sources"]
+        )
+        shards = tuple(shard_record(item) for item in found["shards"])
+        genes = {str(digest): _made(FileRecord, item) for digest, item in found["genes"].items()}
+        spaces = tuple(_made(SpaceRecord, _with_file(item)) for item in found["spaces"])
+        made = {"sources": sources, "shards": shards, "genes": genes, "spaces": spaces}
+        manifest: Self = _made(cls, {**found, **made})
+        return manifest
+
+    def contradictions(self, folder: Path) -> Iterator[str]:
+        """Where the manifest of the store in ``folder`` contradicts itself; if nowhere, all its files lie there."""
+        for wrong in chain(self._wrong_paths(), self._wrong_numbers()):
+            yield f"{folder / MANIFEST} contradicts itself: {wrong}"
+
+    def wrong_files(self, folder: Path) -> Iterator[tuple[FileRecord, str]]:
+        """The files that are missing or not of their size, and what is wrong with each."""
+        for file in self.files:
+            there = folder / file.path
+            n_bytes = there.stat().st_size if there.is_file() else None
+            if n_bytes != file.n_bytes:
+                found = "is missing" if n_bytes is None else f"has {n_bytes:,} bytes"
+                stated = f"the manifest says {file.n_bytes:,} bytes"
+                yield file, f"{there} {found}; {stated}: the store is incomplete or damaged; copy or convert it again"
+
+    def _wrong_paths(self) -> Iterator[str]:
+        shards = [shard.file.path for shard in self.shards]
+        tables = [file.path for file in self.files[: -len(shards) or None]]
+        for pattern, paths in ((_TABLE_NAME, tables), (_SHARD_NAME, shards)):
+            # No path that matches leaves the store's folder.
+            yield from (f"{path!r} cannot be a file of a store" for path in paths if not pattern.fullmatch(path))
+        if len({*tables, *shards}) < len(tables) + len(shards):
+            yield "it names a file twice"
+        for source in self.sources:
+            if source.genes not in self.genes:
+                yield f"{source.name!r} has the gene table {source.genes!r}, which is not there"
+            if source.space >= len(self.spaces):
+                yield f"{source.name!r} is of gene space {source.space}, but there are {len(self.spaces)}"
+
+    def _wrong_numbers(self) -> Iterator[str]:
+        for space in self.spaces:
+            if space.n_genes > _MOST_GENES:
+                yield f"{space.file.path} cannot have {space.n_genes:,} genes"
+        of_source = Counter[int | None]()
+        for shard in self.shards:
+            of_source[shard.source] += shard.n_cells
+            if shard.n_cells * _CELL_BYTES + shard.n_values * _VALUE_BYTES > shard.file.n_bytes:
+                held = f"{shard.n_cells:,} cells and {shard.n_values:,} values"
+                yield f"{held} cannot be in the {shard.file.n_bytes:,} bytes of {shard.file.path}"
+            if shard.source is not None and shard.source >= len(self.sources):
+                yield f"{shard.file.path} is of source {shard.source}, but there are {len(self.sources)}"
+        of_sources = sum(source.n_cells for source in self.sources)
+        if of_sources != self.n_cells:
+            yield f"{of_sources:,} cells in sources, {self.n_cells:,} in shards"
+        for number, source in enumerate(self.sources):
+            own = of_source[number]
+            if own > source.n_cells or (own < source.n_cells and None not in of_source):
+                yield f"source {source.name!r} has {source.n_cells:,} cells, but {own:,} in its shards"
+
+
+def shard_record(found: Mapping[str, Any]) -> ShardRecord:
+    """A shard's record of what JSON has of it.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is none.
+    """
+    record: ShardRecord = _made(ShardRecord, _with_file(found))
+    return record
+
+
+def _with_file(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {**found, "file": _made(FileRecord, found["file"])}
+
+
+def _checksum(content: bytes) -> bytes:
+    return blake2b(content, digest_size=16).hexdigest().encode()
+
+
+def _made(cls: type[Any], found: Mapping[str, Any]) -> Any:
+    """A dataclass of the fields ``found``, of which none is missing, unknown or of another type."""
+    expected = {field.name: field.type for field in fields(cls)}
+    if set(found) != set(expected):
+        raise ValueError(f"{cls.__name__} has {sorted(found)}, not {sorted(expected)}")
+    for name, value in found.items():
+        if expected[name] == "int" and (type(value) is not int or value < 0):
+            raise ValueError(f"{name} is {value!r}, no number")
+        if expected[name] == "int | None" and value is not None and (type(value) is not int or value < 0):
+            raise ValueError(f"{name} is {value!r}, no number")
+        if expected[name] == "str" and type(value) is not str:
+            raise ValueError(f"{name} is {value!r}, no text")
+        if expected[name] == "str | None" and value is not None and type(value) is not str:
+            raise ValueError(f"{name} is {value!r}, no text")
+        if expected[name] == "Kind" and value not in {"counts", "float32"}:
+            raise ValueError(f"{name} is {value!r}, neither 'counts' nor 'float32'")
+    return cls(**found)
+
+
+def file_record(folder: Path, path: str) -> FileRecord:
+    """The record of a file of a store as it is on the disk, which is read for it."""
+    digest = blake2b(digest_size=16)
+    with (folder / path).open("rb") as file:
+        while content := file.read(_READ_AT_ONCE):
+            digest.update(content)
+        return FileRecord(path=path, n_bytes=file.tell(), checksum=digest.hexdigest())

@@ -1,0 +1,148 @@
+"""One conversion at a time in a folder: a lock that ends with the processes that hold it, however they end."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from scdataloader.runtime.files import writing
+
+LOCK = "conversion.lock"
+_PATIENCE = 5.0
+"""Seconds in which the processes of a conversion that was killed have to end."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF, errno.EINVAL)
+"""What file systems say that have no locks: there, only the token keeps conversions apart."""
+
+
+class ConversionStoppedError(RuntimeError):
+    """A task goes on though its conversion has ended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A conversion's right to write into a folder; its tasks, on whatever machine, share it."""
+
+    path: Path
+    """The lock file, which all tasks hold, and which has the token in it as long as the conversion goes on."""
+    token: str
+    """Random: no other conversion has it."""
+
+    def check(self) -> None:
+        """Refuse to go on for a conversion that has failed, was interrupted, or has given way to another one.
+
+        Raises:
+            ConversionStoppedError: it has ended.
+        """
+        try:
+            found = self.path.read_text(encoding="ascii")
+        except FileNotFoundError:
+            found = ""
+        if found != self.token:
+            raise ConversionStoppedError(f"the conversion into {self.path.parent} has been stopped")
+
+    def stop(self) -> None:
+        """Have all tasks end at their next `check`."""
+        with suppress(FileNotFoundError):
+            os.truncate(self.path, 0)
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Hold the lock for one task, so that no other conversion begins while its process lives.
+
+        Raises:
+            ConversionStoppedError: the conversion has ended.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise ConversionStoppedError(f"the conversion into {self.path.parent} has been stopped") from error
+        try:
+            if not try_lock(descriptor, fcntl.LOCK_SH):
+                raise ConversionStoppedError(f"another conversion into {self.path.parent} has begun")
+            self.check()
+            yield
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[Claim]:
+    """Keep all other conversions out of a folder, which is made, and removed again if nothing is written into it.
+
+    Raises:
+        RuntimeError: another conversion is writing there.
+        StoreWriteError: the folder cannot be made or written to.
+    """
+    path = folder / LOCK
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _exclusive(path)
+    claim, is_ours = Claim(path=path, token=secrets.token_hex(16)), True
+    try:
+        with writing(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, claim.token.encode("ascii"), 0)
+        is_ours = try_lock(descriptor, fcntl.LOCK_SH)  # from here on, tasks have their share of it
+        if not is_ours:
+            raise RuntimeError(_refusal(folder))
+        yield claim
+    finally:
+        if is_ours:
+            os.ftruncate(descriptor, 0)
+            if try_lock(descriptor, fcntl.LOCK_EX):  # no task is left
+                path.unlink(missing_ok=True)
+                _remove_if_empty(folder)
+        os.close(descriptor)
+
+
+def _exclusive(path: Path) -> int:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if try_lock(descriptor, fcntl.LOCK_EX):
+            if _is_at(descriptor, path):
+                return descriptor
+            os.close(descriptor)  # of a conversion that has just ended and removed it
+            continue
+        os.close(descriptor)
+        if time.monotonic() > deadline:
+            raise RuntimeError(_refusal(path.parent))
+        time.sleep(0.05)
+
+
+def try_lock(descriptor: int, kind: int) -> bool:
+    """Whether this process now holds a lock (`fcntl.LOCK_EX` or `LOCK_SH`), or the file system has none."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.fstat(descriptor).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _refusal(folder: Path) -> str:
+    return (
+        f"another conversion is writing into {folder}, or tasks of one that was interrupted still are; wait until they "
+        "have ended, or name another folder"
+    )
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

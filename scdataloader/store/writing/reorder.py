@@ -1,0 +1,263 @@
+"""Cells that were converted source by source, into the order that was asked for: records are copied, not decoded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from scdataloader.errors import StoreFormatError
+from scdataloader.kernels.records.decode import locate_records
+from scdataloader.kernels.draws.random import derive_key, permute_range
+from scdataloader.kernels.records.restamp import restamp_records
+from scdataloader.runtime.files import opened_atomically, writing
+from scdataloader.store.manifest import Kind, ShardRecord
+from scdataloader.store.writing.plan import GROUPED, Plan, save_record, split_cells
+from scdataloader.store.shard import MappedShards
+from scdataloader.store.tables_store import write_arrow
+from scdataloader.store.tables import ROW
+from scdataloader.store.writing.tasks import Place, Task, blocks, noting, shard_writer
+
+ORDER, PLACES = "order.npy", "places.npy"
+"""Which cell comes at each place, and at which place each cell comes; cells numbered source by source."""
+_ORDER_STREAM = 0x0C0D
+"""Keeps the random order apart from others of the same seed."""
+
+
+def relayout_tasks(
+    place: Place, unordered: Path, plan: Plan, records: Sequence[ShardRecord], n_genes: Sequence[int]
+) -> list[Task]:
+    """What is to be done once all cells are in ``unordered``, where ``records`` say what each shard holds.
+
+    ``n_genes`` are the numbers of genes of the gene spaces of the plan's sources.
+    """
+    order = _ordered(unordered, plan)
+    starts = np.cumsum([0, *(source.n_cells for source in plan.sources)])
+    tasks: list[Task] = [
+        SortObs(place=place, path=plan.obs_path(i), unordered=unordered, first=int(starts[i]), last=int(starts[i + 1]))
+        for i in range(len(plan.sources))
+    ]
+    of_source = (0,) * plan.first_source + tuple(n_genes)
+    mapped = MappedShards(unordered, records, of_source)
+    offsets = np.zeros(len(order) + 1, np.int64)
+    np.cumsum(np.concatenate([mapped.sizes(i) for i in range(len(records))])[order], dtype=np.int64, out=offsets[1:])
+    ranges = split_cells(plan.n_cells, plan.cells_per_shard, offsets, 0)
+    return tasks + [
+        CopyCells(
+            place=place,
+            path=plan.shard_path(i),
+            unordered=unordered,
+            records=tuple(records),
+            n_genes=of_source,
+            first=first,
+            last=last,
+            kind=plan.kind,
+        )
+        for i, (first, last) in enumerate(ranges)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CopyCells:
+    """Some cells, in the new order, to a shard."""
+
+    place: Place
+    """Where to."""
+    path: str
+    """Of the shard."""
+    unordered: Path
+    """Folder where the cells are."""
+    records: tuple[ShardRecord, ...]
+    """The shards there, in the order of their cells."""
+    n_genes: tuple[int, ...]
+    """Of the gene space of each source in the store."""
+    first: int
+    """The first cell's place in the new order."""
+    last: int
+    """One more than the last cell's."""
+    kind: Kind
+    """What values are kept as."""
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of the shard."""
+        return self.last - self.first
+
+    def run(self) -> None:
+        """Write the shard, then its record.
+
+        Raises:
+            StoreFormatError: a record is damaged.
+            StoreWriteError: the shard cannot be written.
+        """
+        order = np.load(self.unordered / ORDER, mmap_mode="r")[self.first : self.last]
+        shards = _Records(self.unordered, self.records, self.n_genes)
+        folder, path = self.place.folder, self.path
+        with noting(self.place, path) as note, shard_writer(folder, path, self.kind, 0, mixed=True) as writer:
+            for start, stop in blocks(len(order), shards.offsets(order), 0):
+                words, offsets, sizes, sources = shards.copied(order[start:stop], writer.n_cells)
+                with writing(folder / path):
+                    writer.append_records(words, offsets, sizes, sources)
+                note(stop)
+            with writing(folder / path):
+                record = writer.finish()
+        save_record(folder, record, self.place.plan)
+
+
+class _Records:
+    """The cells of some shards in one numbering, to be copied.
+
+    They are read, not mapped: random records of a map would bring all that lies around them into memory.
+    """
+
+    def __init__(self, folder: Path, records: Sequence[ShardRecord], n_genes: Sequence[int]) -> None:
+        self._paths = [folder / record.file.path for record in records]
+        self._mapped = MappedShards(folder, records, n_genes)
+        self._starts = np.cumsum([0, *(record.n_cells for record in records)])
+        self._sources = np.array([record.source for record in records], np.uint32)
+
+    def offsets(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``(n + 1,)`` offsets of the values of cells laid end to end."""
+        *_, size = self._located(cells)
+        return _offsets(size)
+
+    def copied(
+        self, cells: NDArray[np.int64], first_cell: int
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint32]]:
+        """Records of cells, as cells ``first_cell`` and on of another shard, and offsets, sizes and sources of these.
+
+        Raises:
+            StoreFormatError: one is damaged.
+        """
+        shard, cell, begin, length, size = self._located(cells)
+        offsets = _offsets(length)
+        words = np.empty(int(offsets[-1]) // 8, np.uint64)
+        self._read(words.view(np.uint8).data, shard, begin, offsets)
+        at = restamp_records(words, offsets[:-1], length, cell, first_cell)
+        if at >= 0:
+            self._refuse(shard[at], cell[at])
+        return words, offsets[:-1], size.astype(np.uint32), self._sources[shard]
+
+    def _located(self, cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Shard, number in it, first byte in its file, length and number of values of each cell."""
+        shard = np.searchsorted(self._starts, cells, side="right") - 1
+        cell = cells - self._starts[shard]
+        address, length, size = (np.empty(len(cells), np.int64) for _ in range(3))
+        mapped = self._mapped
+        at = locate_records(mapped.base, mapped.index, mapped.n_cells, shard, cell, address, length, size)
+        mapped.release()
+        if at >= 0:
+            self._refuse(shard[at], cell[at])
+        return shard, cell, address - mapped.base[shard], length, size
+
+    def _read(
+        self, out: memoryview, shard: NDArray[np.int64], begin: NDArray[np.int64], offsets: NDArray[np.int64]
+    ) -> None:
+        """Fill ``out`` with what lies in the shards from bytes ``begin`` on: `offsets` says where it goes.
+
+        The system is told of all that will be read before any of it is: disks are many times faster so.
+        """
+        order = np.lexsort((begin, shard))
+        numbers, first = np.unique(shard[order], return_index=True)
+        wanted = list(zip(begin.tolist(), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
+        groups = [[wanted[i] for i in group.tolist()] for group in np.split(order, first[1:])]
+        for act in (_ask_for, _fill):
+            for number, group in zip(numbers.tolist(), groups, strict=True):
+                with self._paths[number].open("rb", buffering=0) as file:
+                    act(file.fileno(), out, group)
+
+    def _refuse(self, shard: int, cell: int) -> None:
+        raise StoreFormatError(
+            f"{self._paths[shard]} is damaged at cell {cell}: delete it and give the same command again, which makes "
+            "it anew"
+        )
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def _ask_for(descriptor: int, _: memoryview, wanted: list[tuple[int, int, int]]) -> None:
+    if hasattr(os, "posix_fadvise"):
+        for begin, to, end in wanted:
+            os.posix_fadvise(descriptor, begin, end - to, os.POSIX_FADV_WILLNEED)
+
+
+def _fill(descriptor: int, out: memoryview, wanted: list[tuple[int, int, int]]) -> None:
+    for begin, to, end in wanted:
+        os.preadv(descriptor, [out[to:end]], begin)  # of a file cut short, the checksums do not match
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SortObs:
+    """The cell table of one source, in the order in which the store has its cells."""
+
+    place: Place
+    """Where to."""
+    path: str
+    """Of the table, here and there."""
+    unordered: Path
+    """Folder where the table is in the order of the source."""
+    first: int
+    """The source's first cell, cells numbered source by source."""
+    last: int
+    """One more than its last."""
+    n_cells: int = 0
+    """It writes no shard."""
+
+    def run(self) -> None:
+        """Write the file.
+
+        Raises:
+            StoreWriteError: it cannot be written.
+        """
+        places = np.load(self.unordered / PLACES, mmap_mode="r")[self.first : self.last]
+        rows = np.argsort(places)
+        table = pq.read_table(self.unordered / self.path)
+        write_arrow(self.place.folder, self.path, table.take(rows).append_column(ROW, pa.array(rows, pa.int64())))
+
+
+def _ordered(unordered: Path, plan: Plan) -> NDArray[np.int64]:
+    """``(n_cells,)`` which cell comes at each place; worked out once and kept beside the cells."""
+    path = unordered / ORDER
+    if not path.exists():
+        if plan.layout.startswith(GROUPED):
+            order = np.argsort(_labels(unordered, plan, plan.layout.removeprefix(GROUPED)), kind="stable")
+        else:
+            order = np.empty(plan.n_cells, np.int64)
+            permute_range(derive_key(plan.seed, _ORDER_STREAM), plan.n_cells, 0, order)
+        places = np.empty(len(order), np.int64)
+        places[order] = np.arange(len(order))
+        _save(unordered / PLACES, places)
+        _save(path, order)
+    mapped: NDArray[np.int64] = np.load(path, mmap_mode="r")
+    return mapped
+
+
+def _save(path: Path, values: NDArray[Any]) -> None:
+    with writing(path), opened_atomically(path) as file:
+        np.save(file, values)
+
+
+def _labels(unordered: Path, plan: Plan, column: str) -> NDArray[np.int32]:
+    """``(n_cells,)`` the rank of each cell's label among the sorted labels of all sources; missing ones come last."""
+    codes, names = [], []
+    for i in range(len(plan.sources)):
+        values = pq.read_table(unordered / plan.obs_path(i), columns=[column]).column(column).to_pandas()
+        code, name = pd.factorize(values)
+        codes.append(code)
+        names.append(name.tolist())
+    known = {label for part in names for label in part}
+    numeric = all(isinstance(label, int | float) for label in known)
+    ordered = sorted(known) if numeric else sorted(known, key=lambda label: (str(label), type(label).__name__))
+    rank = {label: i for i, label in enumerate(ordered)}
+    tables = [np.array([*(rank[label] for label in part), len(rank)], np.int32) for part in names]
+    return np.concatenate([table[code] for table, code in zip(tables, codes, strict=True)])

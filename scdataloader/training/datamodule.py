@@ -1,0 +1,300 @@
+"""The wiring for Lightning: collection, labels, weighting, splits and loaders put together; it decides nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
+
+from scdataloader.genes.alignment import GeneAlignment
+from scdataloader.batches.full import Sparse
+from scdataloader.collection.collection import Collection
+from scdataloader.labels.hierarchy import Hierarchies
+from scdataloader.labels.table import LabelTable, split_cells
+from scdataloader.loading.loader import Loader
+from scdataloader.training.monitor import SamplingMonitor
+from scdataloader.training.resume import ExactResume
+from scdataloader.labels.roll_up import RollUp
+from scdataloader.sampling.samplers import SequentialSampler, Subset
+from scdataloader.sampling.splits import Split, SplitRecord, Splits
+from scdataloader.training.checkpoint import check_genes, kept_of_data
+from scdataloader.types import Collate, Sampler, Transform
+from scdataloader.sampling.weighting import Weighting
+from scdataloader.sampling.weights import Sampling
+
+logger = logging.getLogger(__name__)
+
+
+class DataModule(LightningDataModule):
+    """Cells of many datasets for training, validation, test and prediction.
+
+    What it says of the data (``genes``, ``classes``, ``encoders``, ``labels_hierarchy``, ``splits`` …) is valid right
+    after construction: metadata is read when first asked for, the matrices only by the loaders.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 (a command line is made of them; each has a default but the first)
+        self,
+        data: list[str] | str | Any,
+        labels: list[str] | None = None,
+        where: dict[str, list[str] | str] | None = None,
+        hierarchies: list[str] | dict[str, Any] | None = None,
+        roll_up: dict[str, RollUp] | None = None,
+        sampling: Sampling | None = None,
+        split: Split | None = None,
+        alignment: GeneAlignment | None = None,
+        collate: Collate | None = None,
+        transforms: list[Transform] | None = None,
+        batch_size: int = 64,
+        num_threads: int = 2,
+        window: int | None = None,
+        seed: int = 0,
+        counts: str = "auto",
+        values: Literal["counts", "any"] = "counts",
+        densify: bool = True,  # noqa: FBT001, FBT002 (as above)
+        checkpoint: str | None = None,
+        report: bool = True,  # noqa: FBT001, FBT002 (as above)
+    ) -> None:
+        """Describe the data; nothing is opened yet.
+
+        Args:
+            data: Paths or globs of .h5ad files and AnnData .zarr folders, or "lamindb:<collection key>"; one or a list.
+                From Python also lamindb collections and artifacts, and `Source` objects.
+            labels: Columns of the cell table whose codes every batch carries, in this order.
+            where: Which artifacts of lamindb, and which of their cells: {registry: labels}; see `Collection.open`.
+            hierarchies: Columns of labels, or to sample by, whose labels are terms of the ontologies of their ids; or
+                {column: ontology, or a list of several}, by name ("CL") or file; from Python also an `Ontology`.
+            roll_up: {column: `RollUp`} for fewer classes in columns of ``hierarchies``.
+            sampling: How training cells are drawn; by default every cell once per epoch, in random order.
+            split: How cells are shared between training, validation and test; by default all train.
+            alignment: How genes are found and brought onto one vocabulary; by default every gene of every source.
+            collate: What a batch looks like; by default `Sparse`, written out in full on the model's device.
+            transforms: Changes of the values before they are collated, in order; by default raw counts.
+            batch_size: Cells per batch on each rank.
+            num_threads: Threads that read ahead of the model.
+            window: Cells that one thread reads at once; None chooses by how the files are stored.
+            seed: Names the stream of draws and of every random choice after it.
+            counts: Which matrix has the counts: "X", "layers/<key>", "raw", or "auto" for the first that has integers.
+            values: "counts" refuses values that are negative or fractions, "any" takes them.
+            densify: Whether sparse ``x`` is written out in full on the device, so that a model sees a usual tensor.
+            checkpoint: Checkpoint of an earlier run, to apply its model to other data: its genes are the vocabulary and
+                its label codes hold; a label that it does not know is -1.
+            report: Whether to count what is drawn, and how long the model waits for it, and log both once per epoch;
+                see `SamplingMonitor`.
+        """
+        super().__init__()
+        self.data = data
+        self.labels = list(labels or [])
+        self.where = where
+        self.hierarchies = hierarchies or []
+        self.roll_up = roll_up or {}
+        self.sampling = sampling or Sampling()
+        self.split = split or Split()
+        self.alignment = alignment or GeneAlignment()
+        self.collate: Collate = collate or Sparse()
+        self.transforms = list(transforms or [])
+        self.batch_size = batch_size
+        self.num_threads = num_threads
+        self.window = window
+        self.seed = seed
+        self.counts = counts
+        self.values = values
+        self.densify = densify
+        self.checkpoint = checkpoint
+        self.report = report
+        self._absent_labels_are_unknown = False
+        self._loaders: list[Loader] = []
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The table of cells."""
+        alignment = self.alignment
+        if self._trained and alignment.vocabulary is None:
+            alignment = replace(alignment, vocabulary=self._trained["genes"])
+        return Collection.open(self.data, where=self.where, genes=alignment, counts=self.counts, values=self.values)
+
+    @cached_property
+    def _trained(self) -> dict[str, Any]:
+        """What the checkpoint of an earlier run keeps of its data; empty if there is none."""
+        return {} if self.checkpoint is None else kept_of_data(self.checkpoint, type(self).__qualname__)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Which rows train, validate and test."""
+        return split_cells(self.collection, self.split)
+
+    @cached_property
+    def _label_table(self) -> LabelTable:
+        if self._trained:
+            return LabelTable.from_dict(self._trained["encoders"], self.labels)
+        return LabelTable.fit(self.collection, self.labels, self._hierarchies)
+
+    @cached_property
+    def _hierarchies(self) -> Hierarchies:
+        used = None if self._trained else [*self.labels, *self.sampling.columns]
+        return Hierarchies(self.collection, self.hierarchies, self.roll_up, used)
+
+    @property
+    def encoders(self) -> dict[str, dict[str, int]]:
+        """{column: {label: code}}. May be set, to those of a trained model: labels that it does not know become -1."""
+        return {column: dict(encoder.encoder) for column, encoder in self._label_table.encoders.items()}
+
+    @encoders.setter
+    def encoders(self, encoders: Mapping[str, Mapping[str, int]]) -> None:
+        self._use(LabelTable.from_encoders(encoders, self.labels, self._hierarchies))
+
+    @property
+    def decoders(self) -> dict[str, dict[int, str]]:
+        """{column: {code: label}}, -1 for unknown included."""
+        return {column: encoder.decoder for column, encoder in self._label_table.encoders.items()}
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """{column: number of classes}, in the order of the columns of ``labels`` in a batch; leaves alone."""
+        return {column: encoder.n_classes for column, encoder in self._label_table.encoders.items()}
+
+    @property
+    def labels_hierarchy(self) -> dict[str, dict[int, list[int]]]:
+        """{column: {code of a term above others: codes of the classes below it}}, of columns with a hierarchy."""
+        return {column: encoder.hierarchy for column, encoder in self._label_table.hierarchical.items()}
+
+    @property
+    def membership(self) -> dict[str, NDArray[np.bool_]]:
+        """{column: (n_inner, n_classes) whether a class is below a term}; row i is code n_classes + i."""
+        return {column: encoder.membership for column, encoder in self._label_table.hierarchical.items()}
+
+    @cached_property
+    def label_codes(self) -> NDArray[np.int32]:
+        """(n, C) label codes of all cells."""
+        return self._label_table.codes(self.collection, self._hierarchies, absent_ok=self._absent_labels_are_unknown)
+
+    @property
+    def genes(self) -> list[str]:
+        """The vocabulary: gene ids in order."""
+        return list(self.collection.vocabulary.ids)
+
+    @property
+    def genes_dict(self) -> dict[str, list[str]]:
+        """{organism: gene ids}; joined in order it is ``genes``."""
+        return self.collection.vocabulary.genes_dict
+
+    @cached_property
+    def weighting(self) -> Weighting:
+        """How the training cells are weighted."""
+        return Weighting.of(self.collection, self.splits.train, self.sampling, self._hierarchies)
+
+    def setup(self, stage: str) -> None:
+        """Open the data, refuse what is wrong with it, and write ``splits.json`` next to the run's logs."""
+        if stage == "predict" and self.checkpoint is not None:
+            self._absent_labels_are_unknown = True
+        (n, n_labels), n_genes = self.label_codes.shape, f"{self.collection.n_genes:,}"
+        found = (f"{n:,}", len(self.collection.parts), n_genes, n_labels)
+        logger.info("%s cells, sources: %d, genes: %s, label columns: %d", *found)
+        if stage == "fit":
+            left_out = self.weighting.weights
+            level = logging.WARNING if left_out.n_unknown_left_out or left_out.n_zero_left_out else logging.INFO
+            logger.log(level, left_out.summary())
+            if self.trainer is not None:
+                folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+                rank_zero_only(self.splits.save)(folder / "splits.json")
+                ExactResume.join(self.trainer)
+                if self.report:
+                    SamplingMonitor.join(self.trainer)
+
+    def train_dataloader(self) -> Loader:
+        """Training cells as the weighting asks; a last batch that is not full is left out."""
+        world_size = self.trainer.world_size if self.trainer is not None else 1
+        return self._loader(self.weighting.sampler(self.seed, self.batch_size * world_size), training=True)
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """Every validation cell once, in order; an empty list without a validation split."""
+        return self._in_order(self.splits.val)
+
+    def test_dataloader(self) -> Loader | list[Loader]:
+        """Every test cell once, in order; an empty list without a test split."""
+        return self._in_order(self.splits.test)
+
+    def predict_dataloader(self) -> Loader | list[Loader]:
+        """Every cell of the collection once, in order."""
+        return self._in_order(np.arange(len(self.collection)))
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
+        """Write sparse ``x`` out in full, now that it is on the model's device."""
+        if self.densify and isinstance(batch, dict) and batch["x"].layout is torch.sparse_csr:
+            return {**batch, "x": batch["x"].to_dense()}
+        return batch
+
+    def teardown(self, stage: str) -> None:  # noqa: ARG002
+        """End the loaders' threads."""
+        for loader in self._loaders:
+            loader.close()
+        self._loaders.clear()
+
+    def on_exception(self, exception: BaseException) -> None:  # noqa: ARG002
+        """End the loaders' threads: after an error Lightning tears down no data."""
+        self.teardown("fit")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the label encoders, the vocabulary, and which cells of which data trained."""
+        return {
+            "encoders": self._label_table.to_dict(),
+            "genes": self.genes_dict,
+            "fingerprint": self.collection.fingerprint,
+            "split": asdict(self._split_record),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the label encoders of a checkpoint: codes mean to the model what they meant in training.
+
+        Raises:
+            StateMismatchError: the checkpoint has other label columns or other genes, or it split the same data in
+                another way, so that cells that trained would validate or test.
+        """
+        self._use(LabelTable.from_dict(state_dict["encoders"], self.labels))
+        check_genes(state_dict["genes"], self.genes_dict, type(self).__name__)
+        same_data = state_dict["fingerprint"] == self.collection.fingerprint
+        predicting = self.trainer is not None and self.trainer.predicting
+        if same_data and not predicting:
+            self.splits.check(SplitRecord.from_dict(state_dict["split"]))
+
+    @cached_property
+    def _split_record(self) -> SplitRecord:
+        return self.splits.record()
+
+    def _use(self, table: LabelTable) -> None:
+        self.__dict__["_label_table"] = table
+        self.__dict__.pop("label_codes", None)
+
+    def _in_order(self, rows: NDArray[np.int64]) -> Loader | list[Loader]:
+        if not len(rows):
+            return []  # Lightning's way to say that there is none
+        return self._loader(Subset(sampler=SequentialSampler(len(rows)), rows=rows), training=False)
+
+    def _loader(self, sampler: Sampler, *, training: bool) -> Loader:
+        trainer = self.trainer
+        loader = Loader(
+            self.collection,
+            sampler,
+            self.collate,
+            batch_size=self.batch_size,
+            labels=self.label_codes,
+            transforms=self.transforms,
+            seed=self.seed,
+            drop_last=training,
+            rank=trainer.global_rank if trainer is not None else 0,
+            world_size=trainer.world_size if trainer is not None else 1,
+            num_threads=self.num_threads,
+            window=self.window,
+            fixed_epoch=not training,
+            tally=self.weighting.tally(len(self.collection)) if training and self.report else None,
+        )
+        self._loaders.append(loader)
+        return loader

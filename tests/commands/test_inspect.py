@@ -1,0 +1,268 @@
+"""What `scdataloader inspect` says, against numbers counted by hand."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_matrix
+from tests.ontology.term_tables import ontology
+
+from scdataloader.commands.main import main
+from scdataloader.collection.collection import Collection
+from scdataloader.commands.inspect import DataOptions
+from scdataloader.report.tables import class_table, column_table, source_table
+from scdataloader.ontology.ontology import Ontology
+from scdataloader.sampling.splits import Split
+from scdataloader.sampling.tree import Tree
+from scdataloader.report.tree import tree_table
+from scdataloader.sampling.weighting import Weighting
+from scdataloader.sampling.weights import Sampling, class_weights
+
+CLASSES = {"large": 60, "middle": 30, "small": 6, "unknown": 4}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """100 cells in two files: the first with a gene twice and a column more, the second with its counts in a layer."""
+    labels = np.repeat(list(CLASSES), list(CLASSES.values()))
+    genes = [f"ENSG{i:011d}" for i in range(10)]
+    paths = []
+    for number, part in enumerate((slice(0, None, 2), slice(1, None, 2))):
+        n = len(labels[part])
+        obs = pd.DataFrame({"cell_type": labels[part], "donor": "d"}, index=[f"c{i}" for i in range(n)])
+        x = csr_matrix(np.full((n, 11), 2, np.float32))
+        if number == 0:
+            cells = ad.AnnData(x, obs=obs.assign(batch="b"), var=pd.DataFrame(index=[*genes, f"{genes[0]}.2"]))
+        else:
+            var = pd.DataFrame(index=[*genes, "ENSG00000000099"])
+            cells = ad.AnnData(csr_matrix(x * 0.3), obs=obs, var=var, layers={"counts": x})
+        paths.append(str(tmp_path / f"{number}.h5ad"))
+        cells.write_h5ad(paths[-1])
+    return paths
+
+
+def weighed(files, **sampling):
+    options = DataOptions(data=files, sampling=Sampling(by="cell_type", **sampling))
+    return class_table(options.weighting(options.open())).set_index("class")
+
+
+def test_sources_say_what_they_hold(files):
+    table = source_table(Collection.open(files))
+    assert list(table["cells"]) == [50, 50]
+    assert list(table["genes"]) == [11, 11]
+    assert list(table["organism"]) == ["homo sapiens", "homo sapiens"]
+    assert list(table["counts in"]) == ["X", "layers/counts"]
+    assert list(table["matched"]) == [10, 11]
+    assert list(table["duplicates"]) == [1, 0]
+
+
+def test_columns_say_how_many_sources_have_them(files):
+    table = column_table(Collection.open(files))
+    assert table.to_dict("list") == {"column": ["cell_type", "donor", "batch"], "sources": [2, 2, 1]}
+
+
+def test_uniform_weights_give_every_class_the_same(files):
+    table = weighed(files, scheme="uniform", num_samples=900)
+    assert list(table.index) == ["large", "middle", "small", "unknown"]
+    assert list(table["cells"]) == [60, 30, 6, 4]
+    np.testing.assert_allclose(table["natural"], [60 / 96, 30 / 96, 6 / 96, np.nan])
+    np.testing.assert_allclose(table["asked"], [1 / 3, 1 / 3, 1 / 3, 0])
+    np.testing.assert_allclose(table["draws"], [300, 300, 300, 0])
+
+
+def test_saturating_weights_are_those_of_the_formula(files):
+    table = weighed(files, scheme="saturating", saturation=10)
+    mass = np.array([10 * c / (10 + c) for c in (60, 30, 6)])
+    np.testing.assert_allclose(table["asked"][:3], mass / mass.sum())
+    np.testing.assert_allclose(table["draws"].sum(), 96)
+
+
+def test_unknown_labels_get_their_share_when_asked(files):
+    table = weighed(files, scheme="natural", unknown_mass=0.1)
+    assert table["asked"]["unknown"] == pytest.approx(0.1)
+    assert table["draws"].sum() == pytest.approx(100)
+
+
+def test_only_training_cells_are_counted(files):
+    options = DataOptions(data=files, sampling=Sampling(by="cell_type"), split=Split(val=0.2, test=0.3))
+    assert class_table(options.weighting(options.open()))["cells"].sum() == 50
+
+
+def test_the_terminal_shows_it_all(files, capsys):
+    assert main(["inspect", *files, "--by", "cell_type", "--scheme", "power", "--tau", "0", "--top", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 sources, 100 cells, 11 genes in the vocabulary" in shown
+    assert "obs columns in all sources: cell_type, donor\n" in shown
+    assert "obs columns in some: batch\n" in shown
+    assert "cell_type: 3 classes, power, tau 0" in shown
+    assert "… 2 other classes" in shown
+    assert "66.67%" in shown
+    assert "4 cells of unknown label are left out" in shown
+    assert "middle" not in shown
+
+
+def test_what_to_expect_of_an_epoch_is_shown(files, capsys):
+    def shown(*options):
+        assert main(["inspect", *files, "--by", "cell_type", "--scheme", "uniform", *options]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("expected")]
+
+    sizes, n = np.array([60, 30, 6]), 90
+    p = 1 / 3 / sizes
+    repeated = 1 - (sizes * (1 - (1 - p) ** n)).sum() / n
+    effective = n / (1 + (n - 1) * (sizes * p**2).sum())
+    line = f"expected of an epoch: 90 draws, {repeated:.2%} repeated draws, {effective:.0f} effective cells"
+    assert shown("--num_samples", "90") == [line]
+    # 30 draws of each class: 60 cells once at most, 30 once each, 6 five times each
+    (line,) = shown("--num_samples", "90", "--no-replacement")
+    assert line.endswith(f"90 draws, {24 / 90:.2%} repeated draws, {90**2 / (30 + 30 + 150):.0f} effective cells")
+    first, last = shown("--num_samples", "90", "--curriculum_epochs", "3")
+    assert first.startswith("expected of epoch 0 of the curriculum: 90 draws")
+    assert last.startswith("expected of epoch 2 and later, as in the table: 90 draws")
+
+
+LABELS = {"CL:0000624": 40, "CL:0000625": 30, "CL:0000084": 20, "CL:0000236": 6, "": 4}
+
+
+@pytest.fixture
+def typed(files):
+    """The same files, labelled with CD4 and CD8 T cells, T cells, B cells, and nothing."""
+    for number, path in enumerate(files):
+        cells = ad.read_h5ad(path)
+        cells.obs["term"] = np.repeat(list(LABELS), list(LABELS.values()))[number::2]
+        cells.write_h5ad(path)
+    return files
+
+
+def test_the_tree_has_every_class_below_what_it_is_a_kind_of(typed):
+    options = DataOptions(
+        data=typed, hierarchies=["term"], sampling=Sampling(by=["term", "donor"], scheme="tree", num_samples=960)
+    )
+    weighting = options.weighting(options.open())
+    table = tree_table(weighting, Ontology.from_guide("CL")).set_index("name")
+    t_cells = ["CD4-positive, alpha-beta T cell", "CD8-positive, alpha-beta T cell"]
+    assert list(table.index) == ["lymphocyte", "T cell", "mature alpha-beta T cell", *t_cells, "B cell"]
+    assert list(table["level"]) == [0, 1, 2, 3, 3, 1]
+    assert list(table["cells"]) == [0, 20, 0, 40, 30, 6]
+    assert list(table["cells below"]) == [96, 90, 70, 40, 30, 6]
+    # two ways, by alpha-beta and by mature T cells, lead down to mature alpha-beta ones, and one is taken
+    np.testing.assert_allclose(table["asked"], [0, 1 / 4, 0, 1 / 8, 1 / 8, 1 / 2])
+    np.testing.assert_allclose(table["asked below"], [1, 1 / 2, 1 / 4, 1 / 8, 1 / 8, 1 / 2])
+    np.testing.assert_allclose(table["draws below"], table["asked below"] * 960)
+    assert weighting.tree is not None
+
+
+def test_a_term_with_several_parents_is_shown_where_it_stands_and_counts_there():
+    dag = ontology({"T:0": [], "T:1": ["T:0"], "T:2": ["T:1"], "T:3": ["T:2", "T:5"], "T:4": ["T:2"], "T:5": ["T:0"]})
+    names = ["T:3", "T:4", "T:5", "T:2"]
+    codes = np.repeat(np.arange(4), [5, 3, 2, 1]).astype(np.int32)
+    tree, sampling = Tree.of(dag, names), Sampling(by="x", scheme="tree")
+    weights = class_weights(codes, 4, sampling, tree=tree)
+    made = {"codes": codes, "names": names, "factors": None, "weights": weights, "sampling": sampling, "tree": tree}
+    table = tree_table(Weighting(rows=np.arange(11), **made), dag)
+    # T:5 is above two classes, and T:2 above three
+    assert list(table["term"]) == ["T:0", "T:5", "T:3", "T:2", "T:4"]
+    assert list(table["level"]) == [0, 1, 2, 1, 2]
+    assert list(table["cells below"]) == [11, 7, 5, 4, 3]
+    np.testing.assert_allclose(table["asked below"], [1, 1 / 2, 1 / 4, 1 / 2, 1 / 4])
+
+
+def test_the_terminal_shows_the_tree_and_what_was_rolled_up(typed, capsys, tmp_path):
+    assert main(["inspect", *typed, "--by", "term", "--scheme", "tree"]) == 0
+    assert "term: 4 classes, tree" in capsys.readouterr().out
+    assert main(["inspect", *typed, "--by", "term", "--scheme", "tree", "--tree"]) == 0
+    shown = capsys.readouterr().out
+    assert "term: 4 classes, tree" in shown
+    assert "│ lymphocyte (CL:0000542) " in shown
+    assert "│   T cell (CL:0000084) " in shown
+    assert "│       CD4-positive, alpha-beta T cell (CL:0000624)" in shown
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"data: {{data: [{', '.join(typed)}], hierarchies: [term], roll_up: {{term: {{min_cells: 35}}}},"
+        " sampling: {by: [term], scheme: uniform}}"
+    )
+    assert main(["inspect", "--config", str(config), "--tree"]) == 0
+    shown, noted = capsys.readouterr()
+    assert "term: CL:0000625 (CD8-positive, alpha-beta T cell) → CL:0000791 (mature alpha-beta T cell)" in shown
+    assert "term: rolled up to CL:0000791 (mature alpha-beta T cell): CL:0000625 (CD8-positive, alpha" in noted
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tree"], "--tree shows the classes of a column: name it in --by"),
+        (["--by", "term", "donor", "--tree"], "there is no tree to show of ['term', 'donor']: name one"),
+        (["--by", "term", "donor", "--scheme", "tree"], "and none of ['term', 'donor'] has one"),
+        (
+            ["--by", "term", "--hierarchies", "tissue"],
+            "--hierarchies names tissue, but classes are counted",
+        ),
+        (["--by", "cell_type", "--tree"], "are names ('large', 'middle', 'small'), which do not say"),
+        (["--by", "term", "--tree", "--hierarchies", "term=MONDO"], "is an id of CL, and MONDO"),
+    ],
+)
+def test_trees_that_cannot_be_shown_are_refused(typed, options, message, capsys):
+    assert main(["inspect", *typed, *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_cell_factors_count_in_what_to_expect(files, capsys):
+    for path in files:
+        cells = ad.read_h5ad(path)
+        cells.obs["quality"] = np.arange(cells.n_obs) == 0
+        cells.obs["quality"] = cells.obs["quality"].astype(float)
+        cells.write_h5ad(path)
+    options = ["--by", "donor", "--cell_factors", "quality", "--num_samples", "10"]
+    assert main(["inspect", *files, *options]) == 0
+    line = f"10 draws, {1 - 2 * (1 - 0.5**10) / 10:.2%} repeated draws, {10 / (1 + 9 / 2):.0f} effective cells"
+    assert line in capsys.readouterr().out
+
+
+def test_a_configuration_names_the_data_and_options_override_it(files, tmp_path, capsys):
+    config = tmp_path / "fit.yaml"
+    config.write_text(
+        f"model: Any\ndata:\n  data: {files}\n  labels: [cell_type]\n  batch_size: 7\n"
+        "  sampling: {by: [donor], scheme: uniform}\n  split: {val: 0.5}\n"
+    )
+    assert main(["inspect", "--config", str(config)]) == 0
+    assert "donor: 1 classes, uniform" in capsys.readouterr().out
+    assert main(["inspect", "--config", str(config), "--by", "cell_type", "donor", "--scheme", "natural"]) == 0
+    assert "cell_type | donor: 3 classes, natural" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "no data is named"),
+        (["nothing.h5ad"], "nothing.h5ad does not exist"),
+        (["FILES", "--by", "celltype"], "no source has the obs column 'celltype'"),
+        (["FILES", "--scheme", "uniform"], "by names no column"),
+        (["FILES", "--organisms", "a=human", "mouse"], "'mouse' is no such pair"),
+        (["--config", "nothing.yaml"], "nothing.yaml"),
+        (["--config", "model.yaml"], "model.yaml has no section called data"),
+        (["--config", "typo.yaml"], "schema"),
+        (["--config", "broken.yaml"], "broken.yaml is not YAML"),
+        (["FILES", "--by", "cell_type", "--block_size", "0"], "block_size must be 1 cell or more"),
+        (["FILES", "--by", "cell_type", "--curriculum_epochs", "-1"], "curriculum_epochs must be 0 or more"),
+        (["FILES", "--by", "cell_type", "--tau", "3", "--scheme", "power"], "tau must be from 0"),
+    ],
+)
+def test_bad_input_is_told(options, said, files, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.yaml").write_text("model: Any\n")
+    (tmp_path / "typo.yaml").write_text("data: {data: 0.h5ad, sampling: {schema: uniform}}\n")
+    (tmp_path / "broken.yaml").write_text("data: [\n")
+    args = [word for option in options for word in (files if option == "FILES" else [option])]
+    assert main(["inspect", *args]) == 2
+    message = capsys.readouterr().err.rpartition("error: ")[2]
+    assert said in message
+
+
+def test_two_species_of_real_files(real_data, capsys):
+    files = [str(real_data / name) for name in ("mouse_brain_merfish.h5ad", "human_placenta_cl22.h5ad")]
+    organisms = ["--organisms", "human_placenta*=human", "mouse*=mouse"]
+    assert main(["inspect", *files, "--by", "cell_type_ontology_term_id", "--top", "1", *organisms]) == 0
+    shown = capsys.readouterr().out
+    assert "2 sources, 1,220 cells, 19,479 genes in the vocabulary" in shown
+    assert "CL:0000679" in shown
+    assert "298" in shown
+    assert "42 classes, natural" in shown

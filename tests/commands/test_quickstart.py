@@ -1,0 +1,90 @@
+"""The quickstart, as `make quickstart` runs it, with fewer epochs: with a real lamindb, twice in a row, offline."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def blood(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import blood
+
+    return blood
+
+
+def run(folder, home):
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("LAMIN", "AWS"))}
+    env |= {"HOME": str(home), "COLUMNS": "100", "NO_COLOR": "1"}
+    command = [sys.executable, str(EXAMPLES / "quickstart.py"), "--epochs", "2", "--folder", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=folder.parent)
+
+
+def test_it_trains_twice_and_compares(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    for _ in range(2):  # the second run clears away the first
+        done = run(tmp_path / "quickstart", home)
+        assert done.returncode == 0, done.stderr
+        scores = re.search(r"macro-F1 +420 +210 +(0\.\d+) +(0\.\d+)", done.stdout)
+        assert scores, done.stdout
+        assert min(map(float, scores.groups())) > 0.4  # ten classes: chance is below 0.1
+        assert re.search(r"CD34\+ +CL:0008001", done.stdout)
+        assert re.search(r"loader: [\d,]+ cells/s", done.stdout)
+    splits = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("quickstart/*/**/splits.json"))]
+    assert len(splits) == 2
+    assert splits[0] == splits[1]  # both are compared on the same cells
+    assert not (home / ".lamin").exists()
+
+
+def test_a_folder_of_the_user_is_left_alone(tmp_path):
+    folder = tmp_path / "quickstart"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    done = run(folder, tmp_path)
+    assert done.returncode == 1
+    assert "is not of an earlier quickstart" in done.stderr
+    assert (folder / "mine.txt").read_text() == "mine"
+
+
+def test_the_counts_are_counts(blood):
+    cells = blood.blood()
+    assert cells.shape == (700, 765)
+    assert (cells.X.data == np.round(cells.X.data)).all()
+    assert cells.X.data.min() == 1
+    assert cells.obs["cell_type_ontology_term_id"].value_counts().to_dict()["CL:0000895"] == 8
+    assert not cells.obs["cell_type_ontology_term_id"].isna().any()
+
+
+def test_what_are_no_counts_is_refused(blood):
+    with pytest.raises(ValueError, match=r"value 1 would be a count of 1\.5"):
+        blood.recover_counts(csr_matrix(np.log1p([[2.0, 3.0, 4.0]])))
+
+
+def test_a_wrong_term_is_refused(blood, monkeypatch):
+    monkeypatch.setitem(blood.CELL_TYPES, "CD34+", ("CL:0000037", "hematopoietic precursor cell"))
+    with pytest.raises(
+        ValueError, match=r"CL:0000037 is 'hematopoietic stem cell' .*, not 'hematopoietic precursor cell'"
+    ):
+        blood.check_cell_types()
+
+
+def test_the_three_datasets_differ_in_genes_and_order(blood, tmp_path):
+    import anndata as ad
+
+    paths = blood.write_datasets(tmp_path / "blood")
+    parts = [ad.read_zarr(path) if path.suffix == ".zarr" else ad.read_h5ad(path) for path in paths]
+    assert sorted(path.suffix for path in paths) == [".h5ad", ".h5ad", ".zarr"]
+    assert sum(part.n_obs for part in parts) == 700
+    assert [part.n_vars for part in parts] == [765, 726, 688]
+    assert not any(part.var_names.is_monotonic_increasing for part in parts)
+    assert {part.uns["organism_ontology_term_id"] for part in parts} == {"NCBITaxon:9606"}

@@ -1,0 +1,255 @@
+"""Batches in order, whoever reads them: threads, windows, ranks, resumed or not."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from tests.cells import MemorySource, named_values
+
+from scdataloader.batches.full import Dense, SelectedGenes, Sparse
+from scdataloader.collection.collection import Collection
+from scdataloader.errors import StateMismatchError
+from scdataloader.loading.loader import Loader
+from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, Subset, WeightedSampler
+from scdataloader.batches.transforms import Log1p
+
+GENES = [f"ENSG{i:011d}" for i in range(40)]
+CLASSES = np.arange(100) % 7
+
+
+@pytest.fixture(scope="module")
+def collection():
+    rng = np.random.default_rng(0)
+    return Collection.open(
+        [
+            MemorySource("a", named_values(60, 40, seed=1), GENES, mapped=True),
+            MemorySource("b", named_values(40, 30, seed=2), list(rng.permutation(GENES)[:30])),
+        ]
+    )
+
+
+def weighted(n=200):
+    return WeightedSampler(classes=CLASSES, num_samples=n, seed=3)
+
+
+def equal(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            x, y = (t.to_dense() if t.layout is torch.sparse_csr else t for t in (a[key], b[key]))
+            assert torch.equal(x, y), key
+
+
+def joined(batches, key):
+    return torch.cat([batch[key] for batch in batches])
+
+
+@pytest.mark.parametrize("collate", [Dense(), Sparse(), SelectedGenes(how="all")], ids=lambda c: type(c).__name__)
+def test_batches_hold_the_rows_that_the_sampler_draws(collection, collate):
+    labels = np.stack([CLASSES, -CLASSES], axis=1).astype(np.int32)
+    loader = Loader(collection, weighted(), collate, batch_size=16, labels=labels)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 13
+    assert [len(batch["row"]) for batch in batches] == [16] * 12 + [8]
+    rows = weighted().draw(0, 0, 200)
+    assert np.array_equal(joined(batches, "row"), rows)
+    assert np.array_equal(joined(batches, "labels"), labels[rows])
+    x = torch.cat([batch["x"].to_dense() if collate == Sparse() else batch["x"] for batch in batches])
+    assert np.array_equal(x, collection.read(rows).to_scipy().toarray())
+    assert np.array_equal(joined(batches, "depth"), collection.cells(rows).depth)
+    assert np.array_equal(joined(batches, "source"), (rows >= 60).astype(np.int32))
+    types = {"labels": torch.int64, "depth": torch.float32, "row": torch.int64, "source": torch.int32}
+    assert {key: batches[0][key].dtype for key in types} == types
+    assert "pad" not in batches[0]
+
+
+@pytest.mark.parametrize(("threads", "window"), [(1, 1), (1, 4096), (3, 32), (5, 17)])
+def test_threads_and_windows_change_nothing(collection, threads, window):
+    collate = SelectedGenes(how="random expressed", n_genes=9, fill="unexpressed")
+    expected = list(Loader(collection, weighted(), collate, batch_size=16))
+    equal(list(Loader(collection, weighted(), collate, batch_size=16, num_threads=threads, window=window)), expected)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("n", [192, 200])
+def test_ranks_share_the_global_batches_of_one(collection, world_size, n):
+    collate = SelectedGenes(how="random expressed", n_genes=9)
+    make = {"collate": collate, "transforms": [Log1p()], "drop_last": True}
+    one = list(Loader(collection, weighted(n), batch_size=32, **make))
+    ranks = [
+        list(Loader(collection, weighted(n), batch_size=32 // world_size, rank=r, world_size=world_size, **make))
+        for r in range(world_size)
+    ]
+    assert {len(batches) for batches in ranks} == {len(one)} == {n // 32}
+    for step, batch in enumerate(one):
+        for key in batch:
+            assert torch.equal(batch[key], torch.cat([ranks[r][step][key] for r in range(world_size)])), key
+
+
+@pytest.mark.parametrize("n", [1, 5, 23, 24, 25, 100])
+def test_evaluation_on_ranks_delivers_every_row_once_besides_the_marked_ones(collection, n):
+    rows = np.arange(n) * (100 // n)
+    sampler = Subset(sampler=SequentialSampler(n), rows=rows)
+    ranks = [list(Loader(collection, sampler, Dense(), batch_size=8, rank=r, world_size=3)) for r in range(3)]
+    assert len({len(batches) for batches in ranks}) == 1
+    batches = [batch for rank in ranks for batch in rank]
+    assert all(len(batch["row"]) == 8 for batch in batches)
+    real = joined(batches, "row")[~joined(batches, "pad")]
+    assert np.array_equal(np.sort(real), rows)
+
+
+def test_every_epoch_is_another_and_evaluation_always_the_same(collection):
+    train = Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=10)
+    first, second = joined(list(train), "row"), joined(list(train), "row")
+    assert np.array_equal(np.sort(first), np.sort(second))
+    assert not torch.equal(first, second)
+    train.set_epoch(0)
+    assert torch.equal(joined(list(train), "row"), first)
+    collate = SelectedGenes(how="random expressed", n_genes=5)
+    fixed = Loader(collection, SequentialSampler(100), collate, batch_size=10, fixed_epoch=True)
+    once = list(fixed)
+    fixed.set_epoch(4)
+    equal(list(fixed), once)
+
+
+def test_an_epoch_that_is_asked_for_by_name_is_that_epoch_again(collection):
+    loader = Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=10)
+    passes = []
+    for epoch in (0, 0, 1, 1, 0):
+        loader.set_epoch(epoch)
+        passes.append(tuple(joined(list(loader), "row").tolist()))
+    assert passes[0] == passes[1] == passes[4] != passes[2] == passes[3]
+
+
+def test_a_users_own_collate_may_give_what_it_likes(collection):
+    def collate(batch, rng):
+        return {"coo": torch.eye(3).to_sparse(), "names": ["a", "b"], "row": torch.from_numpy(batch.row)}
+
+    batches = list(Loader(collection, SequentialSampler(100), collate, batch_size=10))
+    assert [batch["names"] for batch in batches] == [["a", "b"]] * 10
+
+
+def test_random_genes_are_others_in_another_epoch_and_for_another_seed(collection):
+    def genes(seed, epoch):
+        collate = SelectedGenes(how="random expressed", n_genes=5)
+        loader = Loader(collection, SequentialSampler(100), collate, batch_size=10, seed=seed)
+        loader.set_epoch(epoch)
+        return joined(list(loader), "genes")
+
+    first = genes(0, 0)
+    assert torch.equal(first, genes(0, 0))
+    assert not torch.equal(first, genes(0, 1))
+    assert not torch.equal(first, genes(1, 0))
+
+
+def test_a_stopped_stream_goes_on_bit_for_bit_from_every_step(collection):
+    def make(threads=2):
+        collate = SelectedGenes(how="random expressed", n_genes=9)
+        return Loader(collection, ShuffleSampler(100, seed=1), collate, batch_size=16, num_threads=threads)
+
+    whole = make()
+    expected = [*whole, *whole]
+    for step in range(15):
+        stopped = make()
+        seen = []
+        while len(seen) < step:
+            for batch in stopped:
+                seen.append(batch)
+                if len(seen) == step:
+                    break
+        state = stopped.state_dict()
+        stopped.close()
+        resumed = make(threads=3)
+        resumed.load_state_dict(state)
+        rest = list(resumed)
+        while len(rest) < 14 - step:
+            rest += list(resumed)
+        equal(rest, expected[step:])
+
+
+def test_a_set_epoch_between_iter_and_the_first_batch_counts(collection):
+    loader = Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=10)
+    iterator = iter(loader)
+    loader.sampler.set_epoch(5)
+    assert np.array_equal(next(iterator)["row"], ShuffleSampler(100, seed=1).draw(5, 0, 10))
+    loader.close()
+
+
+def test_a_stream_stopped_on_one_rank_goes_on_on_two(collection):
+    def make(rank=0, world_size=1):
+        collate = SelectedGenes(how="random expressed", n_genes=9)
+        batch_size = 32 // world_size
+        return Loader(collection, weighted(192), collate, batch_size=batch_size, rank=rank, world_size=world_size)
+
+    expected = list(make())
+    stopped = make()
+    iterator = iter(stopped)
+    for _ in range(2):
+        next(iterator)
+    state = stopped.state_dict()
+    stopped.close()
+    ranks = [make(rank, 2) for rank in range(2)]
+    for loader in ranks:
+        loader.load_state_dict(state)
+    rest = [list(loader) for loader in ranks]
+    for step, batch in enumerate(expected[2:]):
+        for key in batch:
+            assert torch.equal(batch[key], torch.cat([rest[0][step][key], rest[1][step][key]])), key
+
+
+def test_a_state_of_another_stream_is_refused_with_both_values(collection):
+    state = Loader(collection, weighted(), Dense(), batch_size=16).state_dict()
+    assert all(isinstance(value, int | str) for value in state.values())
+    other_data = Collection.open([MemorySource("z", named_values(100, 40), GENES)])
+    factors = np.ones(100)
+    factors[17] = 1 + 1e-9  # which changes none of the draws
+    other_weights = WeightedSampler(factors, classes=CLASSES, num_samples=200, seed=3)
+    for key, loader in [
+        ("seed", Loader(collection, weighted(), Dense(), batch_size=16, seed=9)),
+        ("global_batch_size", Loader(collection, weighted(), Dense(), batch_size=8)),
+        ("num_samples", Loader(collection, weighted(300), Dense(), batch_size=16)),
+        ("fingerprint", Loader(other_data, weighted(), Dense(), batch_size=16)),
+        ("fingerprint", Loader(collection, other_weights, Dense(), batch_size=16)),
+    ]:
+        own = loader.state_dict()[key]
+        with pytest.raises(StateMismatchError, match=f"has {key} .*{state[key]}.* but this loader has .*{own}"):
+            loader.load_state_dict(state)
+
+
+def test_closing_leaves_no_thread(collection):
+    def threads():
+        return [thread for thread in threading.enumerate() if thread.name.startswith("scdataloader")]
+
+    loader = Loader(collection, weighted(), Dense(), batch_size=4, window=8)
+    next(iter(loader))
+    assert threads()
+    loader.close()
+    assert not threads()
+    list(loader)
+    assert not threads()
+
+
+def test_an_error_in_a_thread_reaches_the_caller():
+    values = named_values(50, 5, density=1)
+    values[40, 0] = -1
+    broken = Collection.open([MemorySource("n", values, GENES[:5], mapped=True)])
+    loader = Loader(broken, SequentialSampler(50), Dense(), batch_size=5)
+    with pytest.raises(ValueError, match="cell 40 of n has a value that is no count"):
+        list(loader)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be 1 or more"),
+        ({"batch_size": 4, "num_threads": 0}, "num_threads must be 1 or more"),
+        ({"batch_size": 4, "rank": 2, "world_size": 2}, r"rank must be in \[0, world_size\)"),
+        ({"batch_size": 4, "labels": np.zeros((3, 1), np.int32)}, "labels for 3 cells, but the collection has 100"),
+        ({"batch_size": 201, "drop_last": True}, "200 draws has no full batch of 201 cells"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused(collection, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Loader(collection, weighted(), Dense(), **arguments)

@@ -1,0 +1,70 @@
+"""Memory is used again when nobody refers to it, and never before."""
+
+import gc
+import pickle
+import threading
+
+import numpy as np
+import torch
+
+from scdataloader.runtime.memory import BufferPool
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def test_what_is_still_referred_to_is_never_handed_out():
+    pool = BufferPool()
+    rng = np.random.default_rng(0)
+    held = []
+    for i in range(2000):
+        array = pool.take(int(rng.integers(1, 500)), [np.int32, np.float32][i % 2])
+        array[:] = i
+        # kept as itself, as a slice of a slice, or as a tensor that shares its memory
+        kept = [array, array[1:][1:], torch.from_numpy(array)[:2]][i % 3]
+        held.append((i, kept))
+        del array, kept
+        if len(held) > 10:
+            held.pop(int(rng.integers(len(held))))
+        assert all((np.asarray(kept) == number).all() for number, kept in held)
+
+
+def test_memory_is_used_again():
+    pool = BufferPool()
+    addresses = {address(pool.take(1000 + i % 7, np.float32)) for i in range(50)}
+    assert len(addresses) == 1
+
+
+def test_no_more_is_kept_than_agreed():
+    pool = BufferPool(max_bytes=250)
+    taken = [pool.take(10, np.int64) for _ in range(9)]  # 88 bytes each, with headroom
+    assert len(pool._buffers) == 2
+    assert len({address(array) for array in taken}) == 9
+
+
+def test_threads_never_share_a_buffer():
+    pool, wrong = BufferPool(), []
+
+    def work(number):
+        for _ in range(500):
+            array = pool.take(64, np.int64)
+            array[:] = number
+            if not (array == number).all():
+                wrong.append(number)
+            del array
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_pickled_pool_is_empty():
+    pool = BufferPool()
+    kept = pool.take(10, np.int64)
+    assert not pickle.loads(pickle.dumps(pool))._buffers
+    del kept
+    gc.collect()

@@ -1,0 +1,78 @@
+"""Golden streams (change only if you mean to), and what the samplers refuse."""
+
+import numpy as np
+import pytest
+
+from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
+from scdataloader.types import Sampler
+
+CLASSES = np.array([0, 0, 0, 1, 1, 2, -1, 0])
+SAMPLERS = {
+    "sequential": SequentialSampler(12),
+    "shuffle": ShuffleSampler(12, seed=7),
+    "shuffle of many": ShuffleSampler(1_000_000, seed=7),
+    "classes": WeightedSampler(classes=CLASSES, num_samples=12, seed=7),
+    "weights": WeightedSampler([0, 1, 2, 3, 0, 5], num_samples=12, seed=7),
+    "both": WeightedSampler(np.arange(8.0), classes=CLASSES, class_mass=[1, 2, 0], num_samples=12, seed=7),
+    "blocks": WeightedSampler(np.arange(8.0), classes=CLASSES, num_samples=12, seed=7, block_size=2, window=6),
+    "shuffled blocks": ShuffleSampler(12, seed=7, block_size=3, window=6),
+    "quotas": WeightedSampler(classes=CLASSES, class_mass=[3, 2, 1], num_samples=12, seed=7, replacement=False),
+    "cells by quota": WeightedSampler(np.arange(1, 40), num_samples=12, seed=7, replacement=False),
+    "curriculum": WeightedSampler(classes=CLASSES, class_mass=[9, 4, 0], num_samples=12, seed=7, curriculum_epochs=8),
+}
+GOLDEN = {
+    "sequential": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11],
+    "shuffle": [5, 4, 8, 7, 2, 11, 1, 3, 0, 6, 9, 10],
+    "shuffle of many": [977205, 512230, 166928, 475046, 872713, 559425, 474879, 955254, 325812, 436498, 401935, 445630],
+    "classes": [2, 2, 5, 5, 5, 1, 5, 3, 4, 1, 5, 4],
+    "weights": [5, 5, 5, 5, 2, 2, 5, 3, 5, 3, 2, 5],
+    "both": [7, 7, 4, 4, 3, 2, 4, 3, 4, 7, 3, 4],
+    "blocks": [4, 3, 5, 5, 2, 4, 4, 2, 2, 5, 3, 3],
+    "shuffled blocks": [8, 0, 10, 11, 9, 1, 5, 2, 6, 3, 7, 4],
+    "quotas": [1, 3, 7, 4, 4, 5, 2, 0, 5, 0, 3, 7],
+    "cells by quota": [16, 34, 15, 28, 31, 38, 10, 20, 37, 22, 36, 24],
+    "curriculum": [2, 2, 4, 4, 3, 1, 4, 3, 2, 1, 3, 2],
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_stream_is_the_golden_one(name):
+    assert isinstance(SAMPLERS[name], Sampler)
+    assert SAMPLERS[name].draw(3, 0, 12).tolist() == GOLDEN[name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "needs weights, or classes, or both"),
+        ({"weights": [1, -2, 3]}, "weight of cell 1 is -2.0"),
+        ({"weights": [1, 2, float("nan")]}, "weight of cell 2 is nan"),
+        ({"weights": [float("inf"), 2]}, "weight of cell 0 is inf"),
+        ({"weights": [0.0, 0.0]}, "all weights are zero"),
+        ({"weights": []}, "at least one entry"),
+        ({"weights": [1.0], "classes": np.array([0, 1])}, "1 weights for 2 cells"),
+        ({"classes": np.array([-1, -1])}, "no cell has a class"),
+        ({"classes": np.array([0, 1]), "class_mass": [0.0, 0.0]}, "all class masses are zero"),
+        ({"classes": np.array([0, 1]), "class_mass": [1.0, -1.0]}, "mass of class 1 is -1.0"),
+        ({"classes": np.array([0, 2]), "class_mass": [1.0, 1.0, 1.0]}, "class 1 has mass 1.0 but no cell"),
+        ({"classes": np.array([0, 1]), "class_mass": [1.0]}, "1 class masses for 2 classes"),
+        ({"classes": np.array([0, 1]), "class_mass": [1.0, 0.0, 2.0]}, "class 2 has mass 2.0 but no cell"),
+        ({"weights": [1.0, 0.0], "classes": np.array([0, 1]), "class_mass": [1.0, 1.0]}, "class 1 has mass 1.0 but no"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        WeightedSampler(**arguments, num_samples=10)
+
+
+@pytest.mark.parametrize("make", [SequentialSampler, ShuffleSampler, lambda n: WeightedSampler([1.0], num_samples=n)])
+def test_an_empty_epoch_is_refused(make):
+    with pytest.raises(ValueError, match="must be 1 or more, not 0"):
+        make(0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+@pytest.mark.parametrize("stretch", [(-1, 3), (5, 4), (0, 1_000_001)])
+def test_positions_outside_the_epoch_are_refused(sampler, stretch):
+    with pytest.raises(IndexError, match=r"not all in an epoch of 1(2|000000) draws"):
+        sampler.draw(0, *stretch)

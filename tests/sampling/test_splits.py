@@ -1,0 +1,230 @@
+"""Splits: exact sizes, golden rows, records, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scdataloader.errors import StateMismatchError
+from scdataloader.sampling.splits import Split, SplitRecord, make_splits
+
+
+def by_sizes(sizes, split):
+    """Split cells whose group is named for its place; groups lie one after the other."""
+    groups = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    return make_splits(len(groups), split, groups, [f"g{number:03d}" for number in range(len(sizes))])
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "val", "test", "sizes"),
+    [
+        (10, 0.0, 0.0, (10, 0, 0)),
+        (10, 0.2, 0.0, (8, 2, 0)),
+        (10, 0.0, 0.3, (7, 0, 3)),
+        (10, 0.1, 0.25, (6, 1, 3)),  # 2.5 is rounded up
+        (1000, 0.333, 0.333, (334, 333, 333)),
+    ],
+)
+def test_sizes_by_cell_are_exact(n_cells, val, test, sizes):
+    splits = make_splits(n_cells, Split(val=val, test=test))
+    assert (len(splits.train), len(splits.val), len(splits.test)) == sizes
+    assert {rows.dtype for rows in (splits.train, splits.val, splits.test)} == {np.dtype(np.int64)}
+    assert splits.groups is None
+
+
+def test_golden_splits():
+    """The split of a run must stay what it was: change these only if you mean to."""
+    splits = make_splits(20, Split(val=0.2, test=0.1, seed=7))
+    assert (splits.val.tolist(), splits.test.tolist()) == ([1, 4, 8, 16], [3, 6])
+    splits = by_sizes([5, 4, 3, 3, 2, 2, 1], Split(val=0.2, test=0.1, by="donor", seed=7))
+    assert splits.groups == {"train": ["g000", "g001", "g003", "g004"], "val": ["g002", "g006"], "test": ["g005"]}
+
+
+def test_seeds_differ():
+    assert len({tuple(make_splits(100, Split(val=0.1, seed=seed)).val) for seed in range(20)}) == 20
+    assert len({tuple(by_sizes([3] * 50, Split(val=0.1, by="d", seed=seed)).groups["val"]) for seed in range(20)}) == 20
+
+
+def test_every_group_has_its_chance():
+    chosen = [
+        name for seed in range(200) for name in by_sizes([3] * 10, Split(val=0.3, by="d", seed=seed)).groups["val"]
+    ]
+    counts = pd.Series(chosen).value_counts()
+    assert len(counts) == 10
+    assert counts.between(30, 95).all()  # 60 on average, of 200; 6 standard deviations are 39
+
+
+def test_neither_the_global_generator_nor_the_hash_seed_is_used():
+    np.random.seed(3)
+    before = np.random.get_state()[1].copy()
+    splits = by_sizes([9, 5, 4, 2, 2, 1, 1], Split(val=0.2, by="d", seed=1))
+    assert (np.random.get_state()[1] == before).all()
+    program = (
+        "import numpy as np; from scdataloader.sampling.splits import *;"
+        "g = np.repeat(np.arange(7, dtype=np.int32), [9, 5, 4, 2, 2, 1, 1]);"
+        "print(make_splits(24, Split(val=0.2, by='d', seed=1), g, [f'g{i:03d}' for i in range(7)]).record().digest)"
+    )
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", program]
+        output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        assert output.strip() == splits.record().digest
+
+
+def test_rows_of_unknown_group_train():
+    groups = np.array([0, -1, 1, 2, -1, 0, 1, 2], np.int32)
+    splits = make_splits(8, Split(val=0.25, by="donor"), groups, ["a", "b", "c"])
+    assert {1, 4} <= set(splits.train)
+    assert len(splits.val) == 2
+    assert sorted(name for names in splits.groups.values() for name in names) == ["a", "b", "c"]
+
+
+def test_names_without_cells_are_not_recorded_and_change_nothing():
+    groups = np.array([1, 1, 3, 3, 4, 4, 4, 4], np.int32)
+    splits = make_splits(8, Split(val=0.25, by="d"), groups, ["x", "a", "y", "b", "c"])
+    same = make_splits(8, Split(val=0.25, by="d"), np.array([0, 0, 1, 1, 2, 2, 2, 2], np.int32), ["a", "b", "c"])
+    assert splits.groups == same.groups
+    assert splits.record().digest == same.record().digest
+
+
+@pytest.mark.parametrize(
+    ("sizes", "val", "test"),
+    [
+        ([298, 202, 129, 90, 60, 40, 30, 20, 10, 5, 3, 2, 1, 1], 0.1, 0.1),
+        ([144, *range(1, 69)], 0.1, 0.2),
+        ([20] * 11, 0.09, 0.0),  # a group is a little more than what is asked
+        ([900, 50, 50], 0.05, 0.05),
+        ([500, 499, 1], 0.5, 0.0),
+        ([1] * 500, 0.1, 0.1),
+        ([70, 14, 1], 10 / 85, 0.0),  # only the middle one will do
+        ([100, 41, 41], 0.2, 0.2),
+        ([1500, 8010, *[1] * 490], 0.1, 0.0),  # only the first will do, alone
+        ([160] * 400 + [100], 100 / 64_100, 0.0),  # only the last
+    ],
+)
+def test_skewed_groups_come_within_half_of_what_is_asked_or_much_closer(sizes, val, test):
+    n_cells = sum(sizes)
+    for seed in range(5):
+        splits = by_sizes(sizes, Split(val=val, test=test, by="donor", seed=seed))
+        for rows, share in ((splits.val, val), (splits.test, test)):
+            assert abs(len(rows) - share * n_cells) <= 0.5 * share * n_cells
+            if set(sizes) >= {1, 2, 3} or set(sizes) == {1}:
+                assert abs(len(rows) - share * n_cells) <= 0.05 * share * n_cells
+
+
+@pytest.mark.parametrize(
+    ("sizes", "val", "test", "reason"),
+    [
+        (
+            [500, 500],
+            0.1,
+            0.0,
+            r"found no way .* 2 groups of 'donor' .* 10% for val \(100 cells\) of 1,000 .* 'g000' \(500\)",
+        ),
+        ([960, 20, 20], 0.1, 0.0, r"'g000' \(960\), 'g001' \(20\)"),  # the small ones together are too few
+        ([500, 500], 0.4, 0.4, "left for training"),
+        ([10], 0.5, 0.0, "1 groups"),
+        ([], 0.5, 0.0, "0 groups"),
+    ],
+)
+def test_groups_that_cannot_be_shared_out_are_refused(sizes, val, test, reason):
+    with pytest.raises(ValueError, match=reason):
+        by_sizes(sizes, Split(val=val, test=test, by="donor"))
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "val", "test", "reason"),
+    [
+        (10, 0.01, 0.0, r"val=0\.01 of 10 cells is no cell"),
+        (10, 0.5, 0.04, r"test=0\.04 of 10 cells is no cell"),
+        (2, 0.5, 0.49, "leave none for training"),
+        (0, 0.0, 0.0, "leave none for training"),
+    ],
+)
+def test_cells_that_cannot_be_shared_out_are_refused(n_cells, val, test, reason):
+    with pytest.raises(ValueError, match=reason):
+        make_splits(n_cells, Split(val=val, test=test))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"val": 1.0}, "val is a share"),
+        ({"test": -0.1}, "test is a share"),
+        ({"val": float("nan")}, "val is a share"),
+        ({"val": 0.5, "test": 0.5}, "nothing for training"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+    ],
+)
+def test_options_without_sense_are_refused(options, reason):
+    with pytest.raises(ValueError, match=reason):
+        Split(**options)
+
+
+def test_the_largest_seed_works():
+    assert len(make_splits(10, Split(val=0.1, seed=2**64 - 1)).val) == 1
+
+
+def test_groups_come_with_a_column_and_names_only():
+    groups, names = np.zeros(3, np.int32), ["a"]
+    for split, arguments in [
+        (Split(val=0.3, by="d"), ()),
+        (Split(val=0.3), (groups, names)),
+        (Split(val=0.3, by="d"), (groups,)),
+        (Split(val=0.3, by="d"), (groups[:2], names)),
+        (Split(val=0.3, by="d"), (groups, ["a", "a"])),
+    ]:
+        with pytest.raises(ValueError, match="need"):
+            make_splits(3, split, *arguments)
+
+
+def test_a_record_is_json_and_comes_back(tmp_path):
+    splits = by_sizes([5, 4, 3, 3, 2, 2, 1], Split(val=0.2, test=0.1, by="donor", seed=7))
+    splits.save(tmp_path / "splits.json")
+    saved = SplitRecord.load(tmp_path / "splits.json")
+    assert saved == splits.record()
+    assert saved.split == splits.split
+    assert saved.counts == {"train": 14, "val": 4, "test": 2}
+    assert saved.groups == splits.groups
+    assert json.loads((tmp_path / "splits.json").read_text())["digest"] == saved.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["splits.json"]
+    splits.check(saved)
+
+
+def test_a_record_of_other_rows_is_refused_with_both_named(tmp_path):
+    saved = make_splits(20, Split(val=0.2, seed=7)).record()
+    with pytest.raises(StateMismatchError, match=r"20 cells .*seed=7.* 20 cells .*seed=8"):
+        make_splits(20, Split(val=0.2, seed=8)).check(saved)
+
+
+def test_rows_that_change_sides_are_other_rows():
+    splits = make_splits(20, Split(val=0.2, test=0.2))
+    with pytest.raises(StateMismatchError, match="its rows are others"):
+        dataclasses.replace(splits, val=splits.test, test=splits.val).check(splits.record())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "split": {"x": 1}}', '{"format": 2}'])
+def test_another_file_is_no_record(tmp_path, text):
+    path = tmp_path / "splits.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"splits\.json (is no record|has format 2)"):
+        SplitRecord.load(path)
+
+
+def test_real_donors(real_data):
+    import anndata
+
+    donors = anndata.read_h5ad(real_data / "human_gut_scp1884.h5ad", backed="r").obs["donor_id"].astype("category")
+    codes = donors.cat.codes.to_numpy().astype(np.int32)
+    splits = make_splits(len(codes), Split(val=0.1, test=0.1, by="donor_id"), codes, list(donors.cat.categories))
+    parts = [set(donors.iloc[rows]) for rows in (splits.train, splits.val, splits.test)]
+    assert sum(map(len, parts)) == len(set(donors)) == 69
+    assert (len(splits.val), len(splits.test)) == pytest.approx((102, 102), abs=2)

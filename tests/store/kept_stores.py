@@ -1,0 +1,155 @@
+"""What is in the stores that are kept in tests/data, as literal values; run as a script, it makes those stores.
+
+    python -m tests.store.kept_stores tests/store/data/store_v1
+
+A version of the format has its stores made once: later releases have to read what is there, not what they would write.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from tests.store.stores import Given
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A source, value by value."""
+
+    name: str
+    n_genes: int
+    cells: list[dict[int, float]]
+    """{place of a gene in ``var``: value} of each cell."""
+    obs: pd.DataFrame
+    gene_step: int
+    """Gene j has the number ``j * gene_step % n_genes`` in its id, so that ids are in no order."""
+    kind: str = "counts"
+    prefix: str = "ENSG"
+
+    @property
+    def dtype(self) -> Any:
+        return np.int64 if self.kind == "counts" else np.float32
+
+    @property
+    def var(self) -> pd.DataFrame:
+        numbers = [j * self.gene_step % self.n_genes for j in range(self.n_genes)]
+        ids = pd.Index([f"{self.prefix}{number:011d}" for number in numbers], name="gene_id")
+        return pd.DataFrame({"coding": [number % 3 == 0 for number in numbers]}, index=ids)
+
+    @property
+    def x(self) -> sp.csr_matrix:
+        rows = [row for row, cell in enumerate(self.cells) for _ in cell]
+        genes = [gene for cell in self.cells for gene in cell]
+        values = [value for cell in self.cells for value in cell.values()]
+        return sp.csr_matrix((np.array(values, self.dtype), (rows, genes)), (len(self.cells), self.n_genes))
+
+    def given(self) -> Given:
+        return Given(self.name, self.x, self.obs, self.var, kind=self.kind)
+
+
+SOURCES = {
+    source.name: source
+    for source in (
+        Literal(
+            name="liver.h5ad",
+            n_genes=1500,
+            gene_step=7,
+            cells=[
+                {0: 1, 1: 255, 2: 256, 3: 65535, 4: 65536, 5: 4294967295},
+                {},
+                {749: 1},
+                {0: 4, 500: 255, 1000: 1, 1499: 2},
+                {0: 1, 1: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8, 8: 9, 9: 256, 10: 11, 11: 255},
+                dict.fromkeys(range(100, 120), 1000) | {700: 65536, 1200: 3},
+            ],
+            obs=pd.DataFrame(
+                {
+                    "cell_type": pd.Categorical(
+                        ["hepatocyte", "hepatocyte", "stellate", None, "stellate", "hepatocyte"],
+                        categories=["stellate", "hepatocyte", "Kupffer"],
+                    ),
+                    "batch": pd.Categorical([3, 1, 3, 1, 1, 1], categories=[3, 1]),
+                    "age": np.array([31.5, np.nan, 2.0, 0.0, -1.0, 77.25], np.float32),
+                    "is_doublet": [False, True, False, False, True, False],
+                },
+                index=pd.Index(["AAAC-1", "AAAG-1", "AACT-1", "AATT-1", "ACGT-1", "TTTT-1"], name="barcode"),
+            ),
+        ),
+        Literal(
+            name="brain.h5ad",
+            n_genes=5,
+            gene_step=2,
+            cells=[{0: 7}, {4: 300, 0: 1}, {0: 1, 1: 1, 2: 1, 3: 1, 4: 1}],
+            obs=pd.DataFrame({"cell_type": ["neuron", "neuron", "microglia"]}, index=["b1", "b2", "b3"]),
+        ),
+        Literal(
+            name="worm.h5ad",
+            n_genes=4,
+            gene_step=3,
+            prefix="WBGene",
+            cells=[{3: 2}, {0: 1, 1: 70000}],
+            obs=pd.DataFrame({"cell_type": ["muscle", "gut"]}, index=["w1", "w2"]),
+        ),
+        Literal(
+            name="normalised.h5ad",
+            n_genes=5,
+            gene_step=3,
+            kind="float32",
+            cells=[
+                {0: 0.5, 1: -1.25, 2: float(np.float32(0.1))},
+                {3: float("nan"), 4: float("inf"), 0: float("-inf")},
+                {2: float(np.finfo(np.float32).smallest_subnormal), 1: float(np.finfo(np.float32).max)},
+            ],
+            obs=pd.DataFrame({"rank": np.array([3, 1, 2], np.int64)}, index=["x", "y", "z"]),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How a store was made."""
+
+    sources: list[str]
+    layout: str = "source"
+
+
+KEPT = {
+    "counts.cells": Kept(["brain.h5ad", "liver.h5ad", "worm.h5ad"]),
+    "float32.cells": Kept(["normalised.h5ad"]),
+    "mixed.cells": Kept(["liver.h5ad", "brain.h5ad"], layout="shuffled"),
+}
+
+
+def make(folder: Path) -> None:
+    """Convert the sources, by way of AnnData files that do not stay."""
+    from scdataloader.store.convert import convert
+
+    with tempfile.TemporaryDirectory() as files:
+        paths = {}
+        for name, source in SOURCES.items():
+            paths[name] = Path(files) / name
+            with h5py.File(paths[name], "w") as file:
+                ad.io.write_elem(file, "/", ad.AnnData(source.x, obs=source.obs, var=source.var))
+        for name, kept in KEPT.items():
+            is_float = any(SOURCES[source].kind == "float32" for source in kept.sources)
+            convert(
+                [paths[source] for source in kept.sources],
+                folder / name,
+                layout=kept.layout,
+                values="any" if is_float else "counts",
+                n_processes=1,
+            )
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))

@@ -1,0 +1,239 @@
+"""The DataModule in real Lightning runs, and without a Trainer."""
+
+import json
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tests.cells import MemorySource, named_values
+
+import scdataloader as scd
+from scdataloader.errors import StateMismatchError
+
+GENES = [f"ENSG{i:011d}" for i in range(30)]
+TYPES = np.array(["T cell", "B cell", "unknown", "NK cell"])
+
+
+def sources():
+    rng = np.random.default_rng(0)
+    return [
+        MemorySource(
+            name,
+            named_values(n, 30, seed=seed),
+            list(rng.permutation(GENES)),
+            {
+                "type": pd.Categorical(TYPES[rng.choice(4, n, p=[0.6, 0.2, 0.1, 0.1])]),
+                "donor": pd.Categorical([f"{name}{i % 10}" for i in range(n)]),
+                "quality": rng.random(n),
+            },
+        )
+        for seed, (name, n) in enumerate([("a", 120), ("b", 80)])
+    ]
+
+
+def module(**options):
+    made = {"data": sources(), "labels": ["type", "donor"], "batch_size": 16}
+    return scd.DataModule(**(made | options))
+
+
+class Recorder(pl.LightningModule):
+    """A model that notes which rows it sees, and where."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.rows, self.val_rows, self.layouts = [], [], set()
+
+    def training_step(self, batch, _):
+        self.layouts.add(batch["x"].layout)
+        self.rows.append(batch["row"].tolist())
+        return (batch["x"].sum(1) * self.weight).mean()
+
+    def validation_step(self, batch, _):
+        self.val_rows += batch["row"].tolist()
+
+    def predict_step(self, batch, _):
+        return batch["row"]
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(folder, **options):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    return pl.Trainer(default_root_dir=folder, **(quiet | {"max_epochs": 1, "enable_checkpointing": False} | options))
+
+
+def test_what_a_model_needs_to_know_is_there_right_after_construction():
+    dm = module(split=scd.Split(val=0.2, by="donor"))
+    assert dm.classes == {"type": 3, "donor": 20}
+    assert dm.encoders["type"] == {"B cell": 0, "NK cell": 1, "T cell": 2}
+    assert dm.decoders["type"] == {0: "B cell", 1: "NK cell", 2: "T cell", -1: "unknown"}
+    assert dm.genes == GENES
+    assert dm.genes_dict == {"NCBITaxon:9606": GENES}
+    assert len(dm.collection) == 200
+    assert len(dm.splits.val) == 40
+
+
+def test_loaders_work_without_a_trainer():
+    dm = module(split=scd.Split(val=0.2, test=0.1))
+    dm.setup("fit")
+    batch = next(iter(dm.train_dataloader()))
+    assert batch["x"].layout is torch.sparse_csr
+    assert batch["labels"].shape == (16, 2)
+    seen = {
+        name: torch.cat([b["row"] for b in getattr(dm, f"{name}_dataloader")()]).numpy() for name in ("val", "test")
+    }
+    assert np.array_equal(seen["val"], dm.splits.val)
+    assert np.array_equal(seen["test"], dm.splits.test)
+    rows = torch.cat([b["row"] for b in dm.predict_dataloader()]).numpy()
+    assert np.array_equal(rows, np.arange(200))
+    dm.teardown("fit")
+
+
+def test_labels_of_a_batch_are_those_of_its_rows():
+    dm = module()
+    obs = dm.collection.obs(["type", "donor"])
+    for batch in dm.predict_dataloader():
+        for column, name in enumerate(dm.labels):
+            got = [dm.decoders[name][code] for code in batch["labels"][:, column].tolist()]
+            assert got == obs[name].astype(str).iloc[batch["row"].tolist()].tolist()
+
+
+def test_a_fit_sees_training_rows_only_and_validates_all_of_its_own(tmp_path):
+    dm = module(split=scd.Split(val=0.2, seed=3))
+    model = Recorder()
+    trainer(tmp_path, max_epochs=3, num_sanity_val_steps=0).fit(model, dm)
+    assert model.layouts == {torch.strided}  # sparse on the way, written out on the device
+    assert len(model.rows) == 30
+    for epoch in range(3):
+        rows = np.concatenate(model.rows[10 * epoch : 10 * epoch + 10])
+        assert np.array_equal(np.sort(rows), dm.splits.train)
+    assert model.rows[:10] != model.rows[10:20]
+    assert np.array_equal(model.val_rows, np.tile(dm.splits.val, 3))
+    record = json.loads((tmp_path / "splits.json").read_text())
+    assert record["counts"] == {"train": 160, "val": 40, "test": 0}
+
+
+def test_a_weighted_fit_draws_classes_as_asked(tmp_path):
+    sampling = scd.Sampling(by=["type"], scheme="uniform", num_samples=16 * 500)
+    model, dm = Recorder(), module(sampling=sampling, split=scd.Split(val=0.1))
+    trainer(tmp_path).fit(model, dm)
+    types = dm.collection.obs(["type"])["type"].astype(str).to_numpy()[np.concatenate(model.rows)]
+    names, counts = np.unique(types, return_counts=True)
+    assert names.tolist() == ["B cell", "NK cell", "T cell"]
+    assert ((counts - 8000 / 3) ** 2 / (8000 / 3)).sum() < 23  # 2 degrees of freedom; by chance once in 10^5
+
+
+def test_cells_of_unknown_label_get_the_mass_that_is_given_to_them():
+    dm = module(sampling=scd.Sampling(by=["type"], scheme="uniform", unknown_mass=0.4, num_samples=8000))
+    types = dm.collection.obs(["type"])["type"].astype(str).to_numpy()[dm.weighting.sampler(0).draw(0, 0, 8000)]
+    shares = pd.Series(types).value_counts(normalize=True)
+    assert shares["unknown"] == pytest.approx(0.4, abs=0.03)  # five standard errors
+    assert shares["NK cell"] == pytest.approx(0.2, abs=0.03)
+
+
+def test_validation_is_the_same_in_every_epoch():
+    collate = scd.SelectedGenes(how="random expressed", n_genes=5)
+    dm = module(split=scd.Split(val=0.2), collate=collate)
+    loader = dm.val_dataloader()
+    first = torch.cat([batch["genes"] for batch in loader])
+    loader.sampler.set_epoch(3)
+    assert torch.equal(torch.cat([batch["genes"] for batch in loader]), first)
+
+
+def test_cells_left_out_are_said(caplog):
+    dm = module(sampling=scd.Sampling(by=["type"], scheme="uniform", cell_factors=["quality"]))
+    dm.setup("fit")
+    unknown = (dm.collection.obs(["type"])["type"] == "unknown").sum()
+    assert f"{unknown} cells of unknown label are left out" in caplog.text
+
+
+def test_joint_classes_are_weighted_by_their_joint_values():
+    weighting = module(sampling=scd.Sampling(by=["type", "donor"], scheme="uniform")).weighting
+    assert weighting.weights.mass[:-1].tolist() == pytest.approx([1 / len(weighting.names)] * len(weighting.names))
+    assert all(" | " in name for name in weighting.names)
+    assert weighting.names == sorted(weighting.names)
+
+
+def test_a_checkpoint_brings_its_encoders_along():
+    trained = module()
+    state = trained.state_dict()
+    other = [source for source in sources() if source.name == "b"]
+    other[0]._obs["type"] = pd.Categorical(["T cell", "monocyte"] * 40)
+    later = scd.DataModule(other, labels=["type", "donor"])
+    assert later.encoders["type"] == {"T cell": 0, "monocyte": 1}
+    later.load_state_dict(state)
+    assert later.encoders["type"] == trained.encoders["type"]
+    assert np.bincount(later.label_codes[:, 0] + 1).tolist() == [40, 0, 0, 40]
+
+
+def test_a_checkpoint_of_other_labels_or_genes_is_refused():
+    state = module().state_dict()
+    with pytest.raises(StateMismatchError, match=r"labels \['type', 'donor'\], but this run names \['type'\]"):
+        module(labels=["type"]).load_state_dict(state)
+    with pytest.raises(StateMismatchError, match="trained on 30 genes, and this data has 20 others"):
+        module(alignment=scd.GeneAlignment(vocabulary=GENES[:20])).load_state_dict(state)
+
+
+def test_a_checkpoint_that_split_the_same_cells_otherwise_is_refused():
+    state = module(split=scd.Split(val=0.2)).state_dict()
+    module(split=scd.Split(val=0.2)).load_state_dict(state)
+    with pytest.raises(StateMismatchError, match="its rows are others"):
+        module(split=scd.Split(val=0.2, seed=1)).load_state_dict(state)
+    module(data=sources()[:1], split=scd.Split(val=0.2, seed=1), labels=["type", "donor"]).load_state_dict(state)
+
+
+def test_encoders_that_lack_a_column_are_refused():
+    with pytest.raises(KeyError, match=r"lack the label columns \['donor'\]; they are of \['type'\]"):
+        module().encoders = {"type": {"B cell": 0}}
+
+
+def test_encoders_can_be_pushed_in_from_outside(caplog):
+    dm = module(labels=["type"])
+    dm.encoders = {"type": {"B cell": 0, "T cell": 1, "unknown": -1}}
+    assert dm.classes == {"type": 2}
+    nk = (dm.collection.obs(["type"])["type"] == "NK cell").sum()
+    assert (dm.label_codes[:, 0] == 1).sum() == (dm.collection.obs(["type"])["type"] == "T cell").sum()
+    assert f"type: {nk} cells have labels that training has not seen; their code is -1: NK cell ({nk})" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"labels": ["tissue"]}, KeyError, "no source has the obs column 'tissue'"),
+        ({"sampling": scd.Sampling(by=["tissue"])}, KeyError, "no source has the obs column 'tissue'"),
+        (
+            {"sampling": scd.Sampling(cell_factors=["donor"])},
+            ValueError,
+            "cell factor 'donor' must be a column of numb",
+        ),
+        ({"split": scd.Split(val=0.001)}, ValueError, "val=0.001 of 200 cells is no cell"),
+        ({"split": scd.Split(val=0.2, by="source")}, KeyError, "no source has the obs column 'source'"),
+        ({"labels": ["type", "type"]}, ValueError, "a label column is named twice"),
+        ({"data": []}, ValueError, "no data"),
+        ({"data": "nowhere/*.h5ad"}, FileNotFoundError, r"no file matches 'nowhere/\*.h5ad'"),
+        ({"data": "nowhere.h5ad"}, FileNotFoundError, "nowhere.h5ad does not exist"),
+        ({"data": 5}, TypeError, "data must be paths, globs"),
+        ({"batch_size": 500}, ValueError, "no full batch of 500 cells"),
+    ],
+)
+def test_bad_input_is_refused_before_training(options, error, message):
+    def start():
+        dm = module(**options)
+        dm.setup("fit")
+        dm.train_dataloader()
+
+    with pytest.raises(error, match=message):
+        start()
+
+
+def test_nothing_is_left_open_after_teardown(tmp_path):
+    open_files = Path("/proc/self/fd")
+    before = len(list(open_files.iterdir()))
+    for _ in range(3):
+        trainer(tmp_path, limit_train_batches=2).fit(Recorder(), module(split=scd.Split(val=0.2)))
+    assert len(list(open_files.iterdir())) <= before + 1  # the listing itself
