@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.labels.encoder import LabelEncoder
-from scdataloader.ontology.ontology import Ontology
+from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.labels.roll_up import RollUp
+from scdataloader.ontology.ontology import Ontology
 from scdataloader.sampling.tree import Tree
 
 

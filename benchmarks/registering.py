@@ -144,8 +144,8 @@ def main() -> None:
         os.environ |= {"AWS_MAX_ATTEMPTS": "1", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
         os.chdir(root)
         storage = stack.enter_context(s3_server()) if options.s3 else None
-        from scdataloader.lamin.register.register import register
         from scdataloader.lamin.instance import init
+        from scdataloader.lamin.register.register import register
 
         measured: dict[str, Any] = {"files": options.files, "db": "postgres" if options.db else "sqlite"}
         measured["s3"] = options.s3

@@ -4,26 +4,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scdataloader.genes.alignment import GeneAlignment
-    from scdataloader.sampling.class_index import ClassIndex
     from scdataloader.batches.full import Dense, SelectedGenes, Sparse
-    from scdataloader.collection.collection import Collection
-    from scdataloader.store.convert import convert
-    from scdataloader.training.datamodule import DataModule
-    from scdataloader.integrations.mapped_collection import CellDataset
-    from scdataloader.genes.vocabulary import GeneVocabulary
-    from scdataloader.loading.loader import Loader
-    from scdataloader.training.monitor import SamplingMonitor
-    from scdataloader.ontology.ontology import Ontology
-    from scdataloader.labels.roll_up import RollUp
-    from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
-    from scdataloader.sources import open_source
-    from scdataloader.sampling.splits import Split
-    from scdataloader.store.reader import Store
-    from scdataloader.sampling.tally import Tally
     from scdataloader.batches.transforms import Log1p, Normalize, QuantileBins
-    from scdataloader.types import CellBatch, Collate, CSRRows, Sampler, Source, Transform
+    from scdataloader.collection.collection import Collection
+    from scdataloader.genes.alignment import GeneAlignment
+    from scdataloader.genes.vocabulary import GeneVocabulary
+    from scdataloader.integrations.mapped_collection import CellDataset
+    from scdataloader.labels.roll_up import RollUp
+    from scdataloader.loading.loader import Loader
+    from scdataloader.ontology.ontology import Ontology
+    from scdataloader.sampling.class_index import ClassIndex
+    from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
+    from scdataloader.sampling.splits import Split
+    from scdataloader.sampling.tally import Tally
     from scdataloader.sampling.weights import Sampling
+    from scdataloader.sources import open_source
+    from scdataloader.store.convert import convert
+    from scdataloader.store.reader import Store
+    from scdataloader.training.datamodule import DataModule
+    from scdataloader.training.monitor import SamplingMonitor
+    from scdataloader.types import CellBatch, Collate, CSRRows, Sampler, Source, Transform
 
 __version__ = "0.1.0"
 

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from scdataloader.runtime.memory import BufferPool
 from scdataloader.kernels.rows.densify import densify, densify_given
 from scdataloader.kernels.rows.select import fill_unexpressed, select_largest, select_random
+from scdataloader.runtime.memory import BufferPool
 from scdataloader.types import CellBatch, Collate
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.genes.alignment import GeneAlignment, Part, align
-from scdataloader.runtime.memory import BufferPool, Slots
-from scdataloader.kernels.rows.align import all_equal, close_gaps
 from scdataloader.collection.gather import Reading, segments
+from scdataloader.genes.alignment import GeneAlignment, Part, align
+from scdataloader.kernels.rows.align import all_equal, close_gaps
+from scdataloader.lamin.where import Where
+from scdataloader.runtime.memory import BufferPool, Slots
 from scdataloader.sources.anndata.counts import Values
 from scdataloader.sources.locate import choose_cells
-from scdataloader.lamin.where import Where
 from scdataloader.types import CellBatch, CSRRows
 
 if TYPE_CHECKING:

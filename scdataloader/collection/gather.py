@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.genes.alignment import Part
-from scdataloader.runtime.memory import Slots
 from scdataloader.errors import NotCountsError, SourceFormatError
+from scdataloader.genes.alignment import Part
 from scdataloader.kernels.rows.align import BAD_INDEX, OK, align_rows
+from scdataloader.runtime.memory import Slots
 from scdataloader.runtime.read_ahead import read_ahead
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.reader import Located, Store, StoreSource

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.collection.collection import Collection
+from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.labels.hierarchy import Hierarchies
-from scdataloader.labels.table import split_cells
 from scdataloader.labels.roll_up import RollUp
+from scdataloader.labels.table import split_cells
 from scdataloader.sampling.splits import Split
 from scdataloader.sampling.weighting import Weighting
 from scdataloader.sampling.weights import Sampling, Scheme

@@ -12,14 +12,14 @@ import pandas as pd
 from anndata.io import read_elem
 from numpy.typing import NDArray
 
-from scdataloader.genes.alignment import ORGANISM_COLUMNS, split_organisms
 from scdataloader.curation.labels import shown, with_values
 from scdataloader.curation.recipe import Recipe, Rule
+from scdataloader.genes.alignment import ORGANISM_COLUMNS, split_organisms
 from scdataloader.genes.names import examples, gene_ids
 from scdataloader.genes.organisms import infer_organism, normalise_organism
+from scdataloader.integrations.stored import AnnDataFile
 from scdataloader.sources import H5adSource, ZarrSource
 from scdataloader.sources.anndata.layout import is_array, lookup, old_formats
-from scdataloader.integrations.stored import AnnDataFile
 
 ORGANISM = "organism_ontology_term_id"
 

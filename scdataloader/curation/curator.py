@@ -11,21 +11,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from scdataloader.lamin.bionty_genes import tell_of_genes, with_bionty_genes
+from scdataloader.curation.file import Job, failed
 from scdataloader.curation.filters import with_kinds
 from scdataloader.curation.hooks import load_hook
 from scdataloader.curation.ledger import Ledger, open_ledger, real_path
-from scdataloader.curation.file import Job, failed
 from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.plan import make_plan
 from scdataloader.curation.pool import curate_files
 from scdataloader.curation.recipe import Recipe
 from scdataloader.curation.report import summary, write_report
 from scdataloader.curation.writer import without_partial
+from scdataloader.lamin.bionty_genes import tell_of_genes, with_bionty_genes
 from scdataloader.lamin.session import local_storage
-from scdataloader.sources.locate import expand
 from scdataloader.runtime.processes import n_cores
 from scdataloader.runtime.progress import progress_bar
+from scdataloader.sources.locate import expand
 
 _KEY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*")
 

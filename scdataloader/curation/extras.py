@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scdataloader.genes.alignment import ORGANISM_COLUMNS
 from scdataloader.curation.cells import FileSource
-from scdataloader.sources.anndata.layout import Node, find_matrices, is_array, lookup
+from scdataloader.genes.alignment import ORGANISM_COLUMNS
 from scdataloader.integrations.stored import AnnDataFile
+from scdataloader.sources.anndata.layout import Node, find_matrices, is_array, lookup
 
 N_CHARACTERS = 10_000
 """Longer texts of ``uns`` are left out."""

@@ -16,14 +16,14 @@ from anndata._io.specs.registry import IORegistryError  # of what anndata can ne
 from scdataloader.curation.cells import FileSource, named_obs, read_cells, read_obsm, rows_of
 from scdataloader.curation.extras import read_extras
 from scdataloader.curation.hooks import apply_hooks
-from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.organism import Advance, Part, curate_part, places
+from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.recipe import Recipe
 from scdataloader.curation.writer import written
+from scdataloader.runtime.files import PARTIAL
 from scdataloader.sources import open_source
 from scdataloader.sources.anndata.counts import OR_ANY, Values
 from scdataloader.sources.arrays.transpose import InFile
-from scdataloader.runtime.files import PARTIAL
 
 BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError, MemoryError, IORegistryError)
 """What is wrong with a file is told by one of these; anything else is a defect."""

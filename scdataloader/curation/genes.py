@@ -14,9 +14,9 @@ from scipy.sparse import csr_matrix
 
 from scdataloader.curation.recipe import BIONTY, Recipe
 from scdataloader.genes.names import SYMBOL_COLUMNS, examples, gene_ids, gene_rows
+from scdataloader.genes.organisms import ENSEMBL_ID, infer_organism, normalise_organism, without_version
 from scdataloader.genes.vocabulary import GeneVocabulary
 from scdataloader.kernels.rows.align import OK, align_rows, close_gaps
-from scdataloader.genes.organisms import ENSEMBL_ID, infer_organism, normalise_organism, without_version
 from scdataloader.types import CSRRows
 
 MITOCHONDRIAL = ("mt-", "mt:")

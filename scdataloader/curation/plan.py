@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scdataloader.curation.ledger import Ledger, content_of, stamp_of
 from scdataloader.curation.file import Job, failed, in_one_line
+from scdataloader.curation.ledger import Ledger, content_of, stamp_of
 from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.recipe import Recipe
 from scdataloader.runtime.processes import n_cores

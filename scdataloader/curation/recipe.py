@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scdataloader.curation.hooks import hook_files
+from scdataloader.genes.organisms import normalise_organism
 from scdataloader.labels.encoder import label_text
 from scdataloader.ontology.readers import guide_name
-from scdataloader.genes.organisms import normalise_organism
 
 STEPS = 2
 """Counts up whenever the same recipe begins to give something else."""

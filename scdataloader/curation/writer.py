@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scdataloader.errors import StoreWriteError
-from scdataloader.sources.anndata.counts import first_not_count
 from scdataloader.runtime.files import PARTIAL, writing
+from scdataloader.sources.anndata.counts import first_not_count
 
 Compression = Literal["none", "lzf", "gzip"]
 

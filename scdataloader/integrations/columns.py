@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.sources.anndata.layout import frame_columns, frame_length, read_columns
 from scdataloader.integrations.stored import AnnDataFile
+from scdataloader.sources.anndata.layout import frame_columns, frame_length, read_columns
 
 MISSING = -1
 """Code of a label that is missing."""

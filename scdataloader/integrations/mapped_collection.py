@@ -16,10 +16,10 @@ import pandas as pd
 from numpy.typing import DTypeLike, NDArray
 from torch.utils.data import Dataset
 
-from scdataloader.sources.anndata.layout import frame_length, read_frame
 from scdataloader.integrations.columns import make_encoder, read_column
-from scdataloader.lamin.collections import is_lamin, resolve_lamin
 from scdataloader.integrations.stored import AnnDataFile, Columns, StoredMatrix
+from scdataloader.lamin.collections import is_lamin, resolve_lamin
+from scdataloader.sources.anndata.layout import frame_length, read_frame
 
 Item = dict[str, Any]
 

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from scdataloader.collection.collection import Collection
-from scdataloader.labels.label_ontology import of_ids, opened, shown
 from scdataloader.labels.encoder import LabelEncoder, label_counts
-from scdataloader.ontology.ontology import Ontology
+from scdataloader.labels.label_ontology import of_ids, opened, shown
 from scdataloader.labels.roll_up import RollUp
+from scdataloader.ontology.ontology import Ontology
 from scdataloader.ontology.term_ids import is_joint, prefix_of
 
 logger = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from scdataloader.collection.collection import Collection
 from scdataloader.errors import StateMismatchError
-from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.labels.encoder import LabelEncoder
-from scdataloader.sampling.splits import Split, Splits, make_splits
+from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.ontology.term_ids import is_joint
+from scdataloader.sampling.splits import Split, Splits, make_splits
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.recipe import BIONTY, Recipe
-from scdataloader.lamin.genes import n_imported_genes, registered_genes
 from scdataloader.genes.organisms import normalise_organism
+from scdataloader.lamin.genes import n_imported_genes, registered_genes
 from scdataloader.runtime.files import write_atomically, writing
 
 FOLDER = "genes"

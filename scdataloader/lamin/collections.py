@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scdataloader.errors import SourceFormatError
-from scdataloader.lamin.session import quiet, told
 from scdataloader.lamin.lineage import Labelled, Member, is_store, labelled, origin
+from scdataloader.lamin.session import quiet, told
 from scdataloader.lamin.where import Having, Where, chosen
 
 if TYPE_CHECKING:

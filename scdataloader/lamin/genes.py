@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scdataloader.genes.names import gene_rows
-from scdataloader.lamin.terms import save_terms
-from scdataloader.lamin.session import MAIN, TRASH, check_bionty, session
 from scdataloader.genes.organisms import ENSEMBL_ID, infer_organism, normalise_organism
+from scdataloader.lamin.session import MAIN, TRASH, check_bionty, session
+from scdataloader.lamin.terms import save_terms
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scdataloader.lamin.session import local_roots, session
 from scdataloader.lamin.collections import PREFIX, find
 from scdataloader.lamin.lineage import origin
+from scdataloader.lamin.session import local_roots, session
 from scdataloader.store.manifest import SUFFIX
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from functools import lru_cache
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
+from scdataloader.genes.organisms import ORGANISMS
 from scdataloader.lamin.session import MAIN, TRASH, check_bionty, session
 from scdataloader.ontology.ontology import Ontology
-from scdataloader.genes.organisms import ORGANISMS
 
 if TYPE_CHECKING:
     import pandas as pd

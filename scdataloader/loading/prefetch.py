@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scdataloader.kernels.draws.random import derive_key
 from scdataloader.batches.transforms import transformed
+from scdataloader.kernels.draws.random import derive_key
 from scdataloader.types import CellBatch, Collate, Sampler, Transform
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.ontology import ontology_queries as queries
-from scdataloader.ontology.readers import read_bionty, read_guide, read_obo
 from scdataloader.ontology.graph import TermGraph
 from scdataloader.ontology.names import TermNames
 from scdataloader.ontology.ontology_queries import Subgraph
+from scdataloader.ontology.readers import read_bionty, read_guide, read_obo
 from scdataloader.ontology.table import TermTable, assembled, united
 
 __all__ = ["Ontology", "Subgraph", "TermTable"]

@@ -9,13 +9,13 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from scdataloader.genes.alignment import UNSTATED
 from scdataloader.collection.collection import Collection
 from scdataloader.commands.inspect import parser, read_options
-from scdataloader.sampling.expectation import expect
+from scdataloader.genes.alignment import UNSTATED
 from scdataloader.genes.organisms import ORGANISMS
 from scdataloader.lamin.collections import is_lamin, origins
 from scdataloader.report.tree import show_mapped, show_tree
+from scdataloader.sampling.expectation import expect
 from scdataloader.sampling.weighting import Weighting
 from scdataloader.sampling.weights import Sampling
 

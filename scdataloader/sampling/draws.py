@@ -7,11 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.sampling.class_index import ClassIndex, count_classes
 from scdataloader.kernels.draws.blocks import block_sums, draw_blocks
 from scdataloader.kernels.draws.classes import class_totals
 from scdataloader.kernels.draws.draw import GROUP, draw_alike, draw_weighted, fill_guide, group_sums, guide_starts
 from scdataloader.kernels.draws.quotas import MOST_DRAWS, draw_quotas
+from scdataloader.sampling.class_index import ClassIndex, count_classes
 
 NO_WEIGHTS = np.empty(0, np.float64)
 _ROUNDING = 1e-9

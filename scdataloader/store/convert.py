@@ -14,12 +14,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from scdataloader.lamin.stores import StoreArtifact
 from scdataloader.sources.anndata.counts import Values
 from scdataloader.sources.locate import open_sources
 from scdataloader.store.reader import Store
 from scdataloader.store.writing.scan import LAYOUTS, Options
 from scdataloader.store.writing.write import Help, Written, write_store
-from scdataloader.lamin.stores import StoreArtifact
 
 CELLS_PER_SHARD = 1 << 17
 """Some 500 MB at 1,800 genes per cell: what is lost at most where a conversion is interrupted."""

@@ -18,8 +18,8 @@ import numpy as np
 import zarr
 
 from scdataloader.runtime.files import writing
-from scdataloader.store.original import Original, find_source
 from scdataloader.runtime.progress import Advance, progress_bar
+from scdataloader.store.original import Original, find_source
 from scdataloader.store.reader import Store, StoreSource
 
 Form = Literal["h5ad", "zarr"]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.runtime.memory import Slots
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import OK, decode_records, locate_records
+from scdataloader.runtime.memory import Slots
 from scdataloader.runtime.read_ahead import read_ahead
 from scdataloader.store.gene_spaces import GeneSpace
 from scdataloader.store.gene_tables import GeneTables

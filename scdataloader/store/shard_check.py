@@ -15,9 +15,9 @@ from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import OK
 from scdataloader.kernels.records.records import HEADER
 from scdataloader.kernels.records.unpack import check_records
+from scdataloader.runtime.progress import Advance
 from scdataloader.store.gene_spaces import GenePlaces
 from scdataloader.store.manifest import Manifest, ShardRecord
-from scdataloader.runtime.progress import Advance
 from scdataloader.store.shard import FIRST_RECORD, WHY, MappedShards
 
 _PIECE = 16 << 20

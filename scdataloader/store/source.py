@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.runtime.memory import Slots
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import OK
 from scdataloader.kernels.records.unpack import BAD_GENE, unpack_records
+from scdataloader.runtime.memory import Slots
 from scdataloader.store.gene_spaces import GenePlaces
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.manifest import MANIFEST

@@ -15,9 +15,9 @@ import numpy as np
 from rich.filesize import decimal
 
 from scdataloader.errors import StoreFormatError
+from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, refuse_unsorted
 from scdataloader.store.manifest import MANIFEST, Manifest
-from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.store.shard_check import KnownGenes, check_shard
 from scdataloader.store.tables import POSITION, ROW, Table, order_of
 

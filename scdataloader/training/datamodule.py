@@ -15,21 +15,21 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
-from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.batches.full import Sparse
 from scdataloader.collection.collection import Collection
+from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.labels.hierarchy import Hierarchies
+from scdataloader.labels.roll_up import RollUp
 from scdataloader.labels.table import LabelTable, split_cells
 from scdataloader.loading.loader import Loader
-from scdataloader.training.monitor import SamplingMonitor
-from scdataloader.training.resume import ExactResume
-from scdataloader.labels.roll_up import RollUp
 from scdataloader.sampling.samplers import SequentialSampler, Subset
 from scdataloader.sampling.splits import Split, SplitRecord, Splits
-from scdataloader.training.checkpoint import check_genes, kept_of_data
-from scdataloader.types import Collate, Sampler, Transform
 from scdataloader.sampling.weighting import Weighting
 from scdataloader.sampling.weights import Sampling
+from scdataloader.training.checkpoint import check_genes, kept_of_data
+from scdataloader.training.monitor import SamplingMonitor
+from scdataloader.training.resume import ExactResume
+from scdataloader.types import Collate, Sampler, Transform
 
 logger = logging.getLogger(__name__)
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.cells import MemorySource, named_values
 
 from scdataloader.batches.full import Dense, SelectedGenes, Sparse
-from scdataloader.collection.collection import Collection
 from scdataloader.batches.transforms import Log1p, Normalize, QuantileBins, transformed
+from scdataloader.collection.collection import Collection
 from scdataloader.types import Collate, Transform
+from tests.cells import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(20)]
 RNG = np.random.default_rng(0)

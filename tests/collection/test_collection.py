@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from tests.cells import MemorySource, named_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.collection.collection import Collection
 from scdataloader.errors import GeneOverlapError, NotCountsError
+from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.types import Source
+from tests.cells import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(30)]
 

@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.parquet as pq
 import pytest
-from tests.store.conversions import Stored, counted, tree, write_files
 
 import scdataloader
 from scdataloader.commands.main import main
-from scdataloader.store.convert import convert
 from scdataloader.errors import NotCountsError
 from scdataloader.runtime import processes as pool
-from scdataloader.store.writing import tasks
+from scdataloader.store.convert import convert
 from scdataloader.store.reader import Store
+from scdataloader.store.writing import tasks
+from tests.store.conversions import Stored, counted, tree, write_files
 
 
 def here(data, out, **options):

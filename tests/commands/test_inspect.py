@@ -5,18 +5,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
-from tests.ontology.term_tables import ontology
 
-from scdataloader.commands.main import main
 from scdataloader.collection.collection import Collection
 from scdataloader.commands.inspect import DataOptions
-from scdataloader.report.tables import class_table, column_table, source_table
+from scdataloader.commands.main import main
 from scdataloader.ontology.ontology import Ontology
+from scdataloader.report.tables import class_table, column_table, source_table
+from scdataloader.report.tree import tree_table
 from scdataloader.sampling.splits import Split
 from scdataloader.sampling.tree import Tree
-from scdataloader.report.tree import tree_table
 from scdataloader.sampling.weighting import Weighting
 from scdataloader.sampling.weights import Sampling, class_weights
+from tests.ontology.term_tables import ontology
 
 CLASSES = {"large": 60, "middle": 30, "small": 6, "unknown": 4}
 

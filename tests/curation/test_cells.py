@@ -3,10 +3,10 @@
 import anndata as ad
 import numpy as np
 import pytest
-from tests.curation.helpers import IDS, cells, curate, failed, kept, written
 from scipy.sparse import csr_matrix
 
 from scdataloader.curation.recipe import Recipe
+from tests.curation.helpers import IDS, cells, curate, failed, kept, written
 
 CELL_TYPE, ASSAY = "cell_type_ontology_term_id", "assay_ontology_term_id"
 

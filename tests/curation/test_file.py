@@ -7,12 +7,12 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from tests.curation.helpers import IDS, cells, curate, failed, kept, written
 from scipy.sparse import csc_matrix, csr_matrix
 
 import scdataloader as scd
 from scdataloader.curation import organism as part
 from scdataloader.curation.recipe import Recipe, Rule
+from tests.curation.helpers import IDS, cells, curate, failed, kept, written
 
 CELL_TYPE, ASSAY = "cell_type_ontology_term_id", "assay_ontology_term_id"
 

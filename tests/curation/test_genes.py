@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from tests.curation.helpers import IDS, TABLE, cells, failed, kept, table, written
 from scipy.sparse import csr_matrix
 
 from scdataloader.curation.genes import GeneTable
 from scdataloader.curation.recipe import Recipe, Rule
 from scdataloader.genes.vocabulary import read_gene_table
+from tests.curation.helpers import IDS, TABLE, cells, failed, kept, table, written
 
 
 def recipe(folder, **options):

@@ -9,7 +9,6 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from tests.curation.helpers import IDS, cells, curate, failed, job, kept, written
 from scipy.sparse import csc_matrix, csr_matrix
 
 from scdataloader.curation import organism as part
@@ -17,6 +16,7 @@ from scdataloader.curation.file import curate_file
 from scdataloader.curation.recipe import Recipe
 from scdataloader.curation.writer import written as writing_to
 from scdataloader.sources.arrays import transpose as turning
+from tests.curation.helpers import IDS, cells, curate, failed, job, kept, written
 
 CELL_TYPE, ASSAY = "cell_type_ontology_term_id", "assay_ontology_term_id"
 

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-from tests.curation.helpers import IDS, cells, curate, kept, table, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -22,6 +21,7 @@ from scdataloader.curation import organism as part
 from scdataloader.curation.quality import cell_metrics, outliers
 from scdataloader.curation.recipe import Recipe, Rule
 from scdataloader.sources.arrays import transpose as turning
+from tests.curation.helpers import IDS, cells, curate, kept, table, written
 
 MITOCHONDRIAL = {IDS[2], IDS[3]}
 NAMES = [*IDS, *(f"{name}.3" for name in IDS[:3]), "ENSG00000009999", "GFP"]

@@ -5,10 +5,10 @@ import os
 from dataclasses import replace
 
 import pytest
-from tests.curation.helpers import raw
 
 from scdataloader.curation.ledger import LEDGER, content_of, open_ledger, stamp_of
 from scdataloader.curation.outcome import Outcome
+from tests.curation.helpers import raw
 
 
 @pytest.mark.parametrize("lost", ['{"path": "/cut sho', "\0" * 300 + "\n"])

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from tests.curation.helpers import raw, table
 from jsonargparse import ArgumentParser
 
 from scdataloader.curation import Curator, Recipe, Rule
+from tests.curation.helpers import raw, table
 
 
 def test_the_hash_changes_with_what_decides_and_with_nothing_else(tmp_path, monkeypatch):

@@ -13,13 +13,13 @@ from pathlib import Path
 import anndata as ad
 import pandas as pd
 import pytest
-from tests.curation.helpers import IDS, cells, raw, table, written
 
 import scdataloader as scd
 from scdataloader.commands.main import main
 from scdataloader.curation import Curator, Recipe, Rule
 from scdataloader.curation.ledger import LEDGER
 from scdataloader.curation.report import REPORT
+from tests.curation.helpers import IDS, cells, raw, table, written
 
 pytestmark = pytest.mark.filterwarnings("default")  # of libraries in processes of their own
 

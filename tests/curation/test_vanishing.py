@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.curation.helpers import IDS, cells, raw, written
 
 from scdataloader.curation import Curator, Recipe
 from scdataloader.curation.ledger import LEDGER
+from tests.curation.helpers import IDS, cells, raw, written
 
 pytestmark = pytest.mark.filterwarnings("default")  # of libraries in processes of their own
 

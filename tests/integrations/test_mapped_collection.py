@@ -14,8 +14,8 @@ import pytest
 from scipy.sparse import csc_matrix, csr_matrix
 from torch.utils.data import DataLoader
 
-from scdataloader.integrations.mapped_collection import CellDataset
 from scdataloader.errors import SourceFormatError
+from scdataloader.integrations.mapped_collection import CellDataset
 from scdataloader.integrations.stored import GAP, SPAN, _spans
 
 

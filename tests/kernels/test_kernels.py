@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from scdataloader.kernels.draws.random import below, derive_key, permute_range, philox, unit
 from scdataloader.kernels.rows.align import BAD_INDEX, NOT_COUNT, OK, align_rows, close_gaps
 from scdataloader.kernels.rows.bins import bin_rows
 from scdataloader.kernels.rows.densify import densify, densify_given
-from scdataloader.kernels.draws.random import below, derive_key, permute_range, philox, unit
 from scdataloader.kernels.rows.select import fill_unexpressed, select_largest, select_random
 
 KEY = np.uint64(0x1234_5678_9ABC_DEF0)

@@ -8,13 +8,13 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
-from tests.cells import MemorySource, named_values
-from tests.ontology.term_tables import ontology
 
 import scdataloader as scd
 from scdataloader.collection.collection import Collection
-from scdataloader.labels.hierarchy import Hierarchies, Hierarchy
 from scdataloader.labels.encoder import LabelEncoder
+from scdataloader.labels.hierarchy import Hierarchies, Hierarchy
+from tests.cells import MemorySource, named_values
+from tests.ontology.term_tables import ontology
 
 #            1 cell
 #         2 blood    3 nerve

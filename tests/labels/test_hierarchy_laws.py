@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.ontology.term_tables import dags, digraph, ontology
 
-from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.labels.encoder import LabelEncoder
+from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.labels.roll_up import RollUp
+from tests.ontology.term_tables import dags, digraph, ontology
 
 
 @st.composite

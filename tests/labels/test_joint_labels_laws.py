@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from tests.cells import MemorySource
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from scdataloader.curation.labels import UNKNOWN, distinct_ids, open_ontology, s
 from scdataloader.labels.encoder import label_text
 from scdataloader.lamin.where import Having
 from scdataloader.ontology.term_ids import is_joint, joint_label, terms_in
+from tests.cells import MemorySource
 
 PATO = open_ontology("PATO")
 HUMAN = "NCBITaxon:9606"

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.cells import MemorySource, named_values
 from scipy.sparse import csr_matrix
-from tests.ontology.term_tables import ontology
 
 import scdataloader as scd
 from scdataloader.commands.main import main
 from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.models.losses import HierarchicalCrossEntropy, HierarchicalF1
 from scdataloader.ontology.ontology import Ontology
+from tests.cells import MemorySource, named_values
+from tests.ontology.term_tables import ontology
 
 #      A:0 disease            B:0 quality
 #    A:1 virus  A:2 cancer      B:1 normal

@@ -11,11 +11,11 @@ from itertools import count
 from pathlib import Path
 
 import lamindb
-from tests.lamin.curated import B, T, curated
 from django.db import connection, connections, transaction
 
 from scdataloader.curation import Outcome, Recipe
 from scdataloader.lamin.register.register import register
+from tests.lamin.curated import B, T, curated
 
 N_FILES = 3
 

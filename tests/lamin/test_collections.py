@@ -12,11 +12,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from tests.lamin.s3 import s3_server
 from scipy.sparse import csr_matrix
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.lamin.collections import LaminPath, is_lamin, resolve_lamin
+from tests.lamin.s3 import s3_server
 
 
 def write(path: Path, seed: int) -> Path:

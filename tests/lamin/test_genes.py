@@ -15,15 +15,15 @@ from types import ModuleType
 import anndata as ad
 import pandas as pd
 import pytest
-from tests.curation.helpers import IDS, TABLE, cells, table, written
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scdataloader.commands.main import main
 from scdataloader.curation import Curator, Outcome, Recipe
-from scdataloader.lamin.bionty_genes import tell_of_genes, with_bionty_genes
 from scdataloader.curation.genes import GeneTable
+from scdataloader.lamin.bionty_genes import tell_of_genes, with_bionty_genes
 from scdataloader.lamin.genes import import_genes, n_imported_genes, registered_genes
+from tests.curation.helpers import IDS, TABLE, cells, table, written
 
 HOOKS = """
 import sys

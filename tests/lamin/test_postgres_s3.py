@@ -9,15 +9,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.lamin.curated import CELL_TYPE, B, T, curated, failing_database
 from lamindb_setup.core.hashing import hash_file
-from tests.lamin.postgres import postgres_server
-from tests.lamin.s3 import s3_server
 
 from scdataloader import Collection
 from scdataloader.curation import Recipe
-from scdataloader.lamin.register.register import register
 from scdataloader.lamin.collections import resolve_lamin
+from scdataloader.lamin.register.register import register
+from tests.lamin.curated import CELL_TYPE, B, T, curated, failing_database
+from tests.lamin.postgres import postgres_server
+from tests.lamin.s3 import s3_server
 
 ON_POSTGRES = """
 import sys

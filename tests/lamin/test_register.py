@@ -10,6 +10,11 @@ from types import ModuleType
 
 import anndata as ad
 import pytest
+
+from scdataloader import Collection
+from scdataloader.curation import Outcome, Recipe
+from scdataloader.lamin.collections import resolve_lamin
+from scdataloader.lamin.register.register import register
 from tests.lamin.curated import (
     CD8,
     CELL_TYPE,
@@ -26,11 +31,6 @@ from tests.lamin.curated import (
     without_output,
 )
 from tests.lamin.killed import kill_at_each_step
-
-from scdataloader import Collection
-from scdataloader.curation import Outcome, Recipe
-from scdataloader.lamin.register.register import register
-from scdataloader.lamin.collections import resolve_lamin
 
 
 @pytest.fixture

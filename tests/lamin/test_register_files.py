@@ -8,14 +8,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.lamin.curated import HUMAN, MOUSE, B, T, curated, without_output
-from tests.curation.helpers import cells, table, written
 
 import scdataloader as scd
 from scdataloader.curation import Curator, Outcome, Recipe
+from scdataloader.lamin.collections import resolve_lamin
 from scdataloader.lamin.register.origin import Origin
 from scdataloader.lamin.register.register import register
-from scdataloader.lamin.collections import resolve_lamin
+from tests.curation.helpers import cells, table, written
+from tests.lamin.curated import HUMAN, MOUSE, B, T, curated, without_output
 
 
 @pytest.fixture

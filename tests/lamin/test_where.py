@@ -11,15 +11,15 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from tests.lamin.curated import CD8, CELL_TYPE, HUMAN, MOUSE, NAIVE_CD8, NEURON, B, T, curated
-from tests.curation.helpers import IDS, kept, written
-from tests.curation.helpers import cells as raw_cells
 
 from scdataloader import Collection, DataModule, Sampling
 from scdataloader.commands.main import main
 from scdataloader.curation import Recipe
-from scdataloader.lamin.register.register import register
 from scdataloader.lamin.collections import resolve_lamin
+from scdataloader.lamin.register.register import register
+from tests.curation.helpers import IDS, kept, written
+from tests.curation.helpers import cells as raw_cells
+from tests.lamin.curated import CD8, CELL_TYPE, HUMAN, MOUSE, NAIVE_CD8, NEURON, B, T, curated
 
 KEY = "where/atlas"
 CELLS = {"a": [T, B, CD8, "unknown"], "b": [NEURON, NEURON, B], "c": [NAIVE_CD8, NEURON, T, NAIVE_CD8, B], "d": [T, T]}

@@ -12,16 +12,16 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from tests.lamin.curated import CD8, CELL_TYPE, HUMAN, MOUSE, NAIVE_CD8, NEURON, TISSUE, B, T, curated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.lamin.s3 import s3_server
 
 from scdataloader import Collection, DataModule, Sampling
 from scdataloader.commands.main import main
 from scdataloader.curation import Recipe
-from scdataloader.lamin.register.register import register
 from scdataloader.lamin.collections import resolve_lamin
+from scdataloader.lamin.register.register import register
+from tests.lamin.curated import CD8, CELL_TYPE, HUMAN, MOUSE, NAIVE_CD8, NEURON, TISSUE, B, T, curated
+from tests.lamin.s3 import s3_server
 
 KEY = "where_store/atlas"
 LAYOUTS = ("source", "shuffled", f"grouped:{CELL_TYPE}")

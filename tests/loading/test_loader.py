@@ -5,14 +5,14 @@ import threading
 import numpy as np
 import pytest
 import torch
-from tests.cells import MemorySource, named_values
 
 from scdataloader.batches.full import Dense, SelectedGenes, Sparse
+from scdataloader.batches.transforms import Log1p
 from scdataloader.collection.collection import Collection
 from scdataloader.errors import StateMismatchError
 from scdataloader.loading.loader import Loader
 from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, Subset, WeightedSampler
-from scdataloader.batches.transforms import Log1p
+from tests.cells import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(40)]
 CLASSES = np.arange(100) % 7

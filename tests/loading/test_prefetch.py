@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tests.cells import MemorySource, named_values
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from scdataloader.batches.full import Dense
 from scdataloader.collection.collection import Collection, Found
 from scdataloader.loading.loader import Loader
 from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, Subset
+from tests.cells import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(3)]
 N = 20_000

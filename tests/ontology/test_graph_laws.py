@@ -9,9 +9,9 @@ import networkx as nx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.ontology.term_tables import dags, digraph, ontology, table
 
 from scdataloader.ontology.ontology import Ontology
+from tests.ontology.term_tables import dags, digraph, ontology, table
 
 
 @given(dags())

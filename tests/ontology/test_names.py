@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tests.ontology.term_tables import ontology
 
 CELLS = {"CL:0000000": [], "CL:0000084": ["CL:0000000"], "CL:0000236": ["CL:0000000"], "CL:0000540": ["CL:0000000"]}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import networkx as nx
 import pytest
-from tests.ontology.term_tables import digraph
 
 from scdataloader import Ontology
 from scdataloader.errors import SourceFormatError
+from tests.ontology.term_tables import digraph
 
 HEAD = "format-version: 1.2\nontology: my\n"
 SMALL = """

@@ -7,9 +7,9 @@ import pickle
 from itertools import combinations
 
 import pytest
-from tests.ontology.term_tables import ontology, table
 
 from scdataloader.ontology.ontology import Ontology
+from tests.ontology.term_tables import ontology, table
 
 # A diamond with a tail beside the way, and a lone term:
 #       1        7

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.ontology.term_tables import dags, ontology
 
 from scdataloader.labels.hierarchy import Hierarchy
-from scdataloader.ontology.ontology import Ontology
 from scdataloader.labels.roll_up import RollUp
+from scdataloader.ontology.ontology import Ontology
 from scdataloader.sampling.tree import Tree, with_below
+from tests.ontology.term_tables import dags, ontology
 
 SHORT = {"HsapDv": Ontology.from_guide("HsapDv"), "MmusDv": Ontology.from_guide("MmusDv")}
 

@@ -6,11 +6,11 @@ False alarms: each is compared with the quantile that chance passes once in 10‚Å
 
 import numpy as np
 import pytest
-from tests.sampling.drawn import assert_drawn_as, weightings
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scdataloader.sampling.samplers import ShuffleSampler, WeightedSampler
+from tests.sampling.drawn import assert_drawn_as, weightings
 
 N_BLOCKS = 1_000_000
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from tests.sampling.drawn import assert_drawn_as
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scdataloader.kernels.draws.quotas import MIXED
 from scdataloader.sampling.samplers import WeightedSampler
+from tests.sampling.drawn import assert_drawn_as
 
 
 def quotas(classes, mass, n, seed=0):

@@ -8,13 +8,13 @@ import sys
 
 import numpy as np
 import pytest
-from tests.sampling.drawn import assert_drawn_as, weightings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scdataloader.sampling.class_index import ClassIndex
 from scdataloader.kernels.draws.draw import GROUP, fill_guide, first_above, group_sums, guide_starts
+from scdataloader.sampling.class_index import ClassIndex
 from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, Subset, WeightedSampler, curriculum_mass
+from tests.sampling.drawn import assert_drawn_as, weightings
 
 N_DRAWS = 1_000_000
 

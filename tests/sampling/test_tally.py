@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from tests.cells import MemorySource, named_values
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from scdataloader.kernels.draws.count import count_rows
 from scdataloader.loading.loader import Loader
 from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
 from scdataloader.sampling.tally import Tally
+from tests.cells import MemorySource, named_values
 
 N = 1000
 CLASSES = np.random.default_rng(0).integers(-1, 5, N).astype(np.int32)

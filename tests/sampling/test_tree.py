@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from tests.cells import MemorySource, named_values
-from tests.ontology.term_tables import digraph, even_split, ontology
 
 import scdataloader as scd
 from scdataloader.labels.hierarchy import Hierarchies
 from scdataloader.sampling.tree import Tree
 from scdataloader.sampling.weighting import Weighting
 from scdataloader.sampling.weights import class_mass
+from tests.cells import MemorySource, named_values
+from tests.ontology.term_tables import digraph, even_split, ontology
 
 NAMES = {
     "T:0": "cell",

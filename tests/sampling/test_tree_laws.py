@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tests.ontology.term_tables import dags, digraph, even_split, ontology, placed
 
 from scdataloader.sampling.tree import Tree
+from tests.ontology.term_tables import dags, digraph, even_split, ontology, placed
 
 
 @st.composite

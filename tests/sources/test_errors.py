@@ -12,10 +12,19 @@ import h5py
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from tests.sources.source_files import H5_COMPRESSIONS, N_OBS, N_VARS, coordinates, make, rewrite, write_h5ad, write_zarr
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.sources import open_source
+from tests.sources.source_files import (
+    H5_COMPRESSIONS,
+    N_OBS,
+    N_VARS,
+    coordinates,
+    make,
+    rewrite,
+    write_h5ad,
+    write_zarr,
+)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from tests.sources.source_files import N_OBS, N_VARS, coordinates
 
 from scdataloader.sources import open_source
+from tests.sources.source_files import N_OBS, N_VARS, coordinates
 
 IDS = [f"ENSG{i:011d}" for i in range(N_VARS)]
 CELLS = [f"cell{i}" for i in range(N_OBS)]

@@ -16,12 +16,12 @@ import h5py
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from tests.sources.source_files import H5_COMPRESSIONS, N_OBS, SMALL_CHUNK, coordinates, make, rewrite, write_h5ad
 
 from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.sources import open_source
 from scdataloader.sources.arrays.mapped import MappedChunks
 from scdataloader.sources.arrays.matrices import ChunkedCSR, ChunkMappedCSR
+from tests.sources.source_files import H5_COMPRESSIONS, N_OBS, SMALL_CHUNK, coordinates, make, rewrite, write_h5ad
 
 CHUNKED = H5_COMPRESSIONS["chunked"]
 

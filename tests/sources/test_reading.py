@@ -13,6 +13,10 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from scdataloader.sources import open_source
+from scdataloader.sources.arrays import fetch
+from scdataloader.sources.arrays.fetch import ChunkCache
 from tests.sources.source_files import (
     H5_COMPRESSIONS,
     N_OBS,
@@ -25,10 +29,6 @@ from tests.sources.source_files import (
     write_h5ad,
     write_zarr,
 )
-
-from scdataloader.sources import open_source
-from scdataloader.sources.arrays import fetch
-from scdataloader.sources.arrays.fetch import ChunkCache
 
 DTYPES = ("float32", "float64", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 ROWS = (

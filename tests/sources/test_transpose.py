@@ -15,7 +15,6 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tests.sources.source_files import ZARR_FORMATS, coordinates, make, write_h5ad, write_zarr
 
 import scdataloader as scd
 from scdataloader.errors import SourceFormatError, StoreWriteError
@@ -24,6 +23,7 @@ from scdataloader.sources.arrays import transpose as turning
 from scdataloader.sources.arrays.arrays import ChunkedArray, LibraryChunks, MappedArray
 from scdataloader.sources.arrays.mapped import FileMap
 from scdataloader.sources.arrays.transpose import ByGenes, InFile
+from tests.sources.source_files import ZARR_FORMATS, coordinates, make, write_h5ad, write_zarr
 
 DTYPES = ["u1", "i4", "f4", "f8"]
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
+
 from tests.store.fuzz_files import Copy
 from tests.store.fuzz_records import Records
 

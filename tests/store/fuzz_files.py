@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scdataloader.runtime.memory import Slots
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.records import record_checksum
+from scdataloader.runtime.memory import Slots
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.original import Original
 from scdataloader.store.reader import Store

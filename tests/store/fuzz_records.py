@@ -7,14 +7,22 @@ import struct
 from typing import Any
 
 import numpy as np
-from tests.store.fuzz_files import FOOT, HEAD, change, places, put
-from tests.store.guarded import Guarded
-from tests.store.reference_store import read_record
 
-from scdataloader.kernels.records.decode import BAD_INDEX, COMPLETE, IN_ORDER, OK, SHIFTED, decode_records, locate_records
+from scdataloader.kernels.records.decode import (
+    BAD_INDEX,
+    COMPLETE,
+    IN_ORDER,
+    OK,
+    SHIFTED,
+    decode_records,
+    locate_records,
+)
 from scdataloader.kernels.records.encode import encode_rows, most_words
 from scdataloader.kernels.records.records import F32, WIDTH_SHIFT, record_checksum
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND, check_records, unpack_records
+from tests.store.fuzz_files import FOOT, HEAD, change, places, put
+from tests.store.guarded import Guarded
+from tests.store.reference_store import read_record
 
 N_GENES = 2048
 """Whole pages of int32, so that look-up tables touch both guarded pages."""

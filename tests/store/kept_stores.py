@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+
 from tests.store.stores import Given
 
 

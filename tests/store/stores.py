@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scdataloader.store.manifest import VERSION, FileRecord, Manifest, ShardRecord, SourceRecord, SpaceRecord, file_record
+from scdataloader.store.manifest import (
+    VERSION,
+    FileRecord,
+    Manifest,
+    ShardRecord,
+    SourceRecord,
+    SpaceRecord,
+    file_record,
+)
 from scdataloader.store.shard import ShardWriter
 from scdataloader.store.tables import POSITION, ROW
 

@@ -7,14 +7,14 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
-from tests.store.conversions import counted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scdataloader import Collection
 from scdataloader.genes.alignment import GeneAlignment, align
-from scdataloader.store.convert import convert
 from scdataloader.sources.locate import Chosen
+from scdataloader.store.convert import convert
+from tests.store.conversions import counted
 
 SIZES = {"a": 17, "b": 9, "c": 12}
 LAYOUTS = ("source", "shuffled", "grouped:kind")

@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from tests.cells import MemorySource, named_values
-from tests.store.conversions import Stored, check, counted, tables, tree, write_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.sources.source_files import H5_COMPRESSIONS, coordinates, make, stored_as, write_h5ad, write_zarr
 
-from scdataloader.store.convert import convert
 from scdataloader.errors import NotCountsError, StoreFormatError
 from scdataloader.sources import open_source
 from scdataloader.sources.locate import open_sources
+from scdataloader.store.convert import convert
 from scdataloader.store.writing import tasks
+from tests.cells import MemorySource, named_values
+from tests.sources.source_files import H5_COMPRESSIONS, coordinates, make, stored_as, write_h5ad, write_zarr
+from tests.store.conversions import Stored, check, counted, tables, tree, write_files
 
 LARGEST = (1 << 32) - 1
 

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.store.conversions import tree, write_files
 
-from scdataloader.store.convert import convert
 from scdataloader.errors import StoreFormatError
+from scdataloader.store.convert import convert
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
+from tests.store.conversions import tree, write_files
 
 pytestmark = pytest.mark.slow
 

@@ -7,16 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from tests.store.stores import Given, counts, floats, given_counts, given_floats, make_store, tables
 
 from scdataloader.commands.main import main
-from scdataloader.store.convert import convert
 from scdataloader.errors import StoreFormatError, StoreWriteError
 from scdataloader.sources import open_source
 from scdataloader.store import original
+from scdataloader.store.convert import convert
 from scdataloader.store.export import export
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
+from tests.store.stores import Given, counts, floats, given_counts, given_floats, make_store, tables
 
 READ = {"h5ad": ad.read_h5ad, "zarr": ad.read_zarr}
 

@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.store import reference_store
-from tests.store.fuzz_files import digest, sealed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.store.kept_stores import KEPT, SOURCES
-from tests.store.reference_store import read_record, read_store
-from tests.store.store_damage import SHARD, index_of, patch, reseal
-from tests.store.stores import Given, given_counts, given_floats, make_store
 
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.encode import encode_rows, most_words
 from scdataloader.kernels.records.records import record_checksum
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
+from tests.store import reference_store
+from tests.store.fuzz_files import digest, sealed
+from tests.store.kept_stores import KEPT, SOURCES
+from tests.store.reference_store import read_record, read_store
+from tests.store.store_damage import SHARD, index_of, patch, reseal
+from tests.store.stores import Given, given_counts, given_floats, make_store
 
 PAGE = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
 DATA = Path(__file__).parent / "data" / "store_v1"

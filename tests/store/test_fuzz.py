@@ -15,9 +15,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.store.fuzz_files import EXTREMES, HOW, sealed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.store.fuzz_files import EXTREMES, HOW, sealed
 from tests.store.stores import given_counts, given_floats, make_store, twins
 
 HERE = Path(__file__).parent

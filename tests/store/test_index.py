@@ -7,12 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-from tests.store.store_damage import SHARD, index_of, patch
-from tests.store.stores import given_counts, make_store
 
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import locate_records, reach
 from scdataloader.store.reader import Store
+from tests.store.store_damage import SHARD, index_of, patch
+from tests.store.stores import given_counts, make_store
 
 INDEX = 96
 """Where the index begins."""

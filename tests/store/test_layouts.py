@@ -7,16 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from tests.store.conversions import Stored, check, counted, tables, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scdataloader.store.convert import convert
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.encode import encode_rows, most_words
 from scdataloader.kernels.records.restamp import restamp_records
-from scdataloader.store.writing import tasks
+from scdataloader.store.convert import convert
 from scdataloader.store.reader import Store
+from scdataloader.store.writing import tasks
+from tests.store.conversions import Stored, check, counted, tables, tree
 
 
 def here(data, out, **options):
@@ -150,7 +150,9 @@ def test_ordering_goes_on_where_it_stopped(tmp_path, out, monkeypatch, append):
 
     run = tasks.run_task
     with monkeypatch.context() as patched:
-        patched.setattr("scdataloader.runtime.processes.run_task", lambda task: stops(task) if _orders(task) else run(task))
+        patched.setattr(
+            "scdataloader.runtime.processes.run_task", lambda task: stops(task) if _orders(task) else run(task)
+        )
         with pytest.raises(OSError, match="enough") as stopped:
             here(made[:2], out, layout="shuffled", append=append)
     assert f"5 of 5 shards are finished and were kept in {out}/unordered" in stopped.value.__notes__[0]

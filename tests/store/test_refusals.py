@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from tests.store.conversions import check, counted, tree, write_files
 
-from scdataloader.store.convert import convert
 from scdataloader.errors import NotCountsError, StoreFormatError, StoreWriteError
-from scdataloader.store.writing import plan
-from scdataloader.store.writing import tasks
-from scdataloader.store.writing.plan import split_cells
+from scdataloader.store.convert import convert
 from scdataloader.store.reader import Store
+from scdataloader.store.writing import plan, tasks
+from scdataloader.store.writing.plan import split_cells
+from tests.store.conversions import check, counted, tree, write_files
 
 LARGEST = (1 << 32) - 1
 

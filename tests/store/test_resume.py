@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.store.conversions import Stored, check, counted, tree, write_files
 
-from scdataloader.store.convert import convert
 from scdataloader.errors import StoreFormatError
+from scdataloader.store.convert import convert
+from scdataloader.store.reader import Store
 from scdataloader.store.writing import lock as claim
 from scdataloader.store.writing import tasks
 from scdataloader.store.writing.lock import claimed
-from scdataloader.store.reader import Store
+from tests.store.conversions import Stored, check, counted, tree, write_files
 
 LARGEST = (1 << 32) - 1
 

@@ -6,23 +6,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from tests.store.conversions import Stored, check, tree
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.store.store_damage import reseal
-from tests.store.stores import given_counts, given_floats, make_store
 
-from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.collection.collection import Collection
-from scdataloader.store.convert import convert
 from scdataloader.errors import StoreFormatError
+from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.kernels.records.decode import COMPLETE, IN_ORDER, SHIFTED
 from scdataloader.store.choice import GeneNames, choose_spaces
+from scdataloader.store.convert import convert
 from scdataloader.store.export import export
 from scdataloader.store.gene_spaces import GenePlaces
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
+from tests.store.conversions import Stored, check, tree
+from tests.store.store_damage import reseal
+from tests.store.stores import given_counts, given_floats, make_store
 
 HUMAN, MOUSE = ([f"{prefix}{i:011d}" for i in range(60)] for prefix in ("ENSG", "ENSMUSG"))
 

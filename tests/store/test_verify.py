@@ -6,9 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from tests.store.fuzz_files import put
-from tests.store.store_damage import SHARD, index_of, patch, reseal
-from tests.store.stores import given_counts, given_floats, make_store
 
 from scdataloader.commands.main import main
 from scdataloader.errors import StoreFormatError
@@ -19,6 +16,9 @@ from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND, check_record
 from scdataloader.store.manifest import Manifest
 from scdataloader.store.shard import ShardWriter
 from scdataloader.store.verify import Verified, verify
+from tests.store.fuzz_files import put
+from tests.store.store_damage import SHARD, index_of, patch, reseal
+from tests.store.stores import given_counts, given_floats, make_store
 
 
 @pytest.fixture

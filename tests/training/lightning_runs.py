@@ -18,10 +18,10 @@ import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
-from tests.cells import named_values
 from lightning.pytorch.callbacks import Checkpoint
 
 import scdataloader as scd
+from tests.cells import named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(30)]
 STAGES = ("train", "validate", "test", "predict")

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.cells import MemorySource, named_values
 
 import scdataloader as scd
 from scdataloader.errors import StateMismatchError
+from tests.cells import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(30)]
 TYPES = np.array(["T cell", "B cell", "unknown", "NK cell"])

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.cells import MemorySource, named_values
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
 import scdataloader as scd
 from scdataloader.loading.loader import Loader
 from scdataloader.training.monitor import SamplingMonitor
+from tests.cells import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(12)]
 NAMES = np.array(["T cell", "B cell", "unknown", "NK cell"])

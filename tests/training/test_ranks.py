@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tests.cells import MemorySource, named_values
-from tests.training.lightning_runs import GENES, SaveIn, fit, module, on_ranks, write_cells
 
 import scdataloader as scd
 from scdataloader.batches.full import SelectedGenes
@@ -12,6 +10,8 @@ from scdataloader.collection.collection import Collection
 from scdataloader.errors import StateMismatchError
 from scdataloader.loading.loader import Loader
 from scdataloader.sampling.samplers import ShuffleSampler, WeightedSampler
+from tests.cells import MemorySource, named_values
+from tests.training.lightning_runs import GENES, SaveIn, fit, module, on_ranks, write_cells
 
 WEIGHTED = {"by": ["type"], "scheme": "uniform", "num_samples": 70}
 KINDS = {

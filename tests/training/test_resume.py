@@ -10,10 +10,23 @@ import anndata as ad
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
-from tests.training.lightning_runs import Fail, FailOn, Recorder, SaveIn, Signal, Stop, finish, fit, kept, module, start, write_cells
 
 import scdataloader as scd
 from scdataloader.errors import StateMismatchError
+from tests.training.lightning_runs import (
+    Fail,
+    FailOn,
+    Recorder,
+    SaveIn,
+    Signal,
+    Stop,
+    finish,
+    fit,
+    kept,
+    module,
+    start,
+    write_cells,
+)
 
 # A fit of three epochs of four batches; a resumed one reads in other stretches, in other threads.
 OTHER_READING = {"num_threads": 3, "window": 24}

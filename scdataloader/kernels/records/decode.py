@@ -13,9 +13,8 @@ import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
-from scdataloader.kernels.rows.align import renumber, scatter
-from scdataloader.kernels.records.gaps import look_up_genes, number_genes
 from scdataloader.kernels.machine.memory import pointer, prefetch, prefetch_bytes
+from scdataloader.kernels.records.gaps import look_up_genes, number_genes
 from scdataloader.kernels.records.records import (
     F32,
     HEADER,
@@ -27,6 +26,7 @@ from scdataloader.kernels.records.records import (
     record_length,
     value_width,
 )
+from scdataloader.kernels.rows.align import renumber, scatter
 
 OK, BAD_INDEX, BAD_RECORD, BAD_CHECKSUM = 0, 1, 2, 3
 IN_ORDER, COMPLETE, SHIFTED = 1, 2, 4

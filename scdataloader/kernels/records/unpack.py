@@ -8,8 +8,8 @@ from numba import carray  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
 from scdataloader.kernels.machine.bits import drain
-from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD, OK, gene_numbers, header, is_valid, look_up
 from scdataloader.kernels.machine.memory import pointer
+from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD, OK, gene_numbers, header, is_valid, look_up
 from scdataloader.kernels.records.records import F32, HEADER, U8, U16, record_checksum, value_width
 
 BAD_FORM, BAD_KIND, BAD_GENE = 4, 5, 6

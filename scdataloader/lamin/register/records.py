@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from scdataloader.curation.recipe import Recipe
 from scdataloader.lamin.register.annotate import Annotator, save_links
 from scdataloader.lamin.register.origin import Identity, Kept
-from scdataloader.curation.recipe import Recipe
 from scdataloader.lamin.register.versions import Version
 
 if TYPE_CHECKING:

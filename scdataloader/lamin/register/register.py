@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from scdataloader.lamin.register.annotate import Annotator, unlinkable
-from scdataloader.lamin.register.origin import CURATION, Files, Identity, Kept
 from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.recipe import Recipe
+from scdataloader.lamin.register.annotate import Annotator, unlinkable
+from scdataloader.lamin.register.origin import CURATION, Files, Identity, Kept
 from scdataloader.lamin.register.records import make_artifacts, make_run, make_version
 from scdataloader.lamin.register.versions import Version, keep_in_cache, put_back, put_in_place
 from scdataloader.lamin.session import TRASH, check_bionty, check_connected, session

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.open_files import opening
 from scdataloader.sources.anndata.layout import MatrixLayout, Node, is_array
+from scdataloader.sources.anndata.source import AnnDataSource
 from scdataloader.sources.arrays.arrays import (
     ChunkedArray,
     EncodedChunks,
@@ -29,7 +30,6 @@ from scdataloader.sources.arrays.arrays import (
 )
 from scdataloader.sources.arrays.codecs import Codecs, hdf5_codecs
 from scdataloader.sources.arrays.mapped import FileMap
-from scdataloader.sources.anndata.source import AnnDataSource
 
 
 class H5adSource(AnnDataSource):

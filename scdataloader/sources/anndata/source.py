@@ -14,11 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.runtime.memory import BufferPool
 from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.kernels.rows import gather
+from scdataloader.runtime.memory import BufferPool
 from scdataloader.sources.anndata import layout
-from scdataloader.sources.arrays.arrays import StoredArray
 from scdataloader.sources.anndata.counts import (
     Offence,
     Values,
@@ -30,8 +29,9 @@ from scdataloader.sources.anndata.counts import (
     not_counts_message,
 )
 from scdataloader.sources.anndata.fingerprint import content_digest
-from scdataloader.sources.arrays.mapped import FileMap
 from scdataloader.sources.anndata.matrix import StoredMatrix, open_matrix
+from scdataloader.sources.arrays.arrays import StoredArray
+from scdataloader.sources.arrays.mapped import FileMap
 from scdataloader.sources.arrays.matrices import Gathered, nonzero_offsets
 from scdataloader.sources.arrays.transpose import Turn, in_memory
 from scdataloader.types import CSRMatrix, CSRRows

@@ -17,6 +17,7 @@ from zarr.errors import GroupNotFoundError, NodeNotFoundError
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.open_files import opening
 from scdataloader.sources.anndata.layout import Node
+from scdataloader.sources.anndata.source import AnnDataSource
 from scdataloader.sources.arrays.arrays import (
     ChunkedArray,
     EncodedChunks,
@@ -28,7 +29,6 @@ from scdataloader.sources.arrays.arrays import (
 )
 from scdataloader.sources.arrays.codecs import Codecs, zarr_v2_codecs, zarr_v3_codecs
 from scdataloader.sources.arrays.mapped import FileMap
-from scdataloader.sources.anndata.source import AnnDataSource
 
 _MISSING = np.uint64(2**64 - 1)
 _CHECKSUM_BYTES = 4

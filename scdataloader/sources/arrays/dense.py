@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from scdataloader.runtime.memory import BufferPool
 from scdataloader.kernels.rows import gather
+from scdataloader.runtime.memory import BufferPool
 from scdataloader.sources.arrays.arrays import ChunkedArray
 from scdataloader.sources.arrays.fetch import ChunkCache, Wanted, fetch
 from scdataloader.sources.arrays.matrices import Gathered, MappedCSR

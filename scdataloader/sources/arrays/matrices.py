@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from scdataloader.runtime.memory import BufferPool
 from scdataloader.kernels.rows import gather
+from scdataloader.runtime.memory import BufferPool
 from scdataloader.sources.arrays.arrays import ChunkedArray, MappedArray
 from scdataloader.sources.arrays.fetch import ChunkCache, Wanted, fetch
 from scdataloader.sources.arrays.mapped import FlatChunks

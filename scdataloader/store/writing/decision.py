@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scdataloader.store.choice import GeneNames, Spaces, choose_spaces
-from scdataloader.store.writing.folder import FolderState
 from scdataloader.store.gene_spaces import GeneSpace
+from scdataloader.store.writing.folder import FolderState
 from scdataloader.store.writing.plan import Plan, PlannedShard
 from scdataloader.store.writing.scan import Options, Scanned
 

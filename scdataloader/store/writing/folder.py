@@ -10,9 +10,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Self
 
-from scdataloader.store.writing.lock import LOCK
 from scdataloader.runtime.files import PARTIAL
 from scdataloader.store.manifest import MANIFEST, Manifest
+from scdataloader.store.writing.lock import LOCK
 from scdataloader.store.writing.plan import PLAN, UNORDERED, Plan
 
 FOLDERS = ("obs", "var", "genes", "shards")

@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
-from scdataloader.kernels.records.decode import locate_records
 from scdataloader.kernels.draws.random import derive_key, permute_range
+from scdataloader.kernels.records.decode import locate_records
 from scdataloader.kernels.records.restamp import restamp_records
 from scdataloader.runtime.files import opened_atomically, writing
 from scdataloader.store.manifest import Kind, ShardRecord
-from scdataloader.store.writing.plan import GROUPED, Plan, save_record, split_cells
 from scdataloader.store.shard import MappedShards
-from scdataloader.store.tables_store import write_arrow
 from scdataloader.store.tables import ROW
+from scdataloader.store.tables_store import write_arrow
+from scdataloader.store.writing.plan import GROUPED, Plan, save_record, split_cells
 from scdataloader.store.writing.tasks import Place, Task, blocks, noting, shard_writer
 
 ORDER, PLACES = "order.npy", "places.npy"

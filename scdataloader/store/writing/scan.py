@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from scdataloader.store.choice import GeneNames
 from scdataloader.store.manifest import Kind
-from scdataloader.store.writing.plan import GROUPED, PlannedSource, split_cells
 from scdataloader.store.tables_store import GeneList
+from scdataloader.store.writing.plan import GROUPED, PlannedSource, split_cells
 from scdataloader.store.writing.tasks import nothing, stored_offsets
 from scdataloader.types import Source
 

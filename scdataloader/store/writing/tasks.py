@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import NotCountsError, UnfitError
-from scdataloader.kernels.rows import gather
 from scdataloader.kernels.records.encode import first_unfit
-from scdataloader.store.writing.lock import Claim
+from scdataloader.kernels.rows import gather
 from scdataloader.runtime.files import writing
 from scdataloader.store.manifest import Kind
-from scdataloader.store.writing.plan import save_record
 from scdataloader.store.shard import ShardWriter
 from scdataloader.store.tables_store import whole_obs, write_table
+from scdataloader.store.writing.lock import Claim
+from scdataloader.store.writing.plan import save_record
 from scdataloader.types import CSRMatrix, Source
 
 PROGRESS = ".progress"

@@ -11,11 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from scdataloader.errors import StoreWriteError
-from scdataloader.store.choice import GeneNames, Spaces
-from scdataloader.store.writing.lock import Claim, claimed
-from scdataloader.store.writing.decision import is_done, layout_of, plan_of, spaces_of
 from scdataloader.runtime.files import writing
-from scdataloader.store.writing.folder import FOLDERS, FolderState, clear
+from scdataloader.runtime.processes import run_tasks, workers
+from scdataloader.runtime.progress import cells_bar
+from scdataloader.store.choice import GeneNames, Spaces
 from scdataloader.store.gene_spaces import GENE
 from scdataloader.store.manifest import (
     VERSION,
@@ -26,12 +25,13 @@ from scdataloader.store.manifest import (
     SpaceRecord,
     file_record,
 )
+from scdataloader.store.tables_store import GeneList, write_table
+from scdataloader.store.writing.decision import is_done, layout_of, plan_of, spaces_of
+from scdataloader.store.writing.folder import FOLDERS, FolderState, clear
+from scdataloader.store.writing.lock import Claim, claimed
 from scdataloader.store.writing.plan import UNORDERED, Plan, load_record
-from scdataloader.runtime.processes import run_tasks, workers
-from scdataloader.runtime.progress import cells_bar
 from scdataloader.store.writing.reorder import relayout_tasks
 from scdataloader.store.writing.scan import Options, Scanned, scan
-from scdataloader.store.tables_store import GeneList, write_table
 from scdataloader.store.writing.tasks import EncodeCells, Place, Task, WriteObs, nothing
 from scdataloader.types import Source
 
