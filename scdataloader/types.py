@@ -139,6 +139,15 @@ class Source(Protocol):
         """Cells ``rows`` in that order, repeats allowed, in the source's own gene numbering. Thread-safe."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceSelection:
+    """A source, and the rows of it that are read."""
+
+    source: Source
+    rows: NDArray[np.int64] | None = None
+    """``(m,)`` row numbers in the source, ascending, at least one; None for all rows."""
+
+
 @runtime_checkable
 class Sampler(Protocol):
     """The order in which cells are drawn, as a pure function of (epoch, position)."""

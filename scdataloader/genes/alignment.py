@@ -26,8 +26,7 @@ from scdataloader.genes.vocabulary import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scdataloader.sources.locate import Chosen
-    from scdataloader.types import Source
+    from scdataloader.types import Source, SourceSelection
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ class Part:
         return self.source.n_obs if self.rows is None else len(self.rows)
 
 
-def align(given: Sequence[Chosen], how: GeneAlignment) -> tuple[GeneVocabulary, list[Part]]:
+def align(given: Sequence[SourceSelection], how: GeneAlignment) -> tuple[GeneVocabulary, list[Part]]:
     """The vocabulary, and the sources, split where they mix organisms, with their genes mapped onto it.
 
     Raises:

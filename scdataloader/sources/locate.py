@@ -5,13 +5,11 @@ from __future__ import annotations
 import glob
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scdataloader.errors import NotCountsError
 from scdataloader.lamin.collections import LaminPath, is_lamin, key_of, resolve_lamin
@@ -20,24 +18,16 @@ from scdataloader.sources import open_source
 from scdataloader.sources.anndata.counts import Values
 from scdataloader.store.manifest import MANIFEST, SUFFIX
 from scdataloader.store.reader import Store, StoreSource
-from scdataloader.types import Source
+from scdataloader.types import Source, SourceSelection
 
 _GLOB_CHARACTERS = "*?["
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chosen:
-    """A source, and which of its cells are meant."""
-
-    source: Source
-    """Where they lie."""
-    rows: NDArray[np.int64] | None = None
-    """``(m,)`` their rows, ascending, at least one; None for all."""
-
-
-def choose_cells(data: Any, where: Where | None, *, counts: str = "auto", values: Values = "counts") -> list[Chosen]:
+def choose_cells(
+    data: Any, where: Where | None, *, counts: str = "auto", values: Values = "counts"
+) -> list[SourceSelection]:
     """The sources that ``data`` names (see `open_sources`), with those of their cells that have what is asked for.
 
     Args:
@@ -52,7 +42,7 @@ def choose_cells(data: Any, where: Where | None, *, counts: str = "auto", values
         Exception: all that `open_sources` raises.
     """
     if where is None:
-        return [Chosen(source=source) for source in open_sources(data, counts=counts, values=values)]
+        return [SourceSelection(source=source) for source in open_sources(data, counts=counts, values=values)]
     picked = list(_pick(data, where))
     paths = dict.fromkeys(item.path for item in picked if item.member is not None)
     stores = {path: _of_store(path, values) for path in paths}
@@ -85,14 +75,14 @@ def _pick(data: Any, where: Where) -> Iterable[LaminPath]:
         )
 
 
-def _with_rows(found: LaminPath, source: Source) -> Chosen | None:
+def _with_rows(found: LaminPath, source: Source) -> SourceSelection | None:
     if not found.having:
-        return Chosen(source=source)
+        return SourceSelection(source=source)
     rows = np.flatnonzero(np.logical_and.reduce([having.of(source) for having in found.having]))
     if not len(rows):
         logger.warning("no cell of %s has all that is asked for, though its labels are registered", found.name)
         return None
-    return Chosen(source=source, rows=None if len(rows) == source.n_obs else rows)
+    return SourceSelection(source=source, rows=None if len(rows) == source.n_obs else rows)
 
 
 def open_sources(data: Any, *, counts: str = "auto", values: Values = "counts") -> list[Source]:

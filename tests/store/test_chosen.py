@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from scdataloader import Collection
 from scdataloader.genes.alignment import GeneAlignment, align
-from scdataloader.sources.locate import Chosen
 from scdataloader.store.convert import convert
+from scdataloader.types import SourceSelection
 from tests.store.conversions import counted
 
 SIZES = {"a": 17, "b": 9, "c": 12}
@@ -55,7 +55,7 @@ some = st.sets(st.integers(0, min(SIZES.values()) - 1), min_size=1).map(lambda r
     seed=st.integers(0, 5),
 )
 def test_what_is_read_is_what_the_sources_have(made, stores, layout, rows, which, seed):
-    chosen = [Chosen(source=stores[layout].sources[i], rows=rows[i]) for i in which]
+    chosen = [SourceSelection(source=stores[layout].sources[i], rows=rows[i]) for i in which]
     collection = opened(chosen, [f"ENSG{i:011d}" for i in range(30)])
     found = cells_of(collection)
     assert sorted(found) == sorted(
@@ -86,21 +86,21 @@ def test_what_is_read_is_what_the_sources_have(made, stores, layout, rows, which
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_rows_of_a_choice_are_in_the_order_of_the_store(stores, layout):
     store = stores[layout]
-    half = [Chosen(source=source, rows=np.arange(0, source.n_obs, 2)) for source in store.sources]
-    whole, some = cells_of(opened([Chosen(source=source) for source in store.sources])), cells_of(opened(half))
+    half = [SourceSelection(source=source, rows=np.arange(0, source.n_obs, 2)) for source in store.sources]
+    whole, some = cells_of(opened([SourceSelection(source=source) for source in store.sources])), cells_of(opened(half))
     assert some == [cell for cell in whole if cell in set(some)]
 
 
 def test_another_order_of_the_same_cells_is_another_collection(stores):
     """As it gives the same draws other cells, no run may be resumed on it."""
-    chosen = [[Chosen(source=given.sources[i]) for i in (0, 2)] for given in stores.values()]
+    chosen = [[SourceSelection(source=given.sources[i]) for i in (0, 2)] for given in stores.values()]
     prints = [opened(some).fingerprint for some in chosen]
     assert len(set(prints)) == 3
 
 
 def test_small_reads_of_a_choice_are_cheap(stores):
     source = stores["shuffled"].sources[1]
-    assert opened([Chosen(source=source, rows=np.arange(3))]).reads_cheaply
+    assert opened([SourceSelection(source=source, rows=np.arange(3))]).reads_cheaply
 
 
 def _of(values, rows):
