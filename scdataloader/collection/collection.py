@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scdataloader.collection.gather import Reading, segments
-from scdataloader.genes.alignment import GeneAlignment, Part, align
+from scdataloader.genes.alignment import AlignedSource, GeneAlignment, align
 from scdataloader.kernels.rows.align import all_equal, close_gaps
 from scdataloader.lamin.where import Where
 from scdataloader.runtime.memory import BufferPool, Slots
@@ -34,7 +34,7 @@ class Collection:
     Make it with `open`. Reading is thread-safe. A file that mixes organisms counts as one source for each.
     """
 
-    def __init__(self, vocabulary: GeneVocabulary, parts: Sequence[Part]) -> None:
+    def __init__(self, vocabulary: GeneVocabulary, parts: Sequence[AlignedSource]) -> None:
         """Number the cells of ``parts`` one after the other."""
         self.vocabulary = vocabulary
         self.parts = tuple(parts)

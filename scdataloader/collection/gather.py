@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import NotCountsError, SourceFormatError
-from scdataloader.genes.alignment import Part
+from scdataloader.genes.alignment import AlignedSource
 from scdataloader.kernels.rows.align import BAD_INDEX, OK, align_rows
 from scdataloader.runtime.memory import Slots
 from scdataloader.runtime.read_ahead import read_ahead
@@ -77,7 +77,7 @@ class PartSegment:
     n_parts = 1
     is_mixed = False
 
-    def __init__(self, part: Part, number: int, n_genes: int) -> None:
+    def __init__(self, part: AlignedSource, number: int, n_genes: int) -> None:
         """``number`` is that of the part, ``n_genes`` the length of the vocabulary."""
         self._part, self._number, self._n_genes = part, number, n_genes
         self.n_obs = part.n_obs
@@ -107,7 +107,7 @@ class PartSegment:
 class PartReading:
     """Cells of one source."""
 
-    def __init__(self, part: Part, number: int, n_genes: int, local: NDArray[np.int64]) -> None:
+    def __init__(self, part: AlignedSource, number: int, n_genes: int, local: NDArray[np.int64]) -> None:
         """The cells ``local`` of the source of ``part``, which has this ``number``."""
         self._part, self._number, self._n_genes, self._local = part, number, n_genes, local
 
@@ -190,7 +190,7 @@ class StoreSegment:
 
     reads_cheaply = True
 
-    def __init__(self, parts: Sequence[Part], first: int, n_genes: int) -> None:
+    def __init__(self, parts: Sequence[AlignedSource], first: int, n_genes: int) -> None:
         """``first`` is the number of the first of ``parts``, ``n_genes`` the length of the vocabulary."""
         sources = [part.source for part in parts if isinstance(part.source, StoreSource)]
         self._parts, self._sources, self._first = parts, sources, first
@@ -269,7 +269,7 @@ class StoreReading:
         self._found.store.decode(self._found, self._part, self._genes, place, slots)
 
 
-def segments(parts: Sequence[Part], n_genes: int) -> list[Segment]:
+def segments(parts: Sequence[AlignedSource], n_genes: int) -> list[Segment]:
     """The segments of a collection: successive parts that are of one store are one, any other part is one."""
     made: list[Segment] = []
     first = 0
@@ -283,5 +283,5 @@ def segments(parts: Sequence[Part], n_genes: int) -> list[Segment]:
     return made
 
 
-def _store_of(part: Part) -> Store | None:
+def _store_of(part: AlignedSource) -> Store | None:
     return part.source.store if isinstance(part.source, StoreSource) else None

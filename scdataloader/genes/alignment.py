@@ -64,17 +64,16 @@ class GeneAlignment:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """The cells of one source that are meant and of one organism; usually the whole source."""
+class AlignedSource:
+    """Cells of one source and one organism, with the map from its genes to the vocabulary."""
 
     source: Source
-    """Where the cells lie."""
     rows: NDArray[np.int64] | None
-    """``(n_obs,)`` their rows in the source, ascending; None for all of its cells."""
+    """``(n_obs,)`` row numbers in the source, ascending; None for all rows."""
     organism: str
     """NCBITaxon id, or `UNSTATED`."""
     genes: GeneMap
-    """Where the source's genes fall in the vocabulary."""
+    """Position of each gene of the source in the vocabulary."""
 
     @property
     def n_obs(self) -> int:
@@ -82,7 +81,7 @@ class Part:
         return self.source.n_obs if self.rows is None else len(self.rows)
 
 
-def align(given: Sequence[SourceSelection], how: GeneAlignment) -> tuple[GeneVocabulary, list[Part]]:
+def align(given: Sequence[SourceSelection], how: GeneAlignment) -> tuple[GeneVocabulary, list[AlignedSource]]:
     """The vocabulary, and the sources, split where they mix organisms, with their genes mapped onto it.
 
     Raises:
@@ -113,7 +112,7 @@ def align(given: Sequence[SourceSelection], how: GeneAlignment) -> tuple[GeneVoc
     for source, rows, organism, ids in found:
         genes = vocabulary.map(ids, organism, source=source.name, min_overlap=how.min_overlap)
         logger.info(genes.summary(source.name))
-        parts.append(Part(source=source, rows=rows, organism=organism, genes=genes))
+        parts.append(AlignedSource(source=source, rows=rows, organism=organism, genes=genes))
     return vocabulary, parts
 
 
