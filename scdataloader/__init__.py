@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from scdataloader.labels.roll_up import RollUp
     from scdataloader.loading.loader import Loader
     from scdataloader.ontology.ontology import Ontology
+    from scdataloader.protocols import Collate, Sampler, Source, Transform
     from scdataloader.sampling.class_index import ClassIndex
     from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
     from scdataloader.sampling.splits import Split
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from scdataloader.store.reader import Store
     from scdataloader.training.datamodule import DataModule
     from scdataloader.training.monitor import SamplingMonitor
-    from scdataloader.types import CellBatch, Collate, CSRRows, Sampler, Source, Transform
+    from scdataloader.types import CellBatch, CSRRows
 
 __version__ = "0.1.0"
 
@@ -81,7 +82,8 @@ _NAMES = {
     "store.reader": "Store",
     "sampling.tally": "Tally",
     "batches.transforms": "Log1p Normalize QuantileBins",
-    "types": "CSRRows CellBatch Collate Sampler Source Transform",
+    "protocols": "Collate Sampler Source Transform",
+    "types": "CSRRows CellBatch",
     "sampling.weights": "Sampling",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -1,19 +1,16 @@
-"""The values that pass between stages, and the protocols at the seams."""
+"""Values that pass between stages."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
     from scipy.sparse import csr_matrix
-    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +61,22 @@ class CSRMatrix:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RowBuffers:
+    """Room for sparse rows written in any order: row i has up to all of the entries ``[starts[i], starts[i + 1])``."""
+
+    starts: NDArray[np.int64]
+    """``(B + 1,)`` first entry of each row."""
+    indices: NDArray[np.int32]
+    """``(nnz,)`` gene numbers."""
+    data: NDArray[np.float32]
+    """``(nnz,)`` values."""
+    sizes: NDArray[np.int64]
+    """``(B,)`` entries that each row takes up."""
+    depth: NDArray[np.float32]
+    """``(B,)`` sum of each row over all genes of its source, those outside the vocabulary included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CellBatch:
     """Cells on their way from the collection to the model."""
 
@@ -85,6 +98,12 @@ class CellBatch:
     """64 random bits of (seed, epoch): with ``position``, what every random choice made row by row depends on."""
     pad: NDArray[np.bool_] | None = None
     """``(B,)`` True where a row is repeated only to keep ranks even; None where no row ever is."""
+    obs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """{column: ``(B,)`` values} of the columns of obs that the collate function wants. Numbers keep their dtype; labels
+    are strings, and None where they are missing."""
+    matrices: Mapping[str, CSRRows | NDArray[np.float32]] = field(default_factory=dict)
+    """{key: cells} of the further matrices that the collate function wants: "layers/…" as rows in vocabulary genes,
+    "obsm/…" ``(B, D)`` float32."""
 
     def __len__(self) -> int:
         return len(self.row)
@@ -101,81 +120,9 @@ class CellBatch:
             position=self.position[start:stop],
             key=self.key,
             pad=None if self.pad is None else self.pad[start:stop],
+            obs={column: values[start:stop] for column, values in self.obs.items()},
+            matrices={
+                key: cells.slice(start, stop) if isinstance(cells, CSRRows) else cells[start:stop]
+                for key, cells in self.matrices.items()
+            },
         )
-
-
-@runtime_checkable
-class Source(Protocol):
-    """One place that holds cells. Anything with these members can join a collection.
-
-    A source that can offer its whole matrix in memory (see `CSRMatrix`) has it as ``matrix``, which the collection
-    then reads without a call of ``read``; the attribute is None, or missing, elsewhere.
-    """
-
-    @property
-    def name(self) -> str:
-        """What messages call this source."""
-
-    @property
-    def n_obs(self) -> int:
-        """Number of cells."""
-
-    @property
-    def var(self) -> pd.DataFrame:
-        """Genes in the order of their numbers; the index holds the ids as written."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hexadecimal digest that changes when the content changes."""
-
-    def obs(self, columns: Sequence[str]) -> pd.DataFrame:
-        """Columns of the cell table, ``n_obs`` rows; categoricals stay categorical.
-
-        Raises:
-            KeyError: a column is missing; names the source.
-        """
-
-    def read(self, rows: NDArray[np.int64]) -> CSRRows:
-        """Cells ``rows`` in that order, repeats allowed, in the source's own gene numbering. Thread-safe."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceSelection:
-    """A source, and the rows of it that are read."""
-
-    source: Source
-    rows: NDArray[np.int64] | None = None
-    """``(m,)`` row numbers in the source, ascending, at least one; None for all rows."""
-
-
-@runtime_checkable
-class Sampler(Protocol):
-    """The order in which cells are drawn, as a pure function of (epoch, position)."""
-
-    @property
-    def num_samples(self) -> int:
-        """Draws in one epoch, over all ranks."""
-
-    def draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
-        """Row numbers of the draws at positions ``[start, stop)`` of ``epoch``."""
-
-
-@runtime_checkable
-class Transform(Protocol):
-    """A change of a batch's values or genes, before it is collated."""
-
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> CellBatch:
-        """A new batch; ``rng`` depends on (seed, epoch, position of the batch) alone."""
-
-
-@runtime_checkable
-class Collate(Protocol):
-    """The last step before the model: sparse rows to tensors.
-
-    One that treats each cell by itself, and takes less time for many at once, may have ``split(cells, batch_size)``:
-    the list of what calls would give for one batch after another. It is then asked for the batches of all cells that
-    were read together, unless there are transforms.
-    """
-
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:
-        """A dictionary of tensors; ``rng`` depends on (seed, epoch, position of the batch) alone."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from scdataloader.kernels.rows.densify import densify, densify_given
 from scdataloader.kernels.rows.select import fill_unexpressed, select_largest, select_random
+from scdataloader.protocols import Collate
 from scdataloader.runtime.memory import BufferPool
-from scdataloader.types import CellBatch, Collate
+from scdataloader.types import CellBatch
 
 if TYPE_CHECKING:
     from scdataloader.genes.vocabulary import GeneVocabulary
@@ -129,7 +131,7 @@ class SelectedGenes:
             raise ValueError("a gene is given twice; every gene may be given once")
         return _GivenGenes(genes=np.array([number[gene] for gene in self.genes], np.int32), n_genes=len(number))
 
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:
+    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> Mapping[str, Any]:
         """The batch with ``x`` and ``genes`` of fixed width."""
         if self.how == "given":
             raise TypeError('SelectedGenes(how="given") must be told the vocabulary first: see SelectedGenes.numbered')

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.rows.bins import bin_rows
 from scdataloader.kernels.rows.gather import rows_ascend
-from scdataloader.types import CellBatch, CSRRows, Transform
+from scdataloader.protocols import Transform
+from scdataloader.types import CellBatch, CSRRows
 
 
 @dataclass(frozen=True)

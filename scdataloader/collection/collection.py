@@ -16,10 +16,10 @@ from scdataloader.collection.gather import Reading, segments
 from scdataloader.genes.alignment import AlignedSource, GeneAlignment, align
 from scdataloader.kernels.rows.align import all_equal, close_gaps
 from scdataloader.lamin.where import Where
-from scdataloader.runtime.memory import BufferPool, Slots
+from scdataloader.runtime.memory import BufferPool, row_buffers
 from scdataloader.sources.anndata.counts import Values
 from scdataloader.sources.locate import choose_cells
-from scdataloader.types import CellBatch, CSRRows
+from scdataloader.types import CellBatch, CSRRows, RowBuffers
 
 if TYPE_CHECKING:
     from scdataloader.genes.vocabulary import GeneVocabulary
@@ -226,7 +226,7 @@ class Collection:
     def read_found(self, found: Found) -> tuple[CSRRows, NDArray[np.float32]]:
         """The cells that were found, and the total count of each over all genes of its source."""
         sizes = _spread([reading.sizes for _, reading in found.readings], found.readings)
-        slots = Slots.of_sizes(sizes, self._buffers)
+        slots = row_buffers(sizes, self._buffers)
         for place, reading in found.readings:
             reading.write(place, slots)
         return _closed_up(slots, sizes, self.n_genes), slots.depth
@@ -287,8 +287,8 @@ def _spread(pieces: Sequence[NDArray[Any]], readings: Sequence[tuple[NDArray[np.
     return out
 
 
-def _closed_up(slots: Slots, sizes: NDArray[np.int64], n_genes: int) -> CSRRows:
-    """Slots as rows, without the room that was not needed."""
+def _closed_up(slots: RowBuffers, sizes: NDArray[np.int64], n_genes: int) -> CSRRows:
+    """RowBuffers as rows, without the room that was not needed."""
     starts, indices, data = slots.starts, slots.indices, slots.data
     if not all_equal(slots.sizes, sizes):
         starts = close_gaps(starts, slots.sizes, indices, data)

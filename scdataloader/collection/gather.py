@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.genes.alignment import AlignedSource
 from scdataloader.kernels.rows.align import BAD_INDEX, OK, align_rows
-from scdataloader.runtime.memory import Slots
 from scdataloader.runtime.read_ahead import read_ahead
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.reader import Located, Store, StoreSource
-from scdataloader.types import CSRMatrix
+from scdataloader.types import CSRMatrix, RowBuffers
 
 
 class Reading(Protocol):
@@ -37,7 +36,7 @@ class Reading(Protocol):
     def read_ahead(self) -> None:
         """Ask the disk for them, where they lie in mapped files and are not in memory."""
 
-    def write(self, place: NDArray[np.int64], slots: Slots) -> None:
+    def write(self, place: NDArray[np.int64], slots: RowBuffers) -> None:
         """Write them, in vocabulary genes, into the slots ``place`` (m,)."""
 
 
@@ -144,7 +143,7 @@ class PartReading:
                 address = values.ctypes.data + values.itemsize * matrix.indptr[take]
                 read_ahead(address, values.itemsize * self.sizes)
 
-    def write(self, place: NDArray[np.int64], slots: Slots) -> None:
+    def write(self, place: NDArray[np.int64], slots: RowBuffers) -> None:
         """Look up, sort where need be, and write.
 
         Raises:
@@ -264,7 +263,7 @@ class StoreReading:
         """Ask for the records."""
         read_ahead(self._found.address, self._found.length)
 
-    def write(self, place: NDArray[np.int64], slots: Slots) -> None:
+    def write(self, place: NDArray[np.int64], slots: RowBuffers) -> None:
         """Decode, look up and write in one pass."""
         self._found.store.decode(self._found, self._part, self._genes, place, slots)
 

@@ -26,7 +26,7 @@ from scdataloader.genes.vocabulary import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scdataloader.types import Source, SourceSelection
+    from scdataloader.protocols import Source, SourceSelection
 
 logger = logging.getLogger(__name__)
 

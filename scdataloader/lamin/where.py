@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.ontology.term_ids import terms_in
-from scdataloader.types import Source
+from scdataloader.protocols import Source
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from inspect import GEN_CREATED, getgeneratorstate
@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import StateMismatchError
 from scdataloader.loading.prefetch import Prefetcher
+from scdataloader.protocols import Collate, Sampler, Transform
 from scdataloader.sampling.tally import Tally
-from scdataloader.types import Collate, Sampler, Transform
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from scdataloader.collection.collection import Collection
 
 STATE_VERSION = 1
@@ -110,7 +108,7 @@ class Loader:
         self._epoch = 0
         self._step = 0
         self._resume = False
-        self._running: Generator[dict[str, Tensor], None, None] | None = None
+        self._running: Generator[Mapping[str, Any], None, None] | None = None
         self._n_drawn = 0
         self._waited = 0.0
         self._started: float | None = None
@@ -125,7 +123,7 @@ class Loader:
         full, rest = divmod(self._draws.num_samples, self.batch_size * self._world_size)
         return full + (1 if rest and not self._drop_last else 0)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
         """Batches of the current epoch, from its start or a loaded state; ``set_epoch`` may come after ``iter``."""
         self.close()
         running = self._batches()
@@ -225,7 +223,7 @@ class Loader:
         digest.update(own.encode())
         return digest.hexdigest()
 
-    def _batches(self) -> Generator[dict[str, Tensor], None, None]:
+    def _batches(self) -> Generator[Mapping[str, Any], None, None]:
         asked = perf_counter()
         epoch = self._begin()
         self._started, self._waited, self._n_drawn = asked, 0.0, 0

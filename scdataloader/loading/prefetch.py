@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from scdataloader.batches.transforms import transformed
 from scdataloader.kernels.draws.random import derive_key
-from scdataloader.types import CellBatch, Collate, Sampler, Transform
+from scdataloader.protocols import Collate, Sampler, Transform
+from scdataloader.types import CellBatch
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from scdataloader.collection.collection import Collection, Found
 
 T = TypeVar("T")
@@ -59,7 +58,7 @@ class MadeBatch:
 
     rows: NDArray[np.int64]
     """Rows that were drawn for it, without those repeated to keep ranks even: whatever the collate function kept."""
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Any]
     """What the collate function made."""
 
 

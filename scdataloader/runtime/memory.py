@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from scdataloader.kernels.rows.align import row_starts
+from scdataloader.types import RowBuffers
 
 _HEADROOM = 1.1
 """Buffers are made this much larger than asked for, so that the next window, somewhat larger, fits as well."""
@@ -61,30 +61,14 @@ class BufferPool:
         return BufferPool, (self._max_bytes,)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Slots:
-    """Room for rows that are written in any order: slot i has entries ``[starts[i], starts[i + 1])``, or fewer."""
-
-    starts: NDArray[np.int64]
-    """``(B + 1,)`` where each slot begins."""
-    indices: NDArray[np.int32]
-    """``(nnz,)`` gene numbers."""
-    data: NDArray[np.float32]
-    """``(nnz,)`` values."""
-    sizes: NDArray[np.int64]
-    """``(B,)`` how many entries each row takes up from the beginning of its slot."""
-    depth: NDArray[np.float32]
-    """``(B,)`` the sum of each row over all genes of its source, those left out included."""
-
-    @classmethod
-    def of_sizes(cls, most: NDArray[np.int64], buffers: BufferPool | None = None) -> Slots:
-        """Empty slots for rows of up to ``most`` entries."""
-        starts = row_starts(most)
-        n = int(starts[-1])
-        return cls(
-            starts=starts,
-            indices=np.empty(n, np.int32) if buffers is None else buffers.take(n, np.int32),
-            data=np.empty(n, np.float32) if buffers is None else buffers.take(n, np.float32),
-            sizes=np.empty(len(most), np.int64),
-            depth=np.empty(len(most), np.float32),
-        )
+def row_buffers(most: NDArray[np.int64], buffers: BufferPool | None = None) -> RowBuffers:
+    """Empty buffers for rows of up to ``most`` ``(B,)`` entries."""
+    starts = row_starts(most)
+    n = int(starts[-1])
+    return RowBuffers(
+        starts=starts,
+        indices=np.empty(n, np.int32) if buffers is None else buffers.take(n, np.int32),
+        data=np.empty(n, np.float32) if buffers is None else buffers.take(n, np.float32),
+        sizes=np.empty(len(most), np.int64),
+        depth=np.empty(len(most), np.float32),
+    )

@@ -17,9 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from scdataloader.kernels.draws.blocks import permute_blocks
 from scdataloader.kernels.draws.classes import first_invalid
 from scdataloader.kernels.draws.random import derive_key, permute_range
+from scdataloader.protocols import Sampler
 from scdataloader.sampling.class_index import ClassIndex
 from scdataloader.sampling.draws import NO_WEIGHTS, BlockDraws, Draws, IndependentDraws, QuotaDraws
-from scdataloader.types import Sampler
 
 _BLOCKS_TOGETHER = 512
 

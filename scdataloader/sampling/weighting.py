@@ -13,12 +13,12 @@ from scdataloader.collection.collection import Collection
 from scdataloader.labels.encoder import joint
 from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.labels.table import fit_encoder
+from scdataloader.protocols import Sampler
 from scdataloader.sampling.factors import NNZ, cell_factor, nnz_factor
 from scdataloader.sampling.samplers import ShuffleSampler, Subset, WeightedSampler, curriculum_mass
 from scdataloader.sampling.tally import Tally
 from scdataloader.sampling.tree import Tree
 from scdataloader.sampling.weights import ClassWeights, Sampling, class_weights
-from scdataloader.types import Sampler
 
 _WINDOW = 8192
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import OK, decode_records, locate_records
-from scdataloader.runtime.memory import Slots
 from scdataloader.runtime.read_ahead import read_ahead
 from scdataloader.store.gene_spaces import GeneSpace
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.manifest import Manifest
 from scdataloader.store.shard import WHY, MappedShards
 from scdataloader.store.source import StoreSource
+from scdataloader.types import RowBuffers
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -177,7 +177,7 @@ class Store:
         source: NDArray[np.integer],
         genes: GeneTables,
         place: NDArray[np.int64],
-        slots: Slots,
+        slots: RowBuffers,
     ) -> None:
         """Write cells, in the genes of a vocabulary, into slots of the output, as `align_rows` does for a matrix.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import OK
 from scdataloader.kernels.records.unpack import BAD_GENE, unpack_records
-from scdataloader.runtime.memory import Slots
+from scdataloader.runtime.memory import row_buffers
 from scdataloader.store.gene_spaces import GenePlaces
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.manifest import MANIFEST
@@ -116,7 +116,7 @@ class StoreSource:
             StoreFormatError: the store is damaged.
         """
         n_genes, found = len(self.var), self._located(rows)
-        slots = Slots.of_sizes(found.size)
+        slots = row_buffers(found.size)
         # To this table the genes that the source has not are of the source, but not of the vocabulary: left out.
         genes = GeneTables([self._numbers()], [GenePlaces.all_of(self.space.n_genes)], n_genes)
         self.store.decode(found, np.zeros(len(rows), np.int64), genes, np.arange(len(rows)), slots)

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from scdataloader.errors import UnfitError
+from scdataloader.protocols import Source
 from scdataloader.runtime.files import opened_atomically, writing
 from scdataloader.store.manifest import FileRecord, file_record
 from scdataloader.store.source import StoreSource
 from scdataloader.store.tables import CATEGORIES, POSITION, ROW, order_of
-from scdataloader.types import Source
 
 _ROWS_PER_GROUP = 1 << 17
 _N_SHOWN = 5

@@ -22,6 +22,7 @@ from scdataloader.labels.hierarchy import Hierarchies
 from scdataloader.labels.roll_up import RollUp
 from scdataloader.labels.table import LabelTable, split_cells
 from scdataloader.loading.loader import Loader
+from scdataloader.protocols import Collate, Sampler, Transform
 from scdataloader.sampling.samplers import SequentialSampler, Subset
 from scdataloader.sampling.splits import Split, SplitRecord, Splits
 from scdataloader.sampling.weighting import Weighting
@@ -29,7 +30,6 @@ from scdataloader.sampling.weights import Sampling
 from scdataloader.training.checkpoint import check_genes, kept_of_data
 from scdataloader.training.monitor import SamplingMonitor
 from scdataloader.training.resume import ExactResume
-from scdataloader.types import Collate, Sampler, Transform
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from scdataloader.batches.full import Dense, SelectedGenes, Sparse
 from scdataloader.batches.transforms import Log1p, Normalize, QuantileBins, transformed
 from scdataloader.collection.collection import Collection
-from scdataloader.types import Collate, Transform
+from scdataloader.protocols import Collate, Transform
 from tests.cells import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(20)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scdataloader.collection.collection import Collection
 from scdataloader.errors import GeneOverlapError, NotCountsError
 from scdataloader.genes.alignment import GeneAlignment
-from scdataloader.types import Source
+from scdataloader.protocols import Source
 from tests.cells import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(30)]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from scdataloader.protocols import Sampler
 from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
-from scdataloader.types import Sampler
 
 CLASSES = np.array([0, 0, 0, 1, 1, 2, -1, 0])
 SAMPLERS = {

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from scdataloader.protocols import Source
 from scdataloader.sources import open_source
 from scdataloader.sources.arrays import fetch
-from scdataloader.types import Source
 from tests.sources.source_files import H5_COMPRESSIONS, N_OBS, coordinates, make, stored_as, write_h5ad, write_zarr
 
 KINDS = ("contiguous", "chunked", "gzip", "lzf", "dense", "dense gzip", "v2", "v3", "v3 sharded")

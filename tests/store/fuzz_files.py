@@ -14,11 +14,12 @@ import pandas as pd
 
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.records import record_checksum
-from scdataloader.runtime.memory import Slots
+from scdataloader.runtime.memory import row_buffers
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.original import Original
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
+from scdataloader.types import RowBuffers
 
 HEAD, FOOT = 16, 48
 EXTREMES = sorted(
@@ -262,7 +263,7 @@ def _one_pass(store: Store) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for way in range(len(LUTS)):
         luts = [LUTS[(number + way) % len(LUTS)](len(own.place)) for number, own in enumerate(places)]
-        genes, slots = GeneTables(luts, places, n_genes), Slots.of_sizes(found.size)
+        genes, slots = GeneTables(luts, places, n_genes), row_buffers(found.size)
         store.decode(found, store.sources_of(found), genes, np.arange(len(rows)), slots)
         _see_genes(slots, n_genes)
         rooms = [np.arange(start, start + size) for start, size in zip(slots.starts[:-1], slots.sizes, strict=True)]
@@ -272,7 +273,7 @@ def _one_pass(store: Store) -> dict[str, Any]:
     return parts
 
 
-def _see_genes(slots: Slots, n_genes: int) -> None:
+def _see_genes(slots: RowBuffers, n_genes: int) -> None:
     """Gene numbers index memory without a check: whatever the bytes, they have to be in range."""
     for start, size in zip(slots.starts[:-1], slots.sizes, strict=True):
         genes = slots.indices[start : start + size]

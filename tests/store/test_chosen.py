@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from scdataloader import Collection
 from scdataloader.genes.alignment import GeneAlignment, align
+from scdataloader.protocols import SourceSelection
 from scdataloader.store.convert import convert
-from scdataloader.types import SourceSelection
 from tests.store.conversions import counted
 
 SIZES = {"a": 17, "b": 9, "c": 12}

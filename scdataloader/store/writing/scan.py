@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scdataloader.protocols import Source
 from scdataloader.store.choice import GeneNames
 from scdataloader.store.manifest import Kind
 from scdataloader.store.tables_store import GeneList
 from scdataloader.store.writing.plan import GROUPED, PlannedSource, split_cells
 from scdataloader.store.writing.tasks import nothing, stored_offsets
-from scdataloader.types import Source
 
 LAYOUTS = ("source", "shuffled", f"{GROUPED}<obs column>")
 

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from scdataloader.errors import NotCountsError, UnfitError
 from scdataloader.kernels.records.encode import first_unfit
 from scdataloader.kernels.rows import gather
+from scdataloader.protocols import Source
 from scdataloader.runtime.files import writing
 from scdataloader.store.manifest import Kind
 from scdataloader.store.shard import ShardWriter
 from scdataloader.store.tables_store import whole_obs, write_table
 from scdataloader.store.writing.lock import Claim
 from scdataloader.store.writing.plan import save_record
-from scdataloader.types import CSRMatrix, Source
+from scdataloader.types import CSRMatrix
 
 PROGRESS = ".progress"
 """Ends the name of the file that says how many cells of a shard are done."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from scdataloader.errors import StoreWriteError
+from scdataloader.protocols import Source
 from scdataloader.runtime.files import writing
 from scdataloader.runtime.processes import run_tasks, workers
 from scdataloader.runtime.progress import cells_bar
@@ -33,7 +34,6 @@ from scdataloader.store.writing.plan import UNORDERED, Plan, load_record
 from scdataloader.store.writing.reorder import relayout_tasks
 from scdataloader.store.writing.scan import Options, Scanned, scan
 from scdataloader.store.writing.tasks import EncodeCells, Place, Task, WriteObs, nothing
-from scdataloader.types import Source
 
 logger = logging.getLogger(__name__)
 

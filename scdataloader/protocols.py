@@ -1,0 +1,476 @@
+"""The interfaces between the package and what is plugged into it.
+
+A source, a sampler, a sampling plan, a transform and a collate function are any objects with the members of the
+protocol of that name; no base class is needed. The other protocols are optional capabilities: an object that has the
+members gets what their docstrings describe, and no other member of a plug-in is ever used. `scdataloader.testing`
+checks an object against the laws that these docstrings state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scdataloader.types import CellBatch, CSRMatrix, CSRRows, RowBuffers
+
+    Batch: TypeAlias = Mapping[str, Any]
+    Generator: TypeAlias = np.random.Generator
+    Rows: TypeAlias = NDArray[np.int64]
+else:
+    # The command line compares the annotations of a class with those of the protocol word for word. At run time these
+    # are Any, so that a plug-in may be annotated otherwise, or not at all.
+    CellBatch = Batch = Generator = Rows = Any
+
+# ------------------------------------------------------------------------------------------------------------- sources
+
+
+@runtime_checkable
+class Source(Protocol):
+    """One place that holds cells: a file, a table of a database, arrays in memory."""
+
+    @property
+    def name(self) -> str:
+        """How messages call this source."""
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest that changes when X, obs or var change."""
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """Genes in the order of their numbers; the index holds the gene ids as written."""
+
+    @property
+    def obs_columns(self) -> Sequence[str]:
+        """Names of the columns of the cell table."""
+
+    def obs(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Columns of the cell table: ``n_obs`` rows, indexed by cell name. Categorical columns stay categorical.
+
+        Raises:
+            KeyError: a column is missing; the message names the source.
+        """
+
+    def read(self, rows: Rows) -> CSRRows:
+        """Cells ``rows`` in that order, repeats allowed, in the source's own gene numbering. Thread-safe.
+
+        Raises:
+            IndexError: a row is outside ``[0, n_obs)``.
+        """
+
+
+@runtime_checkable
+class HasMatrix(Protocol):
+    """A source whose whole matrix can be addressed in memory; it is then read without calling ``read``."""
+
+    @property
+    def matrix(self) -> CSRMatrix | None:
+        """The matrix, loaded or memory-mapped; None if this source cannot offer it."""
+
+
+@runtime_checkable
+class ReadsStored(Protocol):
+    """A source that can give values as stored: in their dtype, and unsorted within a cell. Conversion reads these."""
+
+    def read_stored(self, rows: Rows) -> CSRMatrix:
+        """Cells ``rows`` as `Source.read` gives them, but for the dtype of the values and their order within a cell."""
+
+
+@runtime_checkable
+class HasSizes(Protocol):
+    """A source that knows the sizes of its cells without reading their values."""
+
+    def nnz(self) -> NDArray[np.int64]:
+        """``(n_obs,)`` number of stored values of each cell."""
+
+
+@runtime_checkable
+class HasMatrices(Protocol):
+    """A source with matrices beside its counts."""
+
+    @property
+    def matrix_keys(self) -> Sequence[str]:
+        """Keys such as "layers/spliced" (in the genes of ``var``) and "obsm/X_pca" (any columns)."""
+
+    def read_matrix(self, key: str, rows: Rows) -> CSRRows | NDArray[np.float32]:
+        """Cells ``rows`` of a matrix: sparse rows for "layers/…", ``(len(rows), D)`` float32 for "obsm/…"."""
+
+
+@runtime_checkable
+class HasOrganism(Protocol):
+    """A source that states an organism outside of obs."""
+
+    @property
+    def organism(self) -> str | None:
+        """Name or NCBITaxon id; None if it states none."""
+
+
+@runtime_checkable
+class HasCountsLocation(Protocol):
+    """A source with several candidates for the counts."""
+
+    @property
+    def counts(self) -> str:
+        """Where the counts were found, such as "X" or "layers/counts"; shown by ``inspect``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadCost:
+    """Estimated time of reading, by which the loader chooses how many cells it reads at once."""
+
+    cell: float
+    """Microseconds for a cell that is read alone."""
+    neighbour: float
+    """Microseconds for a cell whose neighbours are read with it."""
+
+
+@runtime_checkable
+class HasReadCost(Protocol):
+    """A source that can estimate how long reading takes."""
+
+    @property
+    def read_cost(self) -> ReadCost:
+        """The estimate, for cells that are not in memory yet."""
+
+
+@runtime_checkable
+class Closes(Protocol):
+    """A source that holds files, maps or connections."""
+
+    def release(self) -> None:
+        """Free the memory of what was read so far; later reads get it again."""
+
+    def close(self) -> None:
+        """Close files and drop everything that can be read again. A later read opens them again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceSelection:
+    """A source, and which of its cells are meant."""
+
+    source: Source
+    """The source."""
+    rows: NDArray[np.int64] | None = None
+    """``(m,)`` row numbers in the source, ascending, at least one; None for all cells."""
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells that are meant."""
+        return self.source.n_obs if self.rows is None else len(self.rows)
+
+
+# ------------------------------------------------------------------------------- sources that are read together
+
+
+class PendingRead(Protocol):
+    """Cells that are located and not read yet."""
+
+    @property
+    def member(self) -> NDArray[np.integer[Any]]:
+        """``(m,)`` which member of the group each cell belongs to, from 0."""
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """``(m,)`` most entries that each cell can take. Where files have to be decoded, this reads them."""
+
+    def slice(self, start: int, stop: int) -> PendingRead:
+        """Cells ``[start, stop)`` of these."""
+
+    def read_ahead(self) -> None:
+        """Ask the system to load the cells; returns at once."""
+
+    def write(self, place: Rows, rows: RowBuffers) -> None:
+        """Write the cells, in vocabulary genes, into the slots ``place`` ``(m,)`` of ``rows``."""
+
+
+class ReadGroup(Protocol):
+    """Consecutive sources of a collection that are read in one go."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of the cells and their order."""
+
+    @property
+    def read_cost(self) -> ReadCost:
+        """See `HasReadCost`."""
+
+    @property
+    def order(self) -> NDArray[np.int64] | None:
+        """``(n,)`` the cells in the order of the group's rows, numbered member after member; None for that order."""
+
+    def locate(self, rows: Rows) -> PendingRead:
+        """Cells ``rows``, numbered from 0 in the group."""
+
+
+@runtime_checkable
+class ReadsTogether(Protocol):
+    """A source that is faster to read together with others of the same place, as the sources of one store are."""
+
+    @property
+    def read_group(self) -> Hashable:
+        """Consecutive sources of a collection with equal values of this are opened as one group."""
+
+    def open_group(
+        self, members: Sequence[SourceSelection], genes: Sequence[NDArray[np.int32]], n_genes: int
+    ) -> ReadGroup:
+        """A reader of all ``members``; called on the first of them.
+
+        Args:
+            members: The sources of the group, and which of their cells are meant.
+            genes: For each member ``(len(var),)`` the vocabulary number of each of its genes; ``n_genes`` for a gene
+                outside the vocabulary, whose values only count towards the cell's depth.
+            n_genes: Length of the vocabulary.
+        """
+
+
+# ------------------------------------------------------------------------------------------------------ opening sources
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenOptions:
+    """What a user asked of the values; see `scdataloader.open_source`."""
+
+    counts: str = "auto"
+    """Which matrix holds the counts: "X", "layers/<key>", "raw" or "auto"."""
+    values: Literal["counts", "any"] = "counts"
+    """Whether values that are negative or fractions are refused."""
+
+
+Where: TypeAlias = Mapping[str, Sequence[str] | str]
+"""{registry: labels}, such as ``{"cell_types": "CL:0000084 and below", "organisms": ["human", "mouse"]}``."""
+
+
+@runtime_checkable
+class SourceOpener(Protocol):
+    """What is registered under the name of a kind of data; see `scdataloader.registry.register`.
+
+    A function such as ``lambda addresses, options: [ToySource(address) for address in addresses]`` is one.
+    """
+
+    def __call__(self, addresses: Sequence[Any], options: OpenOptions, /) -> Iterable[Source | SourceSelection]:
+        """The sources that consecutive entries of a user's ``data`` stand for, in order.
+
+        Args:
+            addresses: Strings as written, paths that match, or Python objects.
+            options: What the user asked of the values.
+        """
+
+
+@runtime_checkable
+class SelectsCells(Protocol):
+    """An opener that can choose cells by their labels: ``Collection.open(..., where=...)``."""
+
+    def select(
+        self, addresses: Sequence[Any], options: OpenOptions, where: Where
+    ) -> Iterable[Source | SourceSelection]:
+        """As calling it, with the cells alone that have the labels.
+
+        Raises:
+            LookupError: no cell has them, or there is no such label or registry.
+        """
+
+
+# ------------------------------------------------------------------------------------------------------------ sampling
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """The order in which cells are drawn, as a pure function of (epoch, position)."""
+
+    @property
+    def num_samples(self) -> int:
+        """Draws in one epoch, over all ranks."""
+
+    def draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        """``(stop - start,)`` row numbers of the draws at positions ``[start, stop)`` of ``epoch``. Thread-safe."""
+
+
+@runtime_checkable
+class HasFingerprint(Protocol):
+    """A sampler that identifies its stream. Without this, a saved state is compared by the first draws of epoch 0."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of all that the order depends on."""
+
+
+@runtime_checkable
+class HasWindow(Protocol):
+    """A sampler that spreads neighbouring cells over a window of draws, to be read together."""
+
+    @property
+    def window(self) -> int | None:
+        """Draws in a window; None if there are no windows."""
+
+
+class TrainingCells(Protocol):
+    """The cells that a sampling plan draws from."""
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """``(n,)`` row numbers in the collection, ascending."""
+
+    @property
+    def source(self) -> NDArray[np.integer[Any]]:
+        """``(n,)`` which source of the collection each cell belongs to."""
+
+    @property
+    def source_names(self) -> Sequence[str]:
+        """Name of each source."""
+
+    def obs(self, columns: Sequence[str]) -> pd.DataFrame:
+        """``(n, len(columns))`` columns of the cell table; missing values where a source lacks a column.
+
+        Raises:
+            KeyError: no source has a column.
+        """
+
+    def classes(self, columns: Sequence[str]) -> tuple[NDArray[np.int32], list[tuple[str, ...]]]:
+        """``(n,)`` class of each cell by its labels in ``columns``, -1 for unknown, and the labels of each class."""
+
+    def nnz(self) -> NDArray[np.int64]:
+        """``(n,)`` number of stored values of each cell."""
+
+
+@runtime_checkable
+class SamplingPlan(Protocol):
+    """How training cells are drawn: ``DataModule(sampling=...)``. `Sampling` is one."""
+
+    def sampler(self, cells: TrainingCells, *, seed: int, global_batch_size: int) -> Sampler:
+        """The sampler of a training run; it draws among ``cells.rows``.
+
+        Args:
+            cells: The cells of the training split.
+            seed: Names the stream of draws.
+            global_batch_size: Cells of one step over all ranks.
+        """
+
+
+class DrawnClasses(Protocol):
+    """The classes that a plan draws by."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """``(C,)`` name of each class."""
+
+    @property
+    def codes(self) -> NDArray[np.int32]:
+        """``(n,)`` class of each training cell; -1 is unknown."""
+
+    def target_shares(self, epoch: int) -> NDArray[np.float64]:
+        """``(C + 1,)`` share of the draws of ``epoch`` that each class is to get; that of unknown labels last."""
+
+    def summary(self) -> str:
+        """One line for the log."""
+
+
+@runtime_checkable
+class DescribesClasses(Protocol):
+    """A plan that states which classes it draws by; the monitor, ``inspect`` and ``report`` compare draws with it."""
+
+    def describe(self, cells: TrainingCells) -> DrawnClasses:
+        """The classes of ``cells`` and the shares that they are to get."""
+
+
+# ------------------------------------------------------------------------------------------------ batches for the model
+
+
+class Vocabulary(Protocol):
+    """The model's genes, in order."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Gene id of each number."""
+
+    @property
+    def genes_dict(self) -> dict[str, list[str]]:
+        """{organism: gene ids}; joined in order it is ``ids``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchContext:
+    """What a collate function can know before the first batch."""
+
+    vocabulary: Vocabulary
+    """The genes of ``batch.x``."""
+    labels: tuple[str, ...] = ()
+    """Columns of ``batch.labels``, in order."""
+    classes: Mapping[str, Sequence[str]]
+    """{label column: name of each code}."""
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """A change of a batch's values or genes, before it is collated."""
+
+    def __call__(self, batch: CellBatch, rng: Generator, /) -> CellBatch:
+        """A new batch; ``rng`` depends on (seed, epoch, position of the batch) alone."""
+
+
+@runtime_checkable
+class Collate(Protocol):
+    """The last step before the model: cells to a mapping of tensors, with any keys."""
+
+    def __call__(self, batch: CellBatch, rng: Generator, /) -> Batch:
+        """One batch; ``rng`` depends on (seed, epoch, position of the batch) alone."""
+
+
+@runtime_checkable
+class Binds(Protocol):
+    """A collate function that needs the vocabulary or the classes; bound once, when a loader is made."""
+
+    def bind(self, context: BatchContext) -> Collate:
+        """The collate function to call. Its optional members count, not those of the unbound one."""
+
+
+@runtime_checkable
+class WantsObs(Protocol):
+    """A collate function that wants columns of obs in ``batch.obs``."""
+
+    @property
+    def obs(self) -> Sequence[str]:
+        """Their names. Every source must have them."""
+
+
+@runtime_checkable
+class WantsMatrices(Protocol):
+    """A collate function that wants further matrices in ``batch.matrices``."""
+
+    @property
+    def matrices(self) -> Sequence[str]:
+        """Their keys, such as "layers/spliced" or "obsm/X_pca". Every source must have them."""
+
+
+@runtime_checkable
+class CollatesMany(Protocol):
+    """A collate function that treats each cell by itself and is faster for many cells at once."""
+
+    def many(self, cells: CellBatch, batch_size: int) -> Sequence[Batch]:
+        """What calls for one batch after another would give; used where there are no transforms."""
+
+
+@runtime_checkable
+class Densifies(Protocol):
+    """A collate function with sparse tensors that are written out in full on the model's device."""
+
+    @property
+    def densify(self) -> Sequence[str]:
+        """Keys of its batches whose tensors are sparse CSR."""
+
+
+# ----------------------------------------------------------------------------------------------------------- ontologies
+
+
+OntologyFactory: TypeAlias = Callable[[str], Any]
+"""Registered under the prefix of an ontology ("CL"): takes the name and returns a `scdataloader.Ontology`."""

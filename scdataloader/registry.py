@@ -1,0 +1,131 @@
+"""Names for what can be plugged in: kinds of data, samplers, collate functions, ontologies.
+
+The package registers its own sources and ontologies here, in ``scdataloader/__init__.py``. Other packages call
+`register`, or declare entry points in the groups ``scdataloader.sources``, ``.samplers``, ``.collates`` and
+``.ontologies``::
+
+    [project.entry-points."scdataloader.sources"]
+    "toy://" = "toyplugin:open_toy"
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+Kind: TypeAlias = Literal["source", "sampler", "collate", "ontology"]
+
+_GROUPS: dict[str, str] = {
+    "source": "scdataloader.sources",
+    "sampler": "scdataloader.samplers",
+    "collate": "scdataloader.collates",
+    "ontology": "scdataloader.ontologies",
+}
+_registered: dict[tuple[str, str], Any] = {}
+
+logger = logging.getLogger(__name__)
+
+
+def register(kind: Kind, name: str, factory: Callable[..., Any] | str) -> None:
+    """Let a name stand for something that is plugged in.
+
+    Args:
+        kind: "source": a `SourceOpener`. "sampler": a function without arguments that returns a `SamplingPlan`.
+            "collate": a function without arguments that returns a `Collate`. "ontology": an `OntologyFactory`.
+        name: For a source one of: a prefix of strings, which ends in ":" or "/" ("toy://"); a pattern of file names
+            ("*.toy"); a pattern of folders that contain a file ("*/manifest.json"); "type:" and a pattern of the full
+            names of Python classes ("type:anndata.AnnData"), subclasses included. For all else the name itself.
+        factory: The factory, or its "module:attribute", imported at its first use.
+
+    Raises:
+        ValueError: the name is taken.
+        TypeError: the kind is unknown, or ``factory`` is neither callable nor a "module:attribute".
+    """
+    if kind not in _GROUPS:
+        raise TypeError(f"kind must be one of {', '.join(get_args(Kind))}; got {kind!r}")
+    if factory.count(":") != 1 if isinstance(factory, str) else not callable(factory):
+        raise TypeError(f"factory of {kind} {name!r} must be callable or 'module:attribute'; got {factory!r}")
+    if _registered.get((kind, name), factory) != factory or name in _entry_points(kind):
+        raise ValueError(f"{kind} {name!r} is registered already, by {_origin(kind, name)}; choose another name")
+    _registered[kind, name] = factory
+
+
+def names(kind: Kind) -> list[str]:
+    """All registered names of a kind, sorted."""
+    return sorted({*(name for of, name in _registered if of == kind), *_entry_points(kind)})
+
+
+def load(kind: Kind, name: str) -> Any:
+    """The factory of a registered name, imported if need be.
+
+    Raises:
+        LookupError: the name is not registered; the message suggests the nearest ones.
+        ImportError: the factory cannot be imported; the message names the plug-in.
+    """
+    if (kind, name) in _registered:
+        factory = _registered[kind, name]
+        return _imported(kind, name, factory) if isinstance(factory, str) else factory
+    points = _entry_points(kind)
+    if name not in points:
+        known = names(kind)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"registered: {', '.join(known) or 'none'}"
+        raise LookupError(f"{kind} {name!r} is not registered; {hint}")
+    if len(points[name]) > 1:
+        raise ValueError(f"{kind} {name!r} is registered twice, by {_origin(kind, name)}; uninstall one of them")
+    return _imported(kind, name, points[name][0].value)
+
+
+def source_for(address: object) -> str | None:
+    """The registered name of sources that stands for a string, a path or an object; None if none does.
+
+    Of several that match, the longest.
+    """
+    known = names("source")
+    if isinstance(address, str):
+        found = [name for name in known if name.endswith((":", "/")) and address.startswith(name)]
+    elif isinstance(address, Path):
+        patterns = [name for name in known if not name.startswith("type:") and not name.endswith((":", "/"))]
+        found = [name for name in patterns if "/" not in name and fnmatchcase(address.name, name)]
+        found += [name for name in patterns if name.startswith("*/") and (address / name[2:]).is_file()]
+    else:
+        classes = [f"{base.__module__}.{base.__qualname__}" for base in type(address).__mro__]
+        types = {name: name.removeprefix("type:") for name in known if name.startswith("type:")}
+        found = [name for name, pattern in types.items() if any(fnmatchcase(base, pattern) for base in classes)]
+    return max(found, key=len, default=None)
+
+
+@cache
+def _entry_points(kind: str) -> dict[str, list[EntryPoint]]:
+    """{name: entry points of that name}; more than one is a conflict, which is an error when the name is used."""
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=_GROUPS[kind]):
+        found.setdefault(point.name, []).append(point)
+    return found
+
+
+def _origin(kind: Kind, name: str) -> str:
+    if (kind, name) in _registered:
+        return repr(_registered[kind, name])
+    return " and ".join(f"{point.value} of {_package(point)}" for point in _entry_points(kind)[name])
+
+
+def _package(point: EntryPoint) -> str:
+    return "an unnamed package" if point.dist is None else str(point.dist.name)
+
+
+def _imported(kind: Kind, name: str, path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            f"{kind} {name!r} cannot be imported from {path} ({error}); repair or uninstall its package"
+        ) from error
