@@ -14,7 +14,7 @@ import numpy as np
 from scdataloader.errors import NotCountsError
 from scdataloader.lamin.collections import LaminPath, is_lamin, key_of, resolve_lamin
 from scdataloader.lamin.where import Where
-from scdataloader.protocols import Source
+from scdataloader.protocols import Source, SourceSelection
 from scdataloader.sources import open_source
 from scdataloader.sources.anndata.counts import Values
 from scdataloader.store.manifest import MANIFEST, SUFFIX
