@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from scdataloader.curation.labels import shown, with_values
 from scdataloader.curation.recipe import Recipe, Rule
-from scdataloader.genes.alignment import ORGANISM_COLUMNS, split_organisms
+from scdataloader.genes.alignment import split_organisms
 from scdataloader.genes.names import examples, gene_ids
 from scdataloader.genes.organisms import infer_organism, normalise_organism
 from scdataloader.integrations.stored import AnnDataFile
+from scdataloader.schema import ORGANISM_KEYS
 from scdataloader.sources import H5adSource, ZarrSource
 from scdataloader.sources.anndata.layout import is_array, lookup, old_formats
-
-ORGANISM = "organism_ontology_term_id"
 
 FileSource = H5adSource | ZarrSource
 
@@ -138,7 +137,7 @@ def _stated(source: FileSource, obs: pd.DataFrame, recipe: Recipe) -> list[tuple
     """The organisms that the rule, obs, uns or the gene ids state, with their rows where there are several."""
     if recipe.rule.organism is not None:
         return [(normalise_organism(recipe.rule.organism), None)]
-    for column in ORGANISM_COLUMNS:
+    for column in ORGANISM_KEYS:
         if column in obs and not obs[column].isna().all():
             return split_organisms(obs[column].astype("category"), source.name, column)
     if source.uns_organism:

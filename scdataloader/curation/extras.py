@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from scdataloader.curation.cells import FileSource
-from scdataloader.genes.alignment import ORGANISM_COLUMNS
 from scdataloader.integrations.stored import AnnDataFile
+from scdataloader.schema import ORGANISM_KEYS
 from scdataloader.sources.anndata.layout import Node, find_matrices, is_array, lookup
 
 N_CHARACTERS = 10_000
@@ -39,7 +39,7 @@ def read_extras(source: FileSource) -> Extras:
     finally:
         file.close()
     # the output's obs has the organism, which a rule may have put right
-    uns = {key: fact for key, fact in facts.items() if key not in ORGANISM_COLUMNS}
+    uns = {key: fact for key, fact in facts.items() if key not in ORGANISM_KEYS}
     return Extras(uns=uns, notes=(f"left out: {', '.join(left_out)}",) if left_out else ())
 
 

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.curation.labels import UNKNOWN, open_ontology, resolve
+from scdataloader.curation.labels import open_ontology, resolve
 from scdataloader.curation.quality import PCT_MT
-from scdataloader.curation.recipe import STANDARD_LABELS, Recipe
+from scdataloader.curation.recipe import Recipe
+from scdataloader.schema import ASSAY, IS_PRIMARY, LABEL_COLUMNS, UNKNOWN
 
-ASSAY = "assay_ontology_term_id"
-PRIMARY = "is_primary_data"
 _BOOLS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
@@ -59,10 +58,10 @@ def _filters(
                 f"constants: {{{ASSAY}: EFO:0009899}}, or from another column, as columns: {{assay: {ASSAY}}}"
             )
         yield obs[ASSAY].isin(with_kinds(recipe.assays)).to_numpy(), "of other assays"
-    if recipe.primary_only and PRIMARY in obs:
-        yield _is_primary(obs[PRIMARY], name), "of no primary data"
+    if recipe.primary_only and IS_PRIMARY in obs:
+        yield _is_primary(obs[IS_PRIMARY], name), "of no primary data"
     elif recipe.primary_only:
-        yield None, f"no obs column {PRIMARY!r}: primary_only has dropped nothing"
+        yield None, f"no obs column {IS_PRIMARY!r}: primary_only has dropped nothing"
     n_genes, total = metrics["n_genes_by_counts"].to_numpy(), metrics["total_counts"].to_numpy()
     yield n_genes >= recipe.min_genes_per_cell, f"with fewer than {recipe.min_genes_per_cell:,} genes"
     yield total >= recipe.min_counts_per_cell, f"with fewer than {recipe.min_counts_per_cell:,} counts"
@@ -81,8 +80,8 @@ def _is_primary(values: pd.Series, name: str) -> NDArray[np.bool_]:
     unclear = [value for value, is_primary in said.items() if is_primary is None]
     if unclear:
         raise ValueError(
-            f"{name} has {unclear[0]!r} in obs[{PRIMARY!r}], where true or false were expected; say it by a rule, as "
-            f"constants: {{{PRIMARY}: true}}, or leave primary_only out"
+            f"{name} has {unclear[0]!r} in obs[{IS_PRIMARY!r}], where true or false were expected; give it by a "
+            f"rule, as constants: {{{IS_PRIMARY}: true}}, or leave primary_only out"
         )
     return values.map(said).to_numpy(np.bool_)
 
@@ -95,8 +94,8 @@ def with_kinds(assays: list[str]) -> set[str]:
     """
     found: set[str] = set()
     for assay in assays:
-        term, _ = resolve(assay, STANDARD_LABELS[ASSAY])
+        term, _ = resolve(assay, LABEL_COLUMNS[ASSAY].ontologies)
         if term == UNKNOWN:
             raise ValueError(f"the recipe's assays name {assay!r}, which is no term of EFO; give its id or its name")
-        found.update(open_ontology(STANDARD_LABELS[ASSAY][0]).descendants(term, include_self=True))
+        found.update(open_ontology(LABEL_COLUMNS[ASSAY].ontologies[0]).descendants(term, include_self=True))
     return found

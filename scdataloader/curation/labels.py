@@ -14,9 +14,8 @@ from scdataloader.curation.recipe import is_file
 from scdataloader.labels.encoder import is_unknown, label_counts, label_text
 from scdataloader.ontology.ontology import Ontology
 from scdataloader.ontology.term_ids import joint_label, prefix_of, terms_in
+from scdataloader.schema import ONTOLOGIES, UNKNOWN
 
-UNKNOWN = "unknown"
-"""What stands for a label that is not known, as in the CELLxGENE schema."""
 N_SHOWN = 3
 """Labels of a kind that a note names at most."""
 
@@ -27,16 +26,6 @@ _SAID: dict[Kind, str] = {
     "joint": "joint labels put in order",
     "unknown": f'labels that are no terms made "{UNKNOWN}"',
 }
-_ORGANISM_OF = {
-    "FBbt": "NCBITaxon:7227",
-    "FBdv": "NCBITaxon:7227",
-    "HsapDv": "NCBITaxon:9606",
-    "MmusDv": "NCBITaxon:10090",
-    "WBbt": "NCBITaxon:6239",
-    "WBls": "NCBITaxon:6239",
-    "ZFA": "NCBITaxon:7955",
-}
-"""Ontologies that are of one organism only, whose names mean nothing in others."""
 
 
 def with_values(values: pd.Series[Any], put: Mapping[str | int, str]) -> tuple[pd.Categorical[Any], list[str | int]]:
@@ -67,7 +56,7 @@ def standardised(
         ontologies: names of ontologies, or files; a name is looked for in each, in this order.
         organism: NCBITaxon id of the cells; ontologies of other organisms are left out.
     """
-    fitting = [name for name in ontologies if _ORGANISM_OF.get(name) in {None, organism}]
+    fitting = [name for name in ontologies if name not in ONTOLOGIES or ONTOLOGIES[name].organism in {None, organism}]
     counts = label_counts([values])
     found = {label: _resolved(label, fitting) for label in counts}
     column = values.astype("category")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pandas import CategoricalDtype
 from scipy.sparse import csr_matrix
 
-from scdataloader.curation.cells import ORGANISM, Cells, FileSource, constant, rows_of
+from scdataloader.curation.cells import Cells, FileSource, constant, rows_of
 from scdataloader.curation.extras import Extras
 from scdataloader.curation.filters import kept_cells
 from scdataloader.curation.genes import Genes, match_genes, mitochondrial
@@ -24,6 +24,7 @@ from scdataloader.curation.quality import IS_OUTLIER, METRICS, OUTLIER_IN, cell_
 from scdataloader.curation.recipe import Recipe
 from scdataloader.curation.writer import Writer, canonical, written
 from scdataloader.runtime.files import sync
+from scdataloader.schema import ORGANISM
 
 CELLS_PER_BLOCK = 2048
 """What is read at once, and what hooks get: with 10,000 values per cell some 160 MB."""

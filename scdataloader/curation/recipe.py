@@ -16,6 +16,7 @@ from scdataloader.curation.hooks import hook_files
 from scdataloader.genes.organisms import normalise_organism
 from scdataloader.labels.encoder import label_text
 from scdataloader.ontology.readers import guide_name
+from scdataloader.schema import LABEL_COLUMNS
 
 STEPS = 2
 """Counts up whenever the same recipe begins to give something else."""
@@ -23,21 +24,14 @@ STEPS = 2
 BIONTY = "bionty"
 """In place of a gene table: the genes that the connected lamindb instance has."""
 
-STANDARD_LABELS = {
-    "cell_type_ontology_term_id": ["CL", "FBbt", "ZFA", "WBbt"],
-    "tissue_ontology_term_id": ["UBERON", "CL", "FBbt", "ZFA", "WBbt"],
-    "disease_ontology_term_id": ["MONDO", "PATO"],
-    "assay_ontology_term_id": ["EFO"],
-    "development_stage_ontology_term_id": ["HsapDv", "MmusDv", "FBdv", "ZFA", "WBls", "UBERON"],
-    "sex_ontology_term_id": ["PATO"],
-    "self_reported_ethnicity_ontology_term_id": ["HANCESTRO"],
-}
-"""Columns of the CELLxGENE schema, and the ontologies whose terms their labels are."""
-
 _NUMBERS = (
     *("min_genes_per_cell", "min_counts_per_cell", "min_cells_per_gene"),
     *("min_cells_per_file", "min_genes_per_file"),
 )
+
+
+def _standard_labels() -> dict[str, list[str]]:
+    return {column: list(known.ontologies) for column, known in LABEL_COLUMNS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +112,7 @@ class Recipe:
     min_gene_overlap: float = 0.1
     counts: str = "auto"
     mixed_organisms: Literal["refuse", "split"] = "refuse"
-    labels: dict[str, list[str]] = field(default_factory=lambda: dict(STANDARD_LABELS))
+    labels: dict[str, list[str]] = field(default_factory=_standard_labels)
     required: list[str] = field(default_factory=list)
     n_mads: float = 5.0
     drop_outliers: bool = False

@@ -22,6 +22,7 @@ from scdataloader.genes.vocabulary import (
     normalise_organism,
     read_gene_table,
 )
+from scdataloader.schema import ORGANISM_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ORGANISM_COLUMNS = ("organism_ontology_term_id", "organism")
 UNSTATED = "NCBITaxon:32644"
 """NCBI's "unidentified": sources that do not say their organism, which is fine as long as none in a collection does."""
 
@@ -145,7 +145,7 @@ def _organisms(source: Source, how: GeneAlignment, genes: list[str]) -> list[tup
     given = _for_source(how.organisms, source.name)
     if given is not None:
         return [(normalise_organism(given), None)]
-    for column in ORGANISM_COLUMNS:
+    for column in ORGANISM_KEYS:
         if column in getattr(source, "obs_columns", ()):
             labels = source.obs([column])[column].astype("category")
             if not labels.isna().all():

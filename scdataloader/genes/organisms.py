@@ -7,45 +7,18 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from scdataloader.schema import ORGANISMS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-ORGANISMS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "NCBITaxon:9606": ("ENSG", ("homo sapiens", "human")),
-    "NCBITaxon:10090": ("ENSMUSG", ("mus musculus", "mouse", "house mouse")),
-    "NCBITaxon:10116": ("ENSRNOG", ("rattus norvegicus", "rat", "brown rat", "norway rat")),
-    "NCBITaxon:7955": ("ENSDARG", ("danio rerio", "zebrafish")),
-    "NCBITaxon:7227": ("FBgn", ("drosophila melanogaster", "fly", "fruit fly", "drosophila")),
-    "NCBITaxon:6239": ("WBGene", ("caenorhabditis elegans", "worm", "c. elegans", "c.elegans", "roundworm")),
-    "NCBITaxon:9544": ("ENSMMUG", ("macaca mulatta", "macaque", "rhesus macaque", "rhesus monkey", "rhesus")),
-    "NCBITaxon:9541": ("ENSMFAG", ("macaca fascicularis", "crab eating macaque", "cynomolgus macaque", "cynomolgus")),
-    "NCBITaxon:9483": ("ENSCJAG", ("callithrix jacchus", "marmoset", "common marmoset", "white tufted ear marmoset")),
-    "NCBITaxon:9598": ("ENSPTRG", ("pan troglodytes", "chimp", "chimpanzee")),
-    "NCBITaxon:9597": ("ENSPPAG", ("pan paniscus", "bonobo")),
-    "NCBITaxon:9595": ("ENSGGOG", ("gorilla gorilla gorilla", "gorilla gorilla", "gorilla", "western lowland gorilla")),
-    "NCBITaxon:9601": ("ENSPPYG", ("pongo abelii", "orangutan", "sumatran orangutan")),
-    "NCBITaxon:30608": ("ENSMICG", ("microcebus murinus", "mouse lemur", "gray mouse lemur")),
-    "NCBITaxon:9823": ("ENSSSCG", ("sus scrofa", "pig", "domestic pig")),
-    "NCBITaxon:9913": ("ENSBTAG", ("bos taurus", "cow", "cattle")),
-    "NCBITaxon:9940": ("ENSOARG", ("ovis aries", "sheep")),
-    "NCBITaxon:9796": ("ENSECAG", ("equus caballus", "horse")),
-    "NCBITaxon:9615": ("ENSCAFG", ("canis lupus familiaris", "canis familiaris", "dog")),
-    "NCBITaxon:9685": ("ENSFCAG", ("felis catus", "cat")),
-    "NCBITaxon:9986": ("ENSOCUG", ("oryctolagus cuniculus", "rabbit")),
-    "NCBITaxon:10141": ("ENSCPOG", ("cavia porcellus", "guinea pig")),
-    "NCBITaxon:13616": ("ENSMODG", ("monodelphis domestica", "opossum", "gray short tailed opossum")),
-    "NCBITaxon:9031": ("ENSGALG", ("gallus gallus", "chicken")),
-    "NCBITaxon:8364": ("ENSXETG", ("xenopus tropicalis", "western clawed frog", "tropical clawed frog")),
-}
-"""NCBITaxon id to (prefix of its Ensembl gene ids, names in lower case)."""
 
 ENSEMBL_ID = re.compile(r"((?:ENS[A-Z]*G|WBGene|FBgn)[0-9]{7,11})(?:\.[0-9]+)?")
 """A gene's stable id, of any organism; group 1 is the id without version."""
 TRAILING_ID = re.compile(r"(?:^|_)" + ENSEMBL_ID.pattern + r"$")
 """A name that ends in an id, as portals write symbols that several genes share: ``7SK_ENSG00000260682``."""
 
-_NAMES = {name: organism for organism, (_, names) in ORGANISMS.items() for name in names}
-_PREFIXES = {prefix: organism for organism, (prefix, _) in ORGANISMS.items()}
+_NAMES = {name: taxon for taxon, known in ORGANISMS.items() for name in (known.scientific_name, *known.names)}
+_PREFIXES = {known.gene_prefix: taxon for taxon, known in ORGANISMS.items()}
 _TAXON = re.compile(r"(?:ncbitaxon[:_ ])?([0-9]+)", re.IGNORECASE)
 
 
@@ -65,7 +38,7 @@ def normalise_organism(name: str) -> str:
         return _NAMES[plain]
     near = difflib.get_close_matches(plain, _NAMES, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    known = ", ".join(names[0] for _, names in ORGANISMS.values())
+    known = ", ".join(known.scientific_name for known in ORGANISMS.values())
     raise ValueError(
         f"unknown organism {name!r}{hint}; give its NCBITaxon id, such as NCBITaxon:9606, or one of: {known}"
     )

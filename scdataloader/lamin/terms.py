@@ -5,46 +5,19 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
-from scdataloader.genes.organisms import ORGANISMS
 from scdataloader.lamin.session import MAIN, TRASH, check_bionty, session
 from scdataloader.ontology.ontology import Ontology
+from scdataloader.schema import ONTOLOGIES, ORGANISMS, SchemaOntology
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Terms:
-    """Terms of one ontology that one registry takes."""
-
-    registry: str
-    """Class of bionty."""
-    ontology: str
-    """Name in the guide."""
-    organism: str
-    """Whose terms they are, as bionty names organisms: ``"all"``, ``"human"`` …"""
-
-
-TERMS = (
-    Terms(registry="CellType", ontology="CL", organism="all"),
-    Terms(registry="Tissue", ontology="UBERON", organism="all"),
-    Terms(registry="Disease", ontology="MONDO", organism="all"),
-    Terms(registry="ExperimentalFactor", ontology="EFO", organism="all"),
-    Terms(registry="DevelopmentalStage", ontology="HsapDv", organism="human"),
-    Terms(registry="DevelopmentalStage", ontology="MmusDv", organism="mouse"),
-    Terms(registry="DevelopmentalStage", ontology="FBdv", organism="fly"),
-    Terms(registry="DevelopmentalStage", ontology="WBls", organism="worm"),
-    Terms(registry="Ethnicity", ontology="HANCESTRO", organism="human"),
-    Terms(registry="Phenotype", ontology="PATO", organism="all"),
-)
-"""What is imported, of which in the CELLxGENE schema Phenotype holds the sexes and ExperimentalFactor the assays."""
-
-REGISTRIES = ("Organism", *dict.fromkeys(terms.registry for terms in TERMS))
+REGISTRIES = ("Organism", *dict.fromkeys(known.registry for known in ONTOLOGIES.values() if known.registry))
 """All registries that `import_ontologies` fills."""
 
 
@@ -99,9 +72,9 @@ def _filled(name: str, *, online: bool) -> tuple[int, int]:
         elif name == "Organism":
             _import_organisms(registry)
         else:
-            for terms in TERMS:
-                if terms.registry == name:
-                    source = _source(registry, terms)
+            for ontology, known in ONTOLOGIES.items():
+                if known.registry == name:
+                    source = _source(registry, ontology)
                     if not source.in_db:
                         registry.import_source(source)
     return n_before, registry.filter().count()
@@ -120,14 +93,13 @@ def save_terms(registry: Any, ids: Iterable[str]) -> None:
     """
     import lamindb
 
-    name, missing = registry.__name__, _missing(registry, ids)
-    if name == "Organism":
+    missing = _missing(registry, ids)
+    if registry.__name__ == "Organism":
         if missing:
             _import_organisms(registry, missing)
         return
     for prefix, terms in _by_prefix(missing):
-        known = [entry for entry in TERMS if entry.registry == name and entry.ontology.lower() == prefix.lower()]
-        source = _source(registry, known[0] if known else Terms(registry=name, ontology=prefix, organism="all"), terms)
+        source = _source(registry, prefix, terms)
         _restore(registry, _guide(prefix), terms)
         # saving one saves all that is above it
         lamindb.save(registry.from_values(terms, field=registry.ontology_id, source=source, mute=True))
@@ -171,8 +143,13 @@ def _restore(registry: Any, ontology: Ontology, terms: Sequence[str]) -> None:
     registry.objects.filter(ontology_id__in=ids, branch_id=TRASH).update(branch_id=MAIN)
 
 
-def _source(registry: Any, terms: Terms, wanted: Sequence[str] = ()) -> Any:
+def _source(registry: Any, name: str, wanted: Sequence[str] = ()) -> Any:
     """The table of an ontology in the instance, as bionty's source; made where it is not there yet.
+
+    Args:
+        registry: which holds its terms.
+        name: of the ontology, in any case.
+        wanted: terms that it must have.
 
     Raises:
         LookupError: the ontology is none of the guide's, or not all that is ``wanted`` is a current term of it.
@@ -180,14 +157,17 @@ def _source(registry: Any, terms: Terms, wanted: Sequence[str] = ()) -> Any:
     import bionty
 
     record: Any = bionty.Source
+    entity = registry.__name__
     try:
-        ontology = _guide(terms.ontology)
+        ontology = _guide(name)
     except ValueError as error:
-        raise LookupError(_unknown_message(terms.registry, wanted, str(error))) from error
+        raise LookupError(_unknown_message(entity, wanted, str(error))) from error
     unknown = [term for term in wanted if term not in ontology]
     if unknown:
-        raise LookupError(_unknown_message(terms.registry, unknown, f"{ontology!r} has no such current term"))
-    named = {"entity": f"bionty.{terms.registry}", "name": terms.ontology.lower(), "organism": terms.organism}
+        raise LookupError(_unknown_message(entity, unknown, f"{ontology!r} has no such current term"))
+    of_registry = {other.lower(): known for other, known in ONTOLOGIES.items() if known.registry == entity}
+    known = of_registry.get(name.lower(), SchemaOntology())
+    named = {"entity": f"bionty.{entity}", "name": name.lower(), "organism": known.source_organism}
     source = record.filter(**named, version=ontology.version).one_or_none()
     if source is None or source.dataframe_artifact_id is None:
         # not saved before, or there would be two in use for a while
@@ -221,10 +201,10 @@ def _table(ontology: Ontology) -> pd.DataFrame:
 def _import_organisms(registry: Any, others: Iterable[str] = ()) -> None:
     """Save the organisms that this package knows, and ``others`` under their ids."""
     there = set(registry.filter().values_list("ontology_id", flat=True))
-    for taxon, (_, names) in ORGANISMS.items():
+    for taxon, known in ORGANISMS.items():
         if taxon not in there:
-            # bionty goes by the common name, which is the second one here
-            registry(name=names[1], ontology_id=taxon, scientific_name=names[0].replace(" ", "_")).save()
+            scientific_name = known.scientific_name.replace(" ", "_")
+            registry(name=known.names[0], ontology_id=taxon, scientific_name=scientific_name).save()
     for taxon in others:
         if taxon not in ORGANISMS:
             registry(name=taxon, ontology_id=taxon, scientific_name=taxon).save()

@@ -12,12 +12,12 @@ from rich.table import Table
 from scdataloader.collection.collection import Collection
 from scdataloader.commands.inspect import parser, read_options
 from scdataloader.genes.alignment import UNSTATED
-from scdataloader.genes.organisms import ORGANISMS
 from scdataloader.lamin.collections import is_lamin, origins
 from scdataloader.report.tree import show_mapped, show_tree
 from scdataloader.sampling.expectation import expect
 from scdataloader.sampling.weighting import Weighting
 from scdataloader.sampling.weights import Sampling
+from scdataloader.schema import ORGANISMS
 
 N_COLUMNS_LISTED = 40
 N_CHARACTERS_IN_A_FILE = 160
@@ -28,8 +28,8 @@ def source_table(collection: Collection) -> pd.DataFrame:
     """One row for each source: its cells and genes, and how its genes fall in the vocabulary."""
     rows = []
     for part in collection.parts:
-        names = ORGANISMS.get(part.organism, ("", (part.organism,)))[1]
-        organism = "not stated" if part.organism == UNSTATED else names[0]
+        known = ORGANISMS.get(part.organism)
+        organism = "not stated" if part.organism == UNSTATED else known.scientific_name if known else part.organism
         rows.append(
             {
                 "source": part.source.name,

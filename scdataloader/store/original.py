@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 
 from scdataloader.kernels.records.decode import OK
 from scdataloader.kernels.records.unpack import check_records, unpack_records
+from scdataloader.schema import ORGANISM
 from scdataloader.store.reader import Store, StoreSource
 from scdataloader.store.shard import WHY
 from scdataloader.store.tables import POSITION, ROW, order_of
@@ -111,7 +112,7 @@ class Original:
     def without_x(self) -> AnnData:
         """All of it but the matrix, with names as text; the organism is in ``uns`` where the source had it there."""
         stated = self.source.uns_organism
-        key = "organism_ontology_term_id" if stated and stated.startswith("NCBITaxon:") else "organism"
+        key = ORGANISM if stated and stated.startswith("NCBITaxon:") else "organism"
         obs, var = (table.set_axis(table.index.astype(str), axis=0) for table in (self.obs, self.var))
         return AnnData(obs=obs, var=var, uns={key: stated} if stated else {})
 

@@ -8,10 +8,10 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import DATA
 
 from scdataloader.errors import GeneOverlapError
 from scdataloader.genes.vocabulary import GeneVocabulary, gene_ids, infer_organism, normalise_organism, read_gene_table
+from tests.conftest import DATA
 
 TP53, CD4, MYC, PTEN = "ENSG00000141510", "ENSG00000010610", "ENSG00000136997", "ENSG00000171862"
 

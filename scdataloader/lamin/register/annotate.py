@@ -8,24 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scdataloader.curation.outcome import Outcome
-from scdataloader.lamin.terms import TERMS, save_terms, unsavable
+from scdataloader.lamin.terms import save_terms, unsavable
+from scdataloader.schema import LABEL_COLUMNS, ONTOLOGIES, ORGANISM
 
 if TYPE_CHECKING:
     from lamindb import Artifact, Feature, Schema
 
-COLUMNS = {
-    "cell_type_ontology_term_id": "CellType",
-    "tissue_ontology_term_id": "Tissue",
-    "disease_ontology_term_id": "Disease",
-    "assay_ontology_term_id": "ExperimentalFactor",
-    "development_stage_ontology_term_id": "DevelopmentalStage",
-    "sex_ontology_term_id": "Phenotype",
-    "self_reported_ethnicity_ontology_term_id": "Ethnicity",
-    "organism_ontology_term_id": "Organism",
-}
-"""Columns of the CELLxGENE schema, and the registries of bionty that their labels are records of."""
-
-_OF_PREFIX = {terms.ontology.lower(): terms.registry for terms in TERMS}
+_REGISTRIES = {column: known.registry for column, known in LABEL_COLUMNS.items()} | {ORGANISM: "Organism"}
+_REGISTRY_OF_PREFIX = {name.lower(): known.registry for name, known in ONTOLOGIES.items() if known.registry}
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +120,7 @@ def _registries(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     for column, prefixes in sorted(labels.items()):
         if not prefixes:
             continue
-        name = COLUMNS.get(column) or _OF_PREFIX.get(prefixes.most_common(1)[0][0])
+        name = _REGISTRIES.get(column) or _REGISTRY_OF_PREFIX.get(prefixes.most_common(1)[0][0])
         if name is not None:
             names[column] = name
     return {column: _bionty(name) for column, name in names.items()}

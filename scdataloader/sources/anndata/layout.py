@@ -15,6 +15,7 @@ from anndata import OldFormatWarning
 from anndata.io import read_elem
 
 from scdataloader.errors import SourceFormatError
+from scdataloader.schema import ORGANISM_KEYS
 
 Node = Any
 """A group or an array of h5py or zarr."""
@@ -197,7 +198,7 @@ def uns_strings(root: Node, key: str) -> list[str] | None:
 
 def uns_organism(root: Node) -> str | None:
     """The organism that ``uns`` states, as ontology term or else name; None where it states none, or several."""
-    for key in ("organism_ontology_term_id", "organism"):
+    for key in ORGANISM_KEYS:
         stated = set(uns_strings(root, key) or ())
         if stated:
             return stated.pop() if len(stated) == 1 else None
