@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from scdataloader.curation import Curator, Outcome, Recipe
+from scdataloader.lamin import curate_into
 
 RECIPE = Recipe(
     primary_only=True,
@@ -27,7 +28,8 @@ RECIPE = Recipe(
 
 def curate(downloads: Path, out: Path, collection: str | None = None) -> list[Outcome]:
     """Curate all files of a folder; returns what became of each."""
-    return Curator(out=out, recipe=RECIPE, collection=collection).run(downloads / "*.h5ad")
+    curator, files = Curator(out=out, recipe=RECIPE), downloads / "*.h5ad"
+    return curator.run(files) if collection is None else curate_into(collection, curator, files)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from scdataloader.curation import Curator, Outcome, Recipe, Rule
+from scdataloader.lamin import curate_into
 
 LABEL = "cell_type_ontology_term_id"
 FILES = {
@@ -47,8 +48,8 @@ def recipe(genes: Path) -> Recipe:
 
 def curate(data: Path, genes: Path, out: Path, collection: str | None) -> list[Outcome]:
     """Curate the files; returns what became of each."""
-    curator = Curator(out=out, recipe=recipe(genes), collection=collection)
-    return curator.run([data / name for name in FILES])
+    curator, files = Curator(out=out, recipe=recipe(genes)), [data / name for name in FILES]
+    return curator.run(files) if collection is None else curate_into(collection, curator, files)
 
 
 def main() -> None:

@@ -4,42 +4,59 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from scdataloader.curation.curator import Curator
+from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.recipe import Recipe
 from scdataloader.curation.report import REPORT, show_report
+from scdataloader.lamin.bionty_genes import with_bionty_genes
+from scdataloader.lamin.curate import collection_folder, curate_into
 
 FAILED = 1
-"""Exit code where a file failed; 2 is for bad options."""
+"""Exit code where a file failed; 2 is for wrong options."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Curate what ``args`` name, and show what has become of it.
+    """Curate files and show a report.
 
     Raises:
         SystemExit: a file failed, or an option is wrong.
         KeyboardInterrupt: the run was interrupted; its notes say what to do.
-        Anything that `Curator.run` raises.
+        Exception: anything that `Curator.run` and `curate_into` raise.
     """
     parser = _parser()
-    options = vars(parser.instantiate(parser.parse_args(_config_first(args))))
-    recipe = Recipe(**{name: options[name] for name in Recipe.__dataclass_fields__})
-    own = {name: options[name] for name in Curator.__dataclass_fields__ if name in options}
-    curator = Curator(recipe=recipe, **own)
+    options = parser.instantiate(parser.parse_args(_config_first(args)))
+    if options.out is None and options.collection is None:
+        raise ValueError("no output: give --out, a folder, or --collection, or both")
+    if options.storage is not None and options.collection is None:
+        raise ValueError(f"--storage {options.storage} is only used for a collection: give --collection, too")
+    curator = Curator(
+        out=options.out if options.out is not None else collection_folder(options.collection),
+        recipe=Recipe(**{name: options[name] for name in Recipe.__dataclass_fields__}),
+        processes=options.processes,
+        progress=options.progress,
+    )
     try:
-        outcomes = curator.run(options["files"])
+        outcomes = _run(curator, options)
     except KeyboardInterrupt as interrupt:
-        interrupt.add_note("files that are done are kept: give the same command again to go on")
+        interrupt.add_note("finished files are kept: run the same command again to continue")
         raise
     show_report(outcomes, curator.folder / REPORT)
     if any(outcome.status == "failed" for outcome in outcomes):
         raise SystemExit(FAILED)
 
 
+def _run(curator: Curator, options: Namespace) -> list[Outcome]:
+    if options.collection is not None:
+        return curate_into(options.collection, curator, options.files, storage=options.storage)
+    return replace(curator, recipe=with_bionty_genes(curator.recipe, curator.folder)).run(options.files)
+
+
 def _config_first(args: Sequence[str]) -> list[str]:
-    """The same with its files of options first: what is said on the command line itself goes before them."""
+    """Move files of options to the front, so that the command line takes precedence over them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
     known, others = parser.parse_known_args(args)
@@ -49,15 +66,15 @@ def _config_first(args: Sequence[str]) -> list[str]:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="scdataloader curate",
-        description="Turn files as they were downloaded into validated ones, and perhaps into a lamindb collection. "
-        "What is done already is not done again; after an interruption, the same command goes on.",
+        description="Standardise downloaded files, and optionally register them in a lamindb collection. Finished "
+        "files are skipped; after an interruption, the same command continues.",
     )
-    parser.add_argument("files", nargs="+", type=str, help=".h5ad files, .zarr folders, globs")
-    parser.add_argument(
-        "--config",
-        action="config",
-        help="a YAML file with any of the options below; those of the command line go before it",
-    )
-    parser.add_class_arguments(Curator, skip={"recipe"})
+    add = parser.add_argument
+    add("files", nargs="+", type=str, help=".h5ad files, .zarr folders, globs")
+    add("--config", action="config", help="YAML file with any of the options below; the command line takes precedence")
+    add("--out", type=str | None, help="output folder; default: curated/<collection> in the storage of the instance")
+    add("--collection", type=str | None, help="key of a lamindb collection to register the files in")
+    add("--storage", type=str | None, help="where in lamindb to store the files; default: the storage of the instance")
+    parser.add_class_arguments(Curator, skip={"out", "recipe"})
     parser.add_class_arguments(Recipe)
     return parser

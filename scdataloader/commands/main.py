@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
                 convert(given[1:])
             elif options.command == "instance":
-                from scdataloader.lamin.instance import main as instance
+                from scdataloader.commands.instance import main as instance
 
                 instance(given[1:])
             elif options.command in STORE:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
-import re
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scdataloader.curation.file import Job, failed
@@ -19,138 +18,88 @@ from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.plan import make_plan
 from scdataloader.curation.pool import curate_files
 from scdataloader.curation.recipe import Recipe
-from scdataloader.curation.report import summary, write_report
+from scdataloader.curation.report import write_report
 from scdataloader.curation.writer import without_partial
-from scdataloader.lamin.bionty_genes import tell_of_genes, with_bionty_genes
-from scdataloader.lamin.session import local_storage
 from scdataloader.runtime.processes import n_cores
 from scdataloader.runtime.progress import progress_bar
 from scdataloader.sources.locate import expand
-
-_KEY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*")
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curator:
-    """Curates files into a folder, and perhaps into a lamindb collection.
+    """Curates files into a folder.
 
     Args:
-        out: The folder for the curated files, ``report.csv``, and the ledger of what is done; None for ``curated`` and
-            the collection's key in the storage of the lamindb instance.
+        out: The folder for the curated files, ``report.csv``, and the ledger of finished files.
         recipe: What to do with the files.
-        collection: Key of a collection of the connected lamindb instance, which the files are registered in; None to
-            have the files only.
-        storage: Where in lamindb the files go; None leaves that to the instance.
-        processes: How many files to curate at once; None for as many as there are cores.
-        progress: Whether to show a bar on standard error; None to show it on a terminal.
+        processes: Number of files to curate at once; None for the number of cores.
+        progress: Whether to show a progress bar on standard error; None to show it on a terminal.
     """
 
-    out: str | os.PathLike[str] | None = None
+    out: str | os.PathLike[str]
     recipe: Recipe = field(default_factory=Recipe)
-    collection: str | None = None
-    storage: str | None = None
     processes: int | None = None
     progress: bool | None = None
 
     def __post_init__(self) -> None:
         if self.processes is not None and self.processes < 1:
             raise ValueError(f"processes must be 1 or more, not {self.processes}")
-        if self.collection is None and self.out is None:
-            raise ValueError("nothing says where curated files go: give out, a folder, or collection, or both")
-        if self.collection is None and self.storage is not None:
-            raise ValueError(f"storage={self.storage} is for what is registered: give collection, too")
-        if self.collection is not None and not _KEY.fullmatch(self.collection):
-            raise ValueError(
-                f"{self.collection!r} is no key of a collection: give one like my/atlas, of letters, digits, '-', '_' "
-                "and '.', in parts that '/' separates"
-            )
 
     @property
     def folder(self) -> Path:
-        """``out``, or what stands for it.
+        """``out`` as an absolute path."""
+        return Path(self.out).expanduser().absolute()
 
-        Raises:
-            RuntimeError: it is for the instance to say, and none is connected, or its storage is no local folder.
-        """
-        if self.out is not None:
-            return Path(self.out).expanduser().absolute()
-        return local_storage() / "curated" / str(self.collection)
+    def run(
+        self,
+        files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        *,
+        finish: Callable[[list[Outcome]], list[Outcome]] | None = None,
+    ) -> list[Outcome]:
+        """Curate files in parallel processes; in a script, call it under ``if __name__ == "__main__":``.
 
-    def run(self, files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Outcome]:
-        """Curate files, in parallel processes; in a script, call it under ``if __name__ == "__main__":``.
-
-        A file that fails does not stop the others. What was done before, by the content of the file and the recipe as
-        far as it concerns the file, is not done again, unless it failed. After an interruption, of which the report
-        has what was done until then, the same call goes on.
-        A collection is brought up to date once, in the end.
+        A file that fails does not stop the others. A file that was curated before, as known by the hashes of its
+        content and of its recipe, is skipped unless it failed. After an interruption, the report lists the files that
+        were finished, and the same call continues.
 
         Args:
             files: Paths of .h5ad files and .zarr folders, and globs.
+            finish: Called with all outcomes before another run can change the outputs; returns the outcomes to report.
 
         Returns:
-            What became of each file, in order; of a file that was split, an outcome for each organism.
+            The outcome of each file, in order; of a file that was split, an outcome for each organism.
 
         Raises:
             FileNotFoundError: a glob matches nothing, or the recipe names a file that does not exist.
-            LookupError: the recipe names a hook that does not exist, or takes genes from bionty that it has none of.
-            RuntimeError: another run is curating into the folder, processes cannot be started, or a collection is named
-                or genes are bionty's, and no lamindb instance is connected.
-            ValueError: no file is named, or one lies in the folder for the outputs; the recipe names an ontology or an
-                assay that does not exist.
+            LookupError: the recipe names a hook that does not exist.
+            RuntimeError: another run is curating into the folder, or processes cannot be started.
+            ValueError: no file is named, or one is in the output folder; the recipe names an ontology or an assay that
+                does not exist, or takes genes from bionty: see `scdataloader.lamin.curate_into`.
         """
-        if self.collection is not None:
-            from scdataloader.lamin.register.register import check_registrable
-
-            check_registrable(self.storage)
         folder = self.folder
         named = _named(files, folder)
         _check(self.recipe, list(named.values()))
-        recipe = with_bionty_genes(self.recipe, folder)
         with open_ledger(folder) as ledger:
             without_partial(folder)
             done: dict[Path, list[Outcome]] = {}
             try:
-                done.update(self._curated(named, recipe, ledger))  # one by one: after an interruption, some
+                done.update(self._curated(named, ledger))  # one by one: after an interruption, some
             finally:
                 without_partial(folder)
                 outcomes = [outcome for path in named for outcome in done.get(path, [])]
                 if outcomes:
                     write_report(folder, outcomes)
-            if self.collection is not None:  # before another run may change the outputs
-                outcomes = self._registered(outcomes, recipe)
+            if finish is not None:
+                outcomes = finish(outcomes)
                 write_report(folder, outcomes)
         return outcomes
 
-    def _registered(self, outcomes: list[Outcome], recipe: Recipe) -> list[Outcome]:
-        """The outcomes, of which those that the instance has refused have failed."""
-        from scdataloader.lamin.register.register import register
-
-        tell_of_genes(outcomes, recipe)
-        logger.info("%s", summary(outcomes))
-        done = register(outcomes, key=str(self.collection), recipe=recipe, storage=self.storage)
-        logger.info("%s", done)
-        told = [
-            replace(
-                outcome,
-                status="failed",
-                reason=f"curated, but not registered: {done.refused[outcome.source]}",
-                output=None,
-                n_cells_out=0,
-                n_genes_out=0,
-            )
-            if outcome.output and outcome.source in done.refused
-            else outcome
-            for outcome in outcomes
-        ]
-        _tell([outcome for outcome in told if outcome.source in done.refused])
-        return told
-
-    def _curated(self, named: dict[Path, str], recipe: Recipe, ledger: Ledger) -> Iterator[tuple[Path, list[Outcome]]]:
+    def _curated(self, named: dict[Path, str], ledger: Ledger) -> Iterator[tuple[Path, list[Outcome]]]:
         """Files, and what has become of each: first of those that were done before."""
         shown = sys.stderr.isatty() if self.progress is None else self.progress
-        plan = make_plan(named, recipe, ledger, shown=shown)
+        plan = make_plan(named, self.recipe, ledger, shown=shown)
         if plan.n_before:
             logger.info("done before: %d of %d files", plan.n_before, len(named))
         for path, outcomes in plan.done.items():
@@ -196,7 +145,8 @@ def _named(files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], fol
 
 
 def _check(recipe: Recipe, files: list[str]) -> None:
-    """Tell at once what would be wrong for all files."""
+    """Refuse what would be wrong for all files."""
+    _ = recipe.hash  # gene tables, ontologies and hooks exist
     for hook in (*recipe.before, *recipe.after):
         load_hook(hook)
     if recipe.assays:

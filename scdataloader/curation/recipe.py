@@ -189,8 +189,8 @@ def is_file(ontology: str) -> bool:
 def _table(path: str) -> str:
     if path == BIONTY:
         raise ValueError(
-            "the recipe takes genes from bionty, which have no hash until they are in a file: Curator.run writes one; "
-            "elsewhere, use the recipe that with_bionty_genes(recipe, folder) returns"
+            "the recipe takes genes from bionty, and has no hash until they are written to a file; run it with "
+            "scdataloader.lamin.curate_into, or use the recipe that lamin.bionty_genes.with_bionty_genes returns"
         )
     return _digest(path)
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import logging
 import re
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,8 +14,6 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 (what lamindb 
 """Hosts of Postgres that lamindb asks no account for."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-logger = logging.getLogger(__name__)
 
 
 def init(storage: str | Path, *, name: str | None = None, db: str | None = None) -> str:
@@ -202,50 +196,3 @@ def _place(db: str | None) -> tuple[Any, ...] | None:
 
 def _without_password(db: str) -> str:
     return re.sub(r"(://[^:@/]*):.*@", r"\1:…@", db)
-
-
-def main(args: Sequence[str]) -> None:
-    """Do what ``args`` say.
-
-    Raises:
-        Exception: all that `init`, `connect`, `import_ontologies` and `import_genes` raise.
-    """
-    options = _parser().parse_args(args)
-    if options.action == "init":
-        slug = init(options.storage, name=options.name, db=options.db)
-        sys.stdout.write(
-            f"{slug} is ready, for what runs in {Path.cwd()} and below; elsewhere: scdataloader instance connect "
-            f"{slug.rpartition('/')[2]}\n"
-        )
-    elif options.action == "connect":
-        sys.stdout.write(f"connected to {connect(options.name)}, for what runs in {Path.cwd()} and below\n")
-    elif options.action == "import-genes":
-        from scdataloader.lamin.genes import import_genes
-
-        sys.stdout.write(f"{import_genes(options.organism, options.table)}\n")
-    else:
-        from scdataloader.lamin.terms import import_ontologies
-
-        for line in import_ontologies(options.registries or None, online=options.online):
-            sys.stdout.write(f"{line}\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scdataloader instance",
-        description="Make a lamindb instance, connect to it, fill it with terms and genes.",
-    )
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
-    add = actions.add_parser("init", help="make an instance, without a network").add_argument
-    add("--storage", required=True, metavar="FOLDER", help="local folder of its artifacts (and of a SQLite database)")
-    add("--name", help="what to call it; default: made of the folder's name and a digest, so that it is unique")
-    add("--db", metavar="URL", help="postgresql://user:password@host:port/database; default: SQLite in the storage")
-    add = actions.add_parser("connect", help="use an instance in this directory and below").add_argument
-    add("name", metavar="NAME", help="name of the instance, or owner/name")
-    add = actions.add_parser("import-ontologies", help="fill the connected instance with terms").add_argument
-    add("registries", nargs="*", metavar="REGISTRY", help="such as CellType Tissue Disease; default: all")
-    add("--online", action="store_true", help="terms from bionty's own sources, over the network")
-    add = actions.add_parser("import-genes", help="fill the connected instance with genes").add_argument
-    add("organism", metavar="ORGANISM", help="whose genes, such as human")
-    add("table", metavar="TABLE", help="a csv, tsv or parquet file with their ids, symbols and perhaps synonyms")
-    return parser

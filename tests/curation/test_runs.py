@@ -2,24 +2,17 @@
 
 import csv
 import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import anndata as ad
-import pandas as pd
 import pytest
 
-import scdataloader as scd
-from scdataloader.commands.main import main
 from scdataloader.curation import Curator, Recipe, Rule
 from scdataloader.curation.ledger import LEDGER
-from scdataloader.curation.report import REPORT
-from tests.curation.helpers import IDS, cells, raw, table, written
+from tests.curation.helpers import IDS, cells, raw, written
 
 pytestmark = pytest.mark.filterwarnings("default")  # of libraries in processes of their own
 
@@ -33,9 +26,6 @@ def statuses(outcomes):
 def outputs(folder):
     """What lies in a folder of curated files, with the times of the files."""
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.h5ad")}
-
-
-# --- runs -------------------------------------------------------------------------------------------------------------
 
 
 def test_runs_skip_what_is_done_and_one_file_does_not_stop_the_others(tmp_path, monkeypatch, caplog):
@@ -190,45 +180,6 @@ def test_a_part_of_a_file_whose_process_was_killed_does_not_stay(working):
     assert outputs(working / "out") == {}
 
 
-def test_what_is_kept_is_registered_and_what_is_new_makes_a_version(tmp_path, lamin, caplog):
-    caplog.set_level("INFO", "scdataloader")
-    paths = raw(tmp_path / "raw")
-    curator = Curator(out=tmp_path / "out", collection="tests/runs", processes=1)
-    curator.run(paths[:2])
-    curator.run(paths[:2])
-    curator.run(paths)
-    said = [record.getMessage() for record in caplog.records if "lamindb:tests/runs@" in record.getMessage()]
-    assert [re.search(r"\(.*new", line)[0] for line in said] == [
-        "(new): 2 artifacts, 2 new",
-        "(as it was): 2 artifacts, 0 new",
-        "(new): 3 artifacts, 1 new",
-    ]
-    assert len(scd.Collection.open("lamindb:tests/runs")) == 30
-
-
-def test_a_collection_says_where_its_files_go(tmp_path, lamin):
-    (outcome,) = Curator(collection="tests/placed", processes=1).run(raw(tmp_path / "raw", 1))
-    storage = Path(lamin.settings.storage.root_as_str)
-    assert outcome.output == storage / "curated" / "tests" / "placed" / "0.h5ad"
-    assert len(scd.Collection.open("lamindb:tests/placed")) == 10
-
-
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        ({}, "nothing says where curated files go"),
-        ({"out": "x", "storage": "s3://b"}, "storage=s3://b is for what is registered"),
-        *(
-            ({"collection": key}, "is no key of a collection")
-            for key in ("", "lamindb:a/b", "a/../b", "a//b", "/a", "a ")
-        ),
-    ],
-)
-def test_curators_that_make_no_sense(options, why):
-    with pytest.raises(ValueError, match=why):
-        Curator(**options)
-
-
 HOOKS = """
 import os, signal, time
 
@@ -237,11 +188,6 @@ def die(block):
         os.kill(os.getpid(), signal.SIGKILL)
     if block.n_obs == 8:
         os._exit(3)
-    return block
-
-def linger(block):
-    if block.n_obs == 7 and not os.path.exists("go on"):
-        time.sleep(600)
     return block
 
 def die_of_humans(block):
@@ -289,91 +235,3 @@ def test_a_file_that_changes_while_it_is_curated_fails(working):
     assert statuses(outcomes) == [("0.h5ad", "kept"), ("1.h5ad", "failed")]
     assert "changed or removed while it was curated" in outcomes[1].reason
     assert set(outputs(working / "out")) == {"0.h5ad"}
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
-
-
-def test_the_command_reads_yaml_and_tells_of_all_files(working, capsys):
-    raw(working / "raw", 2)
-    (working / "raw" / "bad.h5ad").write_text("no file of ours")
-    Path("curate.yaml").write_text(
-        f"genes: {{human: {table(working)}}}\n"
-        "min_genes_per_cell: 2\n"
-        "out: not the one that the command line names\n"
-        "rules:\n"
-        '  "1*": {organism: human, constants: {donor_id: d7}}\n'
-    )
-    command = ["curate", "raw/*.h5ad", "--out", "out", "--config", "curate.yaml", "--processes", "1"]
-    with pytest.raises(SystemExit) as done:
-        main([*command, "--compression", "gzip"])
-    assert done.value.code == 1
-    said = capsys.readouterr()
-    assert re.search(r"│ bad.h5ad +│ failed +│", said.out)
-    assert f"2 kept, 0 dropped, 1 failed; 20 cells are kept; all of it: {working}/out/report.csv" in said.out
-    assert "warning: raw/bad.h5ad failed: " in said.err
-    found = ad.read_h5ad("out/1.h5ad")
-    assert set(found.obs["donor_id"]) == {"d7"}
-    assert list(found.var["symbol"])[:2] == ["TP53", "CD4"]
-    (working / "raw" / "bad.h5ad").unlink()
-    assert main([*command, "--compression", "gzip"]) == 0
-    assert "done before: 2 of 2 files" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        (["--min_cells_per_file", "many"], "min_cells_per_file"),
-        (["--processes", "0"], "error: processes must be 1 or more, not 0"),
-        (["--genes", '{"human": "gone.csv"}'], "error: the recipe names gone.csv, which does not exist"),
-    ],
-)
-def test_wrong_options(working, capsys, options, why):
-    try:
-        code = main(["curate", str(raw(working / "raw", 1)[0]), "--out", "out", *options])
-    except SystemExit as done:
-        code = done.code
-    assert code == 2
-    assert why in capsys.readouterr().err
-
-
-def test_a_command_leaves_nothing_behind_to_complain_of(working):
-    cells(IDS).write_zarr(working / "a.zarr")  # zarr's codecs have a semaphore, in each process
-    command = [sys.executable, "-m", "scdataloader", "curate", "a.zarr", "--out", "out"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(REPO)}
-    )
-    assert done.stderr == ""
-
-
-def test_an_interrupted_command_goes_on(working):
-    raw(working / "raw", 2)
-    written(working / "raw" / "1.h5ad", cells(IDS, 7))
-    # a process that was started in the background of a shell, and what it starts, would not hear of an interrupt
-    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", f"from scdataloader.commands.main import main; {code}"]
-    command += ["curate", "raw/*.h5ad", "--out", "out", "--processes", "1"]
-    env = os.environ | {"PYTHONPATH": str(REPO)}
-    hook = ["--after", "[curate_hooks_of_runs:linger]"]
-    with subprocess.Popen([*command, *hook], stderr=subprocess.PIPE, text=True, env=env) as process:
-        while not (working / "out" / "0.h5ad").exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        said = process.communicate()[1]
-    assert process.returncode == 130
-    assert said.splitlines()[-2:] == [
-        "interrupted",
-        "files that are done are kept: give the same command again to go on",
-    ]
-    assert sorted(path.name for path in (working / "out").iterdir()) == ["0.h5ad", LEDGER, REPORT]
-    assert list(pd.read_csv(working / "out" / REPORT)["source"]) == ["raw/0.h5ad"]
-    (working / "curate_hooks_of_runs.py").write_text(HOOKS)  # the same, written anew
-    (working / "go on").touch()
-    before = outputs(working / "out")
-    done = subprocess.run([*command, *hook], capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == 0, done.stderr
-    now = outputs(working / "out")
-    assert set(now) == {"0.h5ad", "1.h5ad"}
-    assert now["0.h5ad"] == before["0.h5ad"]

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from scdataloader.commands.main import main
 from scdataloader.curation import Curator, Outcome, Recipe
 from scdataloader.curation.genes import GeneTable
+from scdataloader.lamin import curate_into
 from scdataloader.lamin.bionty_genes import tell_of_genes, with_bionty_genes
 from scdataloader.lamin.genes import import_genes, n_imported_genes, registered_genes
 from tests.curation.helpers import IDS, TABLE, cells, table, written
@@ -137,9 +138,9 @@ def curate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., lis
     (tmp_path / "steps_of_genes.py").write_text(HOOKS)
     path = written(tmp_path / "a.h5ad", cells(["P53", "CD4", "FRESH"]))
 
-    def run(collection: str | None = None, **options: object) -> list[Outcome]:
+    def run(collection: str, **options: object) -> list[Outcome]:
         recipe = Recipe(min_gene_overlap=0.0, after=["steps_of_genes:without_database"], **options)
-        return Curator(out=tmp_path / "out", recipe=recipe, collection=collection, processes=1).run(path)
+        return curate_into(collection, Curator(out=tmp_path / "out", recipe=recipe, processes=1), path)
 
     return run
 
@@ -161,11 +162,11 @@ def test_curating_by_the_genes_of_the_instance(
     source = lamin.Artifact.get(key__startswith="tests/bionty/").run.transform.source_code
     assert json.loads(source)["recipe"]["genes"] == {"human": str(written_table)}
     before = first.output.stat().st_mtime_ns, written_table.stat().st_mtime_ns
-    curate(genes={"human": "bionty"})
+    curate("tests/bionty", genes={"human": "bionty"})
     assert (first.output.stat().st_mtime_ns, written_table.stat().st_mtime_ns) == before
     (tmp_path / "genes.csv").write_text(f"{TABLE}ENSG00000000009,FRESH,\n")
     import_genes("human", tmp_path / "genes.csv")
-    (second,) = curate(genes={"human": "bionty"})
+    (second,) = curate("tests/bionty", genes={"human": "bionty"})
     assert list(ad.read_h5ad(second.output).var_names) == [*IDS[:2], "ENSG00000000009"]
     assert second.recipe != first.recipe
     assert len(list((tmp_path / "out" / "genes").iterdir())) == 2
@@ -193,7 +194,7 @@ def test_genes_that_were_saved_one_by_one_are_no_table(no_genes: ModuleType, tmp
 
 
 def test_a_recipe_that_names_bionty_has_no_hash() -> None:
-    with pytest.raises(ValueError, match="genes from bionty, which have no hash until they are in a file"):
+    with pytest.raises(ValueError, match="genes from bionty, and has no hash until"):
         _ = Recipe(genes={"human": "bionty"}).hash
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import scdataloader as scd
 from scdataloader.curation import Curator, Outcome, Recipe
+from scdataloader.lamin import curate_into
 from scdataloader.lamin.collections import resolve_lamin
 from scdataloader.lamin.register.origin import Origin
 from scdataloader.lamin.register.register import register
@@ -231,7 +232,7 @@ def test_curated_by_relative_then_absolute_path_then_moved(lamin, tmp_path, monk
 
     def curate(files: str, least: int) -> list[str]:
         recipe = Recipe(genes={"human": genes}, min_genes_per_cell=least, min_cells_per_file=1)
-        outcomes = Curator(out="out", recipe=recipe, collection=key, processes=1).run(files)
+        outcomes = curate_into(key, Curator(out="out", recipe=recipe, processes=1), files)
         assert {outcome.status for outcome in outcomes} == {"kept"}
         assert len(scd.Collection.open(f"lamindb:{key}")) == sum(outcome.n_cells_out for outcome in outcomes)
         return [outcome.source for outcome in outcomes]
