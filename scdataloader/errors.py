@@ -25,12 +25,12 @@ class StoreFormatError(SourceFormatError):
     """A store is unfinished, damaged, or none."""
 
 
-class UnfitError(ScDataLoaderError, ValueError):
-    """A store cannot keep a value, a column or a list of genes as it is."""
+class UnsupportedDataError(ScDataLoaderError, ValueError):
+    """A store cannot represent a value, a column or a gene list exactly."""
 
 
-class StoreWriteError(ScDataLoaderError, OSError):
-    """A file of a store cannot be written: the disk is full, a quota is used up, the folder is not writable."""
+class WriteError(ScDataLoaderError, OSError):
+    """An output cannot be written: the disk is full, a quota is used up, or the folder is not writable."""
 
     def __str__(self) -> str:
         return str(self.strerror)  # without the number before it

@@ -125,7 +125,7 @@ class Curator:
                 told[job.path] = n_bytes
 
             n = min(self.processes or n_cores(), len(jobs))
-            for job, outcomes in curate_files(jobs, n, begun=begun, heard=heard):
+            for job, outcomes in curate_files(jobs, n, on_begin=begun, on_progress=heard):
                 heard(job, 1.0)
                 yield job, outcomes
 

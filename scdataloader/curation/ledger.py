@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import json
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from scdataloader.curation.outcome import Outcome
-from scdataloader.store.writing.lock import try_lock
+from scdataloader.runtime.files import try_lock
 
 LEDGER = "curated.jsonl"
 FORMAT = 1
@@ -159,7 +158,7 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LEDGER).open("a+b") as file:
-        if not try_lock(file.fileno(), fcntl.LOCK_EX):
+        if not try_lock(file.fileno()):
             raise RuntimeError(
                 f"another run is curating into {folder}; wait until it has ended, or name another folder"
             )

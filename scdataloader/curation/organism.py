@@ -64,7 +64,7 @@ def curate_part(part: Part) -> Outcome:
 
     Raises:
         GeneOverlapError: too few genes are in the organism's table.
-        StoreWriteError: the output cannot be written.
+        WriteError: the output cannot be written.
         Anything that `match_genes`, `kept_cells` or a hook raises.
     """
     source, recipe, outcome = part.source, part.recipe, part.outcome

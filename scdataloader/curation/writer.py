@@ -35,7 +35,7 @@ class Writer:
         """Add cells, with the same genes as the cells before.
 
         Raises:
-            StoreWriteError: the disk is full or read-only.
+            WriteError: the disk is full or read-only.
             ValueError: the genes differ, or a value is not a count.
         """
         if not self._cells:
@@ -102,7 +102,7 @@ def written(path: Path, name: str, compression: Compression) -> Iterator[Writer]
         compression: Filter of the values and gene numbers.
 
     Raises:
-        StoreWriteError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     dtype = np.dtype(np.float32)
     with Spool(path, dtype) as spool:

@@ -34,7 +34,7 @@ def with_bionty_genes(recipe: Recipe, folder: Path) -> Recipe:
     Raises:
         LookupError: the instance has no genes of an organism; says how to fill it.
         RuntimeError: no instance is connected, it has no bionty, or its database does not answer.
-        StoreWriteError: a table cannot be written.
+        WriteError: a table cannot be written.
     """
     tables = {name: _written(name, folder) if table == BIONTY else table for name, table in recipe.genes.items()}
     return replace(recipe, genes=tables)

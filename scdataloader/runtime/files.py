@@ -1,43 +1,48 @@
-"""Files that are there whole or not at all, and what to say where one cannot be written."""
+"""Files: written completely or not at all, locked against other processes, and opened within the process's limit."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from scdataloader.errors import StoreWriteError
+from scdataloader.errors import WriteError
 
 PARTIAL = ".partial"
-"""Ends the name of a file that is being written."""
+"""Suffix of a file that is being written."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF, errno.EINVAL)
+"""Errors of file systems without locks."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around what writes to a file or folder, and to nothing else.
+    """Translate errors of a block that writes to ``path``, and to nothing else.
 
     Raises:
-        StoreWriteError: it cannot be written; names it, and says why.
+        WriteError: ``path`` cannot be written; names it and the cause.
     """
     try:
         yield
-    except StoreWriteError:
+    except WriteError:
         raise
     except OSError as error:
-        raise StoreWriteError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+        raise WriteError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file of which nobody ever sees a part, and that is on the disk when this returns."""
+    """Write a file that is never seen incomplete, and is on disk when this returns."""
     with opened_atomically(path) as file:
         file.write(content)
 
 
 @contextmanager
 def opened_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to be written under another name, which takes its own once it is complete; an exception removes it."""
+    """A file to write, which takes the name ``path`` when it is complete and on disk; an exception removes it."""
     partial = path.with_name(path.name + PARTIAL)
     try:
         with partial.open("wb") as file:
@@ -52,9 +57,51 @@ def opened_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync(path: Path) -> None:
-    """Have the content of a file, or the names of a folder's files, on the disk."""
+    """Flush the content of a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock an open file against other processes; replaces the lock that this descriptor holds.
+
+    The lock ends when all copies of the descriptor are closed, however their processes end. Where the file system has
+    no locks, nothing is locked.
+
+    Returns:
+        Whether it is locked; False where another process holds a lock that excludes this one.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+@contextmanager
+def opening(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Explain "too many open files" of a block that opens or maps ``path``.
+
+    Raises:
+        OSError: with ``errno`` EMFILE; states the limit and how to raise it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        raise OSError(
+            errno.EMFILE,
+            f"this process may have {limit} files open at once, and has (a mapped source keeps one, and so does each "
+            f"shard of a store); raise the limit with `ulimit -n` before Python starts (here up to {most}), or close() "
+            "sources that are not being read",
+            os.fspath(path),
+        ) from error

@@ -1,79 +1,215 @@
-"""Tasks of a conversion in processes, here or elsewhere, that end when it does."""
+"""Process pool in which the death of a process fails only the call that it was running."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
+from typing import Any
 
-from scdataloader.errors import ScDataLoaderError
-from scdataloader.store.writing.lock import Claim
-from scdataloader.store.writing.tasks import Task, noted_cells, run_task
+_READY, _PROGRESS, _RESULT, _ERROR = range(4)
+"""Kinds of messages from a worker process."""
+_process_table = threading.Lock()
+"""Held where processes are started or joined: `multiprocessing` may otherwise reap one process in two threads."""
 
-_SECONDS_PER_LOOK = 0.25
+OnProgress = Callable[[Any], None]
 
 
-@contextmanager
-def workers(executor: Executor | None, n_processes: int | None, n_tasks: int) -> Iterator[Executor]:
-    """The executor to use: the one given, else one of ``n_processes``, as many as there are cores and tasks by default.
+class WorkerDiedError(RuntimeError):
+    """A process ended before its call returned; the message states the cause."""
 
-    One process is this one.
+
+class ProcessPool(Executor):
+    """Executor with up to ``n_processes`` spawned processes, each running one call at a time.
+
+    A process that is killed or exits fails its own call with `WorkerDiedError`, and the next call starts another one.
+    Where no process starts at all, calls fail with RuntimeError. Leaving the ``with`` statement by an exception cancels
+    waiting calls and terminates running ones.
     """
-    if executor is not None:
-        yield executor
-        return
-    n = min(n_processes or n_cores(), max(1, n_tasks))
-    own: Executor
-    if n == 1:
-        own = ThreadPoolExecutor(1, thread_name_prefix="scdataloader-convert")
-    else:
-        # fork is not safe beside the threads of HDF5, Arrow and the progress bar
+
+    def __init__(self, n_processes: int) -> None:
+        self._threads = ThreadPoolExecutor(n_processes, thread_name_prefix="scdataloader-pool")
+        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._busy: set[_Worker] = set()
+        self._is_closed = False
+        self._has_started = False
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Schedule ``function(*args, **kwargs)``."""
+        return self._schedule(partial(function, *args, **kwargs), None)
+
+    def submit_with_progress(self, function: Callable[..., Any], /, *args: Any, on_progress: OnProgress) -> Future[Any]:
+        """Schedule ``function(*args, report)``; a thread passes what it reports on to ``on_progress``."""
+        return self._schedule(partial(function, *args), on_progress)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 (Executor's)
+        """End the processes: after all calls, or at once unless ``wait``."""
+        with self._lock:
+            self._is_closed = cancel_futures or not wait
+            for worker in self._busy if not wait else ():
+                worker.terminate()
+        self._threads.shutdown()
+        while self._idle:
+            self._idle.pop().stop()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.shutdown(wait=kind is None)
+
+    def _schedule(self, call: Callable[..., Any], on_progress: OnProgress | None) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._threads.submit(self._run, future, call, on_progress)
+        return future
+
+    def _run(self, future: Future[Any], call: Callable[..., Any], on_progress: OnProgress | None) -> None:
+        """Run a call in a process and resolve its future; in a thread that waits for that process."""
+        if self._is_closed:
+            future.cancel()
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            with self._worker() as worker:
+                error, result = worker.run(call, on_progress)
+        except Exception as failure:  # noqa: BLE001 (of the pool; the future's owner receives it)
+            error, result = failure, None
+        # The future raises the error, not this module: its traceback then shows where it is a defect.
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    @contextmanager
+    def _worker(self) -> Iterator[_Worker]:
+        """An idle worker, or a new one; it is idle again afterwards, unless it has ended.
+
+        Raises:
+            WorkerDiedError: it has.
+        """
+        with self._lock:
+            worker = self._idle.pop() if self._idle else _Worker()
+            self._busy.add(worker)
+            if self._is_closed:
+                worker.terminate()
+        try:
+            yield worker
+        except EOFError:
+            code = worker.join()
+            if not (worker.is_ready or self._has_started):
+                raise RuntimeError(
+                    f"a process could not start and ended with exit code {code}; in a script, call this under "
+                    "`if __name__ == '__main__':`"
+                ) from None
+            raise WorkerDiedError(_cause(code)) from None
+        finally:
+            with self._lock:
+                self._busy.remove(worker)
+                self._has_started |= worker.is_ready
+                if not worker.has_ended:
+                    self._idle.append(worker)
+
+
+class _Worker:
+    """A process that runs one call after the other."""
+
+    def __init__(self) -> None:
+        # fork is not safe beside the threads of HDF5, Arrow, numba and the progress bar
         context = multiprocessing.get_context("spawn")
-        own = ProcessPoolExecutor(n, mp_context=context, initializer=begin_worker)
-    with own:
-        yield own
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.is_ready = self.has_ended = False
+        with _process_table, uninterrupted():
+            self._process.start()
+        theirs.close()
+
+    def run(self, call: Callable[..., Any], on_progress: OnProgress | None) -> tuple[Exception | None, Any]:
+        """The error and the result of a call, of which one is None.
+
+        Raises:
+            EOFError: the process has ended.
+        """
+        with suppress(BrokenPipeError):  # of a process that has ended: receiving raises EOFError
+            self._connection.send((call, on_progress is not None))
+        while True:
+            try:
+                kind, value = self._connection.recv()
+            except ConnectionResetError as error:
+                raise EOFError from error
+            if kind == _READY:
+                self.is_ready = True
+            elif kind == _PROGRESS and on_progress is not None:
+                on_progress(value)
+            elif kind == _ERROR:
+                raised, text = value
+                raised.__cause__ = _WorkerTracebackError(text)
+                return raised, None
+            else:
+                return None, value
+
+    def terminate(self) -> None:
+        """Kill the process in the middle of its call, which then raises EOFError."""
+        self._process.terminate()
+
+    def stop(self) -> None:
+        """End an idle process, which cleans up its libraries."""
+        if not self.is_ready:
+            self.terminate()
+        self.join()
+
+    def join(self) -> int:
+        """Wait for a process to end; its exit code, or minus the signal that killed it."""
+        self.has_ended = True
+        self._connection.close()
+        with _process_table:
+            self._process.join()
+        return self._process.exitcode or 0
 
 
-def run_tasks(tasks: Sequence[Task], executor: Executor, claim: Claim, told: Callable[[int], None]) -> None:
-    """Do all tasks; ``told`` hears again and again how many of their cells are done.
+class _WorkerTracebackError(Exception):
+    """Cause of an error that was raised in another process: its traceback there, as text."""
 
-    Where one fails, the others are stopped before its error is raised.
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
 
-    Raises:
-        RuntimeError: a process ended without a word.
-        Anything that a task raises.
-    """
-    with uninterrupted():
-        task_of = {executor.submit(run_task, task): task for task in tasks}
-    pending, n_done, complete = set(task_of), 0, False
+
+def _cause(exit_code: int) -> str:
+    if exit_code == -signal.SIGBUS:
+        return "a file became shorter while it was read"
+    if exit_code < 0:
+        memory = ", perhaps for lack of memory: use fewer processes" if exit_code == -signal.SIGKILL else ""
+        return f"the process was killed by {signal.Signals(-exit_code).name}{memory}"
+    return f"the process ended with exit code {exit_code}; its traceback is on standard error"
+
+
+def _serve(connection: Connection) -> None:
+    """Run calls in this process until nobody is at the other end of the connection."""
+    begin_worker()
+    with suppress(EOFError, BrokenPipeError):
+        connection.send((_READY, None))
+        while True:
+            connection.send_bytes(_reply(connection, connection.recv_bytes()))
+
+
+def _reply(connection: Connection, content: bytes) -> bytes:
+    """The result or the error of a call; call and reply are pickled."""
     try:
-        while pending:
-            done, pending = wait(pending, timeout=_SECONDS_PER_LOOK, return_when=FIRST_EXCEPTION)
-            for future in done:
-                error = future.exception()
-                if isinstance(error, ScDataLoaderError):
-                    raise error  # from here, so that it reads as an error of this process
-                future.result()
-                n_done += task_of[future].n_cells
-            told(n_done + sum(noted_cells(task_of[future].place.folder, task_of[future].path) for future in pending))
-        complete = True
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a process of the conversion has ended without a word: it was killed, perhaps for want of memory (use "
-            "fewer processes), or could not start (in a script, call convert under `if __name__ == '__main__':`)"
-        ) from error
-    finally:
-        if not complete:
-            claim.stop()
-            for future in pending:
-                future.cancel()
-            wait(pending)
+        call, reports = pickle.loads(content)  # noqa: S301 (from the process that started this one)
+        result = call(lambda value: connection.send((_PROGRESS, value))) if reports else call()
+        return pickle.dumps((_RESULT, result))
+    except Exception as error:  # noqa: BLE001 (of the call; its future receives it)
+        text = traceback.format_exc()
+        try:
+            return pickle.dumps((_ERROR, (error, text)))
+        except Exception:  # noqa: BLE001 (of an error that cannot be pickled, whatever pickle raises then)
+            return pickle.dumps((_ERROR, (RuntimeError(f"{type(error).__name__}: {error}"), text)))
 
 
 def n_cores() -> int:
@@ -84,10 +220,10 @@ def n_cores() -> int:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put off interrupts; processes that are started meanwhile never get one.
+    """Postpone interrupts in this thread; processes started meanwhile never receive any.
 
-    The terminal tells all processes, of which the first tells the others. One that is only just starting would not yet
-    know to leave that to it.
+    A terminal interrupts all processes of a command. Only the first one handles it and stops the others; one that is
+    still starting could not.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -97,7 +233,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def begin_worker() -> None:
-    """Have this process end as soon as the one that started it has, even if that was killed."""
+    """Make this process end as soon as the process that started it has ended, even if that was killed."""
     parent = multiprocessing.parent_process()
 
     def watch(sentinel: int) -> None:

@@ -72,7 +72,7 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
         ValueError: the sources or options are not those of the unfinished conversion that is there, or cannot be
             converted into this store; or a value cannot be kept: names the source, the cell and the gene.
         RuntimeError: another conversion is writing there.
-        StoreWriteError: the disk is full, or not to be written to.
+        WriteError: the disk is full, or not to be written to.
     """
     if executor is not None and n_processes is not None:
         raise ValueError("give an executor or n_processes, not both")

@@ -54,7 +54,7 @@ def export(
         FileExistsError: a file is there already; nothing has been written.
         LookupError: there is no such source.
         StoreFormatError: the store is damaged.
-        StoreWriteError: a file cannot be written; nothing of it is left.
+        WriteError: a file cannot be written; nothing of it is left.
         ValueError: ``out`` is one file, but there are several sources; or of another form.
     """
     opened = Store.open(store)

@@ -5,7 +5,7 @@
 | 8            | ``SCDCELLS``                                                                                       |
 | 4            | version of the format                                                                              |
 | 4            | bit 0: values are float32, not counts; bit 1: cells are of several sources                         |
-| …            | records, each at a multiple of 8; see `scdataloader.kernels.records.records`                       |
+| …            | records, each at a multiple of 8; see `kernels.records.records`                                      |
 | 8 (n + 1)    | where each record begins, and where the last ends: bytes from the front of the file                |
 | 4 n, to 8    | how many values each record has                                                                    |
 | 4 n, to 8    | with bit 1: the source of each cell, by number                                                     |
@@ -36,8 +36,7 @@ from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD
 from scdataloader.kernels.records.encode import encode_rows, first_unfit, most_words
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_GENE, BAD_KIND
-from scdataloader.runtime.files import PARTIAL, sync
-from scdataloader.runtime.open_files import opening
+from scdataloader.runtime.files import PARTIAL, opening, sync
 from scdataloader.store.manifest import VERSION, FileRecord, Kind, ShardRecord
 
 _HEAD = struct.Struct("<8sII")

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from scdataloader.errors import UnfitError
+from scdataloader.errors import UnsupportedDataError
 from scdataloader.protocols import Source
 from scdataloader.runtime.files import opened_atomically, writing
 from scdataloader.store.manifest import FileRecord, file_record
@@ -45,7 +45,7 @@ class GeneList:
         """Sort the genes of a source by their ids, as Python orders text.
 
         Raises:
-            UnfitError: ids occur twice; names some.
+            UnsupportedDataError: ids occur twice; names some.
         """
         table = source.var
         ids = np.array([str(gene) for gene in table.index], object)
@@ -65,14 +65,14 @@ def _position(source: Source, table: pd.DataFrame) -> NDArray[np.int64]:
     if isinstance(source, StoreSource):
         return np.argsort(order_of(source.var_table, table, POSITION))
     if POSITION in table:
-        raise UnfitError(f"{source.name} has the var column {POSITION!r}, a name that stores use: rename it")
+        raise UnsupportedDataError(f"{source.name} has the var column {POSITION!r}, a name that stores use: rename it")
     return np.arange(len(table))
 
 
 def _refuse_repeated(name: str, ids: NDArray[Any]) -> None:
     repeated = sorted(set(ids[1:][ids[1:] == ids[:-1]]))
     if repeated:
-        raise UnfitError(
+        raise UnsupportedDataError(
             f"{name} has {len(repeated)} gene ids more than once, {', '.join(repeated[:_N_SHOWN])} among them; a store "
             "numbers genes by their ids: write the file with ids that occur once (`adata.var_names_make_unique()`, or "
             "`adata.var_names = adata.var[<a column of unique ids>]`)"
@@ -91,8 +91,8 @@ def write_table(folder: Path, path: str, frame: pd.DataFrame, name: str) -> File
     """Write a table to ``path`` (``obs/…``, ``var/…`` or ``genes/…``) of a store; its index and dtypes are kept.
 
     Raises:
-        UnfitError: it has a column that parquet cannot hold, or of a name that the store uses; names it and the source.
-        StoreWriteError: the file cannot be written.
+        UnsupportedDataError: a column has a type that parquet lacks, or a name that the store uses; names both.
+        WriteError: the file cannot be written.
     """
     return write_arrow(folder, path, _to_arrow(frame, path.partition("/")[0], name))
 
@@ -101,7 +101,7 @@ def write_arrow(folder: Path, path: str, table: pa.Table) -> FileRecord:
     """Write a table to ``path`` of a store, as one file that is there whole or not at all.
 
     Raises:
-        StoreWriteError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     with writing(folder / path):
         with opened_atomically(folder / path) as file:
@@ -111,7 +111,7 @@ def write_arrow(folder: Path, path: str, table: pa.Table) -> FileRecord:
 
 def _to_arrow(frame: pd.DataFrame, kind: str, name: str) -> pa.Table:
     if ROW in frame:
-        raise UnfitError(f"{name} has the {kind} column {ROW!r}, a name that stores use: rename it")
+        raise UnsupportedDataError(f"{name} has the {kind} column {ROW!r}, a name that stores use: rename it")
     # A table without columns has pandas take their names for numbers, and refuse one that is added later.
     frame = frame.set_axis(pd.Index([str(column) for column in frame.columns], dtype=object), axis=1)
     kept: dict[str, Any] = {}
@@ -125,7 +125,7 @@ def _to_arrow(frame: pd.DataFrame, kind: str, name: str) -> pa.Table:
         table = pa.Table.from_pandas(frame, preserve_index=True)
         pq.write_table(table.slice(0, 0), io.BytesIO())
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise UnfitError(_unfit_column(frame, kind, name)) from error
+        raise UnsupportedDataError(_unfit_column(frame, kind, name)) from error
     if kept:
         table = table.replace_schema_metadata({**table.schema.metadata, CATEGORIES: json.dumps(kept).encode()})
     return table
@@ -139,7 +139,7 @@ def _described(column: str, dtype: pd.CategoricalDtype, kind: str, name: str) ->
     """Categories that parquet would forget."""
     categories = dtype.categories
     if len(categories) and categories.dtype.kind not in _KINDS_OF_CATEGORIES and not _are_text(categories):
-        raise UnfitError(
+        raise UnsupportedDataError(
             f"{name}: the categories of {kind} column {column!r} are {categories.dtype}, where text, numbers or "
             f"booleans can be kept; {_as_text(kind, column)}"
         )

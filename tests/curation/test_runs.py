@@ -221,11 +221,8 @@ def test_a_process_that_is_killed_is_a_failed_file(working):
     curator = Curator(out="out", recipe=Recipe(after=["curate_hooks_of_runs:die"]), processes=1)
     outcomes = curator.run("raw/*.h5ad")
     assert statuses(outcomes) == [("0.h5ad", "failed"), ("1.h5ad", "kept"), ("2.h5ad", "failed")]
-    assert (
-        outcomes[0].reason
-        == "its process was killed by SIGKILL, perhaps for want of memory: try fewer processes at once"
-    )
-    assert outcomes[2].reason == "its process ended with exit code 3; the traceback is on standard error"
+    assert "SIGKILL" in outcomes[0].reason
+    assert "exit code 3" in outcomes[2].reason
     assert sorted(path.name for path in (working / "out").iterdir()) == ["1.h5ad", LEDGER, "report.csv"]
 
 

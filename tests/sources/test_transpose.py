@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import scdataloader as scd
-from scdataloader.errors import SourceFormatError, StoreWriteError
+from scdataloader.errors import SourceFormatError, WriteError
 from scdataloader.kernels.rows.turn import count_cells, order_values, split_values
 from scdataloader.sources.arrays import transpose as turning
 from scdataloader.sources.arrays.arrays import ChunkedArray, LibraryChunks, MappedArray
@@ -195,5 +195,5 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csc_matrix(coordinates())), {})
     with scd.open_source(path) as source:
         source.turn = InFile(path=tmp_path / "gone" / "turned", advance=lambda _: None)
-        with pytest.raises(StoreWriteError, match=r"cannot write .*gone/turned: No such"):
+        with pytest.raises(WriteError, match=r"cannot write .*gone/turned: No such"):
             source.read(np.arange(3))

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from scdataloader.errors import StoreWriteError
+from scdataloader.errors import WriteError
 from scdataloader.sources.anndata import writer
 from scdataloader.sources.anndata.writer import Spool, new_anndata, write_anndata
 
@@ -55,7 +55,7 @@ def test_an_exception_leaves_the_file_that_was_there(tmp_path, suffix):
 
 def test_a_disk_without_room_is_refused(tmp_path):
     with (
-        pytest.raises(StoreWriteError, match=r"cannot write a\.h5ad .* MB are free"),
+        pytest.raises(WriteError, match=r"cannot write a\.h5ad .* MB are free"),
         new_anndata(tmp_path / "a.h5ad", 1 << 60),
     ):
         pytest.fail("was opened")

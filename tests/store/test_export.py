@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from scdataloader.commands.main import main
-from scdataloader.errors import StoreFormatError, StoreWriteError
+from scdataloader.errors import StoreFormatError, WriteError
 from scdataloader.sources import open_source
 from scdataloader.store import original
 from scdataloader.store.convert import convert
@@ -144,7 +144,7 @@ def test_nothing_half_written_stays(made, tmp_path, form, monkeypatch):
         yield
 
     monkeypatch.setattr(original.Original, "blocks", fail)
-    with pytest.raises(StoreWriteError, match=r"cannot write .*: No space left on device"):
+    with pytest.raises(WriteError, match=r"cannot write .*: No space left on device"):
         export(made[0], tmp_path / "out", form=form)
     assert not list((tmp_path / "out").iterdir())
 

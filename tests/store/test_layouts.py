@@ -150,9 +150,7 @@ def test_ordering_goes_on_where_it_stopped(tmp_path, out, monkeypatch, append):
 
     run = tasks.run_task
     with monkeypatch.context() as patched:
-        patched.setattr(
-            "scdataloader.runtime.processes.run_task", lambda task: stops(task) if _orders(task) else run(task)
-        )
+        patched.setattr(tasks, "run_task", lambda task: stops(task) if _orders(task) else run(task))
         with pytest.raises(OSError, match="enough") as stopped:
             here(made[:2], out, layout="shuffled", append=append)
     assert f"5 of 5 shards are finished and were kept in {out}/unordered" in stopped.value.__notes__[0]
@@ -185,7 +183,7 @@ def test_a_damaged_cell_is_not_copied(out, monkeypatch):
 
     run, damaged = tasks.run_task, []
     with monkeypatch.context() as patched:
-        patched.setattr("scdataloader.runtime.processes.run_task", damage)
+        patched.setattr(tasks, "run_task", damage)
         with pytest.raises(StoreFormatError, match=r"unordered/shards/00001.cells is damaged at cell 0: delete it"):
             here(made, out, layout="shuffled")
     (out / "unordered" / "shards" / "00001.cells").unlink()

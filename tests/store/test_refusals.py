@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from scdataloader.errors import NotCountsError, StoreFormatError, StoreWriteError
+from scdataloader.errors import NotCountsError, StoreFormatError, WriteError
 from scdataloader.store.convert import convert
 from scdataloader.store.reader import Store
 from scdataloader.store.writing import plan, tasks
@@ -183,7 +183,6 @@ import resource, sys
 from pathlib import Path
 from tests.store.conversions import write_files
 from scdataloader.commands.main import main
-from scdataloader.runtime import processes
 folder, limit = Path(sys.argv[1]), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 sys.exit(main(["convert", *sys.argv[4:], "--out", sys.argv[3], "--processes", "1", "--cells_per_shard", "50"]))
@@ -278,15 +277,13 @@ def test_no_room_for_a_table_leaves_the_old_store(tmp_path, out, monkeypatch):
     for name in ("opened_atomically", "file_record"):
         with monkeypatch.context() as patched:
             patched.setattr(f"scdataloader.store.tables_store.{name}", full)
-            with pytest.raises(
-                StoreWriteError, match=r"cannot write \S+: No space left on device; nothing of it"
-            ) as error:
+            with pytest.raises(WriteError, match=r"cannot write \S+: No space left on device; nothing of it") as error:
                 here(made[1:], out, append=True)
         assert error.value.errno == 28
         assert tree(out) == before
     with monkeypatch.context() as patched:
         patched.setattr("scdataloader.store.manifest.Manifest.save", full)
-        with pytest.raises(StoreWriteError, match=r"2 of 2 shards are finished and were kept"):
+        with pytest.raises(WriteError, match=r"2 of 2 shards are finished and were kept"):
             here(made[1:], out, append=True)
     assert [source.name for source in Store.open(out).sources] == ["a"]
     check(here(made[1:], out, append=True), made)
@@ -294,5 +291,5 @@ def test_no_room_for_a_table_leaves_the_old_store(tmp_path, out, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreWriteError, match=r"cannot write .*/file/a.cells: Not a directory"):
+    with pytest.raises(WriteError, match=r"cannot write .*/file/a.cells: Not a directory"):
         here([counted("a", 6, 40, 0)], tmp_path / "file" / "a.cells")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from scdataloader.errors import StoreFormatError
+from scdataloader.runtime import files
 from scdataloader.store.convert import convert
 from scdataloader.store.reader import Store
 from scdataloader.store.writing import lock as claim
@@ -258,9 +259,9 @@ def test_a_task_of_an_earlier_conversion_does_not_write(out, monkeypatch):
 
 def test_where_files_cannot_be_locked_conversions_run_all_the_same(out, monkeypatch):
     def no_locks(*_):
-        raise OSError(claim.errno.ENOLCK, "No locks available")
+        raise OSError(files.errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(claim.fcntl, "flock", no_locks)
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
     made = [counted("a", 6, 40, 0)]
     check(here(made, out), made)
 
@@ -285,7 +286,7 @@ def test_an_interruption_stops_the_tasks(tmp_path, out, monkeypatch):
     raised = []
     source = counted("a", 300, 40, 0)
     source = Slow(source.name, source.x, source.var, source.table, mapped=False)
-    monkeypatch.setattr("scdataloader.runtime.processes.wait", wait)
+    monkeypatch.setattr("scdataloader.store.writing.tasks.wait", wait)
     with pytest.raises(KeyboardInterrupt) as stopped:
         here([source], out, cells_per_shard=100)
     assert "nothing of it was kept" in stopped.value.__notes__

@@ -83,7 +83,7 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
 
     Raises:
         FileNotFoundError: a curated file is gone.
-        StoreWriteError: a file cannot be copied into the storage.
+        WriteError: a file cannot be copied into the storage.
         RuntimeError: no instance is connected, it has no bionty, its database was locked for `SECONDS_TO_WAIT` or does
             not answer, or a curated file was changed meanwhile.
         PermissionError: the bucket refuses the credentials.

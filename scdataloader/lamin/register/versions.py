@@ -67,7 +67,7 @@ def put_in_place(files: Sequence[tuple[str, Identity, Path]], storage: Storage |
 
     Raises:
         FileNotFoundError: a file is gone; none was put in place.
-        StoreWriteError: a copy cannot be written.
+        WriteError: a copy cannot be written.
         RuntimeError: a file was changed meanwhile.
     """
     stamps = [stamp_of(output) for _, _, output in files]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
-from scdataloader.runtime.open_files import opening
+from scdataloader.runtime.files import opening
 from scdataloader.sources.anndata.layout import MatrixLayout, Node, is_array
 from scdataloader.sources.anndata.source import AnnDataSource
 from scdataloader.sources.arrays.arrays import (

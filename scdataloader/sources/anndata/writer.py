@@ -16,7 +16,7 @@ import zarr
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scdataloader.errors import StoreWriteError
+from scdataloader.errors import WriteError
 from scdataloader.runtime.files import PARTIAL, writing
 from scdataloader.sources.anndata.layout import Node
 
@@ -46,7 +46,7 @@ def new_anndata(path: Path, n_bytes: int = 0) -> Iterator[Node]:
         n_bytes: Size of its values, for which the disk must have room: HDF5 may abort the process on a full disk.
 
     Raises:
-        StoreWriteError: the file cannot be written, or the disk is too full.
+        WriteError: the file cannot be written, or the disk is too full.
     """
     _require_room(path, n_bytes)
     partial = path.with_name(f".{path.name}{PARTIAL}")
@@ -148,7 +148,7 @@ def _array(group: Node, name: str, n: int, dtype: np.dtype[Any], compression: Co
 def _require_room(path: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < n_bytes + _SPARE:
-        raise StoreWriteError(
+        raise WriteError(
             errno.ENOSPC,
             f"cannot write {path.name} into {path.parent}: {(n_bytes + _SPARE) / 1e6:,.1f} MB are needed and "
             f"{free / 1e6:,.1f} MB are free",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from zarr.errors import GroupNotFoundError, NodeNotFoundError
 
 from scdataloader.errors import SourceFormatError
-from scdataloader.runtime.open_files import opening
+from scdataloader.runtime.files import opening
 from scdataloader.sources.anndata.layout import Node
 from scdataloader.sources.anndata.source import AnnDataSource
 from scdataloader.sources.arrays.arrays import (

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
-from scdataloader.runtime.open_files import opening
+from scdataloader.runtime.files import opening
 from scdataloader.sources.arrays.codecs import Buffer, Codecs
 
 _SLICE_BYTES = 1 << 18

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
-from scdataloader.runtime.open_files import opening
+from scdataloader.runtime.files import opening
 from scdataloader.sources.arrays.arrays import MappedArray
 
 

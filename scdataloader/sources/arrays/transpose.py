@@ -113,7 +113,7 @@ class InFile:
 
         Raises:
             SourceFormatError: a cell number is out of range, or the matrix changes meanwhile.
-            StoreWriteError: the file cannot be written.
+            WriteError: the file cannot be written.
         """
         told = _per_cell(self.advance, stored)
         indptr = _counted(stored, told)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import secrets
 import time
@@ -12,13 +10,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from scdataloader.runtime.files import writing
+from scdataloader.runtime.files import try_lock, writing
 
 LOCK = "conversion.lock"
 _PATIENCE = 5.0
 """Seconds in which the processes of a conversion that was killed have to end."""
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF, errno.EINVAL)
-"""What file systems say that have no locks: there, only the token keeps conversions apart."""
 
 
 class ConversionStoppedError(RuntimeError):
@@ -64,7 +60,7 @@ class Claim:
         except FileNotFoundError as error:
             raise ConversionStoppedError(f"the conversion into {self.path.parent} has been stopped") from error
         try:
-            if not try_lock(descriptor, fcntl.LOCK_SH):
+            if not try_lock(descriptor, shared=True):
                 raise ConversionStoppedError(f"another conversion into {self.path.parent} has begun")
             self.check()
             yield
@@ -78,7 +74,7 @@ def claimed(folder: Path) -> Iterator[Claim]:
 
     Raises:
         RuntimeError: another conversion is writing there.
-        StoreWriteError: the folder cannot be made or written to.
+        WriteError: the folder cannot be made or written to.
     """
     path = folder / LOCK
     with writing(folder):
@@ -89,14 +85,14 @@ def claimed(folder: Path) -> Iterator[Claim]:
         with writing(path):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, claim.token.encode("ascii"), 0)
-        is_ours = try_lock(descriptor, fcntl.LOCK_SH)  # from here on, tasks have their share of it
+        is_ours = try_lock(descriptor, shared=True)  # from here on, tasks have their share of it
         if not is_ours:
             raise RuntimeError(_refusal(folder))
         yield claim
     finally:
         if is_ours:
             os.ftruncate(descriptor, 0)
-            if try_lock(descriptor, fcntl.LOCK_EX):  # no task is left
+            if try_lock(descriptor):  # no task is left
                 path.unlink(missing_ok=True)
                 _remove_if_empty(folder)
         os.close(descriptor)
@@ -106,7 +102,7 @@ def _exclusive(path: Path) -> int:
     deadline = time.monotonic() + _PATIENCE
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        if try_lock(descriptor, fcntl.LOCK_EX):
+        if try_lock(descriptor):
             if _is_at(descriptor, path):
                 return descriptor
             os.close(descriptor)  # of a conversion that has just ended and removed it
@@ -115,18 +111,6 @@ def _exclusive(path: Path) -> int:
         if time.monotonic() > deadline:
             raise RuntimeError(_refusal(path.parent))
         time.sleep(0.05)
-
-
-def try_lock(descriptor: int, kind: int) -> bool:
-    """Whether this process now holds a lock (`fcntl.LOCK_EX` or `LOCK_SH`), or the file system has none."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    return True
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -96,7 +96,7 @@ class CopyCells:
 
         Raises:
             StoreFormatError: a record is damaged.
-            StoreWriteError: the shard cannot be written.
+            WriteError: the shard cannot be written.
         """
         order = np.load(self.unordered / ORDER, mmap_mode="r")[self.first : self.last]
         shards = _Records(self.unordered, self.records, self.n_genes)
@@ -217,7 +217,7 @@ class SortObs:
         """Write the file.
 
         Raises:
-            StoreWriteError: it cannot be written.
+            WriteError: it cannot be written.
         """
         places = np.load(self.unordered / PLACES, mmap_mode="r")[self.first : self.last]
         rows = np.argsort(places)

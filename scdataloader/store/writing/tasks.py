@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Executor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +14,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.errors import NotCountsError, UnfitError
+from scdataloader.errors import NotCountsError, ScDataLoaderError, UnsupportedDataError
 from scdataloader.kernels.records.encode import first_unfit
 from scdataloader.kernels.rows import gather
 from scdataloader.protocols import Source
 from scdataloader.runtime.files import writing
+from scdataloader.runtime.processes import ProcessPool, WorkerDiedError, n_cores, uninterrupted
 from scdataloader.store.manifest import Kind
 from scdataloader.store.shard import ShardWriter
 from scdataloader.store.tables_store import whole_obs, write_table
@@ -29,6 +32,7 @@ PROGRESS = ".progress"
 _CELLS_PER_BLOCK = 1 << 12
 _VALUES_PER_BLOCK = 1 << 21
 _SECONDS_PER_NOTE = 0.5
+_SECONDS_PER_LOOK = 0.25
 _LARGEST = (1 << 32) - 1
 
 
@@ -68,10 +72,59 @@ def run_task(task: Task) -> None:
 
     Raises:
         ConversionStoppedError: it does not any more.
-        StoreWriteError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     with task.place.claim.shared():
         task.run()
+
+
+@contextmanager
+def workers(executor: Executor | None, n_processes: int | None, n_tasks: int) -> Iterator[Executor]:
+    """The executor to use: the given one, or else ``n_processes``, by default as many as there are cores and tasks.
+
+    One process is this one.
+    """
+    if executor is not None:
+        yield executor
+        return
+    n = min(n_processes or n_cores(), max(1, n_tasks))
+    own = ThreadPoolExecutor(1, thread_name_prefix="scdataloader-convert") if n == 1 else ProcessPool(n)
+    with own:
+        yield own
+
+
+def run_tasks(tasks: Sequence[Task], executor: Executor, claim: Claim, on_progress: Callable[[int], None]) -> None:
+    """Run all tasks; ``on_progress`` regularly receives the number of their cells that are done.
+
+    Where one fails, the others are stopped before its error is raised.
+
+    Raises:
+        RuntimeError: a process ended before its task.
+        Exception: any error of a task.
+    """
+    with uninterrupted():
+        task_of = {executor.submit(run_task, task): task for task in tasks}
+    pending, n_done, complete = set(task_of), 0, False
+    try:
+        while pending:
+            done, pending = wait(pending, timeout=_SECONDS_PER_LOOK, return_when=FIRST_EXCEPTION)
+            for future in done:
+                error = future.exception()
+                if isinstance(error, ScDataLoaderError):
+                    raise error  # from here, so that it reads as an error of this process
+                future.result()
+                n_done += task_of[future].n_cells
+            noted = sum(noted_cells(task_of[future].place.folder, task_of[future].path) for future in pending)
+            on_progress(n_done + noted)
+        complete = True
+    except (WorkerDiedError, BrokenProcessPool) as error:  # of our own processes, or of an executor of the user's
+        raise RuntimeError(f"a process of the conversion has ended: {error}") from error
+    finally:
+        if not complete:
+            claim.stop()
+            for future in pending:
+                future.cancel()
+            wait(pending)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,8 +160,8 @@ class EncodeCells:
 
         Raises:
             NotCountsError: a value is no count, where only counts are kept.
-            UnfitError: a value does not fit; names the source, the cell and the gene.
-            StoreWriteError: the shard cannot be written.
+            UnsupportedDataError: a value does not fit; names the source, the cell and the gene.
+            WriteError: the shard cannot be written.
         """
         source, folder = self.source, self.place.folder
         offsets = stored_offsets(source)
@@ -135,19 +188,19 @@ class EncodeCells:
                 raise self._in_words(rows, first, error) from error
             self._append(writer, summed, first)
 
-    def _in_words(self, rows: CSRMatrix, first: int, error: ValueError) -> UnfitError | NotCountsError:
+    def _in_words(self, rows: CSRMatrix, first: int, error: ValueError) -> UnsupportedDataError | NotCountsError:
         """What is wrong with cells from number ``first`` on, which could not be appended."""
         name, at = self.source.name, first_unfit(rows.data, self.kind == "counts")
         if at < 0:
-            return UnfitError(f"{name}, among cells {first} to {first + len(rows.indptr) - 2}: {error}")
+            return UnsupportedDataError(f"{name}, among cells {first} to {first + len(rows.indptr) - 2}: {error}")
         cell, gene = first + int(np.searchsorted(rows.indptr, at, side="right")) - 1, int(rows.indices[at])
         found = f"{name}: {rows.data[at]!s} at cell {cell}, gene {gene} ({self.source.var.index[gene]})"
         if self.kind == "float32":
-            return UnfitError(
+            return UnsupportedDataError(
                 f"{found} is no float32 number, which a store keeps exactly; round values to float32 first"
             )
         if rows.data[at] > 0 and rows.data[at] == np.floor(rows.data[at]):
-            return UnfitError(f"{found} is more than the {_LARGEST:,} that a count in a store can be")
+            return UnsupportedDataError(f"{found} is more than the {_LARGEST:,} that a count in a store can be")
         return NotCountsError(
             f"{found} is no count: name the matrix that holds counts with counts=..., or pass values='any' to keep "
             "float32 values as they are"
@@ -171,13 +224,15 @@ class WriteObs:
         """Write the file.
 
         Raises:
-            UnfitError: it has a column that cannot be kept, or is of another length than the source.
-            StoreWriteError: it cannot be written.
+            UnsupportedDataError: it has a column that cannot be kept, or is of another length than the source.
+            WriteError: it cannot be written.
         """
         with of_source(self.source, 0, self.source.n_obs):
             frame = whole_obs(self.source)
         if len(frame) != self.source.n_obs:
-            raise UnfitError(f"{self.source.name} has {self.source.n_obs:,} cells, but {len(frame):,} rows in its obs")
+            raise UnsupportedDataError(
+                f"{self.source.name} has {self.source.n_obs:,} cells, but {len(frame):,} rows in its obs"
+            )
         write_table(self.place.folder, self.path, frame, self.source.name)
 
 
@@ -218,7 +273,7 @@ def shard_writer(folder: Path, path: str, kind: Kind, n_genes: int, *, mixed: bo
     """Begin a shard, of which nothing is left where an exception ends it.
 
     Raises:
-        StoreWriteError: it cannot be written.
+        WriteError: it cannot be written.
     """
     with writing(folder / path):
         writer = ShardWriter(folder, path, kind=kind, n_genes=n_genes, mixed=mixed)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdataloader.errors import StoreWriteError
+from scdataloader.errors import WriteError
 from scdataloader.protocols import Source
 from scdataloader.runtime.files import writing
-from scdataloader.runtime.processes import run_tasks, workers
 from scdataloader.runtime.progress import cells_bar
 from scdataloader.store.choice import GeneNames, Spaces
 from scdataloader.store.gene_spaces import GENE
@@ -33,7 +32,7 @@ from scdataloader.store.writing.lock import Claim, claimed
 from scdataloader.store.writing.plan import UNORDERED, Plan, load_record
 from scdataloader.store.writing.reorder import relayout_tasks
 from scdataloader.store.writing.scan import Options, Scanned, scan
-from scdataloader.store.writing.tasks import EncodeCells, Place, Task, WriteObs, nothing
+from scdataloader.store.writing.tasks import EncodeCells, Place, Task, WriteObs, nothing, run_tasks, workers
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ def write_store(folder: Path, sources: Sequence[Source], options: Options, help_
         ValueError: the sources or options are not those of the unfinished conversion in the folder, or cannot be
             converted into this store; or a value cannot be kept: names the source, the cell and the gene.
         RuntimeError: another conversion is writing there.
-        StoreWriteError: the disk is full, or not to be written to.
+        WriteError: the disk is full, or not to be written to.
     """
     state = FolderState.of(folder)
     layout = layout_of(state, options)
@@ -112,8 +111,8 @@ class _Conversion:
                 manifest.save(folder)
         except BaseException as error:
             kept = self._kept()
-            if isinstance(error, StoreWriteError):
-                raise StoreWriteError(error.errno, f"{error.strerror}; {kept}") from error
+            if isinstance(error, WriteError):
+                raise WriteError(error.errno, f"{error.strerror}; {kept}") from error
             error.add_note(kept)
             raise
         clear(folder, manifest)
