@@ -12,8 +12,8 @@ from scdataloader.curation.curator import Curator
 from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.recipe import Recipe
 from scdataloader.curation.report import REPORT, show_report
-from scdataloader.lamin.bionty_genes import with_bionty_genes
 from scdataloader.lamin.curate import collection_folder, curate_into
+from scdataloader.lamin.genes import with_bionty_genes
 
 FAILED = 1
 """Exit code where a file failed; 2 is for wrong options."""

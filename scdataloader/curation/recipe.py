@@ -190,7 +190,7 @@ def _table(path: str) -> str:
     if path == BIONTY:
         raise ValueError(
             "the recipe takes genes from bionty, and has no hash until they are written to a file; run it with "
-            "scdataloader.lamin.curate_into, or use the recipe that lamin.bionty_genes.with_bionty_genes returns"
+            "scdataloader.lamin.curate_into, or use the recipe that lamin.genes.with_bionty_genes returns"
         )
     return _digest(path)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from scdataloader.curation.curator import Curator
 from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.report import summary
-from scdataloader.lamin.bionty_genes import tell_of_genes, with_bionty_genes
+from scdataloader.lamin.genes import suggest_bionty_genes, with_bionty_genes
 from scdataloader.lamin.register.register import check_registrable, register
 from scdataloader.lamin.session import local_storage
 
@@ -50,7 +50,7 @@ def curate_into(
     curator = replace(curator, recipe=with_bionty_genes(curator.recipe, curator.folder))
 
     def finish(outcomes: list[Outcome]) -> list[Outcome]:
-        tell_of_genes(outcomes, curator.recipe)
+        suggest_bionty_genes(outcomes, curator.recipe)
         logger.info("%s", summary(outcomes))
         done = register(outcomes, key=collection, recipe=curator.recipe, storage=storage)
         logger.info("%s", done)

@@ -1,50 +1,59 @@
-"""The genes of a lamindb instance: bionty's registry of them, filled from a table without a network, and read."""
+"""Genes of a lamindb instance: bionty's gene registry, filled from gene tables and used as one in curation."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scdataloader.curation.recipe import BIONTY, Recipe
 from scdataloader.genes.names import gene_rows
 from scdataloader.genes.organisms import ENSEMBL_ID, infer_organism, normalise_organism
 from scdataloader.lamin.session import MAIN, TRASH, check_bionty, session
 from scdataloader.lamin.terms import save_terms
+from scdataloader.runtime.files import write_atomically, writing
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from scdataloader.curation.outcome import Outcome
+
+FOLDER = "genes"
+"""Folder of the gene tables, in the folder of the curated files."""
+
 Names = Mapping[str, tuple[str, str]]
 """{id: (symbol, synonyms separated by ``|``)}; either may be empty."""
 
+logger = logging.getLogger(__name__)
+
 
 def import_genes(organism: str, path: str | Path) -> str:
-    """Fill the registry of genes of the connected instance, in one transaction; what is there is left as it is.
+    """Add the genes of a table to the registry of the connected instance, in one transaction.
 
-    Genes that were deleted, and lie in lamindb's trash, come back with the names of the table.
+    Genes of the registry are left unchanged. Genes in lamindb's trash are restored, with the names of the table.
 
     Args:
-        organism: Whose genes, by any usual name.
-        path: A table of genes: see `gene_rows`.
+        organism: The organism of the genes, by any usual name.
+        path: A gene table; see `gene_rows`.
 
     Returns:
-        A line that says what the registry holds now.
+        One line with the number of genes in the registry.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the organism is unknown, or the file is no table of genes, or of another organism's.
-        LookupError: an organism that is only known by its id is not in the instance.
+        FileNotFoundError: the file does not exist.
+        ValueError: the organism is unknown, or the file is not a gene table, or is one of another organism.
+        LookupError: the organism has no name, only an id, and is not in the instance.
         RuntimeError: no instance is connected, it has no bionty, or its database is locked.
     """
     taxon, path = normalise_organism(organism), Path(path).expanduser()
     names = _names(gene_rows(path))
-    theirs = infer_organism(names)
-    if theirs not in {taxon, None}:
-        raise ValueError(
-            f"{path} has genes of {theirs}, not of {organism} ({taxon}); give the organism that they are of"
-        )
+    of_ids = infer_organism(names)
+    if of_ids not in {taxon, None}:
+        raise ValueError(f"{path} has genes of {of_ids}, not of {organism} ({taxon}); name the organism of the table")
     with session():
         check_bionty()
         import bionty
@@ -55,25 +64,25 @@ def import_genes(organism: str, path: str | Path) -> str:
         with transaction.atomic(), Console(stderr=True).status(f"importing genes of {organism}"):
             save_terms(bionty.Organism, [taxon])
             record = bionty.Organism.filter(ontology_id=taxon).order_by("id").first()
-            n_new, n_other = _filled(names, record, path)
+            n_new, n_other = _save_missing(names, record, path)
         n_now, seconds = bionty.Gene.filter(organism=record).count(), time.perf_counter() - start
-    news = f"{n_new:,} new in {seconds:.1f} s" if n_new else "none new"
-    others = f"; {n_other:,} that were there have other names in the table, and stay as they were" if n_other else ""
-    return f"Gene: {n_now:,} genes of {organism}, {news}{others}"
+    new = f"{n_new:,} new in {seconds:.1f} s" if n_new else "none new"
+    other = f"; {n_other:,} have other names in the table and are unchanged" if n_other else ""
+    return f"Gene: {n_now:,} genes of {organism}, {new}{other}"
 
 
 def registered_genes(organism: str) -> pd.DataFrame:
-    """What the connected instance has of an organism's genes: a table for `gene_rows`, sorted by id.
+    """The genes of an organism in the connected instance, as a table for `gene_rows`, sorted by id.
 
     Args:
         organism: By any usual name.
 
     Returns:
-        columns ``ensembl_gene_id`` (of genes that have none, their other stable id), ``symbol`` and ``synonyms``,
-        separated by ``|``; all text, perhaps empty.
+        Columns ``ensembl_gene_id`` (the other stable id of genes without one), ``symbol`` and ``synonyms``, separated
+        by ``|``; text, perhaps empty.
 
     Raises:
-        LookupError: it has none; says how to fill the registry.
+        LookupError: there are none.
         RuntimeError: no instance is connected, it has no bionty, or its database does not answer.
     """
     import pandas as pd
@@ -89,7 +98,7 @@ def registered_genes(organism: str) -> pd.DataFrame:
     rows = sorted(row for row in rows if row[0])
     if not rows:
         raise LookupError(
-            f"the connected lamindb instance has no genes of {organism}: fill its registry with `scdataloader instance "
+            f"the connected lamindb instance has no genes of {organism}; import them with `scdataloader instance "
             f"import-genes {organism} genes.csv`, or over the network with "
             f"bionty.Gene.import_source(organism={organism!r})"
         )
@@ -97,9 +106,9 @@ def registered_genes(organism: str) -> pd.DataFrame:
 
 
 def n_imported_genes(organism: str) -> int:
-    """How many genes of an organism the connected instance has of tables that were imported as a whole.
+    """Number of genes of an organism that the connected instance has from imported tables.
 
-    The others were saved one by one, as somebody needed them.
+    Genes that were saved one by one do not count.
 
     Args:
         organism: By any usual name.
@@ -115,8 +124,64 @@ def n_imported_genes(organism: str) -> int:
         return int(bionty.Gene.filter(organism__ontology_id=taxon, source__in_db=True).count())
 
 
+def with_bionty_genes(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with a file in place of each ``bionty``: the genes that the connected instance has now.
+
+    The database is not read again while files are curated, so that later changes of the registry have no effect, and
+    parallel processes do not compete for it.
+
+    Args:
+        recipe: As given by the user.
+        folder: Folder of the curated files. The tables are written to ``genes`` in it, under names with a digest of
+            their content; existing ones are not overwritten.
+
+    Raises:
+        LookupError: the instance has no genes of an organism.
+        RuntimeError: no instance is connected, it has no bionty, or its database does not answer.
+        WriteError: a table cannot be written.
+    """
+    tables = {name: _write_table(name, folder) if table == BIONTY else table for name, table in recipe.genes.items()}
+    return replace(recipe, genes=tables)
+
+
+def suggest_bionty_genes(outcomes: Iterable[Outcome], recipe: Recipe) -> None:
+    """Log for which organisms the connected instance has genes, while the recipe has no gene table.
+
+    The registry is used on request only: otherwise the same recipe would give other files with another instance.
+    """
+    has_table = {normalise_organism(organism) for organism in recipe.genes}
+    for organism in sorted({outcome.organism for outcome in outcomes if outcome.organism} - has_table):
+        n_genes = n_imported_genes(organism)
+        if n_genes:
+            logger.info(
+                "the recipe has no gene table of %s, but the lamindb instance has %s genes of it; to use these, set "
+                "genes: {%s: %s}",
+                *(organism, f"{n_genes:,}", organism, BIONTY),
+            )
+
+
+def _write_table(name: str, folder: Path) -> str:
+    """Path of the table of an organism's registered genes; written unless it exists."""
+    table = registered_genes(name)
+    if not n_imported_genes(name):
+        logger.warning(
+            "the registry has only %s genes of %s, saved one by one, and all others count as unmatched; import a gene "
+            "table with `scdataloader instance import-genes`",
+            *(f"{len(table):,}", name),
+        )
+    content = table.to_csv(index=False).encode()
+    digest = hashlib.blake2b(content, digest_size=8).hexdigest()
+    path = folder / FOLDER / f"{BIONTY}-{normalise_organism(name).replace(':', '_')}-{digest}.csv"
+    if not path.exists():
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, content)
+    logger.info("genes of %s: %s from bionty, written to %s", name, f"{len(table):,}", path)
+    return str(path)
+
+
 def _names(rows: pd.DataFrame) -> Names:
-    """Of several rows with one id, the first has the symbol, and the others more synonyms."""
+    """Names by id. The first of several rows with one id gives the symbol; the other names are synonyms."""
     symbols: dict[str, str] = {}
     synonyms: dict[str, dict[str, None]] = {}
     for gene, symbol, others in zip(rows["id"], rows["symbol"], rows["synonyms"], strict=True):
@@ -126,8 +191,8 @@ def _names(rows: pd.DataFrame) -> Names:
     return {gene: (symbol, "|".join(synonyms[gene])) for gene, symbol in symbols.items()}
 
 
-def _filled(names: Names, organism: Any, path: Path) -> tuple[int, int]:
-    """Save what the registry lacks; how many these are, and of how many others it lacks a name."""
+def _save_missing(names: Names, organism: Any, path: Path) -> tuple[int, int]:
+    """Save genes that the registry lacks; how many, and how many of the others lack a name of the table."""
     import bionty
 
     registry: Any = bionty.Gene
@@ -135,21 +200,20 @@ def _filled(names: Names, organism: Any, path: Path) -> tuple[int, int]:
     known = {row[0] or row[1]: row[2:] for row in registry.objects.values_list(*fields)}
     new = {gene: own for gene, own in names.items() if gene not in known}
     trashed = {gene for gene in names if gene in known and known[gene][0] == TRASH}
-    n_other = sum(
-        not _all(*names[gene]) <= _all(*known[gene][1:]) for gene in names.keys() & known.keys() if gene not in trashed
-    )
+    kept = [gene for gene in names if gene in known and gene not in trashed]
+    n_other = sum(not _all_names(*names[gene]) <= _all_names(*known[gene][1:]) for gene in kept)
     if new or trashed:
         source = _source(organism, path)
         registry.objects.bulk_create(_records(new, organism, source), batch_size=1000)
-        back = [gene for gene in registry.objects.filter(branch_id=TRASH) if _id(gene) in trashed]
-        for gene in back:
+        restored = [gene for gene in registry.objects.filter(branch_id=TRASH) if _id(gene) in trashed]
+        for gene in restored:
             gene.symbol, gene.synonyms = (name or None for name in names[_id(gene)])
             gene.branch_id, gene.source = MAIN, source
-        registry.objects.bulk_update(back, ["symbol", "synonyms", "branch", "source"], batch_size=200)
+        registry.objects.bulk_update(restored, ["symbol", "synonyms", "branch", "source"], batch_size=200)
     return len(new) + len(trashed), n_other
 
 
-def _all(symbol: str | None, synonyms: str | None) -> set[str]:
+def _all_names(symbol: str | None, synonyms: str | None) -> set[str]:
     return {symbol or "", *(synonyms or "").split("|")} - {""}
 
 
@@ -160,7 +224,8 @@ def _id(gene: Any) -> str:
 def _records(names: Names, organism: Any, source: Any) -> Iterable[Any]:
     import bionty
 
-    # lamindb's usual constructor looks for the current branch in several files: over 1 ms for each of 80,000 genes
+    # lamindb's constructor looks the current branch up in several files, over 1 ms for each of 80,000 genes: the fields
+    # of one record are copied instead
     first: Any = bionty.Gene(uid="", organism=organism, source=source, _skip_validation=True)  # type: ignore[call-overload]
     common = {field.attname: getattr(first, field.attname) for field in first._meta.concrete_fields}  # noqa: SLF001
     for gene, (symbol, synonyms) in names.items():
@@ -170,7 +235,7 @@ def _records(names: Names, organism: Any, source: Any) -> Iterable[Any]:
 
 
 def _source(organism: Any, path: Path) -> Any:
-    """The table, as what genes come from: by its name and a digest of its content."""
+    """The table as a source of genes, identified by its name and a digest of its content."""
     import bionty
 
     record: Any = bionty.Source

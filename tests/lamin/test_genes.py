@@ -22,8 +22,13 @@ from scdataloader.commands.main import main
 from scdataloader.curation import Curator, Outcome, Recipe
 from scdataloader.curation.genes import GeneTable
 from scdataloader.lamin import curate_into
-from scdataloader.lamin.bionty_genes import tell_of_genes, with_bionty_genes
-from scdataloader.lamin.genes import import_genes, n_imported_genes, registered_genes
+from scdataloader.lamin.genes import (
+    import_genes,
+    n_imported_genes,
+    registered_genes,
+    suggest_bionty_genes,
+    with_bionty_genes,
+)
 from tests.curation.helpers import IDS, TABLE, cells, table, written
 
 HOOKS = """
@@ -98,7 +103,7 @@ def test_what_is_there_stays_and_what_was_deleted_comes_back(no_genes: ModuleTyp
     more = "ENSSSCG00000000001,,other\nENSSSCG00000000002,B2,\nENSSSCG00000000003,D,d1| |d2\nENSSSCG00000000003,E,d1\n"
     path.write_text(f"gene_id,symbol,synonyms\n{more}")
     said = import_genes("pig", path)
-    assert re.fullmatch(r"Gene: 4 genes of pig, 2 new in .* s; 1 that were there have other names .*", said)
+    assert re.fullmatch(r"Gene: 4 genes of pig, 2 new in .* s; 1 have other names .*", said)
     assert rows_of("pig") == [
         ["ENSSSCG00000000001", "A", ""],
         ["ENSSSCG00000000002", "B2", ""],
@@ -156,7 +161,7 @@ def test_curating_by_the_genes_of_the_instance(
     assert list(ad.read_h5ad(first.output).var_names) == IDS[:2]
     (written_table,) = (tmp_path / "out" / "genes").iterdir()
     assert re.fullmatch(r"bionty-NCBITaxon_9606-[0-9a-f]{16}\.csv", written_table.name)
-    assert f"genes of human: 8 of bionty, as in {written_table}" in caplog.text
+    assert f"genes of human: 8 from bionty, written to {written_table}" in caplog.text
     known = Recipe(min_gene_overlap=0.0, after=["steps_of_genes:without_database"], genes={"human": str(written_table)})
     assert first.recipe == known.for_file("a.h5ad").hash, "the recipe of a run can be had again without the instance"
     source = lamin.Artifact.get(key__startswith="tests/bionty/").run.transform.source_code
@@ -179,10 +184,10 @@ def test_the_instance_is_not_asked_unbidden_but_named(no_genes: ModuleType, tmp_
     (outcome,) = curate("tests/unbidden")
     assert outcome.status == "failed"
     assert "or {NCBITaxon:9606: bionty} for the genes of the connected lamindb instance" in outcome.reason
-    said = "no gene table was given for NCBITaxon:9606, and the lamindb instance has 8 genes of it"
+    said = "no gene table of NCBITaxon:9606, but the lamindb instance has 8 genes"
     assert caplog.text.count(said) == 1
-    tell_of_genes([outcome], Recipe(genes={"Homo sapiens": "genes.csv"}))
-    tell_of_genes([replace(outcome, organism="NCBITaxon:10090")], Recipe())
+    suggest_bionty_genes([outcome], Recipe(genes={"Homo sapiens": "genes.csv"}))
+    suggest_bionty_genes([replace(outcome, organism="NCBITaxon:10090")], Recipe())
     assert caplog.text.count(said) == 1
 
 
@@ -190,7 +195,7 @@ def test_genes_that_were_saved_one_by_one_are_no_table(no_genes: ModuleType, tmp
     import_genes("human", table(tmp_path))
     no_genes.Gene.objects.update(source=None)
     with_bionty_genes(Recipe(genes={"human": "bionty"}), tmp_path)
-    assert "bionty has 8 genes of human, saved one by one" in caplog.text
+    assert "only 8 genes of human, saved one by one" in caplog.text
 
 
 def test_a_recipe_that_names_bionty_has_no_hash() -> None:
@@ -204,7 +209,7 @@ def test_an_empty_registry_is_told_in_one_line(no_genes: ModuleType, tmp_path: P
     (tmp_path / "curate.yaml").write_text("genes: {rabbit: bionty}\n")
     assert main(["curate", "a.h5ad", "--out", "out", "--config", "curate.yaml"]) == 2
     assert re.fullmatch(
-        "error: the connected lamindb instance has no genes of rabbit: fill its registry with .*\n",
+        "error: the connected lamindb instance has no genes of rabbit; import them with .*\n",
         capsys.readouterr().err,
     )
     assert not (tmp_path / "out").exists()
