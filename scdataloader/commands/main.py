@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 
@@ -64,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
                 curate(given[1:])
             elif options.command == "convert":
-                from scdataloader.store.convert import main as convert
+                from scdataloader.commands.convert import main as convert
 
                 convert(given[1:])
             elif options.command == "instance":
@@ -72,7 +71,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
                 instance(given[1:])
             elif options.command in STORE:
-                import_module(f"scdataloader.store.{options.command}").main(given[1:])
+                from scdataloader.commands.store import main as store
+
+                store(options.command, given[1:])
             else:
                 from scdataloader.commands.fit import TrainingCLI
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from scdataloader.lamin.stores import StoreArtifact
 from scdataloader.sources.anndata.counts import Values
 from scdataloader.sources.locate import open_sources
 from scdataloader.store.reader import Store
-from scdataloader.store.writing.scan import LAYOUTS, Options
+from scdataloader.store.writing.scan import Options
 from scdataloader.store.writing.write import Help, Written, write_store
 
 CELLS_PER_SHARD = 1 << 17
@@ -107,69 +102,3 @@ def summary(folder: Path, written: Written, seconds: float) -> str:
         f"{n_values:,} values, {n_bytes / 1e9:.3f} GB, {n_bytes / max(1, n_values):.2f} bytes per value, in "
         f"{seconds:.1f} s ({written.n_cells / seconds:,.0f} cells/s)"
     )
-
-
-def main(args: Sequence[str]) -> None:
-    """Convert what ``args`` name; raises all that `convert` and `StoreArtifact` raise."""
-    options = _parser().parse_args(args)
-    if options.register and options.append:
-        raise ValueError("--register wants a store of one collection alone: leave out --append, or --register")
-    artifact = StoreArtifact.plan(options.sources, Path(options.out).absolute()) if options.register else None
-    with _executor(options.dask) as executor:
-        convert(
-            options.sources,
-            options.out,
-            layout=options.layout,
-            append=options.append,
-            executor=executor,
-            n_processes=options.processes,
-            cells_per_shard=options.cells_per_shard,
-            counts=options.counts,
-            values=options.values,
-            seed=options.seed,
-            progress=options.progress,
-        )
-    if artifact is not None:
-        logger.info("registered as %s", artifact.save())
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scdataloader convert",
-        description="Convert sources into a store. After an interruption, the same command goes on where it stopped.",
-    )
-    add = parser.add_argument
-    add(
-        "sources",
-        nargs="+",
-        metavar="SOURCE",
-        help=".h5ad files, .zarr folders, stores, globs, lamindb:<collection key>",
-    )
-    add("--out", required=True, metavar="STORE", help="the folder to make, by custom called *.cells, or to append to")
-    add("--register", action="store_true", help="also make it an artifact of the lamindb collection that it is made of")
-    add("--append", action="store_true", help="add to a store that exists")
-    add("--layout", help=f"order of the cells: {', '.join(LAYOUTS)}; default: that of the store, else source")
-    add("--seed", type=int, default=0, help="of the shuffled order; default: 0")
-    add("--counts", default="auto", help='which matrix holds the counts: "X", "layers/<key>", "raw" or "auto"')
-    add(
-        "--values", choices=("counts", "any"), default="counts", help="keep counts and refuse all else, or keep float32"
-    )
-    add("--processes", type=int, metavar="N", help="default: one per core")
-    add("--dask", metavar="ADDRESS", help="scheduler of a dask cluster that does the work, such as tcp://host:8786")
-    add("--cells_per_shard", type=int, default=CELLS_PER_SHARD, metavar="N", help="default: %(default)s")
-    add("--progress", action=argparse.BooleanOptionalAction, help="default: on a terminal")
-    return parser
-
-
-@contextmanager
-def _executor(address: str | None) -> Iterator[Executor | None]:
-    """The executor of a dask cluster."""
-    if address is None:
-        yield None
-        return
-    try:
-        client_of: Any = import_module("distributed").Client
-    except ModuleNotFoundError as error:
-        raise RuntimeError("--dask wants dask.distributed: pip install 'scdataloader[dask]'") from error
-    with client_of(address) as client:
-        yield client.get_executor()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -144,24 +143,3 @@ def _array(group: Any, name: str, n: int, dtype: np.dtype[Any]) -> Any:
     if isinstance(group, h5py.Group):
         return group.create_dataset(name, (n,), dtype)  # in one piece, as it is read fastest
     return group.create_array(name, shape=(n,), dtype=dtype, chunks=(min(max(n, 1), _CHUNK),))
-
-
-def main(args: Sequence[str]) -> None:
-    """Export what ``args`` name, and say what was written.
-
-    Raises:
-        Exception: all that `export` raises.
-    """
-    parser = argparse.ArgumentParser(
-        prog="scdataloader export", description="Write the sources of a store back to AnnData files."
-    )
-    add = parser.add_argument
-    add("store", metavar="STORE", help="a folder that `scdataloader convert` made")
-    add("--out", required=True, metavar="PATH", help="a folder; or, for one source, a file that ends in .h5ad or .zarr")
-    add("--source", metavar="NAME", help="only this source, by its name, or by its number from 0; default: all")
-    add("--format", choices=("h5ad", "zarr"), help="default: as the ending of PATH says, or else h5ad")
-    add("--progress", action=argparse.BooleanOptionalAction, help="default: on a terminal")
-    options = parser.parse_args(args)
-    source = int(options.source) if (options.source or "").isdecimal() else options.source
-    paths = export(options.store, options.out, source=source, form=options.format, progress=options.progress)
-    sys.stdout.write("".join(f"{path}\n" for path in paths))

@@ -1,86 +1,86 @@
-"""Whether every byte of a store is what was written: all files, all records, all tables."""
+"""Verification of a store: every file, table and record is read and checked against the manifest and the format."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-from rich.filesize import decimal
+from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
+from scdataloader.kernels.records.decode import OK
+from scdataloader.kernels.records.records import HEADER
+from scdataloader.kernels.records.unpack import check_records
 from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, refuse_unsorted
-from scdataloader.store.manifest import MANIFEST, Manifest
-from scdataloader.store.shard_check import KnownGenes, check_shard
+from scdataloader.store.manifest import MANIFEST, FileRecord, Manifest, ShardRecord, SourceRecord
+from scdataloader.store.shard import FIRST_RECORD, WHY, MappedShards
 from scdataloader.store.tables import POSITION, ROW, Table, order_of
+
+_PIECE = 16 << 20
+"""Bytes of a shard that are hashed and then, while they are in the cache, checked record by record."""
+_CELLS_NAMED = 10
+"""Damaged cells of a shard that are reported one by one; the others are counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verified:
-    """What was read of a store that is whole."""
+class Verification:
+    """Size of an undamaged store."""
 
     n_files: int
-    """Files, the manifest included."""
+    """Files, including the manifest."""
     n_bytes: int
-    """Their bytes."""
     n_cells: int
-    """Cells."""
     n_values: int
-    """Values of all cells."""
     unnamed: tuple[str, ...]
-    """Files in the folder that are not the store's, such as the rest of an interrupted conversion; sorted."""
+    """Files in the folder that do not belong to the store, such as those of an interrupted conversion; sorted."""
 
 
-def verify(path: str | os.PathLike[str], *, progress: bool | None = None) -> Verified:
-    """Read a store whole and check every checksum and every rule of the format, shards in threads.
+def verify(path: str | os.PathLike[str], *, progress: bool | None = None) -> Verification:
+    """Read a whole store and check every checksum and every rule of the format; shards in threads.
 
     Args:
         path: The store.
-        progress: Whether to show a bar on standard error; None to show it on a terminal.
+        progress: Whether to show a bar on standard error; None for only on a terminal.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        StoreFormatError: the store is damaged; tells all that is wrong, by file and cell.
+        FileNotFoundError: the folder does not exist.
+        StoreFormatError: the store is damaged; the message lists all problems by file and cell.
     """
     folder = Path(path).expanduser().absolute()
     if not folder.is_dir():
-        raise FileNotFoundError(f"{path} is no folder, as a store is")
+        raise FileNotFoundError(f"{path} is not a store: there is no such folder")
     manifest = Manifest.read(folder)
     problems = list(manifest.contradictions(folder))
+    n_bytes = sum(file.n_bytes for file in manifest.files)
     if not problems:
-        n_bytes = sum(file.n_bytes for file in manifest.files)
         shown = sys.stderr.isatty() if progress is None else progress
         with progress_bar("verifying", n_bytes, shown=shown) as advance:
             problems += _Check(folder, manifest, advance).problems()
     if problems:
         many = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise StoreFormatError("\n  ".join([f"{folder} is damaged, {many}:", *problems]))
-    return Verified(
-        n_files=len(manifest.files) + 1,
+    named = {MANIFEST, *(file.path for file in manifest.files)}
+    there = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
+    return Verification(
+        n_files=len(named),
         n_bytes=n_bytes + (folder / MANIFEST).stat().st_size,
         n_cells=manifest.n_cells,
         n_values=sum(shard.n_values for shard in manifest.shards),
-        unnamed=tuple(_unnamed(folder, manifest)),
+        unnamed=tuple(file for file in there if file not in named),
     )
 
 
-def _unnamed(folder: Path, manifest: Manifest) -> Iterator[str]:
-    named = {MANIFEST, *(file.path for file in manifest.files)}
-    for file in sorted(folder.rglob("*")):
-        relative = file.relative_to(folder).as_posix()
-        if not file.is_dir() and relative not in named:
-            yield relative
-
-
 class _Check:
-    """The files of a store whose manifest does not contradict itself."""
+    """Check of the files of a store whose manifest does not contradict itself."""
 
     def __init__(self, folder: Path, manifest: Manifest, advance: Advance) -> None:
         self._folder, self._manifest, self._advance = folder, manifest, advance
@@ -88,61 +88,53 @@ class _Check:
         self._places: dict[tuple[str, int], GenePlaces] = {}
 
     def problems(self) -> Iterator[str]:
-        """All that is wrong."""
-        wrong_files = {file.path: why for file, why in self._manifest.wrong_files(self._folder)}
-        yield from wrong_files.values()
-        yield from self._gene_spaces(wrong_files)
-        yield from self._gene_tables(wrong_files)
-        yield from self._cell_tables(wrong_files)
-        yield from self._shards(wrong_files)
-
-    def _gene_spaces(self, left_out: dict[str, str]) -> Iterator[str]:
-        for number, record in enumerate(self._manifest.spaces):
-            if record.file.path not in left_out:
-                space = GeneSpace(self._folder, record)
+        """All problems: of file sizes, of tables, of shards."""
+        wrong_sizes = {file.path: why for file, why in self._manifest.wrong_files(self._folder)}
+        yield from wrong_sizes.values()
+        for file, check in self._tables():
+            if file.path not in wrong_sizes:
                 try:
-                    space.read()
-                    self._spaces[number] = space
+                    check()
                 except StoreFormatError as error:
                     yield str(error)
-                self._advance(record.file.n_bytes)
+                self._advance(file.n_bytes)
+        yield from self._shards([shard for shard in self._manifest.shards if shard.file.path not in wrong_sizes])
 
-    def _gene_tables(self, left_out: dict[str, str]) -> Iterator[str]:
-        used = sorted({(source.genes, source.space) for source in self._manifest.sources})
-        for digest, record in self._manifest.genes.items():
-            if record.path not in left_out:
-                table = Table(self._folder, record)
-                try:
-                    frame = table.read()
-                    order_of(table, frame, POSITION)
-                    refuse_unsorted(table, frame.index)
-                    for space in [number for name, number in used if name == digest and number in self._spaces]:
-                        self._places[digest, space] = self._spaces[space].places(table, digest, frame.index)
-                except StoreFormatError as error:
-                    yield str(error)
-                self._advance(record.n_bytes)
-
-    def _cell_tables(self, left_out: dict[str, str]) -> Iterator[str]:
+    def _tables(self) -> Iterator[tuple[FileRecord, Callable[[], None]]]:
+        """Each table with its check, which raises StoreFormatError."""
+        for number, space in enumerate(self._manifest.spaces):
+            yield space.file, partial(self._gene_space, number)
+        for digest, genes in self._manifest.genes.items():
+            yield genes, partial(self._gene_table, digest)
         for source in self._manifest.sources:
-            if source.obs.path not in left_out:
-                table = Table(self._folder, source.obs)
-                try:
-                    frame = table.read(n_rows=source.n_cells)
-                    if ROW in frame or self._manifest.layout != "source":
-                        order_of(table, frame, ROW)
-                except StoreFormatError as error:
-                    yield str(error)
-                self._advance(source.obs.n_bytes)
+            yield source.obs, partial(self._cell_table, source)
 
-    def _shards(self, left_out: dict[str, str]) -> Iterator[str]:
-        sources, genes = self._manifest.sources, KnownGenes.of(self._manifest, self._places)
-        cells_of, is_whole = np.zeros(len(sources), np.int64), not left_out
+    def _gene_space(self, number: int) -> None:
+        space = GeneSpace(self._folder, self._manifest.spaces[number])
+        space.read()
+        self._spaces[number] = space
+
+    def _gene_table(self, digest: str) -> None:
+        table = Table(self._folder, self._manifest.genes[digest])
+        frame = table.read()
+        order_of(table, frame, POSITION)
+        refuse_unsorted(table, frame.index)
+        for number in sorted({source.space for source in self._manifest.sources if source.genes == digest}):
+            if number in self._spaces:
+                self._places[digest, number] = self._spaces[number].places(table, digest, frame.index)
+
+    def _cell_table(self, source: SourceRecord) -> None:
+        table = Table(self._folder, source.obs)
+        frame = table.read(n_rows=source.n_cells)
+        if ROW in frame or self._manifest.layout != "source":
+            order_of(table, frame, ROW)
+
+    def _shards(self, shards: list[ShardRecord]) -> Iterator[str]:
+        sources, genes = self._manifest.sources, _KnownGenes.of(self._manifest, self._places)
+        cells_of = np.zeros(len(sources), np.int64)
+        is_whole = len(shards) == len(self._manifest.shards)
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            shards = [shard for shard in self._manifest.shards if shard.file.path not in left_out]
-            checked = threads.map(
-                lambda shard: check_shard(self._folder, self._manifest, shard, genes, self._advance), shards
-            )
-            for problems, cells in checked:
+            for problems, cells in threads.map(lambda shard: self._shard(shard, genes), shards):
                 yield from problems
                 cells_of += cells
                 is_whole &= not problems
@@ -150,26 +142,123 @@ class _Check:
             if is_whole and n != source.n_cells:
                 yield f"the shards have {n:,} cells of {source.name}, the manifest says {source.n_cells:,}"
 
+    def _shard(self, shard: ShardRecord, genes: _KnownGenes) -> tuple[list[str], NDArray[np.int64]]:
+        """The problems of a shard, and ``(S,)`` its cells of each source, which are valid without problems only."""
+        try:
+            mapped = MappedShards(self._folder, [shard], genes.n_genes.tolist())
+            mapped.check_index(0)
+        except StoreFormatError as error:
+            self._advance(shard.file.n_bytes)
+            return [str(error)], np.zeros(len(self._manifest.sources), np.int64)
+        check = _ShardCheck(mapped, self._manifest.sources, shard, genes)
+        problems = [*check.wrong_in_index(), *check.wrong_in_records(self._advance)]
+        return [f"{self._folder / shard.file.path}: {problem}" for problem in problems], check.cells_of
 
-def main(args: Sequence[str]) -> None:
-    """Verify the store that ``args`` name, and say in one line how large it is.
 
-    Raises:
-        FileNotFoundError: there is no such folder.
-        StoreFormatError: the store is damaged.
-    """
-    parser = argparse.ArgumentParser(
-        prog="scdataloader verify", description="Read a store whole and check every checksum in it."
-    )
-    parser.add_argument("store", metavar="STORE", help="a folder that `scdataloader convert` made")
-    parser.add_argument("--progress", action=argparse.BooleanOptionalAction, help="default: on a terminal")
-    options = parser.parse_args(args)
-    start = time.perf_counter()
-    found = verify(options.store, progress=options.progress)
-    seconds = time.perf_counter() - start
-    sys.stdout.write(
-        f"{options.store} is whole: {found.n_cells:,} cells, {found.n_values:,} values, {found.n_files:,} files, "
-        f"{decimal(found.n_bytes)} in {seconds:.1f} s ({found.n_bytes / 1e9 / seconds:.2f} GB/s)\n"
-    )
-    for name in found.unnamed:
-        sys.stdout.write(f"not of the store: {name}\n")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _KnownGenes:
+    """Which genes of its gene space each source of a store has."""
+
+    n_genes: NDArray[np.int64]
+    """``(S,)`` genes of the space of each source."""
+    table: NDArray[np.int64]
+    """``(S,)`` table of each source."""
+    has: NDArray[np.bool_]
+    """The T tables, concatenated: True for genes that the source has. Table 0 is empty, for sources without one."""
+    start: NDArray[np.int64]
+    """``(T + 1,)`` offsets of the tables in ``has``."""
+
+    @classmethod
+    def of(cls, manifest: Manifest, places: Mapping[tuple[str, int], GenePlaces]) -> Self:
+        """Build the tables from {(gene table, gene space): places}."""
+        tables = [np.empty(0, np.bool_)]
+        tables += [own.spread(np.ones(len(own.place), np.bool_), foreign=False) for own in places.values()]
+        number = {name: at for at, name in enumerate(places, 1)}
+        return cls(
+            n_genes=np.array([manifest.spaces[source.space].n_genes for source in manifest.sources], np.int64),
+            table=np.array([number.get((source.genes, source.space), 0) for source in manifest.sources], np.int64),
+            has=np.concatenate(tables),
+            start=np.cumsum([0, *map(len, tables)]),
+        )
+
+
+class _ShardCheck:
+    """Check of a shard whose index has the right checksum but may hold anything."""
+
+    def __init__(
+        self, mapped: MappedShards, sources: tuple[SourceRecord, ...], shard: ShardRecord, genes: _KnownGenes
+    ) -> None:
+        self._mapped, self._sources, self._shard, self._genes = mapped, sources, shard, genes
+        self._floats, self._digest_of_records = mapped.stated(0)
+        self._end = int(mapped.index[0])
+        offsets = mapped.offsets(0)
+        self._begin, self._length = offsets[:-1], np.diff(offsets)
+        self._size = mapped.sizes(0).astype(np.int64)
+        if shard.source is None:
+            self._source = mapped.sources(0).astype(np.int64)
+        else:
+            self._source = np.full(len(self._size), shard.source, np.int64)
+        self._is_of_source = self._source < len(sources)
+        self.cells_of = np.bincount(self._source[self._is_of_source], minlength=len(sources))
+        in_file = (offsets >= FIRST_RECORD) & (offsets <= self._end) & (offsets % 8 == 0)
+        self._is_in_file = in_file[:-1] & in_file[1:] & (self._length >= HEADER) & (2 * self._size <= self._length)
+
+    def wrong_in_index(self) -> Iterator[str]:
+        """Contradictions within the index, and between the index and the manifest."""
+        yield from _cells(~self._is_in_file, "the index gives an impossible position or size of its record")
+        if (self._mapped.offsets(0)[0], self._mapped.offsets(0)[-1]) != (FIRST_RECORD, self._end):
+            yield "the records do not fill the bytes between header and index"
+        yield from _cells(~self._is_of_source, "the index names a source that the store does not have")
+        for number in np.flatnonzero(self.cells_of):
+            source = self._sources[int(number)]
+            if (source.kind == "float32") != self._floats:
+                own = "float32" if self._floats else "counts"
+                yield f"the values are {own}, the manifest says that {source.name} has {source.kind}"
+
+    def wrong_in_records(self, advance: Advance) -> Iterator[str]:
+        """Damaged records, and wrong checksums of the file, both from one pass over its bytes."""
+        status = np.full(len(self._size), OK, np.uint8)
+        sound = np.flatnonzero(self._is_in_file & self._is_of_source)
+        in_order = sound[np.argsort(self._begin[sound], kind="stable")]
+        edges = [0, *range(_PIECE, self._end, _PIECE), self._end]
+        cuts = np.searchsorted(self._begin[in_order], edges)
+        digest = blake2b(digest_size=len(self._digest_of_records))
+        with memoryview(self._mapped.content(0)) as content:
+            for start, stop, first, last in zip(edges[:-1], edges[1:], cuts[:-1], cuts[1:], strict=True):
+                digest.update(content[start:stop])
+                status[in_order[first:last]] = self._status(in_order[first:last])
+                advance(stop - start)
+            of_records = digest.digest()
+            digest.update(content[self._end :])
+            advance(len(content) - self._end)
+        for code, why in WHY.items():
+            yield from _cells(status == code, why)
+        if digest.hexdigest() != self._shard.file.checksum:
+            yield f"the checksum is {digest.hexdigest()}, the manifest says {self._shard.file.checksum}"
+        elif of_records != self._digest_of_records:
+            yield "the checksum at the end of the file does not match the bytes before the index"
+
+    def _status(self, cells: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """``(m,)`` the first broken rule of each record, or `OK`."""
+        status, genes, source = np.empty(len(cells), np.uint8), self._genes, self._source[cells]
+        check_records(
+            self._mapped.base[0] + self._begin[cells],
+            self._length[cells],
+            self._size[cells],
+            cells,
+            genes.n_genes[source],
+            genes.table[source],
+            genes.has,
+            genes.start,
+            self._floats,
+            status,
+        )
+        return status
+
+
+def _cells(is_wrong: NDArray[np.bool_], why: str) -> Iterator[str]:
+    """The first of the cells with a problem, and the number of the others."""
+    wrong = np.flatnonzero(is_wrong)
+    yield from (f"cell {cell}: {why}" for cell in wrong[:_CELLS_NAMED])
+    if len(wrong) > _CELLS_NAMED:
+        yield f"{len(wrong) - _CELLS_NAMED:,} more cells: {why}"

@@ -160,11 +160,11 @@ def test_an_interrupted_command_says_what_was_kept(tmp_path, out, capsys, monkey
 
 @pytest.mark.parametrize("command", ["verify", "export"])
 def test_other_commands_are_interrupted_without_a_traceback(command, capsys, monkeypatch):
-    def interrupted(_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"scdataloader.store.{command}.main", interrupted)
-    assert main([command, "atlas.cells"]) == 130
+    monkeypatch.setattr(f"scdataloader.commands.store.{command}", interrupted)
+    assert main([command, "atlas.cells", *(["--out", "out"] if command == "export" else [])]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 

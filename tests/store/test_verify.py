@@ -15,7 +15,7 @@ from scdataloader.kernels.records.records import record_checksum
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND, check_records
 from scdataloader.store.manifest import Manifest
 from scdataloader.store.shard import ShardWriter
-from scdataloader.store.verify import Verified, verify
+from scdataloader.store.verify import Verification, verify
 from tests.store.fuzz_files import put
 from tests.store.store_damage import SHARD, index_of, patch, reseal
 from tests.store.stores import given_counts, given_floats, make_store
@@ -46,7 +46,7 @@ def test_a_whole_store(store, mixed):
     (store / "notes.txt").touch()
     n_bytes = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
     manifest = json.loads((store / "manifest.json").read_bytes())
-    assert verify(store, progress=True) == Verified(
+    assert verify(store, progress=True) == Verification(
         n_files=10,
         n_bytes=n_bytes,
         n_cells=15,
@@ -89,7 +89,7 @@ def test_all_that_is_wrong_is_told_at_once(store):
     assert "has 5 bytes; the manifest says" in found[1]
     assert "its checksum does not match" in found[2]
     assert "cell 0: its checksum does not match" in found[3]
-    assert "its checksum is" in found[4]
+    assert "the checksum is" in found[4]
 
 
 def test_not_every_damaged_cell_is_named(tmp_path):
@@ -99,16 +99,16 @@ def test_not_every_damaged_cell_is_named(tmp_path):
     found = problems(store)
     assert len(found) == 12
     assert found[9] == f"{SHARD}: cell 9: its checksum does not match"
-    assert found[10] == f"{SHARD}: 20 more cells of which the same is true"
+    assert found[10] == f"{SHARD}: 20 more cells: its checksum does not match"
 
 
 def test_an_index_that_contradicts_itself(store):
     index = index_of(store)
     size = index + 8 * 5
     cases = {
-        (index + 8, 8, 1 << 40): "cell 0: the index names no place in the file for it",
-        (index + 8, 8, 24): "cell 0: the index names no place in the file for it",
-        (index, 8, 24): "its records do not fill the bytes between its head and its index",
+        (index + 8, 8, 1 << 40): "impossible position or size",
+        (index + 8, 8, 24): "impossible position or size",
+        (index, 8, 24): "the records do not fill the bytes between header and index",
         (size, 4, 1 << 31): "values of its cells 2147483735, expected",
         (size, 4, 1): "values of its cells",
     }
@@ -126,8 +126,8 @@ def test_sources_of_cells_that_are_not_there_or_too_many(mixed):
     at = index_of(mixed) + 8 * 16 + 4 * 16
     patch(mixed, SHARD, (at, 4, 2), (at + 8, 4, 1 << 31))
     reseal(mixed)
-    assert f"{SHARD}: cell 0: the index names no source of the store for it" in problems(mixed)
-    assert f"{SHARD}: cell 2: the index names no source of the store for it" in problems(mixed)
+    assert f"{SHARD}: cell 0: the index names a source that the store does not have" in problems(mixed)
+    assert f"{SHARD}: cell 2: the index names a source that the store does not have" in problems(mixed)
 
 
 def test_shards_with_other_cells_of_a_source_than_the_manifest_says(mixed):
@@ -138,7 +138,7 @@ def test_shards_with_other_cells_of_a_source_than_the_manifest_says(mixed):
 def test_values_of_the_other_kind(tmp_path):
     store = make_store(tmp_path / "f.cells", [given_floats("f", 3, 30, 0)])
     reseal(store, sources__0__kind="counts")
-    assert problems(store) == [f"{SHARD}: it has float32, but the manifest says that f has counts"]
+    assert problems(store) == [f"{SHARD}: the values are float32, the manifest says that f has counts"]
     patch(store, SHARD, (12, 4, 0))
     reseal(store, sources__0__kind="counts")
     assert f"{SHARD}: cell 0: it has float32 values in a shard of counts, or counts in one of float32" in problems(
@@ -149,7 +149,9 @@ def test_values_of_the_other_kind(tmp_path):
 def test_digests_in_the_foot_count_as_well(store):
     patch(store, SHARD, (-48, 8, 7))
     reseal(store)
-    assert problems(store) == [f"{SHARD}: the checksum that it has of all bytes before its index does not match"]
+    assert problems(store) == [
+        f"{SHARD}: the checksum at the end of the file does not match the bytes before the index"
+    ]
 
 
 def renumbered(frame):
@@ -201,7 +203,7 @@ def test_a_shard_of_no_cells_that_has_something_in_their_place(store):
         writer.append_records(np.ones(1, np.uint64), *none)
         more = writer.finish(0)
     replace(manifest, shards=(*manifest.shards, more)).save(store)
-    assert problems(store) == ["shards/00009.cells: its records do not fill the bytes between its head and its index"]
+    assert problems(store) == ["shards/00009.cells: the records do not fill the bytes between header and index"]
 
 
 def test_cells_in_another_order_without_their_rows(mixed):
@@ -273,7 +275,7 @@ def test_the_largest_value_and_the_kind_of_a_record():
 
 
 def test_no_store_at_all(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere is no folder, as a store is"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere is not a store"):
         verify(tmp_path / "nowhere")
     with pytest.raises(StoreFormatError, match=r"is no store: it has no manifest.json"):
         verify(tmp_path)
@@ -283,9 +285,9 @@ def test_from_the_command_line(store, capsys):
     (store / "more").touch()
     assert main(["verify", str(store)]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{store} is whole: 15 cells, ")
+    assert first.startswith(f"{store} is undamaged: 15 cells, ")
     assert first.endswith("GB/s)")
-    assert second == "not of the store: more"
+    assert second == "not part of the store: more"
     patch(store, SHARD, (40, 1, 99))
     assert main(["verify", str(store)]) == 2
     said = capsys.readouterr().err

@@ -1,0 +1,82 @@
+"""``scdataloader convert``: sources to a store."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from scdataloader.lamin.stores import StoreArtifact
+from scdataloader.store.convert import CELLS_PER_SHARD, convert
+from scdataloader.store.writing.scan import LAYOUTS
+
+logger = logging.getLogger(__name__)
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the command; raises what `convert` and `StoreArtifact` raise."""
+    options = _parser().parse_args(args)
+    if options.register and options.append:
+        raise ValueError("--register requires a store of one collection; leave out --append or --register")
+    artifact = StoreArtifact.plan(options.sources, Path(options.out).absolute()) if options.register else None
+    with _executor(options.dask) as executor:
+        convert(
+            options.sources,
+            options.out,
+            layout=options.layout,
+            append=options.append,
+            executor=executor,
+            n_processes=options.processes,
+            cells_per_shard=options.cells_per_shard,
+            counts=options.counts,
+            values=options.values,
+            seed=options.seed,
+            progress=options.progress,
+        )
+    if artifact is not None:
+        logger.info("registered as %s", artifact.save())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scdataloader convert",
+        description="Convert sources into a store. After an interruption, rerun the same command to continue.",
+    )
+    add = parser.add_argument
+    add(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help=".h5ad files, .zarr folders, stores, globs, lamindb:<collection key>, or any registered source",
+    )
+    add("--out", required=True, metavar="STORE", help="the folder to write, by convention *.cells, or to append to")
+    add("--register", action="store_true", help="also register it as an artifact of the lamindb collection it is from")
+    add("--append", action="store_true", help="add to an existing store")
+    add("--layout", help=f"order of the cells: {', '.join(LAYOUTS)}; default: that of the store, else source")
+    add("--seed", type=int, default=0, help="seed of the shuffled order; default: 0")
+    add("--counts", default="auto", help='matrix that holds the counts: "X", "layers/<key>", "raw" or "auto"')
+    add("--values", choices=("counts", "any"), default="counts", help="only counts, or any float32; default: counts")
+    add("--processes", type=int, metavar="N", help="default: one per core")
+    add("--dask", metavar="ADDRESS", help="scheduler of a dask cluster that runs the tasks, such as tcp://host:8786")
+    add("--cells_per_shard", type=int, default=CELLS_PER_SHARD, metavar="N", help="default: %(default)s")
+    add("--progress", action=argparse.BooleanOptionalAction, help="default: on a terminal")
+    return parser
+
+
+@contextmanager
+def _executor(address: str | None) -> Iterator[Executor | None]:
+    """The executor of a dask cluster; None without an address."""
+    if address is None:
+        yield None
+        return
+    try:
+        client_of: Any = import_module("distributed").Client
+    except ModuleNotFoundError as error:
+        raise RuntimeError("--dask requires dask.distributed: pip install 'scdataloader[dask]'") from error
+    with client_of(address) as client:
+        yield client.get_executor()
