@@ -17,9 +17,9 @@ from scdataloader.curation.recipe import Recipe, Rule
 from scdataloader.genes.alignment import split_organisms
 from scdataloader.genes.names import examples, gene_ids
 from scdataloader.genes.organisms import infer_organism, normalise_organism
-from scdataloader.integrations.stored import AnnDataFile
 from scdataloader.schema import ORGANISM_KEYS
 from scdataloader.sources import H5adSource, ZarrSource
+from scdataloader.sources.anndata.file import AnnDataFile
 from scdataloader.sources.anndata.layout import is_array, lookup, old_formats
 
 FileSource = H5adSource | ZarrSource

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from scdataloader.curation.cells import FileSource
-from scdataloader.integrations.stored import AnnDataFile
 from scdataloader.schema import ORGANISM_KEYS
+from scdataloader.sources.anndata.file import AnnDataFile
 from scdataloader.sources.anndata.layout import Node, find_matrices, is_array, lookup
 
 N_CHARACTERS = 10_000

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.integrations.stored import AnnDataFile
+from scdataloader.sources.anndata.file import AnnDataFile
 from scdataloader.sources.anndata.layout import frame_columns, frame_length, read_columns
 
 MISSING = -1

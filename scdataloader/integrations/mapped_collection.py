@@ -17,8 +17,9 @@ from numpy.typing import DTypeLike, NDArray
 from torch.utils.data import Dataset
 
 from scdataloader.integrations.columns import make_encoder, read_column
-from scdataloader.integrations.stored import AnnDataFile, Columns, StoredMatrix
+from scdataloader.integrations.stored import Columns, StoredMatrix
 from scdataloader.lamin.collections import is_lamin, resolve_lamin
+from scdataloader.sources.anndata.file import AnnDataFile
 from scdataloader.sources.anndata.layout import frame_length, read_frame
 
 Item = dict[str, Any]

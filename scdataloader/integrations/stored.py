@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import h5py
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.sources import H5adSource, ZarrSource, open_source
-from scdataloader.sources.anndata.layout import Kind, Node, check_is_anndata, is_array, lookup
+from scdataloader.sources.anndata.file import AnnDataFile
+from scdataloader.sources.anndata.layout import Kind, Node, is_array, lookup
 
 GAP = 1 << 13
 """Values between two wanted rows that are read along: cheaper than another call of the library."""
@@ -25,63 +23,6 @@ SPAN = 1 << 22
 
 Columns = NDArray[np.int64] | None
 """Where each column of a matrix goes: a number, or −1 for nowhere; None if every column keeps its number."""
-
-
-class AnnDataFile:
-    """An .h5ad file or .zarr folder, opened when first read, once in each process.
-
-    Safe to fork and to pickle: no handle crosses over. ``close()`` may be called at any time; the next read opens it
-    again.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._root: Node | None = None
-        self._process = -1
-        self._indptr: dict[str, NDArray[np.int64]] = {}
-
-    def __getstate__(self) -> Path:
-        return self.path
-
-    def __setstate__(self, path: Path) -> None:
-        self.__init__(path)  # type: ignore[misc]
-
-    @property
-    def root(self) -> Node:
-        """The top group.
-
-        Raises:
-            FileNotFoundError: nothing lies at the path.
-            SourceFormatError: what lies there is not an AnnData.
-        """
-        if self._root is None or self._process != os.getpid():
-            self._root = self._open()
-            self._process = os.getpid()
-        return self._root
-
-    def _open(self) -> Node:
-        if not self.path.exists():
-            raise FileNotFoundError(f"no AnnData at {self.path} (working directory {Path.cwd()})")
-        try:
-            root = zarr.open_group(self.path, mode="r") if self.path.is_dir() else h5py.File(self.path, "r")
-        except (OSError, zarr.errors.GroupNotFoundError) as error:
-            raise SourceFormatError(
-                f"{self.path} is not an AnnData ({error}); expected an .h5ad file or a .zarr folder"
-            ) from error
-        check_is_anndata(root, self.path)
-        return root
-
-    def indptr(self, location: str) -> NDArray[np.int64]:
-        """``(n_rows + 1,)`` row offsets of a CSR matrix, read once."""
-        if location not in self._indptr:
-            self._indptr[location] = np.asarray(self.root[location]["indptr"][...], dtype=np.int64)
-        return self._indptr[location]
-
-    def close(self) -> None:
-        """Let go of the file."""
-        root, self._root = self._root, None
-        if root is not None and self._process == os.getpid() and isinstance(root, h5py.File):
-            root.close()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
