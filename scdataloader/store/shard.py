@@ -5,7 +5,7 @@
 | 8            | ``SCDCELLS``                                                                                       |
 | 4            | version of the format                                                                              |
 | 4            | bit 0: values are float32, not counts; bit 1: cells are of several sources                         |
-| …            | records, each at a multiple of 8; see `kernels.records.records`                                      |
+| …            | records, each at a multiple of 8; see `kernels.records.format`                                      |
 | 8 (n + 1)    | where each record begins, and where the last ends: bytes from the front of the file                |
 | 4 n, to 8    | how many values each record has                                                                    |
 | 4 n, to 8    | with bit 1: the source of each cell, by number                                                     |

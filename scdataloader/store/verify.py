@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import OK
-from scdataloader.kernels.records.records import HEADER
+from scdataloader.kernels.records.format import HEADER
 from scdataloader.kernels.records.unpack import check_records
 from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, refuse_unsorted

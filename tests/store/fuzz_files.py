@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from scdataloader.errors import StoreFormatError
-from scdataloader.kernels.records.records import record_checksum
+from scdataloader.kernels.records.format import record_checksum
 from scdataloader.runtime.memory import row_buffers
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.original import Original

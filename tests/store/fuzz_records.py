@@ -18,7 +18,7 @@ from scdataloader.kernels.records.decode import (
     locate_records,
 )
 from scdataloader.kernels.records.encode import encode_rows, most_words
-from scdataloader.kernels.records.records import F32, WIDTH_SHIFT, record_checksum
+from scdataloader.kernels.records.format import F32, WIDTH_SHIFT, record_checksum
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND, check_records, unpack_records
 from tests.store.fuzz_files import FOOT, HEAD, change, places, put
 from tests.store.guarded import Guarded

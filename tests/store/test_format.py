@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.encode import encode_rows, most_words
-from scdataloader.kernels.records.records import record_checksum
+from scdataloader.kernels.records.format import record_checksum
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
 from tests.store import reference_store

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.encode import encode_rows, most_words
-from scdataloader.kernels.records.restamp import restamp_records
+from scdataloader.kernels.records.format import restamp_records
 from scdataloader.store.convert import convert
 from scdataloader.store.reader import Store
 from scdataloader.store.writing import tasks

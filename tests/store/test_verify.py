@@ -11,7 +11,7 @@ from scdataloader.commands.main import main
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD, OK
 from scdataloader.kernels.records.encode import encode_rows, most_words
-from scdataloader.kernels.records.records import record_checksum
+from scdataloader.kernels.records.format import record_checksum
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND, check_records
 from scdataloader.store.manifest import Manifest
 from scdataloader.store.shard import ShardWriter

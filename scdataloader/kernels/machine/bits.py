@@ -1,4 +1,4 @@
-"""Sets of small numbers as bits: filled in any order, emptied in ascending order."""
+"""Bit sets of small numbers: filled in any order, emptied in ascending order."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.machine.memory import intrinsic
 
-# One word of the bit set covers 64 genes, of which a cell expresses a handful. So many are written without asking; only
-# a fuller word takes a branch that the processor has to guess.
+# A word of the bit set covers 64 genes, of which a cell expresses a handful. This many are written without a branch;
+# only a fuller word takes one that the processor has to predict.
 _USUAL_PER_WORD = 8
 
 
 @intrinsic
 def count_trailing_zeros(typing_context: Any, word: Any) -> Any:
-    """Number of zero bits below the lowest set one; 64 for a word of zeros."""
+    """Number of zero bits below the lowest set bit; 64 for zero."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
@@ -38,7 +38,7 @@ def count_ones(typing_context: Any, word: Any) -> Any:
 
 @nb.njit(nogil=True, cache=True)
 def drain(present: NDArray[np.uint64], out: NDArray[np.int32]) -> int:
-    """Write the numbers of the set bits in ascending order, and clear them; returns how many there were."""
+    """Write the numbers of the set bits in ascending order, and clear them; returns their count."""
     size = 0
     for word in range(len(present)):
         bits = present[word]

@@ -1,4 +1,4 @@
-"""Arrays over memory that is given by its address: how one compiled loop reads from many mapped files."""
+"""Memory by address, so that one compiled loop can read many mapped files: pointers, prefetch, streaming stores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CACHE_LINE = 64
 
 @intrinsic
 def pointer(typing_context: Any, address: Any) -> Any:
-    """An address as what `numba.carray` takes. Nothing checks that memory lies there: that is the caller's duty."""
+    """An address as the pointer that `numba.carray` takes. The caller ensures that it is valid."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
@@ -28,7 +28,7 @@ def pointer(typing_context: Any, address: Any) -> Any:
 
 @intrinsic
 def prefetch(typing_context: Any, address: Any) -> Any:
-    """Ask for the cache line at an address; an address that is not mapped is no error."""
+    """Prefetch the cache line at an address; has no effect if the address is not mapped."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         i32, bytes_at = ir.IntType(32), ir.IntType(8).as_pointer()
@@ -44,28 +44,28 @@ def prefetch(typing_context: Any, address: Any) -> Any:
 
 @nb.njit(nogil=True, cache=True)
 def prefetch_bytes(address: int, n_bytes: int) -> None:
-    """Ask for all cache lines of a stretch of memory."""
+    """Prefetch the cache lines of ``n_bytes`` at an address."""
     for byte in range(0, n_bytes, CACHE_LINE):
         prefetch(np.uintp(address + byte))
 
 
 @nb.njit(nogil=True, cache=True)
 def prefetch_range(values: NDArray[Any], begin: int, end: int) -> None:
-    """Ask for the cache lines of ``values[begin:end]``."""
+    """Prefetch the cache lines of ``values[begin:end]``."""
     prefetch_bytes(values.ctypes.data + begin * values.itemsize, (end - begin) * values.itemsize)
 
 
 LINE = 16
-"""Numbers of 32 bits in a cache line."""
+"""32-bit values in a cache line."""
 _LINE = ir.VectorType(ir.FloatType(), LINE)
 
 
 @intrinsic
 def move_line(typing_context: Any, source: Any, to: Any) -> Any:
-    """Move 16 float32 from the address ``source`` to the address ``to``, a multiple of 64, and leave zeros behind.
+    """Move 16 float32 from the address ``source`` to the address ``to``, a multiple of 64, and zero the source.
 
-    They go past the caches, which spares fetching the line that they replace: three times as fast, where what is
-    written is not read again soon. Call `settle` before another thread may see them.
+    The store bypasses the caches, which avoids loading the replaced line: three times as fast for output that is not
+    read again soon. Call `settle` before another thread reads it.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -84,7 +84,7 @@ def move_line(typing_context: Any, source: Any, to: Any) -> Any:
 
 @intrinsic
 def settle(typing_context: Any) -> Any:
-    """Have everything that was written so far arrive before anything that is written from now on."""
+    """Complete all writes so far before any later one."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.fence("seq_cst")

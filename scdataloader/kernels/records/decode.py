@@ -1,7 +1,7 @@
-"""Records of bytes to cells in the vocabulary's genes: look-up and output in one pass, whatever the bytes are.
+"""Decoder: records to rows in the vocabulary's genes, in one pass that is safe for any bytes.
 
-No array that is read from or written to has a check of its own, so every record is checked before: its length against
-what its header says, the places of its exceptions, and, by the sum of its gaps, that no gene number is too high.
+Array accesses are not bounds-checked, so every record is checked first: its length against its header, the positions of
+its exceptions (long gaps and large values), and, by the sum of its gaps, that no gene number is too high.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from numba import carray  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
 from scdataloader.kernels.machine.memory import pointer, prefetch, prefetch_bytes
-from scdataloader.kernels.records.gaps import look_up_genes, number_genes
-from scdataloader.kernels.records.records import (
+from scdataloader.kernels.records.format import (
     F32,
     HEADER,
     LARGE_MASK,
@@ -26,15 +25,16 @@ from scdataloader.kernels.records.records import (
     record_length,
     value_width,
 )
+from scdataloader.kernels.records.gaps import look_up_genes, number_genes
 from scdataloader.kernels.rows.align import renumber, scatter
 
 OK, BAD_INDEX, BAD_RECORD, BAD_CHECKSUM = 0, 1, 2, 3
 IN_ORDER, COMPLETE, SHIFTED = 1, 2, 4
-"""How a source's genes fall in the vocabulary: ascending once those that are not in it are left out; all in it; each as
-far behind its number in the records, as where the vocabulary is made of the very genes of the store."""
+"""Flags of a look-up table: its numbers ascend, -1 left out; it has no -1; all its numbers differ from those in the
+records by one constant, as where the vocabulary is made of the genes of the store."""
 
 _AHEAD = 16
-"""Records whose places are fetched before they are looked at: each would be waited for by itself otherwise."""
+"""Distance, in records, at which index entries are prefetched, so that their cache misses overlap."""
 
 
 @nb.njit(nogil=True, cache=True)
@@ -48,10 +48,10 @@ def locate_records(
     length: NDArray[np.int64],
     size: NDArray[np.int64],
 ) -> int:
-    """Where in memory the records of cells lie, how long they are, and how many values they have.
+    """Find the address, length in bytes, and number of values of the records of cells.
 
-    Shard s is mapped at address ``base[s]``; at byte ``index[s]`` of it lie the ``n_cells[s] + 1`` offsets of its
-    records (int64), then their sizes (uint32). Returns the first i whose offsets cannot be, or -1.
+    Shard s is mapped at address ``base[s]``. From byte ``index[s]`` on it has the ``n_cells[s] + 1`` offsets of its
+    records (int64), then their sizes (uint32). Returns the first i whose entries are impossible, or -1.
     """
     for i in range(len(cell)):
         if i + _AHEAD < len(cell):
@@ -65,7 +65,7 @@ def locate_records(
         if not 0 <= begin < end <= index[s] or end - begin < HEADER or (begin | end) & 7:
             return i
         address[i], length[i], size[i] = base[s] + begin, end - begin, sizes[0]
-        if 2 * size[i] > length[i]:  # so that a wrong size asks for no more memory than the file is long
+        if 2 * size[i] > length[i]:  # bounds the memory that a wrong size can ask for
             return i
     return -1
 
@@ -90,21 +90,21 @@ def decode_records(
     out_size: NDArray[np.int64],
     out_depth: NDArray[np.float32],
 ) -> tuple[int, int]:
-    """Write records into slots of the output, with genes renumbered; as `align_rows` does for matrices.
+    """Write records into slots of the output in vocabulary genes, as `align_rows` does for matrices.
 
-    Record i is of a source with look-up table ``luts[lut_start[p]:lut_start[p + 1]]``, p = ``part[i]``, which is
-    ``how[p]``: numbers below ``n_genes``, or -1 where not `COMPLETE`. It goes to slot ``place[i]``. A record is summed
-    up when its ``row`` is met for the first time: ``checked`` has a bit for each.
+    The genes of record i are looked up in ``luts[lut_start[p]:lut_start[p + 1]]``, p = ``part[i]``, with the flags
+    ``how[p]``: numbers below ``n_genes``, or -1 if not `COMPLETE`. It goes to slot ``place[i]``. The checksum of a
+    record is verified when its ``row`` is first read: ``checked`` has one bit per row.
 
-    Returns (status, i): `OK`, or what is wrong with record i. Nothing outside the slots is touched.
+    Returns (status, i): `OK`, or the error of record i. Nothing outside the slots is written.
     """
     most = size.max() if len(size) and (how & (COMPLETE | IN_ORDER) != COMPLETE | IN_ORDER).any() else 0
     genes, values = np.empty(most, np.int32), np.empty(most, np.float32)
     dense = np.zeros(n_genes + 1 if most else 0, np.float32)
     present = np.zeros(n_genes // 64 + 1, np.uint64)
     for i in range(len(address)):
-        # Random records are never in cache: fetch the next while this one is worked on, half before and half amid it,
-        # since a core waits for no more than some tens of cache lines at a time.
+        # Random records are never in cache. The next one is fetched during this one, half before and half amid it,
+        # since a core has only some tens of cache lines in flight.
         following = min(i + 1, len(address) - 1)
         half = length[following] // 2
         prefetch_bytes(address[following], half)
@@ -141,20 +141,20 @@ def decode_records(
 
 @nb.njit(inline="always", cache=True)
 def header(words: NDArray[np.uint64]) -> tuple[int, int, int, int]:
-    """The numbers of values, of long gaps and of large values of a record, and the width of a value."""
+    """Numbers of values, of long gaps and of large values of a record, and the width of a value."""
     head = words.view(np.uint32)
     return int(head[1]), int(head[2]), int(head[3]) & LARGE_MASK, int(head[3]) >> WIDTH_SHIFT
 
 
 @nb.njit(nogil=True, cache=True)
 def is_valid(words: NDArray[np.uint64], size: int, n_genes: int) -> bool:
-    """Whether all that is read of a record lies within it, and all gene numbers below ``n_genes``."""
+    """Whether all parts of a record are within it, and all gene numbers below ``n_genes``."""
     return bool(fits(words, size, n_genes) and reach(words, size) <= n_genes)
 
 
 @nb.njit(nogil=True, cache=True)
 def fits(words: NDArray[np.uint64], size: int, n_genes: int) -> bool:
-    """Whether all that is read of a record lies within it, whatever its gene numbers are."""
+    """Whether all parts of a record are within it, whatever its gene numbers are."""
     n, n_gaps, n_large, code = header(words)
     if n != size or n > n_genes or record_length(n, n_gaps, n_large, code) != 8 * len(words):
         return False
@@ -166,7 +166,7 @@ def fits(words: NDArray[np.uint64], size: int, n_genes: int) -> bool:
 
 @nb.njit(nogil=True, cache=True)
 def _ascend(exceptions: NDArray[np.uint32], n: int) -> bool:
-    """Whether the places of exceptions ascend, and lie below ``n``."""
+    """Whether the positions of exceptions ascend and are below ``n``."""
     last = -1
     for k in range(0, len(exceptions), 2):
         if not last < exceptions[k] < n:
@@ -177,7 +177,7 @@ def _ascend(exceptions: NDArray[np.uint32], n: int) -> bool:
 
 @nb.njit(nogil=True, cache=True)
 def reach(words: NDArray[np.uint64], n: int) -> int:
-    """The number after the last gene of a record that `fits`: below 2^63, with at most 2^32 gaps of 32 bits."""
+    """The last gene number of a record that `fits`, plus 1; below 2^63, as it has at most 2^32 gaps of 32 bits."""
     head, total = words.view(np.uint32), np.int64(n)
     for k in range(HEADER // 4, HEADER // 4 + 2 * int(head[2]), 2):
         total += np.int64(head[k + 1])
@@ -187,7 +187,7 @@ def reach(words: NDArray[np.uint64], n: int) -> int:
 @nb.njit(nogil=True, cache=True)
 def _sum(values: NDArray[np.uint8]) -> np.int64:
     total = np.int64(0)
-    for begin in range(0, len(values), 1 << 16):  # so that 32 bits suffice, which add up faster
+    for begin in range(0, len(values), 1 << 16):  # 32 bits suffice then, and are faster
         some = np.uint32(0)
         for value in values[begin : begin + (1 << 16)]:
             some += np.uint32(value)
@@ -197,7 +197,7 @@ def _sum(values: NDArray[np.uint8]) -> np.int64:
 
 @nb.njit(inline="always", cache=True)
 def _gaps(words: NDArray[np.uint64], n: int) -> NDArray[np.uint8]:
-    """The bytes that hold the gaps of a record of ``n`` values."""
+    """The gap bytes of a record of ``n`` values."""
     _, n_gaps, n_large, code = header(words)
     first = HEADER + 8 * (n_gaps + n_large) + n * value_width(code)
     return words.view(np.uint8)[first : first + n]
@@ -205,7 +205,7 @@ def _gaps(words: NDArray[np.uint64], n: int) -> NDArray[np.uint8]:
 
 @nb.njit(nogil=True, cache=True)
 def gene_numbers(words: NDArray[np.uint64], n: int, shift: np.int64, out: NDArray[np.int32]) -> np.int64:
-    """Write the numbers of a record's genes, each plus ``shift``; returns the one after the last."""
+    """Write the gene numbers of a record, each plus ``shift``; returns the last one plus 1."""
     gaps, head, at, begin = _gaps(words, n), words.view(np.uint32), shift, 0
     for k in range(HEADER // 4, HEADER // 4 + 2 * int(head[2]), 2):
         end = int(head[k])
@@ -216,7 +216,7 @@ def gene_numbers(words: NDArray[np.uint64], n: int, shift: np.int64, out: NDArra
 
 @nb.njit(nogil=True, cache=True)
 def _look_up(words: NDArray[np.uint64], n: int, lut: NDArray[np.int32], shifted: bool, out: NDArray[np.int32]) -> bool:
-    """Look up a record's genes, if all are below ``len(lut)``; ``shifted`` says that the table has no gaps."""
+    """Look up the genes of a record if all are below ``len(lut)``; ``shifted`` is the flag `SHIFTED` of the table."""
     if shifted and n:
         first = np.int64(lut[0])
         return bool(gene_numbers(words, n, first, out) - first <= len(lut))
@@ -228,7 +228,7 @@ def _look_up(words: NDArray[np.uint64], n: int, lut: NDArray[np.int32], shifted:
 
 @nb.njit(nogil=True, cache=True)
 def look_up(words: NDArray[np.uint64], n: int, lut: NDArray[np.int32], out: NDArray[np.int32]) -> None:
-    """What ``lut`` has for a record's genes."""
+    """Write the ``lut`` entries of a record's genes, which must be below ``len(lut)``."""
     gaps, head, at, begin = _gaps(words, n), words.view(np.uint32), np.int64(0), 0
     for k in range(HEADER // 4, HEADER // 4 + 2 * int(head[2]), 2):
         end = int(head[k])
@@ -239,7 +239,7 @@ def look_up(words: NDArray[np.uint64], n: int, lut: NDArray[np.int32], out: NDAr
 
 @nb.njit(nogil=True, cache=True)
 def _values(words: NDArray[np.uint64], n: int, out: NDArray[np.float32]) -> float:
-    """The values of a record as float32; returns their sum."""
+    """Write the values of a record as float32; returns their sum."""
     _, n_gaps, n_large, code = header(words)
     head = words.view(np.uint32)
     exceptions = HEADER // 4 + 2 * n_gaps
@@ -263,7 +263,7 @@ def _values(words: NDArray[np.uint64], n: int, out: NDArray[np.float32]) -> floa
 
 @nb.njit(inline="always", cache=True)
 def _widened(values: NDArray[Any], out: NDArray[np.float32]) -> np.int64:
-    """Write values as float32; returns their sum, which 32 bits hold for 2^16 of up to 16 bits each."""
+    """Write values as float32; returns their sum. 32 bits hold the sum of 2^16 values of up to 16 bits."""
     total = np.int64(0)
     step = 1 << 16 if values.itemsize <= 2 else 1  # noqa: PLR2004 (bytes)
     for begin in range(0, len(values), step):

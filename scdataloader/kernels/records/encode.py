@@ -1,4 +1,4 @@
-"""Cells as rows of a matrix to records of bytes."""
+"""Encoder: rows of a matrix to records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.kernels.machine.bits import drain
-from scdataloader.kernels.records.records import F32, HEADER, U8, U16, U32, WIDTH_SHIFT, record_checksum, record_length
+from scdataloader.kernels.records.format import F32, HEADER, U8, U16, U32, WIDTH_SHIFT, record_checksum, record_length
 
 _BYTE, _TWO_BYTES, _FOUR_BYTES = 1 << 8, 1 << 16, 1 << 32
 _MINUS_ZERO = 1 << 31
@@ -18,7 +18,7 @@ _MINUS_ZERO = 1 << 31
 
 @nb.njit(nogil=True, cache=True)
 def first_unfit(data: NDArray[Any], as_counts: bool) -> int:
-    """The first place whose value is no count below 2^32, or, not ``as_counts``, does not fit float32; -1 for none."""
+    """Index of the first value that is not a count below 2^32 (``as_counts``) or not exact in float32; -1 for none."""
     for j in range(len(data)):
         value = data[j]
         if as_counts:
@@ -41,14 +41,13 @@ def encode_rows(
     offsets: NDArray[np.int64],
     sizes: NDArray[np.uint32],
 ) -> int:
-    """Write one record for each row, back to back, into ``out``; returns how many 8-byte words that takes.
+    """Write one record per row, back to back, into ``out``, which has `most_words`; returns the number of words used.
 
-    ``bits`` are the values: counts, or float32 taken as bits with ``floats``. ``rank[g]`` is the number that gene g
-    has in the records, another one for each. Zeros are left out. Row i is cell ``first_cell + i`` of its shard; its
-    record begins at byte ``offsets[i]`` of ``out`` and has ``sizes[i]`` values. ``out`` has room for ``most_words`` of
-    the rows.
+    ``bits`` are the values: counts, or with ``floats`` the bits of float32. ``rank[g]`` is the number of gene g in the
+    records, distinct for each gene. Zeros are left out. Row i is cell ``first_cell + i`` of its shard; its record
+    begins at byte ``offsets[i]`` of ``out`` and has ``sizes[i]`` values.
 
-    Returns -1 - i where row i has a gene outside ``rank``, or a gene twice.
+    Returns -1 - i if row i has a gene outside ``rank``, or a gene twice.
     """
     n_genes = len(rank)
     n_numbers = int(rank.max()) + 1 if n_genes else 0
@@ -78,7 +77,7 @@ def encode_rows(
 
 @nb.njit(cache=True)
 def most_words(n_cells: int, n_values: int) -> int:
-    """8-byte words that the records of so many cells and values take at most."""
+    """Upper bound of the 8-byte words of the records of ``n_cells`` with ``n_values`` together."""
     return (HEADER // 8 + 1) * n_cells + 2 * n_values
 
 
@@ -86,7 +85,7 @@ def most_words(n_cells: int, n_values: int) -> int:
 def _write(
     genes: NDArray[np.int32], values: NDArray[np.uint32], floats: bool, cell: int, out: NDArray[np.uint64]
 ) -> int:
-    """Write one record of ascending genes and their values; its words."""
+    """Write one record; returns its number of words. ``genes`` ascend."""
     n = len(genes)
     n_gaps, last = 0, -1
     over_byte, over_two = 0, 0
@@ -130,7 +129,7 @@ def _write(
 
 @nb.njit(inline="always", cache=True)
 def _cheapest(n: int, over_byte: int, over_two: int, floats: bool) -> tuple[int, int]:
-    """The width that takes the fewest bytes, and how many values are too large for it."""
+    """The width that takes the fewest bytes, and the number of values too large for it."""
     if floats:
         return F32, 0
     in_one, in_two, in_four = n + 8 * over_byte, 2 * n + 8 * over_two, 4 * n

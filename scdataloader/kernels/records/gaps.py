@@ -1,4 +1,4 @@
-"""Gaps between ascending gene numbers to the numbers themselves, or to what a look-up table has for them."""
+"""Gaps between ascending gene numbers to the numbers, or to their entries in a look-up table."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _I8, _I16, _I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 
 @intrinsic
 def _sixteen_numbers(typing_context: Any, gaps: Any, before: Any, out: Any) -> Any:
-    """Write 16 numbers (int32) to the address ``out``, of which the first lies 1 + its gap after ``before``.
+    """Write 16 numbers (int32) to the address ``out`` from 16 gaps (uint8) at the address ``gaps``.
 
-    Each of the others lies 1 + its gap after the one before it; the 16 gaps (uint8) are at the address ``gaps``.
-    Returns how far the last lies after ``before``. A compiler finds no such form for a sum in which each term needs the
-    one before: four steps, each of which adds to every lane the one 1, 2, 4, 8 lanes before it.
+    Each number is its predecessor plus 1 plus its gap; the predecessor of the first is ``before``. Returns the last
+    number minus ``before``. Compilers do not vectorise such a prefix sum: four steps, of which each adds to every lane
+    the one 1, 2, 4, 8 lanes before it.
     """
 
     def lanes(kind: Any) -> Any:
@@ -30,7 +30,7 @@ def _sixteen_numbers(typing_context: Any, gaps: Any, before: Any, out: Any) -> A
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         bytes_there = builder.load(builder.inttoptr(args[0], lanes(_I8).as_pointer()))
         bytes_there.align = 1
-        steps = builder.zext(bytes_there, lanes(_I16))  # up to 16 · 256, which 16 bits hold
+        steps = builder.zext(bytes_there, lanes(_I16))  # sums are at most 16 · 256
         sums = builder.add(steps, ir.Constant(lanes(_I16), [1] * _LANES))
         none = ir.Constant(lanes(_I16), [0] * _LANES)
         for far in (1, 2, 4, 8):
@@ -50,9 +50,9 @@ def _sixteen_numbers(typing_context: Any, gaps: Any, before: Any, out: Any) -> A
 
 @nb.njit(nogil=True, cache=True)
 def number_genes(gaps: NDArray[np.uint8], number: np.int64, out: NDArray[np.int32]) -> np.int64:
-    """Write the numbers of genes, the first of which lies its own gap after ``number``.
+    """Write gene numbers, of which the first is ``number`` plus its gap; returns the last one plus 1.
 
-    Returns the number after the last. Numbers beyond 32 bits come out wrong: nothing is read or written at them.
+    Numbers beyond 32 bits are written modulo 2^32; nothing is addressed by them.
     """
     n = min(len(gaps), len(out))
     full = n // _LANES * _LANES
@@ -71,9 +71,9 @@ def number_genes(gaps: NDArray[np.uint8], number: np.int64, out: NDArray[np.int3
 def look_up_genes(
     gaps: NDArray[np.uint8], number: np.int64, lut: NDArray[np.int32], out: NDArray[np.int32]
 ) -> np.int64:
-    """As `number_genes`, with ``lut[number]`` in the place of each number; all must be below ``len(lut)``.
+    """As `number_genes`, but writes ``lut[number]`` for each number; all must be below ``len(lut)``.
 
-    Unsigned numbers, and loops from 0, spare a test for negative indices; four at once shorten the chain of additions.
+    Unsigned numbers and loops from 0 avoid a test for negative indices; four at once shorten the chain of additions.
     """
     at, four = np.uint64(number), len(gaps) // 4 * 4
     for j in range(0, four, 4):

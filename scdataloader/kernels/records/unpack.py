@@ -1,4 +1,4 @@
-"""Records of bytes as they are: what breaks a rule of the format, and values as exact as they were written."""
+"""Records as stored: check of every rule of the format, and exact values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scdataloader.kernels.machine.bits import drain
 from scdataloader.kernels.machine.memory import pointer
 from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD, OK, gene_numbers, header, is_valid, look_up
-from scdataloader.kernels.records.records import F32, HEADER, U8, U16, record_checksum, value_width
+from scdataloader.kernels.records.format import F32, HEADER, U8, U16, record_checksum, value_width
 
 BAD_FORM, BAD_KIND, BAD_GENE = 4, 5, 6
 _BYTE, _TWO_BYTES = 1 << 8, 1 << 16
@@ -31,12 +31,12 @@ def check_records(
     floats: bool,
     status: NDArray[np.uint8],
 ) -> int:
-    """Check every rule of the format for every record: ``status[i]`` is `OK` or the first that record i breaks.
+    """Check every rule of the format for every record: ``status[i]`` is `OK`, or the first rule that record i breaks.
 
-    Record i has ``length[i]`` bytes at ``address[i]``, ``size[i]`` values of a space of ``n_genes[i]`` genes, and is
-    cell ``cell[i]`` of its shard, whose values are float32 if ``floats``. Which of these genes its source has is what
-    ``known[known_start[p]:known_start[p + 1]]`` says, p = ``part[i]``; where that is empty, any will do. Returns the
-    largest value of all counts.
+    Record i has ``length[i]`` bytes at ``address[i]`` and ``size[i]`` values in a space of ``n_genes[i]`` genes. It is
+    cell ``cell[i]`` of its shard, whose values are float32 if ``floats``. ``known[known_start[p]:known_start[p + 1]]``,
+    p = ``part[i]``, is True for the genes that its source has; if it is empty, any gene is accepted. Returns the
+    largest of all counts.
     """
     largest = np.uint32(0)
     for i in range(len(address)):
@@ -72,10 +72,10 @@ def unpack_records(
     out_indices: NDArray[np.int32],
     out_bits: NDArray[np.uint32],
 ) -> tuple[int, int]:
-    """Write the values of records as they are: counts as uint32, float32 as their bits; ascending by gene.
+    """Write the exact values of records, sorted by gene: counts as uint32, float32 as their bits.
 
-    Gene g of the records is ``order[g]`` in the output, each another one, or -1 where the source has it not. Record i
-    fills the entries from ``starts[i]`` on. Returns (status, i): `OK`, or what is wrong with record i.
+    Gene g of the records is ``order[g]`` in the output, distinct for each gene, or -1 if the source does not have it.
+    Record i fills the entries from ``starts[i]`` on. Returns (status, i): `OK`, or the error of record i.
     """
     dense, present = np.empty(len(order), np.uint32), np.zeros(len(order) // 64 + 1, np.uint64)
     for i in range(len(address)):
@@ -102,7 +102,7 @@ def unpack_records(
 
 @nb.njit(nogil=True, cache=True)
 def _are_known(words: NDArray[np.uint64], n: int, has: NDArray[np.bool_]) -> bool:
-    """Whether a valid record has no gene but those that ``has`` marks."""
+    """Whether a valid record has only genes that ``has`` marks."""
     genes = np.empty(n, np.int32)
     gene_numbers(words, n, np.int64(0), genes)
     known = True
@@ -113,7 +113,7 @@ def _are_known(words: NDArray[np.uint64], n: int, has: NDArray[np.bool_]) -> boo
 
 @nb.njit(nogil=True, cache=True)
 def _values(words: NDArray[np.uint64], out: NDArray[np.uint32]) -> bool:
-    """The values of a valid record as bits; whether none of them is zero, and entries that are said elsewhere are."""
+    """Write the values of a valid record as bits; whether none is zero, and the entries of large values are."""
     _, n_gaps, n_large, code = header(words)
     head = words.view(np.uint32)
     exceptions, n = HEADER // 4 + 2 * n_gaps, len(out)
@@ -135,7 +135,7 @@ def _values(words: NDArray[np.uint64], out: NDArray[np.uint32]) -> bool:
 
 @nb.njit(nogil=True, cache=True)
 def _exceptions_are_due(words: NDArray[np.uint64]) -> bool:
-    """Whether the exceptions of a valid record are what does not fit otherwise, and nothing else."""
+    """Whether all exceptions of a valid record are needed: their gaps and values do not fit otherwise."""
     _, n_gaps, n_large, code = header(words)
     head = words.view(np.uint32)
     first = HEADER // 4
@@ -149,7 +149,7 @@ def _exceptions_are_due(words: NDArray[np.uint64]) -> bool:
 
 @nb.njit(nogil=True, cache=True)
 def _is_padded(words: NDArray[np.uint64]) -> bool:
-    """Whether a valid record ends with zeros."""
+    """Whether the padding of a valid record is zeros."""
     n, n_gaps, n_large, code = header(words)
     padded = True
     for byte in words.view(np.uint8)[HEADER + 8 * (n_gaps + n_large) + n * (value_width(code) + 1) :]:

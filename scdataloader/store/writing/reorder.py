@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.draws.random import derive_key, permute_range
 from scdataloader.kernels.records.decode import locate_records
-from scdataloader.kernels.records.restamp import restamp_records
+from scdataloader.kernels.records.format import restamp_records
 from scdataloader.runtime.files import opened_atomically, writing
 from scdataloader.store.manifest import Kind, ShardRecord
 from scdataloader.store.shard import MappedShards
