@@ -31,8 +31,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.recipe import Recipe
+from scdataloader.curation.report import Outcome
 
 LABELS = {
     "cell_type_ontology_term_id": ["CL:0000084", "CL:0000236", "CL:0000540", "CL:0000097", "CL:0000625", "CL:0000900"],

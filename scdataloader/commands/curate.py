@@ -9,9 +9,8 @@ from dataclasses import replace
 from jsonargparse import ArgumentParser, Namespace
 
 from scdataloader.curation.curator import Curator
-from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.recipe import Recipe
-from scdataloader.curation.report import REPORT, show_report
+from scdataloader.curation.report import REPORT, Outcome, show_report
 from scdataloader.lamin.curate import collection_folder, curate_into
 from scdataloader.lamin.genes import with_bionty_genes
 

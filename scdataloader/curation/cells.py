@@ -1,9 +1,9 @@
-"""The cells of a file: their table with standard columns and labels, and the organisms they are of."""
+"""Cells of a file: obs with standard columns, obsm, organisms; and what else of the file is kept or left out."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,14 @@ from scdataloader.genes.names import examples, gene_ids
 from scdataloader.genes.organisms import infer_organism, normalise_organism
 from scdataloader.schema import ORGANISM_KEYS
 from scdataloader.sources import H5adSource, ZarrSource
-from scdataloader.sources.anndata.file import AnnDataFile
-from scdataloader.sources.anndata.layout import is_array, lookup, old_formats
+from scdataloader.sources.anndata.layout import Node, find_matrices, is_array, lookup, old_formats
+
+MAX_CHARACTERS = 10_000
+"""Longer texts of ``uns`` are left out."""
+_N_NAMED = 8
 
 FileSource = H5adSource | ZarrSource
+PlainValue = str | int | float | bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,40 +34,50 @@ class Cells:
     """All cells of a file, before any filter."""
 
     obs: pd.DataFrame
-    """Every column of the file, with those of the rule; names are text."""
+    """Every column of the file and of the rule; names are text."""
     obsm: dict[str, Any]
-    """Further values of each cell."""
+    """Arrays, sparse matrices or tables."""
     organisms: list[tuple[str, NDArray[np.int64]]]
-    """The organisms, each with the rows of its cells."""
+    """NCBITaxon ids, each with the rows of its cells."""
     notes: tuple[str, ...]
-    """What was changed."""
+    """Changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """Content of a file besides its counts and tables."""
+
+    uns: dict[str, PlainValue]
+    """Texts, numbers and booleans, for the output."""
+    notes: tuple[str, ...]
+    """What is left out, in one line, if anything is."""
 
 
 def read_cells(source: FileSource, recipe: Recipe) -> Cells:
-    """Read the table of a file's cells, and do to it what the rule says.
+    """Read the cells of a file and apply its rule.
 
     Args:
-        source: the file.
-        recipe: of the file.
+        source: The file.
+        recipe: Recipe of the file.
 
     Raises:
         KeyError: a column that the rule names, or that is required, is missing.
-        ValueError: there are no cells, their names are not unique, or they are of no known organism, or of several.
+        ValueError: there are no cells, their names are not unique, or their organism is unknown or not unique.
     """
     obs = named_obs(source)
     obs = obs.copy(deep=False)
-    notes = _follow(recipe.rule, obs, source.name)
+    notes = _apply(recipe.rule, obs, source.name)
     for column in recipe.required:
         if column not in obs:
             raise KeyError(
-                f"{_lacks(source.name, column, obs.columns)}, which is required; name the column that has it in a rule"
+                f"{_lacks(source.name, column, obs.columns)}, which is required; a rule can make it from another column"
             )
     organisms = _organisms(source, obs, recipe)
     return Cells(obs=obs, obsm=read_obsm(source), organisms=organisms, notes=tuple(notes))
 
 
 def named_obs(source: FileSource) -> pd.DataFrame:
-    """The table of a file's cells as it is, but for their names, which are made text.
+    """The obs of a file, with its names converted to text.
 
     Raises:
         ValueError: there are no cells, or their names are not unique.
@@ -75,45 +89,51 @@ def named_obs(source: FileSource) -> pd.DataFrame:
     again = obs.index[obs.index.duplicated()]
     if len(again):
         raise ValueError(
-            f"{source.name} has {len(again):,} cells whose names in obs are those of others ({examples(list(again))}); "
-            "make them unique, as with AnnData.obs_names_make_unique, and write the file again"
+            f"{source.name} has {len(again):,} cells whose names in obs occur before ({examples(list(again))}); make "
+            "them unique, e.g. with AnnData.obs_names_make_unique, and write the file again"
         )
     return obs
 
 
 def constant(value: str, n: int) -> pd.Categorical[Any]:
-    """A column with one value for ``n`` cells."""
+    """A column of one value for ``n`` cells."""
     return pd.Categorical.from_codes(np.zeros(n, np.int64), categories=pd.Index([value]))
 
 
 def read_obsm(source: FileSource) -> dict[str, Any]:
     """All of a file's obsm."""
-    file = AnnDataFile(source.path)
-    try:
-        node = lookup(file.root, "obsm")
-        if node is None or is_array(node):  # an array of records is an encoding of long ago
+    with source.opened() as root, old_formats():
+        node = lookup(root, "obsm")
+        if node is None or is_array(node):  # an array of records is an old encoding
             return {}
-        with old_formats():
-            return {key: read_elem(node[key]) for key in node}
-    finally:
-        file.close()
+        return {key: read_elem(node[key]) for key in node}
+
+
+def read_extras(source: FileSource) -> Extras:
+    """Read the plain values of ``uns``, and list what the output leaves out."""
+    with source.opened() as root:
+        values = _plain_values(lookup(root, "uns"))
+        left_out = [_listed(group, names) for group, names in _left_out(root, source.counts, values)]
+    # the organism is in the output's obs, where a rule may have corrected it
+    uns = {key: value for key, value in values.items() if key not in ORGANISM_KEYS}
+    return Extras(uns=uns, notes=(f"left out: {', '.join(left_out)}",) if left_out else ())
 
 
 def rows_of(values: Any, rows: NDArray[np.int64] | slice) -> Any:
-    """Some rows of a value of obsm: an array, sparse or not, or a table."""
+    """Rows of a value of obsm: an array, a sparse matrix or a table."""
     return values.iloc[rows] if isinstance(values, pd.DataFrame) else values[rows]
 
 
-def _follow(rule: Rule, obs: pd.DataFrame, name: str) -> list[str]:
-    """Make the columns of a rule in ``obs``; notes on what it says of no cell."""
+def _apply(rule: Rule, obs: pd.DataFrame, name: str) -> list[str]:
+    """Add the columns of a rule to ``obs``; returns notes on values that no cell has."""
     notes = []
     for column, standard in rule.columns.items():
         if column not in obs:
-            raise KeyError(f"{_lacks(name, column, obs.columns)}, which its rule makes {standard!r} of")
+            raise KeyError(f"{_lacks(name, column, obs.columns)}, from which its rule makes {standard!r}")
         obs[standard] = obs[column]
     for column, put in rule.values.items():  # noqa: PD011 (of a rule, not of a table)
         if column not in obs:
-            raise KeyError(f"{_lacks(name, column, obs.columns)}, of which its rule replaces values")
+            raise KeyError(f"{_lacks(name, column, obs.columns)}, whose values its rule replaces")
         obs[column], absent = with_values(obs[column], put)
         if absent:
             notes.append(f"{column}: values of the rule that no cell has: {len(absent):,} ({shown(map(repr, absent))})")
@@ -127,14 +147,12 @@ def _organisms(source: FileSource, obs: pd.DataFrame, recipe: Recipe) -> list[tu
     found = _stated(source, obs, recipe)
     if len(found) > 1 and recipe.mixed_organisms == "refuse":
         parts = ", ".join(f"{organism} ({0 if rows is None else len(rows):,} cells)" for organism, rows in found)
-        raise ValueError(
-            f"{source.name} mixes organisms: {parts}; to have an output for each, give mixed_organisms: split"
-        )
+        raise ValueError(f"{source.name} mixes organisms: {parts}; mixed_organisms: split writes one output for each")
     return [(organism, every if rows is None else rows) for organism, rows in found]
 
 
 def _stated(source: FileSource, obs: pd.DataFrame, recipe: Recipe) -> list[tuple[str, NDArray[np.int64] | None]]:
-    """The organisms that the rule, obs, uns or the gene ids state, with their rows where there are several."""
+    """The organisms according to the rule, obs, uns or the gene ids, with their rows if there are several."""
     if recipe.rule.organism is not None:
         return [(normalise_organism(recipe.rule.organism), None)]
     for column in ORGANISM_KEYS:
@@ -145,7 +163,7 @@ def _stated(source: FileSource, obs: pd.DataFrame, recipe: Recipe) -> list[tuple
     inferred = infer_organism(gene_ids(source.var, column=recipe.rule.genes, name=source.name))
     if inferred is None:
         raise ValueError(
-            f"{source.name} does not say its organism, in obs, uns or gene ids; say it in a rule, as rules: "
+            f"no organism found for {source.name} (looked in obs, uns, gene ids); give it by a rule, as rules: "
             f"{{{source.name!r}: {{organism: human}}}}"
         )
     return [(inferred, None)]
@@ -155,3 +173,43 @@ def _lacks(name: str, column: str, columns: Iterable[object]) -> str:
     known = [str(other) for other in columns]
     near = difflib.get_close_matches(column, known, n=3, cutoff=0.5) or known[:10]
     return f"{name} has no obs column {column!r} (the nearest are {', '.join(near) or 'none'})"
+
+
+def _plain_values(uns: Node | None) -> dict[str, PlainValue]:
+    if uns is None or is_array(uns):
+        return {}
+    found = {key: _plain_value(uns[key]) for key in uns}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _plain_value(node: Node) -> PlainValue | None:
+    """A number, a boolean or a text of up to `MAX_CHARACTERS`; None for anything else."""
+    if not is_array(node) or node.shape != ():
+        return None
+    value = np.asarray(node[()]).item()
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:  # an unknown encoding
+            return None
+    if isinstance(value, str):
+        return value if len(value) <= MAX_CHARACTERS else None
+    return value if isinstance(value, bool | int | float) else None
+
+
+def _left_out(root: Node, counts: str, values: dict[str, PlainValue]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Groups that the output does not have, each with the names in it."""
+    matrices = find_matrices(root)
+    yield from ((key, ()) for key in ("X", "raw") if key in matrices and key != counts)
+    taken = {"uns": {*values, "curation"}, "layers": {counts.removeprefix("layers/")}}
+    for group in ("layers", "obsp", "varm", "varp", "uns"):
+        node = lookup(root, group)
+        if node is not None:
+            names = [] if is_array(node) else sorted(set(node) - taken.get(group, set()))
+            if names or is_array(node):
+                yield group, names
+
+
+def _listed(group: str, names: Sequence[str]) -> str:
+    more = [f"and {len(names) - _N_NAMED:,} more"] if len(names) > _N_NAMED else []
+    return f"{group} ({', '.join([*names[:_N_NAMED], *more])})" if names else group

@@ -1,4 +1,4 @@
-"""Many files: what is done already is left, the rest is done in parallel, and all of it is told."""
+"""Curate many files in parallel, skipping finished ones."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import fnmatch
 import logging
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scdataloader.curation.file import Job, failed
-from scdataloader.curation.filters import with_kinds
+from scdataloader.curation.file import Job, curate_file, in_one_line
+from scdataloader.curation.filters import with_descendants
 from scdataloader.curation.hooks import load_hook
-from scdataloader.curation.ledger import Ledger, open_ledger, real_path
-from scdataloader.curation.outcome import Outcome
-from scdataloader.curation.plan import make_plan
-from scdataloader.curation.pool import curate_files
+from scdataloader.curation.ledger import Ledger, make_plan, open_ledger, real_path
 from scdataloader.curation.recipe import Recipe
-from scdataloader.curation.report import write_report
+from scdataloader.curation.report import Outcome, write_report
 from scdataloader.curation.writer import without_partial
-from scdataloader.runtime.processes import n_cores
-from scdataloader.runtime.progress import progress_bar
+from scdataloader.runtime.processes import ProcessPool, WorkerDiedError, n_cores
+from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.sources.locate import expand
+
+_CHANGED = "the file was changed or removed while it was curated; run the same command again"
 
 logger = logging.getLogger(__name__)
 
@@ -97,37 +98,60 @@ class Curator:
         return outcomes
 
     def _curated(self, named: dict[Path, str], ledger: Ledger) -> Iterator[tuple[Path, list[Outcome]]]:
-        """Files, and what has become of each: first of those that were done before."""
+        """Files and their outcomes; first those of files that are skipped."""
         shown = sys.stderr.isatty() if self.progress is None else self.progress
         plan = make_plan(named, self.recipe, ledger, shown=shown)
         if plan.n_before:
-            logger.info("done before: %d of %d files", plan.n_before, len(named))
+            logger.info("finished before: %d of %d files", plan.n_before, len(named))
         for path, outcomes in plan.done.items():
-            _tell(outcomes)
+            _log_failures(outcomes)
             yield path, outcomes
-        for job, made in self._done_now(plan.jobs, ledger, shown=shown):
-            outcomes = made if _is_unchanged(job, ledger) else _withdrawn(job)
+        for job, made in self._run_jobs(plan.jobs, ledger, shown=shown):
+            outcomes = made if _is_unchanged(job, ledger) else [job.failed(_CHANGED)]
             ledger.note_outcomes(job.path, outcomes)
-            _tell(outcomes)
+            _log_failures(outcomes)
             yield job.path, outcomes
 
-    def _done_now(self, jobs: list[Job], ledger: Ledger, *, shown: bool) -> Iterator[tuple[Job, list[Outcome]]]:
-        """Jobs with what they came to, as they are done."""
-        told = {job.path: 0 for job in jobs}
-        with progress_bar("curating", sum(job.n_bytes for job in jobs), shown=shown) as advance:
+    def _run_jobs(self, jobs: list[Job], ledger: Ledger, *, shown: bool) -> Iterator[tuple[Job, list[Outcome]]]:
+        """Jobs and their outcomes, as they finish."""
+        n = min(self.processes or n_cores(), max(1, len(jobs)))
+        waiting, running = deque(jobs), dict[Future[list[Outcome]], Job]()
+        n_bytes = sum(job.n_bytes for job in jobs)
+        with progress_bar("curating", n_bytes, shown=shown) as advance, ProcessPool(n) as pool:
+            while waiting or running:
+                while waiting and len(running) < n:
+                    job = waiting.popleft()
+                    ledger.note_outcomes(job.path, [])  # earlier outcomes no longer hold, however this ends
+                    on_progress = _Bytes(job.n_bytes, advance)
+                    running[pool.submit_with_progress(curate_file, job, on_progress=on_progress)] = job
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    yield job, _outcomes(job, future)
 
-            def begun(job: Job) -> None:
-                ledger.note_outcomes(job.path, [])  # what was known is not true any more, whatever ends this
 
-            def heard(job: Job, share: float) -> None:
-                n_bytes = round(share * job.n_bytes)
-                advance(n_bytes - told[job.path])
-                told[job.path] = n_bytes
+class _Bytes:
+    """Converts the fraction of a file that is done to bytes, for a progress bar."""
 
-            n = min(self.processes or n_cores(), len(jobs))
-            for job, outcomes in curate_files(jobs, n, on_begin=begun, on_progress=heard):
-                heard(job, 1.0)
-                yield job, outcomes
+    def __init__(self, n_bytes: int, advance: Advance) -> None:
+        self._n_bytes, self._advance, self._n_done = n_bytes, advance, 0
+
+    def __call__(self, fraction: float) -> None:
+        n_done = round(fraction * self._n_bytes)
+        self._advance(n_done - self._n_done)
+        self._n_done = n_done
+
+
+def _outcomes(job: Job, future: Future[list[Outcome]]) -> list[Outcome]:
+    """The outcomes of a job; a failed one if its process died or has a defect."""
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, WorkerDiedError):
+        return [job.failed(str(error))]
+    if isinstance(error, RuntimeError):  # no process could start
+        raise error
+    logger.error("%s", job.source, exc_info=error)
+    return [job.failed(f"unexpected {type(error).__name__}: {in_one_line(error)}")]
 
 
 def _named(files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], folder: Path) -> dict[Path, str]:
@@ -138,9 +162,7 @@ def _named(files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], fol
         raise ValueError("no file is named; give at least one path or glob")
     for path, name in named.items():
         if path.parent == folder.resolve() or folder.resolve().is_relative_to(path):
-            raise ValueError(
-                f"{name} lies in {folder} or around it, where curated files are to go: name another folder as out"
-            )
+            raise ValueError(f"{name} is in the output folder {folder}, or contains it; choose another folder as out")
     return named
 
 
@@ -150,23 +172,17 @@ def _check(recipe: Recipe, files: list[str]) -> None:
     for hook in (*recipe.before, *recipe.after):
         load_hook(hook)
     if recipe.assays:
-        with_kinds(recipe.assays)
+        with_descendants(recipe.assays)
     for pattern in recipe.rules:
         if not any(fnmatch.fnmatch(Path(file).name, pattern) for file in files):
-            logger.warning("the rule for %r is for none of these files", pattern)
+            logger.warning("the rule for %r matches none of these files", pattern)
 
 
 def _is_unchanged(job: Job, ledger: Ledger) -> bool:
     return job.path.exists() and ledger.content(job.path) == job.content
 
 
-def _withdrawn(job: Job) -> list[Outcome]:
-    """What to say of a file that became another while it was curated."""
-    why = "it was changed or removed while it was curated; give the same command again"
-    return [failed(job.source, why, content=job.content, recipe=job.recipe_hash)]
-
-
-def _tell(outcomes: list[Outcome]) -> None:
+def _log_failures(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.status == "failed":
             logger.warning("%s failed: %s", outcome.source, outcome.reason)

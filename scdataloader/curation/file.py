@@ -1,4 +1,4 @@
-"""One file: opened, put through the hooks that come first, and curated organism by organism."""
+"""Curate one file: open it, apply the hooks that come first, and curate each of its organisms."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from anndata import AnnData
-from anndata._io.specs.registry import IORegistryError  # of what anndata can neither read nor write; it is no OSError
+from anndata._io.specs.registry import IORegistryError  # raised for unknown encodings and types; not an OSError
 
-from scdataloader.curation.cells import FileSource, named_obs, read_cells, read_obsm, rows_of
-from scdataloader.curation.extras import read_extras
+from scdataloader.curation.cells import FileSource, named_obs, read_cells, read_extras, read_obsm, rows_of
 from scdataloader.curation.hooks import apply_hooks
 from scdataloader.curation.organism import Advance, Part, curate_part, places
-from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.recipe import Recipe
+from scdataloader.curation.report import Outcome
 from scdataloader.curation.writer import written
 from scdataloader.runtime.files import PARTIAL
 from scdataloader.sources import open_source
@@ -26,10 +25,10 @@ from scdataloader.sources.anndata.counts import OR_ANY, Values
 from scdataloader.sources.arrays.transpose import InFile
 
 BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError, MemoryError, IORegistryError)
-"""What is wrong with a file is told by one of these; anything else is a defect."""
+"""Errors of a file; all others are defects."""
 
-Told = Callable[[float], None]
-"""Hears which share of a file is done, from 0 to 1."""
+OnProgress = Callable[[float], None]
+"""Called with the fraction of a file that is done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,71 +36,54 @@ class Job:
     """A file to curate."""
 
     path: Path
-    """Its absolute path."""
+    """Absolute path."""
     source: str
-    """The same as named by the user."""
+    """The file as named by the user."""
     n_bytes: int
-    """Its size."""
     content: str
-    """Hash of its content."""
+    """Hash of the file's content."""
     recipe: Recipe
-    """As far as it concerns the file: see `Recipe.for_file`."""
+    """The part of the recipe that concerns the file: see `Recipe.for_file`."""
     recipe_hash: str
-    """Of the recipe as it was when the run began."""
+    """Hash of ``recipe`` when the run began."""
     output: Path
-    """The .h5ad file to write; of a file that is split, the parts have the organism before the suffix."""
+    """The .h5ad file to write; parts of a split file have the organism before the suffix."""
+
+    def failed(self, reason: str) -> Outcome:
+        """The outcome of the file if it fails as a whole."""
+        return Outcome.failed(self.source, reason, content=self.content, recipe=self.recipe_hash)
 
 
-def curate_file(job: Job, told: Told) -> list[Outcome]:
-    """Curate a file: one outcome, or one for each organism. What is wrong with the file is told by the outcome."""
-    nothing = failed(job.source, "", content=job.content, recipe=job.recipe_hash)
+def curate_file(job: Job, on_progress: OnProgress) -> list[Outcome]:
+    """Curate a file; returns one outcome, or one for each organism. Errors of the file become failed outcomes."""
+    unfinished = job.failed("")
     outcomes: list[Outcome] = []
     start = time.perf_counter()
     try:
         with _opened(job) as given:
-            nothing = replace(nothing, n_cells_in=given.n_obs, n_genes_in=len(given.var))
-            for part in _parts(given, job, nothing, told):
+            unfinished = replace(unfinished, n_cells_in=given.n_obs, n_genes_in=len(given.var))
+            for outcome in _parts(given, job, unfinished, on_progress):
                 now = time.perf_counter()
-                outcomes.append(replace(part, seconds=now - start))
+                outcomes.append(replace(outcome, seconds=now - start))
                 start = now
     except BAD_INPUT as error:
-        outcomes.append(replace(nothing, reason=in_one_line(error), seconds=time.perf_counter() - start))
+        outcomes.append(replace(unfinished, reason=in_one_line(error), seconds=time.perf_counter() - start))
     return outcomes
 
 
-def failed(source: str, reason: str, *, content: str = "", recipe: str = "") -> Outcome:
-    """The outcome of a file that nothing has come of."""
-    return Outcome(
-        source=source,
-        content=content,
-        recipe=recipe,
-        status="failed",
-        reason=reason,
-        n_cells_in=0,
-        n_cells_out=0,
-        n_genes_in=0,
-        n_genes_out=0,
-        output=None,
-        labels={},
-        organism="",
-        seconds=0.0,
-    )
-
-
 def in_one_line(error: BaseException) -> str:
-    """What an error says."""
+    """The message of an error."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     # str() of a KeyError is the repr of its message
-    said = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
-    said = said.replace(OR_ANY, ", or recover counts by a hook that comes before")
-    return f"not enough memory: {said}" if isinstance(error, MemoryError) else said or type(error).__name__
+    message = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    message = message.replace(OR_ANY, ", or recover counts by a hook in before")
+    return f"not enough memory: {message}" if isinstance(error, MemoryError) else message or type(error).__name__
 
 
 @contextmanager
 def _opened(job: Job) -> Iterator[FileSource]:
-    """The file as it is."""
-    # hooks may be there to recover counts
+    # hooks may recover counts
     values: Values = "any" if job.recipe.before else "counts"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(Variable|Observation) names are not unique")
@@ -109,34 +91,34 @@ def _opened(job: Job) -> Iterator[FileSource]:
             yield source
 
 
-def _parts(given: FileSource, job: Job, nothing: Outcome, told: Told) -> Iterator[Outcome]:
-    advance, extras = _shares(told, given, job.recipe), read_extras(given)
-    with _by_cells(given, job, advance), _through_hooks(given, job, advance) as source:
+def _parts(given: FileSource, job: Job, unfinished: Outcome, on_progress: OnProgress) -> Iterator[Outcome]:
+    advance, extras = _count_passes(on_progress, given, job.recipe), read_extras(given)
+    with _transposed(given, job, advance), _after_hooks(given, job, advance) as source:
         cells = read_cells(source, job.recipe)
         for organism, rows in cells.organisms:
-            known, name = replace(nothing, organism=organism), ".h5ad"
+            outcome, suffix = replace(unfinished, organism=organism), ".h5ad"
             if len(cells.organisms) > 1:
-                known, name = replace(known, n_cells_in=len(rows)), f".{organism.replace(':', '_')}.h5ad"
+                outcome, suffix = replace(outcome, n_cells_in=len(rows)), f".{organism.replace(':', '_')}.h5ad"
             part = Part(
                 source=source,
                 cells=cells,
                 extras=extras,
                 rows=rows,
                 recipe=job.recipe,
-                outcome=known,
-                output=job.output.with_suffix(name),
+                outcome=outcome,
+                output=job.output.with_suffix(suffix),
                 advance=advance,
             )
             try:
                 yield curate_part(part)
             except BAD_INPUT as error:
-                yield replace(known, reason=in_one_line(error))
+                yield replace(outcome, reason=in_one_line(error))
 
 
 @contextmanager
-def _by_cells(source: FileSource, job: Job, advance: Advance) -> Iterator[None]:
-    """Within, a matrix that is stored by genes is turned round in a file for the meantime, when it is first read."""
-    path = _meantime(job, "turned")
+def _transposed(source: FileSource, job: Job, advance: Advance) -> Iterator[None]:
+    """Have a matrix that is stored by genes transposed into a temporary file when it is first read."""
+    path = _temporary(job, "turned")
     source.turn = InFile(path=path, advance=advance)
     try:
         yield
@@ -146,12 +128,12 @@ def _by_cells(source: FileSource, job: Job, advance: Advance) -> Iterator[None]:
 
 
 @contextmanager
-def _through_hooks(source: FileSource, job: Job, advance: Advance) -> Iterator[FileSource]:
-    """The file after the hooks that come first: itself where there are none, else a file for the meantime."""
+def _after_hooks(source: FileSource, job: Job, advance: Advance) -> Iterator[FileSource]:
+    """The output of the hooks in ``before``, in a temporary file; the source itself if there are none."""
     if not job.recipe.before:
         yield source
         return
-    path = _meantime(job, "before")
+    path = _temporary(job, "before")
     try:
         obs, obsm = named_obs(source), read_obsm(source)
         with written(path, source.name, "none") as writer:
@@ -170,13 +152,13 @@ def _through_hooks(source: FileSource, job: Job, advance: Advance) -> Iterator[F
         path.unlink(missing_ok=True)
 
 
-def _meantime(job: Job, what: str) -> Path:
-    """A file that is not to stay; what a process that is killed leaves, `without_partial` removes."""
+def _temporary(job: Job, what: str) -> Path:
+    """A temporary file; if its process is killed, `without_partial` removes it."""
     return job.output.with_name(f".{job.output.name}.{what}{PARTIAL}")
 
 
-def _shares(told: Told, source: FileSource, recipe: Recipe) -> Advance:
-    """Tells which share of all passes over a file is done."""
+def _count_passes(on_progress: OnProgress, source: FileSource, recipe: Recipe) -> Advance:
+    """Report the fraction of all passes over the cells of a file that is done."""
     n_passes = 2 + source.is_by_genes + bool(recipe.before) + bool(recipe.min_cells_per_gene)
     n_all = max(1, source.n_obs * n_passes)
     n_done = 0
@@ -184,6 +166,6 @@ def _shares(told: Told, source: FileSource, recipe: Recipe) -> Advance:
     def advance(n_more: int) -> None:
         nonlocal n_done
         n_done += n_more
-        told(min(1.0, n_done / n_all))
+        on_progress(min(1.0, n_done / n_all))
 
     return advance

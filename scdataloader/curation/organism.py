@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from pandas import CategoricalDtype
 from scipy.sparse import csr_matrix
 
-from scdataloader.curation.cells import Cells, FileSource, constant, rows_of
-from scdataloader.curation.extras import Extras
-from scdataloader.curation.filters import kept_cells
+from scdataloader.curation.cells import Cells, Extras, FileSource, constant, rows_of
+from scdataloader.curation.filters import IS_OUTLIER, METRICS, OUTLIER_IN, cell_metrics, kept_cells, outliers
 from scdataloader.curation.genes import Genes, match_genes, mitochondrial
 from scdataloader.curation.hooks import apply_hooks
 from scdataloader.curation.labels import distinct_ids, standardised
-from scdataloader.curation.outcome import Outcome
-from scdataloader.curation.quality import IS_OUTLIER, METRICS, OUTLIER_IN, cell_metrics, outliers
 from scdataloader.curation.recipe import Recipe
+from scdataloader.curation.report import Outcome
 from scdataloader.curation.writer import Writer, canonical, written
 from scdataloader.runtime.files import sync
 from scdataloader.schema import ORGANISM

@@ -1,30 +1,71 @@
-"""What has become of files: all of it in a CSV, the gist in a table on the terminal."""
+"""Outcomes of curated files: CSV report and terminal summary."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scdataloader.curation.outcome import Outcome, Status
 from scdataloader.runtime.files import write_atomically
 
 REPORT = "report.csv"
 N_LISTED = 40
-"""Of more files, the table has only those that were not kept."""
-N_CHARACTERS_IN_A_FILE = 160
-"""Width where there is no terminal to ask."""
+"""With more files, the terminal table lists only those that were not kept."""
+WIDTH_IN_A_FILE = 160
+"""Characters per line where standard output is not a terminal."""
 
+Status = Literal["kept", "dropped", "failed"]
 _STYLES: dict[Status, str] = {"kept": "green", "dropped": "yellow", "failed": "red"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The outcome of one file; of a file that was split by organism, of each part."""
+
+    source: str
+    """The file as named by the user."""
+    content: str
+    """Hash of the file's content: 32 hexadecimal digits; empty if it could not be read."""
+    recipe: str
+    """`Recipe.hash` of the part of the recipe that concerns the file: see `Recipe.for_file`."""
+    status: Status
+    """Kept: ``output`` was written. Dropped: nothing worth keeping was left. Failed: it could not be curated."""
+    reason: str = ""
+    """Why the file was dropped or failed, in one line; empty if kept."""
+    n_cells_in: int = 0
+    """Cells of the file; of a part, those of its organism."""
+    n_cells_out: int = 0
+    """Cells of ``output``."""
+    n_genes_in: int = 0
+    """Genes of the file, as it numbers them."""
+    n_genes_out: int = 0
+    """Genes of ``output``."""
+    output: Path | None = None
+    """The curated .h5ad file; None unless kept."""
+    labels: dict[str, list[str]]
+    """{obs column: the distinct standardised ids in ``output``, sorted}; without "unknown"."""
+    organism: str = ""
+    """NCBITaxon id; empty if the file failed before it was known."""
+    seconds: float = 0.0
+    """Time spent."""
+    notes: tuple[str, ...] = ()
+    """Changes and omissions, with counts, a line each."""
+
+    @classmethod
+    def failed(cls, source: str, reason: str, *, content: str = "", recipe: str = "") -> Outcome:
+        """The outcome of a file of which nothing is known but why it failed."""
+        return cls(source=source, content=content, recipe=recipe, status="failed", reason=reason, labels={})
+
+
 def write_report(folder: Path, outcomes: Sequence[Outcome]) -> Path:
-    """Write ``report.csv``, a line for each outcome; returns its path."""
+    """Write ``report.csv`` with one line per outcome; returns its path."""
     rows = [
         {
             "source": outcome.source,
@@ -49,21 +90,21 @@ def write_report(folder: Path, outcomes: Sequence[Outcome]) -> Path:
 
 
 def show_report(outcomes: Sequence[Outcome], report: Path) -> None:
-    """Show what has become of files, on standard output."""
+    """Print a table of the files and a summary to standard output."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, N_CHARACTERS_IN_A_FILE)
+        console.width = max(console.width, WIDTH_IN_A_FILE)
     listed = outcomes if len(outcomes) <= N_LISTED else [outcome for outcome in outcomes if outcome.status != "kept"]
     if listed:
         console.print(_table(listed))
-    console.print(f"{summary(outcomes)}; all of it: {report}", markup=False, soft_wrap=True)
+    console.print(f"{summary(outcomes)}; full report: {report}", markup=False, soft_wrap=True)
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """How many files were kept, dropped and failed, and how many cells there are now."""
+    """Numbers of files that were kept, dropped and failed, and of cells kept."""
     counts = Counter(outcome.status for outcome in outcomes)
     n_cells = sum(outcome.n_cells_out for outcome in outcomes)
-    return ", ".join(f"{counts[status]:,} {status}" for status in _STYLES) + f"; {n_cells:,} cells are kept"
+    return ", ".join(f"{counts[status]:,} {status}" for status in _STYLES) + f"; {n_cells:,} cells kept"
 
 
 def _table(outcomes: Sequence[Outcome]) -> Table:
@@ -72,14 +113,14 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
     table.add_column("status", no_wrap=True)
     for name in ("cells", "genes"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold")
+    table.add_column("reason", overflow="fold")
     for outcome in outcomes:
-        shown = (
+        row = (
             Path(outcome.source).name,
             outcome.status,
             f"{outcome.n_cells_in:,} → {outcome.n_cells_out:,}",
             f"{outcome.n_genes_in:,} → {outcome.n_genes_out:,}",
             outcome.reason,
         )
-        table.add_row(*map(Text, shown), style=_STYLES[outcome.status])
+        table.add_row(*map(Text, row), style=_STYLES[outcome.status])
     return table

@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from scdataloader.curation.curator import Curator
-from scdataloader.curation.outcome import Outcome
-from scdataloader.curation.report import summary
+from scdataloader.curation.report import Outcome, summary
 from scdataloader.lamin.genes import suggest_bionty_genes, with_bionty_genes
 from scdataloader.lamin.register.register import check_registrable, register
 from scdataloader.lamin.session import local_storage

@@ -20,7 +20,7 @@ from scdataloader.runtime.files import write_atomically, writing
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scdataloader.curation.outcome import Outcome
+    from scdataloader.curation.report import Outcome
 
 FOLDER = "genes"
 """Folder of the gene tables, in the folder of the curated files."""

@@ -70,14 +70,14 @@ def test_the_command_reads_yaml_and_tells_of_all_files(working, capsys):
     assert done.value.code == 1
     said = capsys.readouterr()
     assert re.search(r"│ bad.h5ad +│ failed +│", said.out)
-    assert f"2 kept, 0 dropped, 1 failed; 20 cells are kept; all of it: {working}/out/report.csv" in said.out
+    assert f"2 kept, 0 dropped, 1 failed; 20 cells kept; full report: {working}/out/report.csv" in said.out
     assert "warning: raw/bad.h5ad failed: " in said.err
     found = ad.read_h5ad("out/1.h5ad")
     assert set(found.obs["donor_id"]) == {"d7"}
     assert list(found.var["symbol"])[:2] == ["TP53", "CD4"]
     (working / "raw" / "bad.h5ad").unlink()
     assert main([*command, "--compression", "gzip"]) == 0
-    assert "done before: 2 of 2 files" in capsys.readouterr().err
+    assert "finished before: 2 of 2 files" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from scdataloader.curation.file import Job, curate_file
-from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.recipe import Recipe
+from scdataloader.curation.report import Outcome
 
 TABLE = """\
 ensembl_gene_id,symbol,synonyms

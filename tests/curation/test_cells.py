@@ -21,11 +21,11 @@ def test_assays_and_primary_data(tmp_path):
     outcome, found = kept(path, Recipe(assays=["10x 3' transcription profiling"], primary_only=True))
     assert list(found.obs_names) == ["cell0", "cell1", "cell5"]
     dropped = [note for note in outcome.notes if note.startswith("cells")]
-    assert dropped == ["cells of other assays, dropped: 6", "cells of no primary data, dropped: 1"]
+    assert dropped == ["cells of other assays, dropped: 6", "cells of non-primary data, dropped: 1"]
     assert (outcome.n_cells_in, outcome.n_cells_out) == (10, 3)
     (tmp_path / "out" / "a.h5ad").unlink()
     said = failed(written(tmp_path / "b.h5ad", cells(IDS)), Recipe(assays=["EFO:0009922"]))
-    assert f"b.h5ad has no obs column '{ASSAY}', and only some assays are asked for" in said
+    assert f"b.h5ad has no obs column '{ASSAY}', by which the recipe filters" in said
 
 
 @pytest.mark.parametrize("values", [[1, 0], [1.0, 0.0], ["TRUE", "FALSE"], ["True", "false"], ["1", "0"]])
@@ -38,7 +38,7 @@ def test_primary_data_is_said_by_truths_of_any_kind(tmp_path, values):
 def test_primary_data_that_are_not_said(tmp_path):
     raw = cells(IDS, is_primary_data=["yes", None] * 5)
     said = failed(written(tmp_path / "a.h5ad", raw), Recipe(primary_only=True))
-    assert "a.h5ad has 'yes' in obs['is_primary_data'], where true or false were expected" in said
+    assert "a.h5ad has 'yes' in obs['is_primary_data'], expected true or false" in said
 
 
 def test_genes_are_judged_by_the_cells_that_are_left(tmp_path):

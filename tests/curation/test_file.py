@@ -158,7 +158,7 @@ def test_values_of_the_rule_stand_in_place_of_those_of_the_file(tmp_path):
     assert f"{CELL_TYPE}: labels that are no terms made \"unknown\": 1, of 2 cells ('5')" in outcome.notes
     said = failed(written(tmp_path / "b.h5ad", raw), Recipe(rules={"*": Rule(values={"athor": {"a": "b"}})}))
     assert said.startswith("b.h5ad has no obs column 'athor' (the nearest are author")
-    assert said.endswith("), of which its rule replaces values")
+    assert said.endswith("), whose values its rule replaces")
 
 
 def test_labels_of_several_terms(tmp_path):
@@ -213,7 +213,7 @@ def unsaid(raw):
     ("change", "recipe", "why"),
     [
         (no_counts, {}, "no counts found (X: "),
-        (same_names, {}, "has 8 cells whose names in obs are those of others (x, y, x)"),
+        (same_names, {}, "has 8 cells whose names in obs occur before (x, y, x)"),
         (
             None,
             {"required": ["donor_id"]},
@@ -222,9 +222,9 @@ def unsaid(raw):
         (
             None,
             {"rules": {"*": Rule(columns={"organisms": "x"})}},
-            "has no obs column 'organisms' (the nearest are organism), which its rule makes 'x' of",
+            "has no obs column 'organisms' (the nearest are organism), from which its rule makes 'x'",
         ),
-        (unsaid, {}, "does not say its organism, in obs, uns or gene ids; say it in a rule"),
+        (unsaid, {}, "no organism found for a.h5ad (looked in obs, uns, gene ids)"),
     ],
 )
 def test_what_is_refused(tmp_path, change, recipe, why):

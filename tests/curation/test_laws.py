@@ -18,7 +18,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 from scipy.stats import median_abs_deviation
 
 from scdataloader.curation import organism as part
-from scdataloader.curation.quality import cell_metrics, outliers
+from scdataloader.curation.filters import cell_metrics, outliers
 from scdataloader.curation.recipe import Recipe, Rule
 from scdataloader.sources.arrays import transpose as turning
 from tests.curation.helpers import IDS, cells, curate, kept, table, written

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from scdataloader.curation.ledger import LEDGER, content_of, open_ledger, stamp_of
-from scdataloader.curation.outcome import Outcome
+from scdataloader.curation.report import Outcome
 from tests.curation.helpers import raw
 
 
@@ -58,9 +58,9 @@ def test_outcomes_come_back_from_the_ledger(tmp_path):
     with open_ledger(tmp_path / "out") as ledger:
         outcome.output.write_text("cells")
         ledger.note_outcomes(tmp_path / "a.h5ad", [outcome])
-        assert ledger.is_there(outcome)
+        assert ledger.is_intact(outcome)
         outcome.output.write_text("cut")
-        assert not ledger.is_there(outcome)
+        assert not ledger.is_intact(outcome)
         with pytest.raises(RuntimeError, match="another run is curating into"), open_ledger(tmp_path / "out"):
             pass
     (tmp_path / "out").rename(tmp_path / "moved")
@@ -81,7 +81,7 @@ def test_a_folder_in_which_one_of_the_files_was_changed_is_another(tmp_path):
 
 def test_a_ledger_of_another_release_is_refused(tmp_path):
     (tmp_path / LEDGER).write_text('{"format": 99}\n')
-    with pytest.raises(RuntimeError, match="is of another release"), open_ledger(tmp_path):
+    with pytest.raises(RuntimeError, match="another release"), open_ledger(tmp_path):
         pass
 
 

@@ -103,7 +103,7 @@ def test_values_of_a_rule_are_the_same_in_yaml_and_json_and_on_the_command_line(
         ({"after": ["json"]}, ValueError, "a hook is named as module:function"),
         ({"after": [".x:f"]}, ValueError, "a hook is named as module:function"),
         ({"labels": {"cell_type": ["CLX"]}}, ValueError, "has no ontology 'CLX' in schema"),
-        ({"assays": ["no such assay"]}, ValueError, "assays name 'no such assay', which is no term of EFO"),
+        ({"assays": ["no such assay"]}, ValueError, "'no such assay' is not a term of EFO"),
     ],
 )
 def test_what_is_wrong_for_all_files_is_told_at_once(tmp_path, options, error, why):
@@ -113,4 +113,4 @@ def test_what_is_wrong_for_all_files_is_told_at_once(tmp_path, options, error, w
 
 def test_a_rule_for_no_file_is_told(tmp_path, caplog):
     Curator(out=tmp_path / "out", recipe=Recipe(rules={"b*": Rule(organism="mouse")})).run(raw(tmp_path / "raw", 1))
-    assert "the rule for 'b*' is for none of these files" in caplog.messages
+    assert "the rule for 'b*' matches none of these files" in caplog.messages

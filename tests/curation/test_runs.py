@@ -58,7 +58,7 @@ def test_runs_skip_what_is_done_and_one_file_does_not_stop_the_others(tmp_path, 
     again = curator.run([f"{tmp_path}/raw/*.h5ad", "raw/gone.h5ad"])  # the same files, named otherwise
     assert statuses(again) == statuses(first)
     assert outputs(tmp_path / "out") == before
-    assert "done before: 3 of 6 files" in caplog.text
+    assert "finished before: 3 of 6 files" in caplog.text
     assert [one.n_cells_out for one in again] == [one.n_cells_out for one in first]
 
     os.utime(paths[1])  # touched: the content is the same
@@ -83,14 +83,14 @@ def test_nothing_that_is_there_is_written_over(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "raw")
     before = {path: path.read_bytes() for path in files}
     for out in ("raw", "link"):
-        with pytest.raises(ValueError, match=r"0\.h5ad lies in .* or around it, where curated files are to go"):
+        with pytest.raises(ValueError, match=r"0\.h5ad is in the output folder"):
             Curator(out=tmp_path / out).run(files)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "0.h5ad").write_text("mine")
     (tmp_path / "out" / "1.NCBITaxon_9606.h5ad").write_text("mine, too")
     outcomes = Curator(out=tmp_path / "out", progress=False).run(files)
     assert [outcome.status for outcome in outcomes] == ["failed", "failed"]
-    assert "has 0.h5ad or parts of it already, which its curated.jsonl does not know" in outcomes[0].reason
+    assert "contains 0.h5ad or parts of it, which are not in its curated.jsonl" in outcomes[0].reason
     assert (tmp_path / "out" / "0.h5ad").read_text() == "mine"
     assert {path: path.read_bytes() for path in files} == before
     (tmp_path / "out" / "0.h5ad").unlink()
@@ -137,7 +137,7 @@ def test_files_with_the_same_content(tmp_path):
     recipe = Recipe(rules={"copy*": Rule(constants={"batch": "1"})})
     both = Curator(out=tmp_path / "out", recipe=recipe, processes=1).run([path, copy])
     assert [one.status for one in both] == ["kept", "failed"]
-    assert f"its content is that of {path}, which another rule is for" in both[1].reason
+    assert f"its content is that of {path}, to which another rule applies" in both[1].reason
 
 
 def test_what_a_killed_run_has_replaced_is_not_taken_for_what_was_there(working):

@@ -96,7 +96,7 @@ def test_a_file_that_is_cut_or_goes_meanwhile_fails_in_one_line_and_leaves_nothi
         other.join()
     status = {Path(outcome.source).stem: outcome.status for outcome in outcomes}
     assert status == {"a": "kept", **dict.fromkeys(DISTURBED, "failed"), "z": "kept"}
-    why = "it was changed or removed while it was curated; give the same command again"
+    why = "the file was changed or removed while it was curated; run the same command again"
     assert {outcome.reason for outcome in outcomes if outcome.status == "failed"} == {why}
     said = [record.getMessage() for record in caplog.records if record.name.startswith("scdataloader.curation")]
     assert sorted(said) == sorted(f"raw/{name}.h5ad failed: {why}" for name in DISTURBED)

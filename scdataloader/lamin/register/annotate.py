@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scdataloader.curation.outcome import Outcome
+from scdataloader.curation.report import Outcome
 from scdataloader.lamin.terms import save_terms, unsavable
 from scdataloader.schema import LABEL_COLUMNS, ONTOLOGIES, ORGANISM
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from scdataloader.curation.ledger import content_of, real_path
-from scdataloader.curation.outcome import Outcome
+from scdataloader.curation.report import Outcome
 
 if TYPE_CHECKING:
     from lamindb import Artifact

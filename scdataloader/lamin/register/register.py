@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from scdataloader.curation.outcome import Outcome
 from scdataloader.curation.recipe import Recipe
+from scdataloader.curation.report import Outcome
 from scdataloader.lamin.register.annotate import Annotator, unlinkable
 from scdataloader.lamin.register.origin import CURATION, Files, Identity, Kept
 from scdataloader.lamin.register.records import make_artifacts, make_run, make_version

@@ -90,6 +90,10 @@ class AnnDataSource(ABC):
         with cls._opened(path) as root:
             return cls(path, root, counts, values)
 
+    def opened(self) -> AbstractContextManager[layout.Node]:
+        """The root group of the file, for the duration of a with statement."""
+        return self._opened(self.path)
+
     @classmethod
     @abstractmethod
     def _opened(cls, path: Path) -> AbstractContextManager[layout.Node]:
