@@ -115,7 +115,7 @@ class Curator:
     def _run_jobs(self, jobs: list[Job], ledger: Ledger, *, shown: bool) -> Iterator[tuple[Job, list[Outcome]]]:
         """Jobs and their outcomes, as they finish."""
         n = min(self.processes or n_cores(), max(1, len(jobs)))
-        waiting, running = deque(jobs), dict[Future[list[Outcome]], Job]()
+        waiting, running = deque(jobs), dict[Future[list[Outcome]], tuple[Job, _Bytes]]()
         n_bytes = sum(job.n_bytes for job in jobs)
         with progress_bar("curating", n_bytes, shown=shown) as advance, ProcessPool(n) as pool:
             while waiting or running:
@@ -123,9 +123,10 @@ class Curator:
                     job = waiting.popleft()
                     ledger.note_outcomes(job.path, [])  # earlier outcomes no longer hold, however this ends
                     on_progress = _Bytes(job.n_bytes, advance)
-                    running[pool.submit_with_progress(curate_file, job, on_progress=on_progress)] = job
+                    running[pool.submit_with_progress(curate_file, job, on_progress=on_progress)] = job, on_progress
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    job = running.pop(future)
+                    job, on_progress = running.pop(future)
+                    on_progress(1.0)
                     yield job, _outcomes(job, future)
 
 

@@ -125,5 +125,5 @@ def test_a_disk_that_is_nearly_full(tmp_path):
     assert done.returncode == 1, done.stderr
     told = re.findall(r"warning: .*\.h5ad failed: (.*)", done.stderr)
     assert len(told) == 2
-    assert all(re.search(r"cannot write \d.h5ad into \S+: 0.0 MB .* and 1\d\.\d MB are free", line) for line in told)
+    assert all(re.search(r"cannot write \d\.h5ad into \S+: 16\.8 MB .* 1\d\.\d MB are free", line) for line in told)
     assert done.stdout.split()[-2:] == ["curated.jsonl", "report.csv"]
