@@ -132,7 +132,7 @@ def leaves(cells: Cells) -> list[str]:
     labels = sorted(set(cells.labels))
     if not cells.has_terms:
         return labels
-    return [label for label, row in zip(labels, ontology().among(labels), strict=True) if row.sum() == 1]
+    return [label for label, row in zip(labels, ontology().ancestor_matrix(labels), strict=True) if row.sum() == 1]
 
 
 def coarser(classes: list[str]) -> dict[str, str]:

@@ -12,8 +12,8 @@ import pandas as pd
 
 from scdataloader.curation.recipe import is_file
 from scdataloader.labels.encoder import is_unknown, label_counts, label_text
+from scdataloader.ontology.names import joint_label, prefix_of, terms_in
 from scdataloader.ontology.ontology import Ontology
-from scdataloader.ontology.term_ids import joint_label, prefix_of, terms_in
 from scdataloader.schema import ONTOLOGIES, UNKNOWN
 
 N_SHOWN = 3

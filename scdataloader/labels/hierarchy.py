@@ -15,8 +15,8 @@ from scdataloader.collection.collection import Collection
 from scdataloader.labels.encoder import LabelEncoder, label_counts
 from scdataloader.labels.label_ontology import of_ids, opened, shown
 from scdataloader.labels.roll_up import RollUp
+from scdataloader.ontology.names import is_joint, prefix_of
 from scdataloader.ontology.ontology import Ontology
-from scdataloader.ontology.term_ids import is_joint, prefix_of
 
 logger = logging.getLogger(__name__)
 
@@ -261,7 +261,7 @@ def _found(label: str, ontology: Ontology) -> str:
 def _encoder(column: str, terms: Mapping[str, str], ontology: Ontology) -> LabelEncoder:
     """The encoder of {label as it is written: term}."""
     ids = sorted(set(terms.values()))
-    above = ontology.among(ids)
+    above = ontology.ancestor_matrix(ids)
     np.fill_diagonal(above, val=False)
     is_inner = above.any(axis=1)
     return LabelEncoder(

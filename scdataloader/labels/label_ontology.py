@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from scdataloader.ontology.names import prefix_of
 from scdataloader.ontology.ontology import Ontology
 from scdataloader.ontology.readers import guide_name
-from scdataloader.ontology.term_ids import prefix_of
 
 N_SHOWN = 5
 """Labels that a message names at most."""

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from scdataloader.ontology.ontology import Ontology
 
 
@@ -64,7 +62,7 @@ class RollUp:
 
 
 def _to_terms(ontology: Ontology, labels: Sequence[str], terms: Sequence[str]) -> dict[str, str]:
-    targets = [_current(ontology, term) for term in dict.fromkeys(terms)]
+    targets = [str(ontology.resolve(term).term) for term in dict.fromkeys(terms)]
     above = {label: set(ontology.ancestors(label, include_self=True)) for label in labels}
     for term in targets:
         if not any(term in terms_above for terms_above in above.values()):
@@ -76,30 +74,23 @@ def _to_terms(ontology: Ontology, labels: Sequence[str], terms: Sequence[str]) -
     return {label: label for label in labels} | ontology.roll_up(under, targets)
 
 
-def _current(ontology: Ontology, text: str) -> str:
-    term = ontology.find(text)
-    current = ontology.current(term)
-    if current is None:
-        raise ValueError(f"cannot roll up to {term}: it is deprecated, and {ontology.name} has no replacement for it")
-    return current
-
-
 def _to_cells(ontology: Ontology, counts: Mapping[str, int], n: int) -> dict[str, str]:
     graph = ontology.subgraph(counts)
-    place = {term: number for number, term in enumerate(graph.terms)}
-    cells = np.array([counts.get(term, 0) for term in graph.terms], dtype=np.int64)
-    # by row, since the whole matrix as integers may take gigabytes
-    at_or_below = [int(cells[row].sum()) for row in ontology.among(graph.terms)]
-    goes = list(range(len(cells)))
-    has_class = np.zeros(len(cells), dtype=np.bool_)
-    for number in reversed(goes[:]):  # children before their parents
-        class_below = bool(has_class[graph.children[graph.indptr[number] : graph.indptr[number + 1]]].any())
-        has_class[number] = class_below or cells[number] > 0
-        if 0 < cells[number] < n and not class_below and graph.n_parents[number]:
-            has_class[number] = False
-            parents = ontology.parents(graph.terms[number])
-            goes[number] = place[min(parents, key=lambda term: (at_or_below[place[term]], term))]
-            cells[goes[number]] += cells[number]
-    for number, to in enumerate(goes):  # parents before their children
-        goes[number] = goes[to]
-    return {term: graph.terms[goes[place[term]]] for term in counts}
+    cells = [counts.get(term, 0) for term in graph.terms]
+    with_below = [0] * len(cells)  # cells of the term and of all terms below it, each term once
+    for own, ancestors in zip(cells, graph.ancestors, strict=True):
+        for above in ancestors:
+            with_below[above] += own
+    targets = list(range(len(cells)))
+    has_class_below = [False] * len(cells)
+    for term in reversed(targets[:]):  # children before their parents
+        parents = graph.parents[term]
+        if 0 < cells[term] < n and not has_class_below[term] and parents:
+            targets[term] = min(parents, key=lambda parent: (with_below[parent], graph.terms[parent]))
+            cells[targets[term]] += cells[term]
+        elif has_class_below[term] or cells[term]:
+            for parent in parents:
+                has_class_below[parent] = True
+    for term, target in enumerate(targets):  # parents before their children
+        targets[term] = targets[target]
+    return {term: graph.terms[target] for term, target in zip(graph.terms, targets, strict=True) if term in counts}

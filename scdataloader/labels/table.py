@@ -16,7 +16,7 @@ from scdataloader.collection.collection import Collection
 from scdataloader.errors import StateMismatchError
 from scdataloader.labels.encoder import LabelEncoder
 from scdataloader.labels.hierarchy import Hierarchy
-from scdataloader.ontology.term_ids import is_joint
+from scdataloader.ontology.names import is_joint
 from scdataloader.sampling.splits import Split, Splits, make_splits
 
 logger = logging.getLogger(__name__)

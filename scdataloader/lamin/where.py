@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.ontology.term_ids import terms_in
+from scdataloader.ontology.names import terms_in
 from scdataloader.protocols import Source
 
 if TYPE_CHECKING:

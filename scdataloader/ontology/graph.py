@@ -1,220 +1,135 @@
-"""Directed graphs without cycles, as integer arrays: what `Ontology` computes on.
-
-Nodes are numbers from 0. An edge goes from a child to a parent. An edge from a node to itself says nothing (every term
-is a kind of itself) and is dropped; so are repeated edges.
-"""
+"""Directed acyclic graphs of terms, as ``{term: its parents}``."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-Edges = tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]
-"""Children and parents, pair by pair."""
+Parents = Mapping[str, Collection[str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Lists:
-    """One list of numbers for each node, all in one array."""
+class Subgraph:
+    """Some terms and all their ancestors, numbered so that parents come before their children."""
 
-    indptr: NDArray[np.int64]
-    """``(n + 1,)`` offsets into ``indices``."""
-    indices: NDArray[np.int32]
-    """The numbers, ascending within a list."""
-
-    @classmethod
-    def group(cls, n: int, owner: NDArray[np.integer[Any]], value: NDArray[np.integer[Any]]) -> Lists:
-        """The values of each of ``n`` owners, given as pairs; repeated pairs once."""
-        keys = _distinct(owner.astype(np.int64) * n + value)
-        owner, value = np.divmod(keys, max(n, 1))
-        indptr = np.zeros(n + 1, dtype=np.int64)
-        np.cumsum(np.bincount(owner, minlength=n), out=indptr[1:])
-        return cls(indptr=indptr, indices=value.astype(np.int32))
-
-    def __getitem__(self, node: int) -> NDArray[np.int32]:
-        return self.indices[self.indptr[node] : self.indptr[node + 1]]
-
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """``(n,)`` length of each list."""
-        return np.diff(self.indptr)
-
-    @property
-    def owners(self) -> NDArray[np.int64]:
-        """The node whose list each of ``indices`` stands in."""
-        return np.repeat(np.arange(len(self.indptr) - 1), self.sizes)
-
-    def gather(self, nodes: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The lists of ``nodes`` one after another: the place in ``nodes`` that each number belongs to, the numbers."""
-        place, at = spans(self.indptr[nodes], self.sizes[nodes])
-        return place, self.indices[at]
+    terms: tuple[str, ...]
+    """``(m,)`` ids, by level and then by id."""
+    parents: tuple[tuple[int, ...], ...]
+    """``(m,)`` numbers of each term's parents, ascending."""
+    levels: tuple[int, ...]
+    """``(m,)`` edges on the longest path to a root; 0 for roots."""
+    ancestors: tuple[tuple[int, ...], ...]
+    """``(m,)`` numbers of each term's ancestors and of the term itself, ascending."""
 
 
-def spans(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions ``starts[i] … starts[i] + sizes[i] - 1`` for each i in turn: the i of each, and the positions."""
-    place = np.repeat(np.arange(len(sizes)), sizes)
-    return place, np.arange(len(place)) + (starts - np.cumsum(sizes) + sizes)[place]
+def steps_up(parents: Parents, term: str) -> dict[str, int]:
+    """``{ancestor: edges on the shortest path to it}`` of a term, nearest first, beginning with the term itself."""
+    steps = {term: 0}
+    queue = [term]
+    for at in queue:
+        for parent in parents[at]:
+            if parent not in steps:
+                steps[parent] = steps[at] + 1
+                queue.append(parent)
+    return steps
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Closure:
-    """Each node's ancestors, itself among them, and how far up they are."""
-
-    ancestors: Lists
-    """Ancestors of each node, itself included, ascending."""
-    steps: NDArray[np.int32]
-    """Edges on the shortest way up, for each of ``ancestors.indices``; 0 for the node itself."""
-
-    def row(self, node: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """The node's ancestors, itself included, and how far up each is."""
-        row = slice(*self.ancestors.indptr[node : node + 2])
-        return self.ancestors.indices[row], self.steps[row]
+def lowest(parents: Parents, terms: Collection[str]) -> list[str]:
+    """Those of ``terms`` that are not an ancestor of another."""
+    above = {other for term in terms for other in steps_up(parents, term) if other != term}
+    return [term for term in terms if term not in above]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TermGraph:
-    """A graph of nodes ``0 … n - 1``; cyclic ones can be made, so as to say where the cycle is, and not be used."""
-
-    parents: Lists
-    """Direct parents of each node."""
-    children: Lists
-    """Direct children of each node."""
-    levels: NDArray[np.int32]
-    """``(n,)`` edges on the longest way up, 0 for roots; -1 for nodes in a cycle or below one."""
-
-    @classmethod
-    def from_edges(cls, n: int, edges: Edges) -> TermGraph:
-        """The graph of ``n`` nodes with these edges."""
-        child, parent = edges
-        child, parent = child[child != parent], parent[child != parent]
-        parents, children = Lists.group(n, child, parent), Lists.group(n, parent, child)
-        return cls(parents=parents, children=children, levels=_levels(parents, children))
-
-    @property
-    def n(self) -> int:
-        """Number of nodes."""
-        return len(self.levels)
-
-    @property
-    def edges(self) -> Edges:
-        """All edges, sorted."""
-        return self.parents.owners, self.parents.indices
-
-    @cached_property
-    def closure(self) -> Closure:
-        """Everybody's ancestors; computed when first asked for."""
-        return _closure(self.parents, self.levels)
-
-    @cached_property
-    def descendants(self) -> Lists:
-        """Descendants of each node, itself included; computed when first asked for."""
-        ancestors = self.closure.ancestors
-        return Lists.group(self.n, ancestors.indices, ancestors.owners)
-
-    def cycle(self) -> list[int]:
-        """The nodes of a cycle, each a child of the next and the last of the first; empty where there is none."""
-        stuck = np.flatnonzero(self.levels < 0)
-        way: dict[int, int] = {}
-        node = int(stuck[0]) if len(stuck) else -1
-        while node >= 0 and node not in way:
-            way[node] = len(way)
-            above = self.parents[node]
-            node = int(above[self.levels[above] < 0][0])
-        return list(way)[way.get(node, 0) :]
-
-    def completed(self, known: Edges) -> TermGraph:
-        """This graph with the fewest more edges that make every pair of ``known`` descendant and ancestor."""
-        have, wanted = (owner.astype(np.int64) * self.n + above for owner, above in (self._pairs(), known))
-        missing = _without(_distinct(wanted), have)
-        if len(missing) == 0:
-            return self
-        full = TermGraph.from_edges(self.n, _joined(self.edges, np.divmod(missing, self.n)))
-        # of these edges, those are needed that no longer way takes the place of
-        child, parent = (ends[np.isin(full.edges[0], missing // self.n)] for ends in full.edges)
-        place, above = full.closure.ancestors.gather(parent)
-        further = above != parent[place]
-        implied = _distinct(child[place[further]] * self.n + above[further])
-        return TermGraph.from_edges(self.n, _joined(self.edges, np.divmod(_without(missing, implied), self.n)))
-
-    def restricted(self, keep: NDArray[np.bool_]) -> TermGraph:
-        """The nodes to ``keep``, renumbered in order; ways that run through others are kept as edges."""
-        number = np.cumsum(keep) - 1
-        n_kept = int(np.count_nonzero(keep))
-
-        def kept(pairs: Edges) -> Edges:
-            both = keep[pairs[0]] & keep[pairs[1]]
-            return number[pairs[0][both]], number[pairs[1][both]]
-
-        graph = TermGraph.from_edges(n_kept, kept(self.edges))
-        has_edges = (self.parents.sizes > 0) & (self.children.sizes > 0)
-        # without this look, graphs whose other nodes stand alone would pay for a closure
-        return graph.completed(kept(self._pairs())) if bool(np.any(has_edges & ~keep)) else graph
-
-    def _pairs(self) -> Edges:
-        ancestors = self.closure.ancestors
-        return ancestors.owners, ancestors.indices
+def subgraph(parents: Parents, terms: Iterable[str]) -> Subgraph:
+    """The terms with all their ancestors."""
+    inside = {above: parents[above] for term in terms for above in steps_up(parents, term)}
+    levels: dict[str, int] = {}
+    for term in TopologicalSorter(inside).static_order():
+        levels[term] = 1 + max((levels[parent] for parent in inside[term]), default=-1)
+    ordered = sorted(inside, key=lambda term: (levels[term], term))
+    number = {term: place for place, term in enumerate(ordered)}
+    return Subgraph(
+        terms=tuple(ordered),
+        parents=tuple(tuple(sorted(number[parent] for parent in inside[term])) for term in ordered),
+        levels=tuple(levels[term] for term in ordered),
+        ancestors=tuple(tuple(sorted(number[above] for above in steps_up(inside, term))) for term in ordered),
+    )
 
 
-def _distinct(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The keys sorted, each once; several times faster than `numpy.unique` on these."""
-    keys = np.sort(keys)
-    return keys[np.diff(keys, prepend=-1) > 0]
+def find_cycle(parents: Parents) -> list[str]:
+    """The terms of a cycle, each a child of the next, the first repeated at the end; empty if there is none."""
+    n_children = Counter(chain.from_iterable(parents.values()))
+    done = [term for term in parents if not n_children[term]]
+    for term in done:  # grows: a term is done after all its children
+        for parent in parents[term]:
+            n_children[parent] -= 1
+            if not n_children[parent]:
+                done.append(parent)
+    left = sorted(parents.keys() - set(done))
+    try:
+        TopologicalSorter({term: [parent for parent in parents[term] if parent in left] for term in left}).prepare()
+    except CycleError as error:
+        cycle: list[str] = error.args[1][:0:-1]
+        first = cycle.index(min(cycle))
+        return [*cycle[first:], *cycle[: first + 1]]
+    return []
 
 
-def _without(keys: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The keys that are not among the others; both are sorted and distinct."""
-    at = np.searchsorted(others, keys)
-    found = at < len(others)
-    found[found] = others[at[found]] == keys[found]
-    return keys[~found]
+def with_ancestry(parents: Parents, ancestry: Mapping[str, Collection[str]]) -> dict[str, tuple[str, ...]]:
+    """The graph with as few further edges as give each term all ancestors that ``ancestry`` lists for it."""
+    return {term: _with_further(term, above, ancestry.get(term, ()), ancestry) for term, above in parents.items()}
 
 
-def _joined(first: Edges, second: Edges) -> Edges:
-    return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
+def restricted(parents: Parents, keep: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The graph of the terms to keep. A path through other terms becomes an edge, unless another path exists."""
+    kept = {}
+    for term in keep:
+        above = tuple(parent for parent in parents[term] if parent in keep)
+        if len(above) < len(parents[term]):
+            further = {other for other in steps_up(parents, term) if other in keep}
+            ancestry = {other: further & steps_up(parents, other).keys() for other in further}
+            above = _with_further(term, above, further, ancestry)
+        kept[term] = above
+    return kept
 
 
-def _levels(parents: Lists, children: Lists) -> NDArray[np.int32]:
-    """Roots first: a node's level is known once all its parents' are."""
-    waiting = parents.sizes
-    levels = np.full(len(waiting), -1, dtype=np.int32)
-    nodes = np.flatnonzero(waiting == 0)
-    level = 0
-    while len(nodes):
-        levels[nodes] = level
-        below, times = np.unique(children.gather(nodes)[1], return_counts=True)
-        waiting[below] -= times
-        nodes = below[waiting[below] == 0]
-        level += 1
-    return levels
+def _with_further(
+    term: str, parents: Collection[str], ancestors: Collection[str], ancestry: Mapping[str, Collection[str]]
+) -> tuple[str, ...]:
+    """A term's parents, and those of its ancestors that are neither above a parent nor above another such ancestor."""
+    missing = set(ancestors).difference((term,), parents, *(ancestry.get(parent, ()) for parent in parents))
+    if not missing:
+        return tuple(parents)
+    above = (set(ancestry.get(other, ())) - {other} for other in missing)
+    return tuple(sorted({*parents, *missing.difference(*above)}))
 
 
-def _closure(parents: Lists, levels: NDArray[np.int32]) -> Closure:
-    """Level by level from the roots: a node's ancestors are its parents' ancestors, one step further, and itself."""
-    n, n_levels = len(levels), int(levels.max(initial=-1)) + 1
-    order = np.argsort(levels, kind="stable")
-    bounds = np.searchsorted(levels[order], np.arange(n_levels + 1))
-    start, size = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-    # (ancestor, steps) in one number, so that a sort puts the shortest way to an ancestor first
-    base = n_levels + 1
-    found, n_found = np.empty(8 * n + 1, dtype=np.int64), 0
-    for level in range(n_levels):
-        nodes = order[bounds[level] : bounds[level + 1]]
-        owner, parent = parents.gather(nodes)
-        place, at = spans(start[parent], size[parent])
-        above = owner[place] * (n * base) + found[at] + 1
-        keys = np.concatenate([above, np.arange(len(nodes)) * (n * base) + nodes * base])
-        keys.sort()
-        keys = keys[np.diff(keys // base, prepend=-1) > 0]
-        if n_found + len(keys) > len(found):
-            found = np.concatenate([found, np.empty(len(found) + len(keys), dtype=np.int64)])
-        found[n_found : n_found + len(keys)] = keys % (n * base)
-        size[nodes] = np.bincount(keys // (n * base), minlength=len(nodes))
-        start[nodes] = n_found + np.cumsum(size[nodes]) - size[nodes]
-        n_found += len(keys)
-    ancestor, steps = np.divmod(found[spans(start, size)[1]], base)
-    indptr = np.concatenate([[0], np.cumsum(size)])
-    return Closure(ancestors=Lists(indptr=indptr, indices=ancestor.astype(np.int32)), steps=steps.astype(np.int32))
+def membership(n_classes: int, hierarchy: Mapping[int, Sequence[int]]) -> NDArray[np.bool_]:
+    """Which classes are below which inner labels.
+
+    Args:
+        n_classes: number of classes, which have the codes from 0.
+        hierarchy: {code of an inner label: codes of the classes below it}.
+
+    Returns:
+        ``(n_inner, n_classes)``; row i is the inner label with the code ``n_classes + i``.
+
+    Raises:
+        ValueError: the codes of the inner labels do not follow those of the classes, or there are no such classes.
+    """
+    matrix = np.zeros((len(hierarchy), n_classes), dtype=np.bool_)
+    for row, code in enumerate(sorted(hierarchy)):
+        below = list(hierarchy[code])
+        if code != n_classes + row or not below or not set(below) <= set(range(n_classes)):
+            raise ValueError(
+                f"hierarchy has {code}: {below}; expected inner labels with codes from {n_classes} on, each with codes "
+                f"of classes from 0 to {n_classes - 1}"
+            )
+        matrix[row, below] = True
+    return matrix

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scdataloader.errors import SourceFormatError
-from scdataloader.ontology.graph import Edges
 from scdataloader.ontology.table import TermTable
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
@@ -30,24 +28,17 @@ def read_guide(name: str, schema_version: str | None) -> TermTable:
     terms: dict[str, dict[str, Any]] = schema.ontology(name)
     if was_empty:
         clear_ontology_file_cache()
-    ids = list(terms)
-    number = {term: place for place, term in enumerate(ids)}
-    ancestors = [term["ancestors"] for term in terms.values()]
-    sizes = np.fromiter(map(len, ancestors), dtype=np.int64, count=len(ids))
-    n_pairs = int(sizes.sum())
-    below = np.repeat(np.arange(len(ids)), sizes)
-    above = np.fromiter(map(number.__getitem__, chain.from_iterable(ancestors)), dtype=np.int64, count=n_pairs)
-    steps = np.fromiter(chain.from_iterable(term.values() for term in ancestors), dtype=np.int64, count=n_pairs)
     return TermTable(
         name=name,
         version=schema.supported_ontologies[name]["version"],
-        ids=ids,
-        labels=[term["label"] or "" for term in terms.values()],
-        synonyms=[tuple(term.get("synonyms", ())) for term in terms.values()],
-        edges=(below[steps == 1], above[steps == 1]),
-        # where a way up leads through terms of another ontology, which are left out, only its end is in the file
-        ancestry=(below, above),
-        deprecated=np.array([term["deprecated"] for term in terms.values()], dtype=np.bool_),
+        labels={term: data["label"] or "" for term, data in terms.items()},
+        synonyms={term: data["synonyms"] for term, data in terms.items() if data.get("synonyms")},
+        parents={
+            term: [above for above, steps in data["ancestors"].items() if steps == 1] for term, data in terms.items()
+        },
+        # a path through terms of another ontology, which the file leaves out, is in the ancestors alone
+        ancestry={term: data["ancestors"] for term, data in terms.items()},
+        deprecated=[term for term, data in terms.items() if data["deprecated"]],
         replaced_by={term: data["replaced_by"] for term, data in terms.items() if data.get("replaced_by")},
     )
 
@@ -148,19 +139,17 @@ def _public_records(registry: Any, name: str) -> tuple[str, list[tuple[Any, ...]
 def _from_records(
     name: str, version: str, records: Iterable[tuple[Any, ...]], pairs: Iterable[tuple[str | None, str | None]]
 ) -> TermTable:
-    # of several records with one id, of several releases, the newest is last
+    # of several records with one id, from several releases, the newest is last
     rows = {term: (_text(label), tuple(filter(None, _text(synonyms).split("|")))) for term, label, synonyms in records}
+    labels = {term: label for term, (label, _) in rows.items()}
     return TermTable(
         name=name,
         version=version,
-        ids=list(rows),
-        labels=[label for label, _ in rows.values()],
-        synonyms=[synonyms for _, synonyms in rows.values()],
-        edges=_numbered(list(rows), pairs),
+        labels=labels,
+        synonyms={term: synonyms for term, (_, synonyms) in rows.items()},
+        parents=_known_parents(labels, pairs),
         # bionty keeps no other mark; the words are a convention of all OBO ontologies
-        deprecated=np.array(
-            [label.startswith(("obsolete ", "obsolete_")) for label, _ in rows.values()], dtype=np.bool_
-        ),
+        deprecated=[term for term, label in labels.items() if label.startswith(("obsolete ", "obsolete_"))],
     )
 
 
@@ -173,32 +162,30 @@ def read_obo(path_or_url: str | Path, relations: Sequence[str]) -> TermTable:
     """A file in OBO, OWL (RDF/XML) or OBO graph (JSON) format, compressed or not."""
     ontology = _parsed(str(path_or_url))
     upward = [_relation(ontology, relation, path_or_url) for relation in relations]
-    ids, labels, synonyms, deprecated, pairs = [], [], [], [], []
+    labels: dict[str, str] = {}
+    synonyms: dict[str, list[str]] = {}
+    pairs: list[tuple[str, str]] = []
     replaced_by: dict[str, str] = {}
     merged: dict[str, str] = {}
     for term in ontology.terms():
-        ids.append(term.id)
-        labels.append(term.name or "")
-        synonyms.append(tuple(sorted(s.description for s in term.synonyms if s.scope == "EXACT")))
-        deprecated.append(term.obsolete)
-        # ids, not terms: the other end may be of another ontology and not in the file
+        labels[term.id] = term.name or ""
+        synonyms[term.id] = sorted(synonym.description for synonym in term.synonyms if synonym.scope == "EXACT")
+        # ids, not terms: the parent may belong to another ontology and not be in the file
         above = set(term.superclasses(distance=1, with_self=False).to_set().ids)
         above.update(*(term.relationships[r].ids for r in upward if r in term.relationships))
         pairs += [(term.id, parent) for parent in above]
-        if len(term.replaced_by.ids) == 1:  # to choose among several takes an expert
+        if len(term.replaced_by.ids) == 1:  # choosing among several takes an expert
             replaced_by[term.id] = next(iter(term.replaced_by.ids))
         merged |= dict.fromkeys(term.alternate_ids, term.id)
     # an id that was merged into another is a deprecated term without a name
-    own = set(ids)
-    merged = {old: new for old, new in merged.items() if old not in own}
+    merged = {old: new for old, new in merged.items() if old not in labels}
     return TermTable(
         name=ontology.metadata.ontology or Path(path_or_url).name,
         version=ontology.metadata.data_version or "",
-        ids=[*ids, *merged],
-        labels=[*labels, *[""] * len(merged)],
-        synonyms=[*synonyms, *[()] * len(merged)],
-        edges=_numbered(ids, pairs),
-        deprecated=np.array(deprecated + [True] * len(merged), dtype=np.bool_),
+        labels=labels | dict.fromkeys(merged, ""),
+        synonyms=synonyms,
+        parents=_known_parents(labels, pairs),
+        deprecated=[*(term.id for term in ontology.terms() if term.obsolete), *merged],
         replaced_by=replaced_by | merged,
     )
 
@@ -240,9 +227,10 @@ def _parsed(path_or_url: str) -> Any:
         ) from error
 
 
-def _numbered(ids: Sequence[str], pairs: Iterable[tuple[str | None, str | None]]) -> Edges:
-    """The pairs, of which both ends are known, as places in ``ids``."""
-    number = {term: place for place, term in enumerate(ids)}
-    known = [(number[child], number[parent]) for child, parent in pairs if child in number and parent in number]
-    child, parent = np.array(known, dtype=np.int64).reshape(-1, 2).T
-    return child, parent
+def _known_parents(labels: Mapping[str, str], pairs: Iterable[tuple[Any, Any]]) -> dict[str, list[str]]:
+    """``{term: parents}`` from pairs of child and parent, as far as both are terms."""
+    parents: dict[str, list[str]] = {}
+    for child, parent in pairs:
+        if child in labels and parent in labels:
+            parents.setdefault(child, []).append(parent)
+    return parents

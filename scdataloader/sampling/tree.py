@@ -46,17 +46,16 @@ class Tree:
             counts: ``(n_classes,)`` cells in each class.
         """
         graph = self.graph
-        has_cells = self.own(counts) > 0
-        ancestors = graph.ancestors
-        # terms, not sums of their descendants: what two ways lead down to counts once
-        n_below = np.bincount(ancestors.indices[has_cells[ancestors.owners]], minlength=len(graph.terms))
-        above = np.repeat(np.arange(len(graph.terms)), np.diff(graph.indptr))
-        # of one level, the lower place is the first by id
-        order = np.lexsort((above, -graph.levels[above], n_below[above], graph.children))
-        children, first = np.unique(graph.children[order], return_index=True)
-        parents = np.full(len(graph.terms), -1, dtype=np.int64)
-        parents[children] = above[order[first]]
-        return parents
+        n_below = [0] * len(graph.terms)
+        for place in np.flatnonzero(self.own(counts)).tolist():
+            for above in graph.ancestors[place]:
+                n_below[above] += 1
+
+        def preference(parent: int) -> tuple[int, int, int]:
+            # places of one level are in order of the ids
+            return n_below[parent], -graph.levels[parent], parent
+
+        return np.array([min(parents, key=preference, default=-1) for parents in graph.parents], dtype=np.int64)
 
     def mass(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Share of the draws of each class: split evenly at each term, and by cells among the classes of one term.

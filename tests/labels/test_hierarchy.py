@@ -90,7 +90,7 @@ def test_names_and_synonyms_are_resolved_in_any_case():
     [
         (["lymphoid"], {}, r"type: 'lymphoid' may be any of 2 terms of toy: T:4 \(T\), T:5 \(B\); give the id"),
         (["T:6", "CD8"], {}, r"'type' mixes ids \(1: 'T:6'\) and labels that are none \(1: 'CD8'\)"),
-        (["T:6", "PATO:0000461"], {}, "type: 'PATO:0000461' is an id of PATO, and toy has only those of T"),
+        (["T:6", "PATO:0000461"], {}, "type: 'PATO:0000461' is an id of PATO, but toy has only ids of T"),
         (["T:6", "T:77", "T:99"], {}, r"no term 'T:77'; the nearest ids are T:7 .*; likewise wrong: 'T:99'$"),
         (["glial"], {}, r"no term 'glial'; the nearest names are 'glia' \(T:8\)"),
         (["T:10"], {}, r"'T:10' is deprecated in toy without a current replacement \(replaced by nothing\)"),
@@ -98,7 +98,7 @@ def test_names_and_synonyms_are_resolved_in_any_case():
         (["T cell"], {"ontology": None}, r"are names \('T cell'\), which do not say of which ontology"),
         (["NCBITaxon:9606"], {"ontology": None}, "are ids of NCBITaxon .* needs no ontology"),
         (["ABC:1"], {"ontology": None}, "are ids of ABC .* has no ontology 'ABC'"),
-        (["CL:0000084", "CL:0000236", "PATO:0000461"], {"ontology": "CL"}, "'PATO:0000461' is an id of PATO, and CL"),
+        (["CL:0000084", "CL:0000236", "PATO:0000461"], {"ontology": "CL"}, "'PATO:0000461' is an id of PATO, but CL"),
     ],
 )
 def test_labels_that_are_no_terms_are_refused(labels, options, message):
@@ -203,7 +203,7 @@ def test_roll_ups_without_sense_are_refused(options, reason):
     [
         (["T:3"], r"type: cannot roll up to T:3 \(nerve\): none of the 2 labels is a kind of it"),
         (["nerves"], "type: toy has no term 'nerves'; the nearest names"),
-        (["T:10"], "cannot roll up to T:10: it is deprecated"),
+        (["T:10"], "type: 'T:10' is deprecated in toy"),
     ],
 )
 def test_targets_that_nothing_goes_up_to_are_refused(terms, reason):
@@ -213,7 +213,7 @@ def test_targets_that_nothing_goes_up_to_are_refused(terms, reason):
 
 def test_targets_of_which_neither_is_above_the_other_are_refused():
     dag = ontology({"T:1": [], "T:2": [], "T:3": ["T:1", "T:2"]})
-    with pytest.raises(ValueError, match="under 2 of the terms to roll up to, none above another"):
+    with pytest.raises(ValueError, match="under 2 targets, none above another"):
         fit("T:3", ontology=dag, roll_up=scd.RollUp(terms=["T:1", "T:2"]))
 
 
@@ -419,7 +419,7 @@ def test_real_labels(real_data, caplog):
         "natural killer cell": ["decidual natural killer cell, human"],
     }
     assert names["CL:0000000"] == list(range(17))
-    assert int(np.count_nonzero(cl.among(list(encoder)))) - 22 == 25
+    assert int(np.count_nonzero(cl.ancestor_matrix(list(encoder)))) - 22 == 25
     assert np.bincount(dm.label_codes[:, 0]).tolist() == [10] * 22
     assert caplog.text.count("deprecated terms") == 1
     assert "CL:0000003 (obsolete native cell) to CL:0000000 (cell), 10 cells" in caplog.text

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scdataloader.curation.labels import UNKNOWN, distinct_ids, open_ontology, standardised, with_values
 from scdataloader.labels.encoder import label_text
 from scdataloader.lamin.where import Having
-from scdataloader.ontology.term_ids import is_joint, joint_label, terms_in
+from scdataloader.ontology.names import is_joint, joint_label, terms_in
 from tests.cells import MemorySource
 
 PATO = open_ontology("PATO")

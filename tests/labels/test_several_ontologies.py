@@ -63,7 +63,7 @@ def test_terms_of_several_ontologies_stand_side_by_side():
     union = Ontology.union([STATE, ILL])
     assert repr(union) == "Ontology('ill v2 + state v1', version='', 7 terms)"
     assert union.prefixes == ("A", "B")
-    assert (union.roots(), union.distance("A:3", "B:1")) == (["A:0", "B:0"], None)
+    assert [term for term in union.terms if not union.parents(term)] == ["A:0", "B:0"]
     assert Ontology.union([ILL]) is ILL
 
 
@@ -107,7 +107,11 @@ def test_the_ontology_of_a_term_has_its_word_and_both_have_its_parents():
     ("labels", "options", "message"),
     [
         (["cancer"], {}, r"'cancer' may be any of 2 terms of ill v2 \+ state v1: A:2 \(cancer\), B:2 \(cancer\); give"),
-        (["A:3", "C:1"], {}, r"'C:1' is an id of C, and ill v2 \+ state v1 has only those of A, B: take the ontology"),
+        (
+            ["A:3", "C:1"],
+            {},
+            r"'C:1' is an id of C, but ill v2 \+ state v1 has only ids of A, B; correct it, or name the ontology",
+        ),
         (["A:3"], {"ontology": []}, "the hierarchy of 'ill' names no ontology"),
         (
             ["CL:0000084", "CL:0000236", "ABC:2", "ABC:1"],
@@ -128,10 +132,10 @@ def test_what_is_no_ontology_is_refused_within_a_list_too():
 
 
 def test_no_union_is_made_of_nothing_or_of_what_makes_a_cycle():
-    with pytest.raises(ValueError, match="a union of no ontologies"):
+    with pytest.raises(ValueError, match="union of no ontologies"):
         Ontology.union([])
     up, down = ontology({"A:1": [], "A:2": ["A:1"]}, name="up"), ontology({"A:2": [], "A:1": ["A:2"]}, name="down")
-    with pytest.raises(ValueError, match=r"^down \+ up has a cycle, .*: A:1 \(term 1\) → A:2 \(term 2\) → A:1"):
+    with pytest.raises(ValueError, match=r"^down \+ up has a cycle .*: A:1 \(term 1\) → A:2 \(term 2\) → A:1"):
         Ontology.union([up, down])
 
 
@@ -175,7 +179,7 @@ def test_codes_from_outside_bring_the_ontologies_of_their_ids():
     later = fit(normal, normal, ontology=None)
     assert later.ontology.name == "PATO"
     assert later.with_codes(trained.encoder) == trained
-    with pytest.raises(LookupError, match=r"is an id of MONDO, and PATO .* has only those of PATO"):
+    with pytest.raises(LookupError, match=r"is an id of MONDO, but PATO .* has only ids of PATO"):
         fit(normal, ontology="PATO").with_codes(trained.encoder)
     with pytest.raises(LookupError, match="no term 'typical'"):
         later.with_codes({"typical": 0})

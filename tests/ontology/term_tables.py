@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 import networkx as nx
-import numpy as np
 from hypothesis import strategies as st
 
 from scdataloader.ontology.ontology import Ontology, TermTable
@@ -15,19 +14,11 @@ from scdataloader.ontology.ontology import Ontology, TermTable
 
 def table(parents: Mapping[str, Iterable[str]], **fields) -> TermTable:
     """Terms by id with their parents, in the order given; names are "term <number>" unless given as ``{id: name}``."""
-    ids = list(parents)
-    place = {term: number for number, term in enumerate(ids)}
-    pairs = [(place[child], place[parent]) for child, above in parents.items() for parent in above]
-    edges = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    labels, synonyms, deprecated = (fields.pop(name, {}) for name in ("labels", "synonyms", "deprecated"))
+    labels = fields.pop("labels", {})
     return TermTable(
         name=fields.pop("name", "toy"),
-        version=fields.pop("version", ""),
-        ids=ids,
-        labels=[labels.get(term, f"term {term.partition(':')[2]}") for term in ids],
-        synonyms=[synonyms.get(term, ()) for term in ids],
-        edges=(edges[0], edges[1]),
-        deprecated=np.array([term in deprecated for term in ids], dtype=np.bool_),
+        labels={term: labels.get(term, f"term {term.partition(':')[2]}") for term in parents},
+        parents={term: list(above) for term, above in parents.items()},
         **fields,
     )
 

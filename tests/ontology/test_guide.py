@@ -41,29 +41,26 @@ def test_ancestors_are_those_that_the_guide_itself_names(name):
 
 def test_real_cells(guide: Ontology):
     assert (guide.name, guide.version, len(guide)) == ("CL", "v2026-03-26", 3324)
-    assert guide.roots() == ["CL:0000000"]
+    assert [term for term in guide.terms if not guide.parents(term)] == ["CL:0000000"]
     assert guide.label(T_CELL) == "T cell"
     assert guide.find("t LYMPHOCYTE") == T_CELL
     assert guide.parents(T_CELL) == ["CL:0000542"]
     assert guide.depth(T_CELL) == 5
     assert len(guide.descendants(T_CELL)) == 171
-    assert len(guide.leaves(T_CELL)) == 110
-    assert guide.lowest_common_ancestors([CD4, CD8]) == ["CL:0000791"]  # mature alpha-beta T cell
-    assert guide.distance(CD4, CD8) == 2
-    assert [guide.label(term) for term in guide.lowest_common_ancestors([CD4, "CL:0000236"])] == ["lymphocyte"]
     cd4_memory = guide.find("CD4-positive, alpha-beta memory T cell")
     assert guide.roll_up([cd4_memory, CD8], [CD4, CD8, T_CELL]) == {cd4_memory: CD4, CD8: CD8}
-    with pytest.raises(ValueError, match=r"is under 2 of .*: CL:0000624 .*, CL:0000813 \(memory T cell\); "):
+    with pytest.raises(ValueError, match=r"is under 2 targets.*: CL:0000624 .*, CL:0000813 \(memory T cell\); "):
         guide.roll_up([cd4_memory], [CD4, MEMORY])
     assert guide.current("CL:0000003") == "CL:0000000"  # native cell
-    with pytest.raises(LookupError, match=r"'PATO:0000461' is an id of PATO, and CL v2026-03-26 has only those of CL"):
+    with pytest.raises(LookupError, match=r"'PATO:0000461' is an id of PATO, but CL v2026-03-26 has only ids of CL"):
         guide.find("PATO:0000461")
 
 
 def test_assays_keep_ways_that_lead_through_other_ontologies():
     assays = Ontology.from_guide("EFO", schema_version="7.1.0")
     tenx = assays.find("10x 3' v3")
-    assert assays.roots() == ["EFO:0000001"]  # whose children are mostly of BFO and OBI, which are not here
+    roots = [term for term in assays.terms if not assays.parents(term)]
+    assert roots == ["EFO:0000001"]  # whose children are mostly of BFO and OBI, which are not here
     assert [assays.label(term) for term in assays.ancestors(tenx)] == [
         "experimental factor",
         "experimental process",

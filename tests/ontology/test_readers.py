@@ -41,24 +41,16 @@ def registries(lamin: ModuleType) -> Iterator[ModuleType]:
 def assert_same(first: Ontology, second: Ontology) -> None:
     """Every answer about every current term."""
     assert first.terms == second.terms
-    np.testing.assert_array_equal(first.among(first.terms), second.among(first.terms))
-    assert first.roots() == second.roots()
-    assert first.leaves() == second.leaves()
+    np.testing.assert_array_equal(first.ancestor_matrix(first.terms), second.ancestor_matrix(first.terms))
     for term in first.terms:
-        for ask in ("label", "parents", "children", "ancestors", "descendants", "depth", "leaves", "roots"):
+        for ask in ("label", "parents", "ancestors", "descendants", "depth"):
             assert getattr(first, ask)(term) == getattr(second, ask)(term), (ask, term)
         assert set(first.synonyms(term)) == set(second.synonyms(term))
         assert first.find(first.label(term)) == second.find(first.label(term)) == term
-    for low, high in zip(first.terms, reversed(first.terms), strict=True):
-        assert first.distance(low, high) == second.distance(low, high)
-        assert first.lowest_common_ancestors([low, high]) == second.lowest_common_ancestors([low, high])
-    assert first.information_content(dict.fromkeys(first.leaves(), 1)) == pytest.approx(
-        second.information_content(dict.fromkeys(first.leaves(), 1))
-    )
     some = first.terms[::7]
     assert first.roll_up(some, 3, ambiguous="nearest") == second.roll_up(some, 3, ambiguous="nearest")
     assert first.subgraph(some).terms == second.subgraph(some).terms
-    np.testing.assert_array_equal(first.subgraph(some).children, second.subgraph(some).children)
+    assert first.subgraph(some).parents == second.subgraph(some).parents
 
 
 def as_obo(terms: Ontology, path: Path) -> Path:
@@ -160,7 +152,7 @@ def test_terms_of_two_releases_are_merged_and_the_newest_name_counts(registries:
     assert terms.parents("MONDO:2") == ["MONDO:1"]
     parent.parents.add(new)
     with pytest.raises(
-        ValueError, match=r"bionty.Disease has a cycle, .*: MONDO:1 \(parent\) → MONDO:2 \(new name\) → MONDO:1"
+        ValueError, match=r"bionty.Disease has a cycle .*: MONDO:1 \(parent\) → MONDO:2 \(new name\) → MONDO:1"
     ):
         Ontology.from_bionty(disease)
 
