@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from scdataloader.registry import register
+
 if TYPE_CHECKING:
     from scdataloader.batches.full import Dense, SelectedGenes, Sparse
     from scdataloader.batches.transforms import Log1p, Normalize, QuantileBins
@@ -27,6 +29,13 @@ if TYPE_CHECKING:
     from scdataloader.types import CellBatch, CSRRows
 
 __version__ = "0.1.0"
+
+# What the package itself plugs in, by the door that other packages use; a factory is imported at its first use.
+register("source", "*", "scdataloader.sources:open_anndata")
+register("source", "*.cells", "scdataloader.store.reader:open_stores")
+register("source", "*/manifest.json", "scdataloader.store.reader:open_stores")
+register("source", "lamindb:", "scdataloader.lamin.collections:open_lamindb")
+register("source", "type:lamindb.*", "scdataloader.lamin.collections:open_lamindb")
 
 __all__ = [
     "CSRRows",
@@ -60,6 +69,7 @@ __all__ = [
     "WeightedSampler",
     "convert",
     "open_source",
+    "register",
 ]
 
 # Modules are imported when a name of theirs is first used: torch takes seconds, and reading a file does not need it.

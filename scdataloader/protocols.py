@@ -9,7 +9,7 @@ checks an object against the laws that these docstrings state.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -56,7 +56,7 @@ class Source(Protocol):
         """Names of the columns of the cell table."""
 
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:
-        """Columns of the cell table: ``n_obs`` rows, indexed by cell name. Categorical columns stay categorical.
+        """Columns of the cell table: ``n_obs`` rows, with any index. Categorical columns stay categorical.
 
         Raises:
             KeyError: a column is missing; the message names the source.
@@ -68,6 +68,14 @@ class Source(Protocol):
         Raises:
             IndexError: a row is outside ``[0, n_obs)``.
         """
+
+
+@runtime_checkable
+class HasNames(Protocol):
+    """A source whose cells have names."""
+
+    def obs_names(self) -> pd.Index:
+        """``(n_obs,)`` name of each cell: the index of the cell table."""
 
 
 @runtime_checkable
@@ -89,10 +97,10 @@ class ReadsStored(Protocol):
 
 @runtime_checkable
 class HasSizes(Protocol):
-    """A source that knows the sizes of its cells without reading their values."""
+    """A source that may know the sizes of its cells without reading their values."""
 
-    def nnz(self) -> NDArray[np.int64]:
-        """``(n_obs,)`` number of stored values of each cell."""
+    def nnz(self) -> NDArray[np.int64] | None:
+        """``(n_obs,)`` number of stored values of each cell; None if only reading them can tell."""
 
 
 @runtime_checkable
@@ -133,6 +141,11 @@ class ReadCost:
     """Microseconds for a cell that is read alone."""
     neighbour: float
     """Microseconds for a cell whose neighbours are read with it."""
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether small reads cost about as much per cell as large ones."""
+        return self.cell < 4 * self.neighbour
 
 
 @runtime_checkable
@@ -206,8 +219,11 @@ class ReadGroup(Protocol):
         """See `HasReadCost`."""
 
     @property
-    def order(self) -> NDArray[np.int64] | None:
-        """``(n,)`` the cells in the order of the group's rows, numbered member after member; None for that order."""
+    def is_interleaved(self) -> bool:
+        """Whether the cells of different members alternate; otherwise rows go member after member."""
+
+    def arrange(self, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Values of the cells of each member, in the order of the group's rows."""
 
     def locate(self, rows: Rows) -> PendingRead:
         """Cells ``rows``, numbered from 0 in the group."""
@@ -222,14 +238,14 @@ class ReadsTogether(Protocol):
         """Consecutive sources of a collection with equal values of this are opened as one group."""
 
     def open_group(
-        self, members: Sequence[SourceSelection], genes: Sequence[NDArray[np.int32]], n_genes: int
+        self, members: Sequence[SourceSelection], luts: Sequence[NDArray[np.int32]], n_genes: int
     ) -> ReadGroup:
         """A reader of all ``members``; called on the first of them.
 
         Args:
             members: The sources of the group, and which of their cells are meant.
-            genes: For each member ``(len(var),)`` the vocabulary number of each of its genes; ``n_genes`` for a gene
-                outside the vocabulary, whose values only count towards the cell's depth.
+            luts: For each member ``(len(var),)`` the vocabulary number of each of its genes; -1 for a gene outside
+                the vocabulary, whose values only count towards the cell's depth.
             n_genes: Length of the vocabulary.
         """
 
@@ -406,7 +422,7 @@ class BatchContext:
     """The genes of ``batch.x``."""
     labels: tuple[str, ...] = ()
     """Columns of ``batch.labels``, in order."""
-    classes: Mapping[str, Sequence[str]]
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """{label column: name of each code}."""
 
 

@@ -18,14 +18,14 @@ def named_values(n_obs, n_genes, *, density=0.4, seed=0):
 class MemorySource:
     """What any user's own source would look like; ``mapped`` offers the whole matrix as well."""
 
-    def __init__(self, name, values, genes, obs=None, *, mapped=False, uns_organism=None):
+    def __init__(self, name, values, genes, obs=None, *, mapped=False, organism=None):
         self.name = name
         self.dense = values
         self.n_obs = len(values)
         self.var = pd.DataFrame(index=pd.Index(genes))
         self._obs = pd.DataFrame(obs or {}, index=pd.RangeIndex(self.n_obs))
         self.obs_columns = list(self._obs.columns)
-        self.uns_organism = uns_organism
+        self.organism = organism
         self.fingerprint = hashlib.sha256(name.encode() + values.tobytes()).hexdigest()
         self._rows = csr_matrix(values)
         self.matrix = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,12 +14,9 @@ from torch import Tensor
 
 from scdataloader.kernels.rows.densify import densify, densify_given
 from scdataloader.kernels.rows.select import fill_unexpressed, select_largest, select_random
-from scdataloader.protocols import Collate
+from scdataloader.protocols import BatchContext, Collate
 from scdataloader.runtime.memory import BufferPool
 from scdataloader.types import CellBatch
-
-if TYPE_CHECKING:
-    from scdataloader.genes.vocabulary import GeneVocabulary
 
 _MEMORY = BufferPool()
 _MOST_VALUES = np.iinfo(np.int32).max
@@ -51,9 +48,9 @@ class Sparse:
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         """The batch with ``x`` as a CSR tensor."""
-        return self.split(batch, max(1, len(batch)))[0]
+        return self.many(batch, max(1, len(batch)))[0]
 
-    def split(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
+    def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other: made together they take half of the time."""
         starts = np.arange(0, max(1, len(cells)), batch_size)
         bounds = np.minimum(starts[:, None] + np.arange(batch_size + 1), len(cells))
@@ -111,8 +108,8 @@ class SelectedGenes:
         if (self.how == "given") != (self.genes is not None):
             raise ValueError(f'genes and how="given" belong together; got how="{self.how}" and genes={self.genes}')
 
-    def numbered(self, vocabulary: GeneVocabulary) -> Collate:
-        """The same selection, ready for a vocabulary; called once, when a loader is made.
+    def bind(self, context: BatchContext) -> Collate:
+        """The same selection, ready for the vocabulary of ``context``.
 
         Raises:
             KeyError: a gene is not in the vocabulary.
@@ -120,6 +117,7 @@ class SelectedGenes:
         """
         if self.genes is None:
             return self._ready()
+        vocabulary = context.vocabulary
         number = {gene: i for i, gene in enumerate(vocabulary.ids)}
         missing = [gene for gene in self.genes if gene not in number]
         if missing:
@@ -134,7 +132,7 @@ class SelectedGenes:
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> Mapping[str, Any]:
         """The batch with ``x`` and ``genes`` of fixed width."""
         if self.how == "given":
-            raise TypeError('SelectedGenes(how="given") must be told the vocabulary first: see SelectedGenes.numbered')
+            raise TypeError('SelectedGenes(how="given") needs the vocabulary: call bind() first')
         return self._ready()(batch, rng)
 
     def _ready(self) -> Collate:
@@ -163,9 +161,9 @@ class _ChosenGenes:
     """As in `SelectedGenes`."""
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        return self.split(batch, max(1, len(batch)))[0]
+        return self.many(batch, max(1, len(batch)))[0]
 
-    def split(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
+    def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""
         x, genes = (_empty((len(cells), self.n_genes), dtype).numpy() for dtype in (np.float32, np.int32))
         rows, key = cells.x, np.uint64(cells.key)

@@ -6,23 +6,24 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.collection.gather import Reading, segments
+from scdataloader.collection.gather import open_groups
 from scdataloader.genes.alignment import AlignedSource, GeneAlignment, align
 from scdataloader.kernels.rows.align import all_equal, close_gaps
-from scdataloader.lamin.where import Where
+from scdataloader.protocols import Closes, HasSizes, OpenOptions, PendingRead, ReadCost, Where
 from scdataloader.runtime.memory import BufferPool, row_buffers
-from scdataloader.sources.anndata.counts import Values
-from scdataloader.sources.locate import choose_cells
+from scdataloader.sources.locate import open_sources
 from scdataloader.types import CellBatch, CSRRows, RowBuffers
 
 if TYPE_CHECKING:
     from scdataloader.genes.vocabulary import GeneVocabulary
+    from scdataloader.sources.anndata.counts import Values
 
 _WINDOW = 4096
 """Cells read at once where a source has to be read to count its values."""
@@ -38,9 +39,11 @@ class Collection:
         """Number the cells of ``parts`` one after the other."""
         self.vocabulary = vocabulary
         self.parts = tuple(parts)
-        self._segments = segments(self.parts, self.n_genes)
-        self._starts = np.zeros(len(self._segments) + 1, np.int64)
-        np.cumsum([segment.n_obs for segment in self._segments], out=self._starts[1:])
+        groups = open_groups(self.parts, self.n_genes)
+        self._groups = [group for group, _ in groups]
+        self._first_part = np.cumsum([0, *(n_parts for _, n_parts in groups)])
+        self._part_starts = np.cumsum([0, *(part.n_obs for part in self.parts)])
+        self._starts = self._part_starts[self._first_part]
         self._buffers = BufferPool()
         self.measured = np.stack([part.genes.measured for part in self.parts])
 
@@ -57,8 +60,8 @@ class Collection:
         """Open files, stores or a lamindb collection; reads their metadata, not their matrices.
 
         Args:
-            data: Paths or globs of .h5ad files and AnnData .zarr folders, "lamindb:<key>", a lamindb collection or
-                artifacts, `Source` objects; one or a list.
+            data: Paths or globs of .h5ad files, AnnData .zarr folders and stores, "lamindb:<key>", a lamindb collection
+                or artifacts, whatever a plug-in has registered, `Source` objects; one or a list.
             where: Which artifacts of lamindb, and which of their cells: {registry: labels}, such as
                 ``{"cell_types": "CL:0000084 and below", "organisms": ["human", "mouse"]}``. Labels are ids or names;
                 a cell has to have one of them for each registry. Labels that the instance links to a column of obs
@@ -77,9 +80,9 @@ class Collection:
             LookupError: no cell has what ``where`` asks for, or there is no such label or registry.
             ValueError: the same data is named twice, or organisms are unclear.
         """
-        found = choose_cells(data, where, counts=counts, values=values)
+        found = open_sources(data, OpenOptions(counts=counts, values=values), where)
         seen: dict[str, str] = {}
-        for source in (chosen.source for chosen in found):
+        for source in (selection.source for selection in found):
             if source.fingerprint in seen:
                 raise ValueError(
                     f"{seen[source.fingerprint]} and {source.name} hold the same cells "
@@ -97,9 +100,14 @@ class Collection:
         return len(self.vocabulary)
 
     @property
-    def reads_cheaply(self) -> bool:
-        """Whether small reads cost no more per cell than large ones: nothing has to be decoded for neighbours."""
-        return all(segment.reads_cheaply for segment in self._segments)
+    def read_cost(self) -> ReadCost:
+        """The highest estimate among the sources."""
+        costs = [group.read_cost for group in self._groups]
+        return max(costs, key=lambda cost: cost.cell, default=ReadCost(cell=1.0, neighbour=1.0))
+
+    @property
+    def _is_interleaved(self) -> bool:
+        return any(group.is_interleaved for group in self._groups)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -110,9 +118,9 @@ class Collection:
             digest.update(part.genes.lut.data)
             if part.rows is not None:
                 digest.update(part.rows.data)
-        for segment in self._segments:
-            if segment.is_mixed:
-                digest.update(segment.fingerprint.encode())
+        for group in self._groups:
+            if group.is_interleaved:
+                digest.update(group.fingerprint.encode())
         return digest.hexdigest()
 
     def read(self, rows: NDArray[np.int64]) -> CSRRows:
@@ -124,7 +132,7 @@ class Collection:
         return self.cells(rows).x
 
     def column(self, name: str) -> list[pd.Series[Any]]:
-        """A column of the cell table, part by part (see `joined`); missing values where a source does not have it.
+        """A column of the cell table, part by part (see `arrange`); missing values where a source does not have it.
 
         Raises:
             KeyError: no source has the column; names the columns that there are.
@@ -137,7 +145,7 @@ class Collection:
                 values = part.source.obs([name])[name]
                 found = True
             except KeyError as error:
-                if name in getattr(part.source, "obs_columns", ()):
+                if name in part.source.obs_columns:
                     raise  # it is there and cannot be read
                 errors.append(error)
                 values = pd.Series(pd.Categorical([None] * part.source.n_obs, categories=pd.Index([], dtype=object)))
@@ -156,7 +164,7 @@ class Collection:
         for name in columns:
             series = self.column(name)
             joined = pd.concat([values.astype(object) for values in series], ignore_index=True)
-            if any(segment.is_mixed for segment in self._segments):
+            if self._is_interleaved:
                 joined = joined.iloc[self._by_part].reset_index(drop=True)
             categorical = all(isinstance(values.dtype, pd.CategoricalDtype) for values in series)
             table[name] = joined.astype("category") if categorical else joined.infer_objects()
@@ -166,31 +174,35 @@ class Collection:
         """``(n,)`` number of stored values of each cell, over all genes of its source."""
         sizes = []
         for part in self.parts:
-            indptr, nnz = getattr(part.source, "indptr", None), getattr(part.source, "nnz", None)
+            known = part.source.nnz() if isinstance(part.source, HasSizes) else None
             rows = np.arange(part.source.n_obs) if part.rows is None else part.rows
-            if indptr is not None:
-                sizes.append(np.diff(indptr)[rows])
-            elif nnz is not None:
-                sizes.append(nnz[rows])
+            if known is not None:
+                sizes.append(known[rows])
             else:
                 read = (part.source.read(rows[at : at + _WINDOW]) for at in range(0, len(rows), _WINDOW))
                 sizes.append(np.concatenate([np.diff(cells.indptr) for cells in read]))
-        return self.joined(sizes)
+        return self.arrange(sizes)
 
-    def joined(self, pieces: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """What each of ``parts`` has of its cells, ``pieces``, in the order of the rows."""
-        parted, first = [], 0
-        for segment in self._segments:
-            parted.append(segment.joined(pieces[first : first + segment.n_parts]))
-            first += segment.n_parts
-        return parted[0] if len(parted) == 1 else np.concatenate(parted)
+    def arrange(self, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Values of the cells of each of ``parts``, in the order of the rows."""
+        edges = pairwise(self._first_part.tolist())
+        arranged = [group.arrange(values[first:last]) for group, (first, last) in zip(self._groups, edges, strict=True)]
+        return arranged[0] if len(arranged) == 1 else np.concatenate(arranged)
+
+    def rows_in_parts(self, rows: NDArray[np.int64]) -> Iterator[tuple[AlignedSource, NDArray[np.int64], Any]]:
+        """For each part with some of ``rows``: the part, which of the rows, and their numbers in the part's source."""
+        among = self._by_part[rows] if self._is_interleaved else rows
+        of_row = np.searchsorted(self._part_starts, among, side="right") - 1
+        for number in np.unique(of_row):
+            part, place = self.parts[number], np.flatnonzero(of_row == number)
+            own = among[place] - self._part_starts[number]
+            yield part, place, own if part.rows is None else part.rows[own]
 
     def close(self) -> None:
-        """Let go of what the sources hold: memory maps and decoded chunks. A later read opens them again."""
+        """Close what the sources hold: memory maps and decoded chunks. A later read opens them again."""
         for part in self.parts:
-            close = getattr(part.source, "close", None)
-            if close is not None:
-                close()
+            if isinstance(part.source, Closes):
+                part.source.close()
 
     def cells(self, rows: NDArray[np.int64]) -> CellBatch:
         """Cells ``rows`` with all that is known about them but labels, which are not the collection's business.
@@ -198,21 +210,21 @@ class Collection:
         Raises:
             IndexError: a row is outside [0, n).
         """
-        found = self.find(rows)
-        x, depth = self.read_found(found)
+        located = self.locate(rows)
+        x, depth = self.read_located(located)
         return CellBatch(
             x=x,
             depth=depth,
-            row=found.rows,
-            source=found.part,
-            labels=np.empty((len(found), 0), np.int64),
+            row=located.rows,
+            source=located.source,
+            labels=np.empty((len(located), 0), np.int64),
             measured=self.measured,
-            position=np.arange(len(found)),
+            position=np.arange(len(located)),
             key=0,
         )
 
-    def find(self, rows: NDArray[np.int64]) -> Found:
-        """Where cells ``rows`` lie; all that can be known of them without reading them.
+    def locate(self, rows: NDArray[np.int64]) -> CellLocations:
+        """Where cells ``rows`` are, as far as it is known without reading them.
 
         Raises:
             IndexError: a row is outside [0, n).
@@ -220,77 +232,79 @@ class Collection:
         rows = np.ascontiguousarray(rows, np.int64)
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"rows must be in [0, {len(self)}); got {rows.min()} to {rows.max()}")
-        readings = tuple(self._readings(rows))
-        return Found(rows=rows, readings=readings, part=_spread([reading.part for _, reading in readings], readings))
+        reads, sources = [], []
+        for number, place, read in self._reads(rows):
+            reads.append((place, read))
+            sources.append(read.member.astype(np.int32) + np.int32(self._first_part[number]))
+        return CellLocations(rows=rows, reads=tuple(reads), source=_scattered(sources, reads))
 
-    def read_found(self, found: Found) -> tuple[CSRRows, NDArray[np.float32]]:
-        """The cells that were found, and the total count of each over all genes of its source."""
-        sizes = _spread([reading.sizes for _, reading in found.readings], found.readings)
-        slots = row_buffers(sizes, self._buffers)
-        for place, reading in found.readings:
-            reading.write(place, slots)
-        return _closed_up(slots, sizes, self.n_genes), slots.depth
+    def read_located(self, located: CellLocations) -> tuple[CSRRows, NDArray[np.float32]]:
+        """The cells, and the total count of each over all genes of its source."""
+        sizes = _scattered([read.sizes for _, read in located.reads], located.reads)
+        buffers = row_buffers(sizes, self._buffers)
+        for place, read in located.reads:
+            read.write(place, buffers)
+        return without_gaps(buffers, sizes, self.n_genes), buffers.depth
 
-    @property
+    @cached_property
     def _by_part(self) -> NDArray[np.int64]:
-        """``(n,)`` the place of each row among the cells part after part."""
-        stops = np.cumsum([part.n_obs for part in self.parts])
-        return self.joined([np.arange(stop - part.n_obs, stop) for part, stop in zip(self.parts, stops, strict=True)])
+        """``(n,)`` number of each row when cells are counted part after part."""
+        return self.arrange([np.arange(first, last) for first, last in pairwise(self._part_starts.tolist())])
 
-    def _readings(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Reading]]:
-        """Those of each segment that has some of ``rows``, and where these are among them."""
-        if len(self._segments) == 1:
-            yield np.arange(len(rows)), self._segments[0].find(rows)
+    def _reads(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], PendingRead]]:
+        """For each group with some of ``rows``: its number, which of the rows, and how to read them."""
+        if len(self._groups) == 1:
+            yield 0, np.arange(len(rows)), self._groups[0].locate(rows)
             return
         of_row = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(of_row):
             place = np.flatnonzero(of_row == number)
-            yield place, self._segments[number].find(rows[place] - self._starts[number])
+            yield number, place, self._groups[number].locate(rows[place] - self._starts[number])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """Cells of a collection, found but not read."""
+class CellLocations:
+    """Cells of a collection, located but not read."""
 
     rows: NDArray[np.int64]
     """``(m,)`` row numbers in the collection."""
-    readings: tuple[tuple[NDArray[np.int64], Reading], ...]
-    """By segment: which of the m cells, in ascending order, and how to read them."""
-    part: NDArray[np.int32]
-    """``(m,)`` the part of the collection that each is of, by number."""
+    reads: tuple[tuple[NDArray[np.int64], PendingRead], ...]
+    """By group: which of the m cells, in ascending order, and how to read them."""
+    source: NDArray[np.int32]
+    """``(m,)`` number of the source of each cell."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def slice(self, start: int, stop: int) -> Found:
+    def slice(self, start: int, stop: int) -> CellLocations:
         """Cells ``[start, stop)`` of these."""
-        readings = []
-        for place, reading in self.readings:
+        reads = []
+        for place, read in self.reads:
             first, last = np.searchsorted(place, [start, stop])
             if first < last:
-                readings.append((place[first:last] - start, reading.slice(first, last)))
-        return Found(rows=self.rows[start:stop], readings=tuple(readings), part=self.part[start:stop])
+                reads.append((place[first:last] - start, read.slice(first, last)))
+        return CellLocations(rows=self.rows[start:stop], reads=tuple(reads), source=self.source[start:stop])
 
     def read_ahead(self) -> None:
-        """Ask the disk for the cells, where they lie in mapped files and are not in memory."""
-        for _, reading in self.readings:
-            reading.read_ahead()
+        """Ask the system to load the cells, where they are in mapped files and not in memory yet."""
+        for _, read in self.reads:
+            read.read_ahead()
 
 
-def _spread(pieces: Sequence[NDArray[Any]], readings: Sequence[tuple[NDArray[np.int64], Reading]]) -> NDArray[Any]:
-    """What each of ``readings`` has of its cells, in the order of all."""
+def _scattered(pieces: Sequence[NDArray[Any]], reads: Sequence[tuple[NDArray[np.int64], PendingRead]]) -> NDArray[Any]:
+    """Values of the cells of each of ``reads``, in the order of all cells."""
     if len(pieces) == 1:
         return pieces[0]
     out = np.empty(sum(map(len, pieces)), pieces[0].dtype if pieces else np.int64)
-    for piece, (place, _) in zip(pieces, readings, strict=True):
+    for piece, (place, _) in zip(pieces, reads, strict=True):
         out[place] = piece
     return out
 
 
-def _closed_up(slots: RowBuffers, sizes: NDArray[np.int64], n_genes: int) -> CSRRows:
-    """RowBuffers as rows, without the room that was not needed."""
-    starts, indices, data = slots.starts, slots.indices, slots.data
-    if not all_equal(slots.sizes, sizes):
-        starts = close_gaps(starts, slots.sizes, indices, data)
+def without_gaps(buffers: RowBuffers, sizes: NDArray[np.int64], n_genes: int) -> CSRRows:
+    """The rows that were written, without the room that they did not take of their ``sizes``."""
+    starts, indices, data = buffers.starts, buffers.indices, buffers.data
+    if not all_equal(buffers.sizes, sizes):
+        starts = close_gaps(starts, buffers.sizes, indices, data)
         indices, data = indices[: starts[-1]], data[: starts[-1]]
     return CSRRows(data=data, indices=indices, indptr=starts, n_genes=n_genes)

@@ -158,8 +158,8 @@ def _stated(source: FileSource, obs: pd.DataFrame, recipe: Recipe) -> list[tuple
     for column in ORGANISM_KEYS:
         if column in obs and not obs[column].isna().all():
             return split_organisms(obs[column].astype("category"), source.name, column)
-    if source.uns_organism:
-        return [(normalise_organism(source.uns_organism), None)]
+    if source.organism:
+        return [(normalise_organism(source.organism), None)]
     inferred = infer_organism(gene_ids(source.var, column=recipe.rule.genes, name=source.name))
     if inferred is None:
         raise ValueError(

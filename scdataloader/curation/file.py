@@ -143,8 +143,8 @@ def _after_hooks(source: FileSource, job: Job, advance: Advance) -> Iterator[Fil
                 writer.append(apply_hooks(job.recipe.before, block))
                 source.release()
                 advance(place.stop - place.start)
-            if source.uns_organism:
-                writer.uns["organism"] = source.uns_organism
+            if source.organism:
+                writer.uns["organism"] = source.organism
         with open_source(path) as changed:
             changed.name = source.name
             yield changed

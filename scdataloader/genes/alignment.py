@@ -22,6 +22,7 @@ from scdataloader.genes.vocabulary import (
     normalise_organism,
     read_gene_table,
 )
+from scdataloader.protocols import HasOrganism
 from scdataloader.schema import ORGANISM_KEYS
 
 if TYPE_CHECKING:
@@ -146,11 +147,11 @@ def _organisms(source: Source, how: GeneAlignment, genes: list[str]) -> list[tup
     if given is not None:
         return [(normalise_organism(given), None)]
     for column in ORGANISM_KEYS:
-        if column in getattr(source, "obs_columns", ()):
+        if column in source.obs_columns:
             labels = source.obs([column])[column].astype("category")
             if not labels.isna().all():
                 return split_organisms(labels, source.name, column)
-    stated = getattr(source, "uns_organism", None)
+    stated = source.organism if isinstance(source, HasOrganism) else None
     if stated:
         return [(normalise_organism(stated), None)]
     return [(infer_organism(genes) or UNSTATED, None)]

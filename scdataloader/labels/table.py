@@ -124,7 +124,7 @@ class LabelTable:
                     f"{unseen.total():,}",
                     examples,
                 )
-            columns.append(collection.joined([encoder.encode(values) for values in series]))
+            columns.append(collection.arrange([encoder.encode(values) for values in series]))
         return np.stack(columns, axis=1) if columns else np.empty((len(collection), 0), np.int32)
 
     def to_dict(self) -> dict[str, Any]:

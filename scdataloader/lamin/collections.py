@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scdataloader.errors import SourceFormatError
 from scdataloader.lamin.lineage import Labelled, Member, is_store, labelled, origin
 from scdataloader.lamin.session import quiet, told
-from scdataloader.lamin.where import Having, Where, chosen
+from scdataloader.lamin.where import Having, chosen
+from scdataloader.protocols import OpenOptions, Source, SourceSelection, Where
+from scdataloader.sources.locate import open_sources
 
 if TYPE_CHECKING:
     from lamindb import Artifact, Collection
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "lamindb:"
 SUFFIXES = (".h5ad", ".zarr", ".cells")
@@ -36,8 +43,56 @@ class LaminPath:
     """Where cells of a store are chosen, the source that is meant, which is what the name is of; None elsewhere."""
 
 
+class LaminOpener:
+    """Opens collections and artifacts of lamindb; registered for "lamindb:…" and for lamindb's own objects."""
+
+    def __call__(self, addresses: Sequence[Any], options: OpenOptions) -> Iterator[SourceSelection]:
+        """All cells of the artifacts.
+
+        Raises:
+            Exception: all that `resolve_lamin` and `open_sources` raise.
+        """
+        for found in resolve_lamin(addresses[0] if len(addresses) == 1 else addresses):
+            yield from open_sources(found.path, options)
+
+    def select(self, addresses: Sequence[Any], options: OpenOptions, where: Where) -> Iterator[SourceSelection]:
+        """Those cells of the artifacts that have the labels of ``where``.
+
+        Raises:
+            LookupError: no cell has them, or lamindb does not know what a store was made of.
+            ValueError: a store is not what lamindb says.
+        """
+        picked = resolve_lamin(addresses[0] if len(addresses) == 1 else addresses, where)
+        opened = {path: open_sources(path, options) for path in dict.fromkeys(item.path for item in picked)}
+        n_found = 0
+        for item in picked:
+            sources = [selection.source for selection in opened[item.path]]
+            source = sources[0] if item.member is None else item.member.of(sources, item.path)
+            selection = _select(item, source)
+            if selection is not None:
+                n_found += 1
+                yield selection
+        if not n_found:
+            raise LookupError(
+                f"{len(picked):,} artifacts are registered as having {dict(where)}, and none of their cells has it"
+            )
+
+
+open_lamindb = LaminOpener()
+
+
+def _select(found: LaminPath, source: Source) -> SourceSelection | None:
+    if not found.having:
+        return SourceSelection(source=source)
+    rows = np.flatnonzero(np.logical_and.reduce([having.of(source) for having in found.having]))
+    if not len(rows):
+        logger.warning("no cell of %s has all requested labels, though they are registered", found.name)
+        return None
+    return SourceSelection(source=source, rows=None if len(rows) == source.n_obs else rows)
+
+
 def is_lamin(data: object) -> bool:
-    """Whether `resolve_lamin` is the one to ask: a ``lamindb:`` string, a lamindb record or query set; a list of these.
+    """Whether `resolve_lamin` can open it: a ``lamindb:`` string, a lamindb record or query set; a list of these.
 
     Imports nothing: a lamindb object can only exist where lamindb is imported already.
     """
@@ -117,22 +172,6 @@ def origins(data: str | Iterable[Any]) -> list[str]:
                 held_name = f"{PREFIX}{held.key}@{held.version}"
                 said.append(f"{PREFIX}{artifact.key}@{artifact.version} holds {held_name}; {age}")
     return said
-
-
-def key_of(path: str) -> str | None:
-    """How to name a store of this machine as data of lamindb; None if no instance is connected that has it."""
-    import lamindb_setup
-
-    if not lamindb_setup.settings.is_configured:
-        return None
-    import lamindb as ln
-
-    folder = Path(path).expanduser().resolve()
-    with quiet(), told():
-        for artifact in ln.Artifact.filter(key__endswith=SUFFIXES[-1], storage__type="local").order_by("-id"):
-            if artifact.path == folder:
-                return f"{PREFIX}{artifact.key}{'' if artifact.is_latest else f'@{artifact.version}'}"
-    return None
 
 
 def _listed(data: Any) -> list[Artifact]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from scdataloader.protocols import Source
 from scdataloader.store.manifest import SUFFIX
-from scdataloader.store.reader import StoreSource
 
 if TYPE_CHECKING:
     from lamindb import Artifact, Collection
@@ -29,7 +29,7 @@ class Member:
     collection: str
     """The collection, as ``lamindb:<key>@<version>``."""
 
-    def of(self, sources: Sequence[StoreSource], store: Path) -> StoreSource:
+    def of(self, sources: Sequence[Source], store: Path) -> Source:
         """The source, of those of the store.
 
         Raises:

@@ -11,14 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.ontology.names import terms_in
-from scdataloader.protocols import Source
+from scdataloader.protocols import Source, Where
 
 if TYPE_CHECKING:
     import pandas as pd
     from lamindb import Artifact
-
-Where = Mapping[str, Sequence[str] | str]
-"""{registry: a label or several}: ``{"cell_types": "CL:0000084 and below", "organisms": ["human", "mouse"]}``."""
 
 BELOW = " and below"
 """After a label, it stands for all labels of its hierarchy that are below it, too."""
@@ -38,7 +35,7 @@ class Having:
 
     def of(self, source: Source) -> NDArray[np.bool_]:
         """``(n_obs,)`` which of a source's cells these are."""
-        found = [column for column in self.columns if column in getattr(source, "obs_columns", ())]
+        found = [column for column in self.columns if column in source.obs_columns]
         if not found:
             return np.ones(source.n_obs, dtype=np.bool_)
         obs = source.obs(found)

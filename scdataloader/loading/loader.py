@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import StateMismatchError
 from scdataloader.loading.prefetch import Prefetcher
-from scdataloader.protocols import Collate, Sampler, Transform
+from scdataloader.protocols import BatchContext, Binds, Collate, HasFingerprint, Sampler, Transform
 from scdataloader.sampling.tally import Tally
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Loader:
         *,
         batch_size: int,
         labels: NDArray[np.int32] | None = None,
+        context: BatchContext | None = None,
         transforms: Sequence[Transform] = (),
         seed: int = 0,
         drop_last: bool = False,
@@ -62,6 +63,7 @@ class Loader:
             collate: Makes tensors of a batch.
             batch_size: Cells per batch on each rank.
             labels: (n, C) label codes of all cells of the collection; None for no labels.
+            context: What the collate function can know of the labels; None for the vocabulary alone.
             transforms: Changes of a batch before it is collated, in order.
             seed: Names the random choices made after the draw.
             drop_last: Whether to leave out the last global batch if it is not full. Otherwise it is shorter, or, on
@@ -83,6 +85,8 @@ class Loader:
             raise ValueError(f"rank must be in [0, world_size), not {rank} of {world_size}")
         if labels is not None and len(labels) != len(collection):
             raise ValueError(f"there are labels for {len(labels)} cells, but the collection has {len(collection)}")
+        if isinstance(collate, Binds):
+            collate = collate.bind(context or BatchContext(vocabulary=collection.vocabulary))
         self.dataset = collection
         self.batch_size = batch_size
         self.tally = tally
@@ -94,7 +98,7 @@ class Loader:
         self._ahead = Prefetcher(
             collection=collection,
             sampler=sampler,
-            collate=collate.numbered(collection.vocabulary) if hasattr(collate, "numbered") else collate,
+            collate=collate,
             transforms=tuple(transforms),
             labels=labels,
             seed=seed,
@@ -216,8 +220,9 @@ class Loader:
     def _fingerprint(self) -> str:
         """Digest of the data and of the order: of the sampler's own fingerprint, or else of what it draws first."""
         digest = hashlib.blake2b(self.dataset.fingerprint.encode(), digest_size=16)
-        own = getattr(self._draws, "fingerprint", None)
-        if own is None:
+        if isinstance(self._draws, HasFingerprint):
+            own = self._draws.fingerprint
+        else:
             first = self._draws.draw(0, 0, min(_DRAWS_THAT_TELL, self._draws.num_samples))
             own = hashlib.blake2b(np.ascontiguousarray(first, "<i8").data).hexdigest()
         digest.update(own.encode())

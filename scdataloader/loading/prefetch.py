@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from scdataloader.batches.transforms import transformed
 from scdataloader.kernels.draws.random import derive_key
-from scdataloader.protocols import Collate, Sampler, Transform
+from scdataloader.protocols import Collate, CollatesMany, HasWindow, Sampler, Transform
 from scdataloader.types import CellBatch
 
 if TYPE_CHECKING:
-    from scdataloader.collection.collection import Collection, Found
+    from scdataloader.collection.collection import CellLocations, Collection
 
 T = TypeVar("T")
 
@@ -41,15 +41,15 @@ class Drawn:
 
     positions: NDArray[np.int64]
     """``(m,)`` their positions in the epoch."""
-    found: Found
-    """``(m,)`` where the cells lie."""
+    located: CellLocations
+    """``(m,)`` their cells."""
     labels: NDArray[np.int64]
     """``(m, C)`` their label codes."""
 
     def slice(self, start: int, stop: int) -> Drawn:
         """The draws from ``start`` to ``stop``, as views."""
         part = slice(start, stop)
-        return Drawn(positions=self.positions[part], found=self.found.slice(start, stop), labels=self.labels[part])
+        return Drawn(positions=self.positions[part], located=self.located.slice(start, stop), labels=self.labels[part])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +130,7 @@ class Prefetcher:
     def _cells_ahead(self) -> int:
         """Cells that are drawn together: whole windows of the sampler, this rank's part of them."""
         usual = max(_WINDOW, self.window or 0)
-        spread = getattr(self.sampler, "window", None)
+        spread = self.sampler.window if isinstance(self.sampler, HasWindow) else None
         share: int = 1 if spread is None else max(1, spread // self.world_size)
         return max(1, usual // share) * share
 
@@ -138,10 +138,10 @@ class Prefetcher:
         """The draws of steps [first, last); the disk is asked for all of them."""
         positions = self._positions(first, last)
         rows = self._rows(epoch, positions)
-        found = self.collection.find(rows)
-        found.read_ahead()
+        located = self.collection.locate(rows)
+        located.read_ahead()
         labels = np.empty((len(rows), 0), np.int64) if self.labels is None else self.labels[rows].astype(np.int64)
-        return Drawn(positions=positions, found=found, labels=labels)
+        return Drawn(positions=positions, located=located, labels=labels)
 
     def _pieces(self, drawn: Drawn) -> Iterator[Drawn]:
         """The draws that are read at once, one after the other."""
@@ -153,7 +153,7 @@ class Prefetcher:
 
     def _cells_per_read(self) -> int:
         """Cells that one thread reads at once: what the user says; else what it then makes, or more to share chunks."""
-        if self.window is None and self.collection.reads_cheaply:
+        if self.window is None and self.collection.read_cost.is_flat:
             return min(self._cells_per_task, max(1, _MAPPED // self.batch_size) * self.batch_size)
         return max(1, (self.window or _WINDOW) // self.batch_size) * self.batch_size
 
@@ -170,13 +170,13 @@ class Prefetcher:
         return np.concatenate([self.sampler.draw(epoch, int(run[0]), int(run[-1]) + 1) for run in runs])
 
     def _read(self, epoch: int, drawn: Drawn) -> CellBatch:
-        found = drawn.found
-        x, depth = self.collection.read_found(found)
+        located = drawn.located
+        x, depth = self.collection.read_located(located)
         return CellBatch(
             x=x,
             depth=depth,
-            row=found.rows,
-            source=found.part,
+            row=located.rows,
+            source=located.source,
             labels=drawn.labels,
             measured=self.collection.measured,
             position=drawn.positions,
@@ -193,8 +193,8 @@ class Prefetcher:
     def _made(self, epoch: int, cells: CellBatch) -> list[MadeBatch]:
         """The batches of some cells."""
         edges = pairwise([*range(0, len(cells), self.batch_size), len(cells)])
-        if hasattr(self.collate, "split") and not self.transforms:
-            tensors = self.collate.split(cells, self.batch_size)
+        if isinstance(self.collate, CollatesMany) and not self.transforms:
+            tensors = self.collate.many(cells, self.batch_size)
             rows = (_own_rows(cells, *edge) for edge in edges)
             made = [MadeBatch(rows=own, tensors=batch) for own, batch in zip(rows, tensors, strict=True)]
         else:

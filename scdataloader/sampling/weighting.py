@@ -146,7 +146,7 @@ def _classes(
         series = collection.column(column)
         encoder = fit_encoder(column, series, hierarchies)
         encoders.append(encoder)
-        per_column.append(collection.joined([encoder.encode(values) for values in series])[rows])
+        per_column.append(collection.arrange([encoder.encode(values) for values in series])[rows])
     codes, n_classes = joint(per_column, [len(encoder.labels) for encoder in encoders])
     # Only combinations that occur have a code, so every class has a cell to take its name from.
     example = np.empty(n_classes + 1, np.int64)  # the last is that of unknown ones, whose code is -1

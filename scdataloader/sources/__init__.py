@@ -1,11 +1,13 @@
-"""Where cells lie: files and folders, opened as they are."""
+"""Data sources: AnnData files and folders, read in place."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 
+from scdataloader.protocols import OpenOptions
 from scdataloader.sources.anndata.counts import Values
 from scdataloader.sources.anndata.h5ad import H5adSource
 from scdataloader.sources.anndata.zarr import ZarrSource
@@ -26,12 +28,15 @@ def open_source(
 
     Raises:
         FileNotFoundError: no such path; names the nearest ones.
+        ValueError: the path is a URL.
         KeyError: no such matrix; lists those that exist.
         NotCountsError: the matrix, or every candidate, holds values that are no counts.
         SourceFormatError: not an AnnData, or damaged.
     """
     if values not in ("counts", "any"):
         raise ValueError(f"values must be 'counts' or 'any', not {values!r}")
+    if "://" in fspath(path):
+        raise ValueError(f"{path} is not a path on this machine; download or mount it, and give the path of the copy")
     found = Path(path).expanduser()
     if not found.exists():
         raise FileNotFoundError(_no_such_path(fspath(path), found))
@@ -39,9 +44,13 @@ def open_source(
     return source.open(found.absolute(), counts=counts, values=values)
 
 
+def open_anndata(paths: Sequence[Path], options: OpenOptions) -> Iterator[H5adSource | ZarrSource]:
+    """Open AnnData files and folders; registered for every path that is registered for nothing else."""
+    for path in paths:
+        yield open_source(path, counts=options.counts, values=options.values)
+
+
 def _no_such_path(written: str, path: Path) -> str:
-    if "://" in written:
-        return f"{written} is not a path on this machine: fetch it first, or mount it, and give the path of the copy"
     folder = path.absolute().parent
     if not folder.is_dir():
         return f"{written} does not exist, nor does the folder {folder}"

@@ -1,152 +1,113 @@
-"""From what a user writes to the sources it names: paths, globs, lamindb keys, sources."""
+"""From what a user writes as ``data`` to sources: by the names that are registered for strings, paths and objects."""
 
 from __future__ import annotations
 
 import glob
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from scdataloader.errors import NotCountsError
-from scdataloader.lamin.collections import LaminPath, is_lamin, key_of, resolve_lamin
-from scdataloader.lamin.where import Where
-from scdataloader.protocols import Source, SourceSelection
-from scdataloader.sources import open_source
-from scdataloader.sources.anndata.counts import Values
-from scdataloader.store.manifest import MANIFEST, SUFFIX
-from scdataloader.store.reader import Store, StoreSource
+from scdataloader import registry
+from scdataloader.protocols import OpenOptions, SelectsCells, Source, SourceSelection, Where
 
 _GLOB_CHARACTERS = "*?["
-
-logger = logging.getLogger(__name__)
-
-
-def choose_cells(
-    data: Any, where: Where | None, *, counts: str = "auto", values: Values = "counts"
-) -> list[SourceSelection]:
-    """The sources that ``data`` names (see `open_sources`), with those of their cells that have what is asked for.
-
-    Args:
-        data: As in `open_sources`; with ``where``, of lamindb only.
-        where: {registry: labels}, as in `Collection.open`; None for all cells.
-        counts: See `open_source`.
-        values: See `open_source`.
-
-    Raises:
-        LookupError: no cell has what is asked for, or lamindb does not say what a store was made of.
-        ValueError: labels are asked for of data that do not lie in lamindb, or a store is not what lamindb says.
-        Exception: all that `open_sources` raises.
-    """
-    if where is None:
-        return [SourceSelection(source=source) for source in open_sources(data, counts=counts, values=values)]
-    picked = list(_pick(data, where))
-    paths = dict.fromkeys(item.path for item in picked if item.member is not None)
-    stores = {path: _of_store(path, values) for path in paths}
-    found = []
-    for item in picked:
-        if item.member is None:
-            source: Source = open_source(item.path, counts=counts, values=values)
-        else:
-            source = item.member.of(stores[item.path], item.path)
-        found.append(_with_rows(item, source))
-    with_cells = [chosen for chosen in found if chosen is not None]
-    if not with_cells:
-        raise LookupError(
-            f"{len(picked):,} artifacts are registered as having {dict(where)}, and none of their cells has it"
-        )
-    return with_cells
+_MEMBERS = ("name", "n_obs", "fingerprint", "var", "obs_columns", "obs", "read")
+_SOURCE = "a Source"
+"""Stands for the registered name of what is a source already."""
 
 
-def _pick(data: Any, where: Where) -> Iterable[LaminPath]:
-    if is_lamin(data):
-        yield from resolve_lamin(data, where)
-    elif isinstance(data, Iterable) and not isinstance(data, str | PathLike | Source | Mapping):
-        for item in data:
-            yield from _pick(item, where)
-    else:
-        key = key_of(fspath(data)) if isinstance(data, str | PathLike) else None
-        raise ValueError(
-            f"where={dict(where)} chooses by registries of lamindb, in which {data!r} is not looked up: name data as "
-            f"{key or 'lamindb:<key>'!r}, or leave where out"
-        )
-
-
-def _with_rows(found: LaminPath, source: Source) -> SourceSelection | None:
-    if not found.having:
-        return SourceSelection(source=source)
-    rows = np.flatnonzero(np.logical_and.reduce([having.of(source) for having in found.having]))
-    if not len(rows):
-        logger.warning("no cell of %s has all that is asked for, though its labels are registered", found.name)
-        return None
-    return SourceSelection(source=source, rows=None if len(rows) == source.n_obs else rows)
-
-
-def open_sources(data: Any, *, counts: str = "auto", values: Values = "counts") -> list[Source]:
-    """Open all that ``data`` names, in order; a glob's matches sorted.
+def open_sources(data: Any, options: OpenOptions | None = None, where: Where | None = None) -> list[SourceSelection]:
+    """Open all that ``data`` names, in order; the matches of a glob sorted.
 
     Args:
-        data: A path, a glob, "lamindb:<key>", a lamindb collection or artifact, a `Source`; or an iterable of these. A
-            store, by its path, stands for all of its sources.
-        counts: Which matrix holds the counts; see `open_source`. A store has only one.
-        values: Whether values must be counts; see `open_source`.
+        data: A path, a glob, a string with a registered prefix ("lamindb:<key>"), an object of a registered type, a
+            `Source`; or an iterable of these. A store, by its path, stands for all of its sources.
+        options: What is asked of the values.
+        where: {registry: labels} that the cells must have; for data that can be selected by labels only.
 
     Raises:
         FileNotFoundError: a path does not exist, or a glob matches nothing.
-        NotCountsError: values must be counts, and a store has others.
-        TypeError: something that is none of these.
-        ValueError: nothing is named.
+        LookupError: no cell has the labels of ``where``.
+        NotCountsError: a source has no counts.
+        TypeError: something is none of these, or a plug-in returns what is not a source.
+        ValueError: nothing is named, no source is registered for a prefix, or ``where`` does not apply to the data.
     """
-    sources: list[Source] = []
-    for item in _locate(data):
-        if isinstance(item, Source):
-            sources.append(item)
-        elif item.suffix == SUFFIX or (item / MANIFEST).is_file():
-            sources += _of_store(item, values)
-        else:
-            sources.append(open_source(item, counts=counts, values=values))
-    if not sources:
+    options = options or OpenOptions()
+    found: list[SourceSelection] = []
+    for name, run in groupby(_named(data), key=itemgetter(0)):
+        addresses = [address for _, address in run]
+        found += (_selection(opened, name) for opened in _opened(name, addresses, options, where))
+    if not found:
         raise ValueError("no data: give at least one path, glob, lamindb key or source")
-    return sources
+    return found
 
 
-def _of_store(path: Path, values: Values) -> list[StoreSource]:
-    sources = Store.open(path).sources
-    other = [source.name for source in sources if source.counts != "counts"]
-    if values == "counts" and other:
-        raise NotCountsError(
-            f"{path} was made of values that need not be counts ({other[0]}): pass values='any' to read them as they "
-            "are, or convert the sources again"
+def _opened(
+    name: str, addresses: Sequence[Any], options: OpenOptions, where: Where | None
+) -> Iterable[Source | SourceSelection]:
+    opener = None if name is _SOURCE else registry.load("source", name)
+    if where is None:
+        return addresses if opener is None else opener(addresses, options)
+    if not isinstance(opener, SelectsCells):
+        raise ValueError(  # noqa: TRY004 (the opener is right, the option is not)
+            f"where={dict(where)} selects cells by the registries of lamindb, and {addresses[0]!r} is not opened "
+            "through lamindb; name the data as 'lamindb:<key>', or remove where"
         )
-    return sources
+    return opener.select(addresses, options, where)
 
 
-def _locate(data: Any) -> Iterable[Path | Source]:
-    if is_lamin(data):
-        yield from (found.path for found in resolve_lamin(data))
-    elif isinstance(data, Source):
-        yield data
+def _named(data: Any) -> Iterator[tuple[str, Any]]:
+    """Each thing that ``data`` names, after the registered name that stands for it."""
+    if isinstance(data, Source | SourceSelection):
+        yield _SOURCE, data
+    elif isinstance(data, str) and (name := registry.source_for(data)):
+        yield name, data
     elif isinstance(data, str | PathLike):
-        yield from expand(fspath(data))
-    elif isinstance(data, Iterable):
+        for path in expand(fspath(data)):
+            yield str(registry.source_for(path)), path
+    elif name := registry.source_for(data):
+        yield name, data
+    elif isinstance(data, Iterable) and not isinstance(data, Mapping):
         for item in data:
-            yield from _locate(item)
+            yield from _named(item)
     else:
         raise TypeError(
             "data must be paths, globs, 'lamindb:<key>', a lamindb collection or artifact, or sources; "
-            f"not {type(data).__name__}"
+            f"got {_described(data)}"
         )
 
 
+def _selection(opened: object, name: str) -> SourceSelection:
+    if isinstance(opened, SourceSelection):
+        return opened
+    if not isinstance(opened, Source):
+        raise TypeError(f"the plug-in registered for {name!r} must return sources; got {_described(opened)}")
+    return SourceSelection(source=opened)
+
+
+def _described(thing: object) -> str:
+    """A type's name, and what it lacks if it looks like a source."""
+    missing = [member for member in _MEMBERS if not hasattr(thing, member)]
+    lacks = f", which lacks {', '.join(missing)} of a Source" if len(missing) < len(_MEMBERS) - 1 else ""
+    return f"{type(thing).__name__}{lacks}"
+
+
 def expand(path: str) -> list[Path]:
-    """The path, or the sorted paths that a glob matches, absolute only if it is.
+    """The path, or the sorted paths that a glob matches; absolute only if ``path`` is.
 
     Raises:
         FileNotFoundError: nothing matches the glob.
+        ValueError: it is a URL that no source is registered for.
     """
+    if "://" in path:
+        prefixes = [name for name in registry.names("source") if name.endswith((":", "/"))]
+        raise ValueError(
+            f"{path} is not a path on this machine, and no source is registered for its prefix "
+            f"(registered: {', '.join(prefixes)}); download or mount it, and give the path of the copy"
+        )
     path = str(Path(path).expanduser())
     if Path(path).exists() or not any(character in path for character in _GLOB_CHARACTERS):
         return [Path(path)]

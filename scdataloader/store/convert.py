@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+from scdataloader.protocols import OpenOptions
 from scdataloader.sources.anndata.counts import Values
 from scdataloader.sources.locate import open_sources
 from scdataloader.store.reader import Store
@@ -83,7 +84,11 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
     shown = sys.stderr.isatty() if progress is None else progress
     folder = Path(out).expanduser().absolute()
     start = time.perf_counter()
-    sources = open_sources(data, counts=counts, values=values)
+    selections = open_sources(data, OpenOptions(counts=counts, values=values))
+    partial = [selection.source.name for selection in selections if selection.rows is not None]
+    if partial:
+        raise ValueError(f"a store holds whole sources, but only some cells of {partial[0]} are selected")
+    sources = [selection.source for selection in selections]
     written = write_store(folder, sources, options, Help(executor=executor, n_processes=n_processes, shown=shown))
     logger.info("%s", summary(folder, written, time.perf_counter() - start))
     return Store.open(folder)

@@ -111,7 +111,7 @@ class Original:
 
     def without_x(self) -> AnnData:
         """All of it but the matrix, with names as text; the organism is in ``uns`` where the source had it there."""
-        stated = self.source.uns_organism
+        stated = self.source.organism
         key = ORGANISM if stated and stated.startswith("NCBITaxon:") else "organism"
         obs, var = (table.set_axis(table.index.astype(str), axis=0) for table in (self.obs, self.var))
         return AnnData(obs=obs, var=var, uns={key: stated} if stated else {})

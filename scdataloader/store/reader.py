@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.errors import StoreFormatError
+from scdataloader.errors import NotCountsError, StoreFormatError
 from scdataloader.kernels.records.decode import OK, decode_records, locate_records
+from scdataloader.protocols import OpenOptions
 from scdataloader.runtime.read_ahead import read_ahead
 from scdataloader.store.gene_spaces import GeneSpace
 from scdataloader.store.gene_tables import GeneTables
@@ -56,6 +58,23 @@ class Located:
         """Those from ``start`` to ``stop``, as views."""
         arrays = ("rows", "cell", "address", "length", "size", "shard")
         return replace(self, **{name: getattr(self, name)[start:stop] for name in arrays})
+
+
+def open_stores(paths: Sequence[Path], options: OpenOptions) -> Iterator[StoreSource]:
+    """The sources of stores; registered for folders whose name ends in ``.cells``, and those with a manifest.
+
+    Raises:
+        NotCountsError: values must be counts, and a source of a store has others.
+    """
+    for path in paths:
+        sources = Store.open(path).sources
+        other = [source.name for source in sources if source.counts != "counts"]
+        if options.values == "counts" and other:
+            raise NotCountsError(
+                f"{path} holds values that need not be counts ({other[0]}); pass values='any' to read them as they "
+                "are, or convert the sources again"
+            )
+        yield from sources
 
 
 class Store:

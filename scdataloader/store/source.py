@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +13,15 @@ from numpy.typing import NDArray
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import OK
 from scdataloader.kernels.records.unpack import BAD_GENE, unpack_records
+from scdataloader.protocols import ReadCost, SourceSelection
 from scdataloader.runtime.memory import row_buffers
+from scdataloader.runtime.read_ahead import read_ahead
 from scdataloader.store.gene_spaces import GenePlaces
 from scdataloader.store.gene_tables import GeneTables
 from scdataloader.store.manifest import MANIFEST
 from scdataloader.store.shard import WHY
 from scdataloader.store.tables import ROW, Table
-from scdataloader.types import CSRMatrix, CSRRows
+from scdataloader.types import CSRMatrix, CSRRows, RowBuffers
 
 if TYPE_CHECKING:
     from scdataloader.store.reader import Located, Store
@@ -33,7 +36,7 @@ class StoreSource:
         record = store.manifest.sources[number]
         self.name = record.name
         self.n_obs = record.n_cells
-        self.uns_organism = record.uns_organism
+        self.organism = record.uns_organism
         self.counts = record.kind
         self.fingerprint = record.fingerprint
         self.obs_table = Table(store.path, record.obs)
@@ -78,15 +81,24 @@ class StoreSource:
             self._rows = rows
         return self._rows
 
-    @property
     def nnz(self) -> NDArray[np.int64]:
         """``(n_obs,)`` number of values of each cell."""
         return self.store.sizes()[self.rows].astype(np.int64)
 
     @property
-    def stored_offsets(self) -> NDArray[np.int64]:
-        """``(n_obs + 1,)`` offsets of the values of its cells, laid end to end."""
-        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.nnz)])
+    def read_group(self) -> Store:
+        """The store: its sources are read together."""
+        return self.store
+
+    def open_group(
+        self, members: Sequence[SourceSelection], luts: Sequence[NDArray[np.int32]], n_genes: int
+    ) -> StoreGroup:
+        """A reader of several sources of the store."""
+        return StoreGroup(self.store, members, luts, n_genes)
+
+    def obs_names(self) -> pd.Index:
+        """Names of the cells."""
+        return self.whole_obs().index
 
     def whole_obs(self) -> pd.DataFrame:
         """The whole cell table, with its index.
@@ -161,13 +173,84 @@ class StoreSource:
         self.store.shards.release()
 
     def close(self) -> None:
-        """Let go of the store's memory maps."""
+        """Close the store's memory maps, and drop the tables that were read."""
         self.store.close()
-
-    def forget(self) -> None:
-        """As `close`, and let go of all else that can be read again."""
-        self.close()
         self._columns = self._var = self._rows = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StoreSource, (self.store, self.number)
+
+
+class StoreGroup:
+    """Cells of several sources of a store, decoded in one pass: all cells of the store, or a selection.
+
+    Rows are in the store's order wherever that mixes its sources, so that neighbouring rows are neighbours on disk.
+    """
+
+    read_cost = ReadCost(cell=1.0, neighbour=1.0)
+
+    def __init__(
+        self, store: Store, members: Sequence[SourceSelection], luts: Sequence[NDArray[np.int32]], n_genes: int
+    ) -> None:
+        sources = [member.source for member in members if isinstance(member.source, StoreSource)]
+        self._store, self._members, self._sources = store, members, sources
+        self._genes = GeneTables(luts, [source.places for source in sources], n_genes)
+        self._is_whole = sources == store.sources and all(member.rows is None for member in members)
+        self.is_interleaved = store.is_mixed
+        self.fingerprint = store.fingerprint
+
+    def locate(self, rows: NDArray[np.int64]) -> StoreRead:
+        """Where in the mapped files the records of ``rows`` are."""
+        if self._is_whole:
+            found = self._store.locate(rows)
+            return StoreRead(found, self._store.sources_of(found), self._genes)
+        cells, member, _ = self._selected
+        return StoreRead(self._store.locate(cells[rows]), member[rows].astype(np.int64), self._genes)
+
+    def arrange(self, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Values of each member's cells, one member after the other or, where the store mixes its sources, mixed."""
+        if not self.is_interleaved:
+            return values[0] if len(values) == 1 else np.concatenate(values)
+        if not self._is_whole:
+            return np.concatenate(values)[self._selected[2]]
+        out = np.empty(self._store.n_obs, np.result_type(*values))
+        for source, piece in zip(self._sources, values, strict=True):
+            out[source.rows] = piece
+        return out
+
+    @cached_property
+    def _selected(self) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.int64] | slice]:
+        """Of a selection: the cell of the store in each row, its member, and the order of the rows among the members.
+
+        Each is ``(n,)``; the order counts the cells member after member.
+        """
+        of_members = [
+            source.rows if member.rows is None else source.rows[member.rows]
+            for member, source in zip(self._members, self._sources, strict=True)
+        ]
+        cells = np.concatenate(of_members)
+        numbers = np.arange(len(of_members), dtype=np.min_scalar_type(len(of_members)))
+        member = np.repeat(numbers, [len(own) for own in of_members])
+        order = np.argsort(cells) if self.is_interleaved else slice(None)
+        return cells[order], member[order], order
+
+
+class StoreRead:
+    """Records of a store that are located and not decoded yet."""
+
+    def __init__(self, found: Located, member: NDArray[np.int64], genes: GeneTables) -> None:
+        """``member`` (m,) is the look-up table of ``genes`` for each record."""
+        self._found, self.member, self._genes = found, member, genes
+        self.sizes = found.size
+
+    def slice(self, start: int, stop: int) -> StoreRead:
+        """Some of the cells, as views."""
+        return StoreRead(self._found.slice(start, stop), self.member[start:stop], self._genes)
+
+    def read_ahead(self) -> None:
+        """Ask the system to load the records."""
+        read_ahead(self._found.address, self._found.length)
+
+    def write(self, place: NDArray[np.int64], rows: RowBuffers) -> None:
+        """Decode, look up genes and write, in one pass."""
+        self._found.store.decode(self._found, self.member, self._genes, place, rows)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from scdataloader.errors import UnsupportedDataError
-from scdataloader.protocols import Source
+from scdataloader.protocols import HasNames, Source
 from scdataloader.runtime.files import opened_atomically, writing
 from scdataloader.store.manifest import FileRecord, file_record
 from scdataloader.store.source import StoreSource
@@ -80,11 +80,9 @@ def _refuse_repeated(name: str, ids: NDArray[Any]) -> None:
 
 
 def whole_obs(source: Source) -> pd.DataFrame:
-    """The cell table of a source, with its index where the source can give it."""
-    if hasattr(source, "whole_obs"):
-        frame: pd.DataFrame = source.whole_obs()
-        return frame
-    return source.obs(list(getattr(source, "obs_columns", ())))
+    """The cell table of a source, indexed by the names of its cells where it has names."""
+    frame = source.obs(list(source.obs_columns))
+    return frame.set_axis(source.obs_names()) if isinstance(source, HasNames) else frame
 
 
 def write_table(folder: Path, path: str, frame: pd.DataFrame, name: str) -> FileRecord:

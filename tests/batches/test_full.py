@@ -9,7 +9,7 @@ import torch
 from scdataloader.batches.full import Dense, SelectedGenes, Sparse
 from scdataloader.batches.transforms import Log1p, Normalize, QuantileBins, transformed
 from scdataloader.collection.collection import Collection
-from scdataloader.protocols import Collate, Transform
+from scdataloader.protocols import BatchContext, Collate, Transform
 from tests.cells import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(20)]
@@ -94,7 +94,7 @@ def test_transforms_refuse_senseless_options(bad):
 def test_batches_split_off_together_are_those_made_one_by_one(batch, batch_size, pad):
     if pad:
         batch = replace(batch, pad=np.arange(6) > 3)
-    split = Sparse().split(batch, batch_size)
+    split = Sparse().many(batch, batch_size)
     single = [Sparse()(batch.slice(at, min(at + batch_size, 6)), RNG) for at in range(0, 6, batch_size)]
     assert len(split) == len(single)
     for got, expected in zip(split, single, strict=True):
@@ -139,14 +139,15 @@ def test_selected_values_belong_to_their_genes(batch, how, fill):
 
 def test_given_genes_come_in_their_order(batch):
     collection = Collection.open([MemorySource("a", named_values(6, 20), GENES)])
-    chosen = SelectedGenes(how="given", genes=[GENES[7], GENES[3], GENES[19]]).numbered(collection.vocabulary)
+    context = BatchContext(vocabulary=collection.vocabulary)
+    chosen = SelectedGenes(how="given", genes=[GENES[7], GENES[3], GENES[19]]).bind(context)
     out = chosen(batch, RNG)
     assert np.array_equal(out["x"], dense(batch)[:, [7, 3, 19]])
     assert out["genes"][0].tolist() == [7, 3, 19]
     with pytest.raises(KeyError, match=r"1 of 2 given genes are not in the vocabulary.*'XIST'"):
-        SelectedGenes(how="given", genes=[GENES[0], "XIST"]).numbered(collection.vocabulary)
+        SelectedGenes(how="given", genes=[GENES[0], "XIST"]).bind(context)
     with pytest.raises(ValueError, match="given twice"):
-        SelectedGenes(how="given", genes=[GENES[0], GENES[0]]).numbered(collection.vocabulary)
+        SelectedGenes(how="given", genes=[GENES[0], GENES[0]]).bind(context)
 
 
 @pytest.mark.parametrize(

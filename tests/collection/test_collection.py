@@ -174,7 +174,7 @@ def test_a_value_that_is_no_count_is_refused():
     values[1, 2] = 0.5
     collection = Collection.open([MemorySource("f", values, GENES[:4], mapped=True)])
     collection.read(np.array([0, 2]))
-    with pytest.raises(NotCountsError, match="cell 1 of f has a value that is no count"):
+    with pytest.raises(NotCountsError, match="cell 1 of f has a value that is not a count"):
         collection.read(np.array([0, 2, 1]))
 
 

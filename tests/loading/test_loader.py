@@ -236,7 +236,7 @@ def test_an_error_in_a_thread_reaches_the_caller():
     values[40, 0] = -1
     broken = Collection.open([MemorySource("n", values, GENES[:5], mapped=True)])
     loader = Loader(broken, SequentialSampler(50), Dense(), batch_size=5)
-    with pytest.raises(ValueError, match="cell 40 of n has a value that is no count"):
+    with pytest.raises(ValueError, match="cell 40 of n has a value that is not a count"):
         list(loader)
 
 

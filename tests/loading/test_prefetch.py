@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scdataloader.batches.full import Dense
-from scdataloader.collection.collection import Collection, Found
+from scdataloader.collection.collection import CellLocations, Collection
 from scdataloader.loading.loader import Loader
 from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, Subset
 from tests.cells import MemorySource, named_values
@@ -70,7 +70,7 @@ def test_whole_windows_of_the_sampler_are_drawn_together(window, options, togeth
     assert {last - first for first, last in windows[2:-1]} == {together}
     drawn = prefetcher._drawn(0, *windows[2])
     prefetcher._prepare(0, drawn.slice(0, 1))  # which tells how little room a batch takes
-    pieces = [len(piece.found) for piece in prefetcher._pieces(drawn)]
+    pieces = [len(piece.located) for piece in prefetcher._pieces(drawn)]
     assert sum(pieces) == together
     assert set(pieces[:-1]) <= {at_once}
     assert pieces[-1] <= at_once
@@ -78,11 +78,11 @@ def test_whole_windows_of_the_sampler_are_drawn_together(window, options, togeth
 
 def test_the_disk_is_asked_for_each_row_once_and_before_it_is_read(monkeypatch):
     events = []
-    read, ask = Collection.read_found, Found.read_ahead
+    read, ask = Collection.read_located, CellLocations.read_ahead
     monkeypatch.setattr(
-        Collection, "read_found", lambda c, found: (events.append(("read", found.rows)), read(c, found))[1]
+        Collection, "read_located", lambda c, found: (events.append(("read", found.rows)), read(c, found))[1]
     )
-    monkeypatch.setattr(Found, "read_ahead", lambda found: (events.append(("ask", found.rows)), ask(found)))
+    monkeypatch.setattr(CellLocations, "read_ahead", lambda found: (events.append(("ask", found.rows)), ask(found)))
     batches = list(loader(SequentialSampler(N), num_threads=1))
     asked = np.concatenate([rows for event, rows in events if event == "ask"])
     assert np.array_equal(np.sort(asked), np.arange(N))
@@ -97,9 +97,9 @@ def test_the_disk_is_asked_for_each_row_once_and_before_it_is_read(monkeypatch):
 
 def test_a_resumed_pass_reads_up_to_the_next_edge_first(monkeypatch):
     read = []
-    whole_read = Collection.read_found
+    whole_read = Collection.read_located
     monkeypatch.setattr(
-        Collection, "read_found", lambda c, found: (read.append(sorted(found.rows)), whole_read(c, found))[1]
+        Collection, "read_located", lambda c, found: (read.append(sorted(found.rows)), whole_read(c, found))[1]
     )
     edge = 8192 // 200 * 200
     state = loader(Spread(N, 200)).state_dict() | {"samples_seen": edge - 50}
@@ -115,9 +115,9 @@ def test_a_thread_reads_no_more_cells_than_it_makes_a_task_of(monkeypatch):
         return {"row": torch.from_numpy(batch.row), "x": torch.zeros(len(batch), 100_000)}  # 4 MB a batch
 
     read = []
-    whole_read = Collection.read_found
+    whole_read = Collection.read_located
     monkeypatch.setattr(
-        Collection, "read_found", lambda c, found: (read.append(len(found.rows)), whole_read(c, found))[1]
+        Collection, "read_located", lambda c, found: (read.append(len(found.rows)), whole_read(c, found))[1]
     )
     rows = [batch["row"] for batch in Loader(collection(), SequentialSampler(2000), wide, batch_size=10)]
     assert np.array_equal(np.concatenate(rows), np.arange(2000))

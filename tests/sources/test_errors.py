@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.sources import open_source
+from scdataloader.sources.locate import open_sources
 from tests.sources.source_files import (
     H5_COMPRESSIONS,
     N_OBS,
@@ -44,8 +45,10 @@ def test_no_such_path(path: Path) -> None:
 
 
 def test_remote_path() -> None:
-    with pytest.raises(FileNotFoundError, match=r"s3://bucket/a.h5ad is not a path on this machine: fetch it first"):
+    with pytest.raises(ValueError, match=r"s3://bucket/a.h5ad is not a path on this machine.*download"):
         open_source("s3://bucket/a.h5ad")
+    with pytest.raises(ValueError, match=r"s3://bucket/a.h5ad is not a path on this machine.*lamindb:.*download"):
+        open_sources("s3://bucket/a.h5ad")
 
 
 def test_paths_may_be_strings_and_start_at_home(path: Path, monkeypatch) -> None:
@@ -205,8 +208,8 @@ def test_obs_keeps_categories_order_and_reads_only_what_is_asked_for(path: Path)
 def test_organism_in_uns(tmp_path: Path, uns: dict, expected: str | None) -> None:
     adata = make(sp.csr_matrix(coordinates()))
     adata.uns.update(uns)
-    assert open_source(write_h5ad(tmp_path / "a.h5ad", adata, {})).uns_organism == expected
-    assert open_source(write_zarr(tmp_path / "a.zarr", adata, "v2")).uns_organism == expected
+    assert open_source(write_h5ad(tmp_path / "a.h5ad", adata, {})).organism == expected
+    assert open_source(write_zarr(tmp_path / "a.zarr", adata, "v2")).organism == expected
 
 
 def test_filter_that_is_not_available(tmp_path: Path) -> None:

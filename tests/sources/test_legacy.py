@@ -46,7 +46,7 @@ def check(path: Path, expected: np.ndarray, counts: str) -> None:
         assert obs["kind"].tolist() == [["a", "b", "c"][code] for code in CODES]
         assert source.obs(["number"]).shape == (N_OBS, 1)
         assert source.fingerprint == source.fingerprint
-        assert source.uns_organism == "human"
+        assert source.organism == "human"
 
 
 @pytest.mark.parametrize("kind", ["csr", "dense"])

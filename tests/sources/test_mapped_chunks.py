@@ -61,7 +61,7 @@ def test_default_file(tmp_path: Path, dtype: str, index_dtype: str) -> None:
     with open_source(write_default(tmp_path / "a.h5ad", matrix)) as source:
         assert isinstance(source._matrix().reader, ChunkMappedCSR)
         assert source.matrix is None
-        assert source.reads_cheaply
+        assert source.read_cost.is_flat
         for rows in ([], [0], [699, 0, 699], np.arange(700), np.random.default_rng(0).integers(0, 700, 999)):
             check(source, matrix, rows)
 
@@ -99,7 +99,7 @@ def test_views_are_not_kept(tmp_path: Path, data: str, indices: str, cheap: bool
         rewrite(file["X/indices"], H5_COMPRESSIONS[indices])
     with open_source(path) as source:
         check(source, sp.csr_matrix(x), np.arange(N_OBS))
-        assert source.reads_cheaply == cheap
+        assert source.read_cost.is_flat == cheap
         if not cheap:
             reader = source._matrix().reader
             assert isinstance(reader, ChunkedCSR)
@@ -139,7 +139,7 @@ def test_chunks_that_were_never_written(tmp_path: Path) -> None:
         file["X/data"][:SMALL_CHUNK] = values[:SMALL_CHUNK]
         values[SMALL_CHUNK:] = 3
     with open_source(path) as source:
-        assert not source.reads_cheaply
+        assert not source.read_cost.is_flat
         read = source.read(np.arange(N_OBS))
         np.testing.assert_array_equal(read.data, values)
 

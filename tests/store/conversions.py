@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,13 @@ class Stored:
     """A cell that cannot be read."""
     n_read: int = 0
     """Calls of read."""
-    obs_columns: list[str] = field(init=False)
 
     def __post_init__(self):
-        self.obs_columns = list(self.table.columns)
         self.read_stored = self._read_stored if self.reads_stored else self.read
+
+    @property
+    def obs_columns(self):
+        return list(self.table.columns)
 
     @property
     def n_obs(self) -> int:
@@ -58,8 +60,8 @@ class Stored:
                 raise KeyError(f"{self.name} has no obs column {column!r}")
         return self.table[list(columns)].reset_index(drop=True)
 
-    def whole_obs(self):
-        return self.table
+    def obs_names(self):
+        return self.table.index
 
     def _read_stored(self, rows):
         self.n_read += 1

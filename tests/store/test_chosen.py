@@ -40,7 +40,7 @@ def opened(chosen, vocabulary=None):
 def cells_of(collection):
     """Source and row there of each cell."""
     names = np.array([part.source.name for part in collection.parts])
-    of_source = names[collection.find(np.arange(len(collection))).part]
+    of_source = names[collection.locate(np.arange(len(collection))).source]
     return list(zip(of_source.tolist(), collection.obs(["row"])["row"].tolist(), strict=True))
 
 
@@ -100,7 +100,7 @@ def test_another_order_of_the_same_cells_is_another_collection(stores):
 
 def test_small_reads_of_a_choice_are_cheap(stores):
     source = stores["shuffled"].sources[1]
-    assert opened([SourceSelection(source=source, rows=np.arange(3))]).reads_cheaply
+    assert opened([SourceSelection(source=source, rows=np.arange(3))]).read_cost.is_flat
 
 
 def _of(values, rows):

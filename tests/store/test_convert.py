@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scdataloader.errors import NotCountsError, StoreFormatError
+from scdataloader.protocols import OpenOptions
 from scdataloader.sources import open_source
 from scdataloader.sources.locate import open_sources
 from scdataloader.store.convert import convert
@@ -133,7 +134,7 @@ def test_counts_that_float32_has_not(tmp_path, out, how, dtype):
 def test_a_source_of_the_users_own_needs_no_more_than_the_protocol(out):
     values = named_values(11, 30)
     source = MemorySource("own", values, [f"g{i}" for i in range(30)])
-    del source.obs_columns, source.matrix, source.uns_organism
+    del source.matrix, source.organism
     found = here([source], out).to_anndata()
     np.testing.assert_array_equal(found.X.toarray(), values)
     assert list(found.obs.columns) == []
@@ -184,7 +185,7 @@ def test_organisms_come_along(tmp_path, out):
     adata = make(sp.csr_matrix(coordinates()))
     adata.uns["organism"] = "mouse"
     adata.write_h5ad(tmp_path / "a.h5ad")
-    assert here(tmp_path / "a.h5ad", out).sources[0].uns_organism == "mouse"
+    assert here(tmp_path / "a.h5ad", out).sources[0].organism == "mouse"
 
 
 def test_a_cell_without_values_and_a_source_without_cells(out):
@@ -217,7 +218,7 @@ def test_the_path_of_a_store_opens_all_its_sources(tmp_path, out):
     paths = write_files(tmp_path)
     here(paths, out)
     found = open_sources([paths[0], out])
-    assert [source.name for source in found] == ["0.h5ad", "0.h5ad", "1.h5ad"]
+    assert [selection.source.name for selection in found] == ["0.h5ad", "0.h5ad", "1.h5ad"]
     out.rename(tmp_path / "renamed")
     assert len(open_sources(str(tmp_path / "renamed"))) == 2
     (tmp_path / "empty.cells").mkdir()
@@ -227,9 +228,9 @@ def test_the_path_of_a_store_opens_all_its_sources(tmp_path, out):
 
 def test_floats_are_no_counts_from_a_store_either(out):
     here([counted("a", 3, 5, 0)], out, values="any")
-    with pytest.raises(NotCountsError, match=r"atlas.cells was made .* \(a\): pass values='any'"):
+    with pytest.raises(NotCountsError, match=r"atlas.cells holds values .* \(a\); pass values='any'"):
         open_sources(out)
-    assert len(open_sources(out, values="any")) == 1
+    assert len(open_sources(out, OpenOptions(values="any"))) == 1
 
 
 def test_mapped_files_take_no_memory_for_long(tmp_path, out):

@@ -136,7 +136,7 @@ def test_a_damaged_space_is_not_added_to(tmp_path):
 def test_in_the_vocabulary_of_all_genes_every_source_is_a_shift_away(tmp_path):
     made = [source("a", HUMAN[:40]), source("b", MOUSE[::2]), source("c", HUMAN[20:]), source("d", MOUSE)]
     for part in made[1::2]:
-        part.uns_organism = "mouse"
+        part.organism = "mouse"
     store = here(made, tmp_path / "s.cells", layout="shuffled")
     collection = Collection.open(tmp_path / "s.cells")
     (segment,) = collection._segments

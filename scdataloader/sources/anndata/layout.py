@@ -173,6 +173,17 @@ def read_frame(root: Node, location: str) -> pd.DataFrame:
     return frame.set_index(frame.columns[0])
 
 
+def read_index(root: Node, location: str) -> pd.Index:
+    """The index of a table; of old encodings, the whole table is read for it."""
+    node = lookup(root, location)
+    if node is None or is_array(node) or "_index" not in node.attrs:
+        return read_frame(root, location).index
+    key = _text(node.attrs["_index"])
+    with old_formats():
+        index: pd.Index = pd.Index(read_elem(node[key]), name=None if key == "_index" else key)
+    return index
+
+
 def _record_categories(root: Node) -> dict[str, list[str]]:
     uns = lookup(root, "uns")
     suffix = "_categories"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.kernels.rows import gather
+from scdataloader.protocols import ReadCost
 from scdataloader.runtime.memory import BufferPool
 from scdataloader.sources.anndata import layout
 from scdataloader.sources.anndata.counts import (
@@ -32,7 +33,7 @@ from scdataloader.sources.anndata.fingerprint import content_digest
 from scdataloader.sources.anndata.matrix import StoredMatrix, open_matrix
 from scdataloader.sources.arrays.arrays import StoredArray
 from scdataloader.sources.arrays.mapped import FileMap
-from scdataloader.sources.arrays.matrices import Gathered, nonzero_offsets
+from scdataloader.sources.arrays.matrices import Gathered
 from scdataloader.sources.arrays.transpose import Turn, in_memory
 from scdataloader.types import CSRMatrix, CSRRows
 
@@ -73,7 +74,6 @@ class AnnDataSource(ABC):
     def _drop(self) -> None:
         self._renew()
         self._stored: StoredMatrix | None = None
-        self._dense_indptr: NDArray[np.int64] | None = None
 
     def _renew(self) -> None:
         self._process, self._lock = os.getpid(), threading.Lock()
@@ -151,8 +151,13 @@ class AnnDataSource(ABC):
         with self._opened(self.path) as root:
             return layout.read_frame(root, "obs")
 
+    def obs_names(self) -> pd.Index:
+        """Names of the cells: the index of the cell table. Read anew on each call."""
+        with self._opened(self.path) as root:
+            return layout.read_index(root, "obs")
+
     @property
-    def uns_organism(self) -> str | None:
+    def organism(self) -> str | None:
         """The organism that ``uns`` states, as ontology term or else name; None where it states none, or several."""
         with self._opened(self.path) as root:
             return layout.uns_organism(root)
@@ -170,23 +175,14 @@ class AnnDataSource(ABC):
         return self._matrix().reader.matrix
 
     @property
-    def reads_cheaply(self) -> bool:
-        """Whether small reads cost no more per cell than large ones: nothing has to be decoded for its neighbours."""
-        return self._matrix().reader.reads_cheaply
+    def read_cost(self) -> ReadCost:
+        """Chunks that have to be decoded make a cell dear whose neighbours are not read with it."""
+        return ReadCost(cell=2.0 if self._matrix().reader.reads_cheaply else 500.0, neighbour=2.0)
 
-    @property
-    def indptr(self) -> NDArray[np.int64]:
-        """``(n_obs + 1,)`` offsets of the cells' stored values; of a dense matrix, read for it, its non-zeros."""
-        if (offsets := self.stored_offsets) is not None:
-            return offsets
-        if self._dense_indptr is None:
-            self._dense_indptr = nonzero_offsets(self._matrix().reader, self.n_obs)
-        return self._dense_indptr
-
-    @property
-    def stored_offsets(self) -> NDArray[np.int64] | None:
-        """The same where it is known without reading values; None for a dense matrix."""
-        return self._matrix().reader.indptr
+    def nnz(self) -> NDArray[np.int64] | None:
+        """``(n_obs,)`` number of stored values of each cell; None for a dense matrix."""
+        offsets = self._matrix().reader.indptr
+        return None if offsets is None else np.diff(offsets)
 
     def read(self, rows: NDArray[np.int64]) -> CSRRows:
         """Cells ``rows`` in that order, repeats allowed, in the source's own gene numbering. Thread-safe.
@@ -222,11 +218,7 @@ class AnnDataSource(ABC):
             self._stored.file.release()
 
     def close(self) -> None:
-        """Let go of memory maps and decoded chunks; a later read opens them again."""
-        self._drop()
-
-    def forget(self) -> None:
-        """As `close`, and let go of the gene table."""
+        """Close memory maps, and drop decoded chunks and the gene table; a later read opens them again."""
         self._drop()
         self._var = None
 
@@ -238,13 +230,13 @@ class AnnDataSource(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
-        for key in ("_stored", "_lock", "_process", "_var", "_dense_indptr"):
+        for key in ("_stored", "_lock", "_process", "_var"):
             del kept[key]
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.forget()
+        self.close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}: {self.n_obs} cells, {self._n_genes} genes, {self.counts})"

@@ -250,12 +250,3 @@ def pieces(array: ChunkedArray | MappedArray, size: int) -> Iterator[NDArray[Any
                 yield out
                 out, n_filled = np.empty(size, array.dtype), 0
     yield out[:n_filled]
-
-
-def nonzero_offsets(reader: Reader, n_obs: int) -> NDArray[np.int64]:
-    """``(n_obs + 1,)`` what ``indptr`` would be if a dense matrix were stored sparse; reads all of it, in windows."""
-    sizes, buffers = [np.zeros(1, np.int64)], BufferPool()
-    for start in range(0, n_obs, _WINDOW):
-        rows = reader.read(np.arange(start, min(start + _WINDOW, n_obs)), buffers)
-        sizes.append(np.diff(rows.indptr))
-    return np.cumsum(np.concatenate(sizes))

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.protocols import Source
+from scdataloader.protocols import Closes, HasOrganism, Source
 from scdataloader.store.choice import GeneNames
 from scdataloader.store.manifest import Kind
 from scdataloader.store.tables_store import GeneList
 from scdataloader.store.writing.plan import GROUPED, PlannedSource, split_cells
-from scdataloader.store.writing.tasks import nothing, stored_offsets
+from scdataloader.store.writing.tasks import stored_offsets
 
 LAYOUTS = ("source", "shuffled", f"{GROUPED}<obs column>")
 
@@ -93,8 +93,9 @@ def _scan(
         fingerprint=source.fingerprint,
         n_cells=source.n_obs,
         genes=genes.digest,
-        uns_organism=getattr(source, "uns_organism", None),
+        uns_organism=source.organism if isinstance(source, HasOrganism) else None,
     )
     ranges = split_cells(source.n_obs, cells_per_shard, stored_offsets(source), len(genes.ids))
-    getattr(source, "forget", nothing)()  # gene tables and offsets of thousands of sources would not fit into memory
+    if isinstance(source, Closes):
+        source.close()  # gene tables and offsets of thousands of sources would not fit into memory
     return Scanned(source=source, planned=planned, genes=lists[genes.digest], ranges=ranges)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import NotCountsError, ScDataLoaderError, UnsupportedDataError
 from scdataloader.kernels.records.encode import first_unfit
 from scdataloader.kernels.rows import gather
-from scdataloader.protocols import Source
+from scdataloader.protocols import Closes, HasMatrix, HasSizes, ReadsStored, Source
 from scdataloader.runtime.files import writing
 from scdataloader.runtime.processes import ProcessPool, WorkerDiedError, n_cores, uninterrupted
 from scdataloader.store.manifest import Kind
@@ -166,13 +166,13 @@ class EncodeCells:
         source, folder = self.source, self.place.folder
         offsets = stored_offsets(source)
         own = None if offsets is None else offsets[self.first : self.last + 1]
-        release = getattr(source, "release", nothing)
         with noting(self.place, self.path) as note, shard_writer(folder, self.path, self.kind, self.n_space) as writer:
             for start, stop in blocks(self.n_cells, own, len(self.rank)):
                 with of_source(source, self.first + start, self.first + stop):
                     rows = stored_rows(source, self.first + start, self.first + stop)
                 self._append(writer, rows, self.first + start)
-                release()
+                if isinstance(source, Closes):
+                    source.release()
                 note(stop)
             with writing(folder / self.path):
                 record = writer.finish(self.number)
@@ -238,16 +238,19 @@ class WriteObs:
 
 def stored_offsets(source: Source) -> NDArray[np.int64] | None:
     """``(n_obs + 1,)`` offsets of the values of a source's cells; None where only reading them would tell."""
-    matrix = getattr(source, "matrix", None)
-    offsets: NDArray[np.int64] | None = getattr(source, "stored_offsets", None) if matrix is None else matrix.indptr
-    return offsets
+    matrix = source.matrix if isinstance(source, HasMatrix) else None
+    if matrix is not None:
+        return matrix.indptr
+    sizes = source.nnz() if isinstance(source, HasSizes) else None
+    return None if sizes is None else np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
 
 
 def stored_rows(source: Source, first: int, last: int) -> CSRMatrix:
     """Cells ``[first, last)`` with values as they are stored, where the source can tell; as views where they lie so."""
-    matrix: CSRMatrix | None = getattr(source, "matrix", None)
+    matrix = source.matrix if isinstance(source, HasMatrix) else None
     if matrix is None:
-        read = getattr(source, "read_stored", source.read)(np.arange(first, last))
+        rows = np.arange(first, last)
+        read = source.read_stored(rows) if isinstance(source, ReadsStored) else source.read(rows)
         return CSRMatrix(indptr=read.indptr, indices=read.indices, data=read.data)
     begin, end = matrix.indptr[first], matrix.indptr[last]
     return CSRMatrix(

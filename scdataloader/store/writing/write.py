@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from scdataloader.errors import WriteError
-from scdataloader.protocols import Source
+from scdataloader.protocols import Closes, Source
 from scdataloader.runtime.files import writing
 from scdataloader.runtime.progress import cells_bar
 from scdataloader.store.choice import GeneNames, Spaces
@@ -32,7 +32,7 @@ from scdataloader.store.writing.lock import Claim, claimed
 from scdataloader.store.writing.plan import UNORDERED, Plan, load_record
 from scdataloader.store.writing.reorder import relayout_tasks
 from scdataloader.store.writing.scan import Options, Scanned, scan
-from scdataloader.store.writing.tasks import EncodeCells, Place, Task, WriteObs, nothing, run_tasks, workers
+from scdataloader.store.writing.tasks import EncodeCells, Place, Task, WriteObs, run_tasks, workers
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,8 @@ class _Conversion:
             path = f"var/{digest}.parquet"
             if digest not in written and not (self._folder / path).exists():
                 write_table(self._folder, path, GeneList.of(one.source).table, one.planned.name)
-                getattr(one.source, "forget", nothing)()
+                if isinstance(one.source, Closes):
+                    one.source.close()
             written.add(digest)
         for i, ids in enumerate(self._spaces.new):
             path = self._plan.space_path(i)
