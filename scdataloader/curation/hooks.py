@@ -1,8 +1,7 @@
-"""The user's own steps: functions that take blocks of cells as AnnData, and give AnnData back."""
+"""Hooks: the user's functions from a block of cells, as AnnData, to AnnData."""
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.util
 import re
@@ -19,44 +18,45 @@ from anndata import AnnData
 Hook = Callable[[AnnData], AnnData]
 
 _INSTALLED = frozenset(sysconfig.get_paths().values())
+_IMPORT = re.compile(r"^\s*(?:from|import)\b.*", re.MULTILINE)
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class HookError(RuntimeError):
-    """A user's hook has raised something."""
+    """A hook, or its module, raised an error."""
 
 
 def apply_hooks(names: Sequence[str], block: AnnData) -> AnnData:
-    """A block of cells after each of the hooks, in order.
+    """Apply hooks to a block of cells, in order.
 
     Raises:
-        LookupError: there is no such module, or it has no such function.
-        TypeError: a hook gives something else.
-        ValueError: the name of a hook has another form.
-        HookError: a hook raises anything.
+        LookupError: a module does not exist, or does not have the function.
+        TypeError: a hook does not return an AnnData.
+        ValueError: the name of a hook is not of the form ``module:function``.
+        HookError: a hook raised an error.
     """
     for name in names:
         hook = load_hook(name)
-        with _told(f"the hook {name!r}"):
+        with _translate_errors(f"the hook {name!r}"):
             made = hook(block)
         if not isinstance(made, AnnData):
-            raise TypeError(f"the hook {name!r} has to give an AnnData, not {type(made).__name__}")
+            raise TypeError(f"the hook {name!r} returned {type(made).__name__}; expected an AnnData")
         block = made
     return block
 
 
 @cache
 def load_hook(name: str) -> Hook:
-    """The function that ``module:function`` names; modules are also looked for in the working directory.
+    """Import the function that ``module:function`` names; the working directory is searched, too.
 
     Raises:
-        LookupError: there is no such module, or it has no such function.
-        ValueError: the name has another form.
-        HookError: the module raises anything.
+        LookupError: the module does not exist, or does not have the function.
+        ValueError: the name is not of this form.
+        HookError: the module raised an error.
     """
     _module_file(name)
     module, function = _parts(name)
-    with _working_directory(), _told(f"the module of the hook {name!r}"):
+    with _working_directory(), _translate_errors(f"the module of the hook {name!r}"):
         found = getattr(importlib.import_module(module), function, None)
     if found is None:
         raise LookupError(f"the module {module!r} of the hook {name!r} has no function {function!r}")
@@ -65,47 +65,38 @@ def load_hook(name: str) -> Hook:
 
 
 def hook_files(name: str) -> list[Path]:
-    """The source that a hook is of, sorted: its module, or all of its package, and what it imports from beside these.
+    """Source files of a hook, sorted: its module, or its whole package, and what these import from the folder beside.
 
-    Of what is installed only that itself. Nothing is imported for it, but the packages that the module is in.
+    Of an installed hook, only its own module or package. Nothing is imported, except the packages of the module.
 
     Raises:
-        LookupError: there is no such module, or it has no file.
+        LookupError: the module does not exist, or has no file.
         ValueError: the name is not of the form ``module:function``.
     """
     path, package = _module_file(name), name.partition(":")[0].partition(".")[0]
     root = next((folder for folder in path.parents if folder.name == package), None)
     is_module = path.name == f"{package}.py" or root is None
-    found = {path} if is_module or root is None else set(root.rglob("*.py"))
+    files = {path} if is_module or root is None else set(root.rglob("*.py"))
     beside = path.parent if is_module or root is None else root.parent
-    left = [] if str(beside) in _INSTALLED else list(found)
+    left = [] if str(beside) in _INSTALLED else list(files)
     while left:
-        new = set(_imported(left.pop(), beside)) - found
-        found |= new
+        new = _imported(left.pop(), beside) - files
+        files |= new
         left += new
-    return sorted(found)
+    return sorted(files)
 
 
-def _imported(path: Path, folder: Path) -> Iterator[Path]:
-    """Files of modules and packages in a folder that a file imports."""
-    for name in _imported_names(path, path.stat().st_mtime_ns):
-        beside = folder / name
-        if beside.with_suffix(".py").is_file():
-            yield beside.with_suffix(".py")
-        elif (beside / "__init__.py").is_file():
-            yield from beside.rglob("*.py")
-
-
-@cache
-def _imported_names(path: Path, mtime_ns: int) -> frozenset[str]:  # noqa: ARG001 (it tells contents apart)
-    """First parts of the names of modules."""
-    try:
-        nodes = list(ast.walk(ast.parse(path.read_bytes())))
-    except SyntaxError:  # whoever imports it will tell
-        return frozenset()
-    names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
-    names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    return frozenset(name.partition(".")[0] for name in names if name)
+def _imported(path: Path, folder: Path) -> set[Path]:
+    """Files of the modules and packages in a folder that are named in import statements of a file."""
+    statements = _IMPORT.findall(path.read_text(encoding="utf-8", errors="replace"))
+    files: set[Path] = set()
+    for name in {name for statement in statements for name in re.findall(r"\w+", statement)}:
+        package = folder / name
+        if package.with_suffix(".py").is_file():
+            files.add(package.with_suffix(".py"))
+        if (package / "__init__.py").is_file():
+            files.update(package.rglob("*.py"))
+    return files
 
 
 def _module_file(name: str) -> Path:
@@ -116,20 +107,20 @@ def _module_file(name: str) -> Path:
         except ImportError:
             spec = None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise LookupError(f"there is no module {module!r} for the hook {name!r}, neither installed nor in {Path.cwd()}")
+        raise LookupError(f"no module {module!r} for the hook {name!r}, neither installed nor in {Path.cwd()}")
     return Path(spec.origin)
 
 
 def _parts(name: str) -> tuple[str, str]:
     module, _, function = name.partition(":")
     if not _NAME.fullmatch(name):
-        raise ValueError(f"a hook is named as module:function, such as my_steps:fix_names, not {name!r}")
+        raise ValueError(f"{name!r} is not the name of a hook; expected module:function, such as my_steps:fix_names")
     return module, function
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Around the user's code, which may raise anything."""
+def _translate_errors(what: str) -> Iterator[None]:
+    """Turn any error of the user's code into a `HookError` with the place where it was raised."""
     try:
         yield
     except Exception as error:
@@ -141,7 +132,7 @@ def _told(what: str) -> Iterator[None]:
 
 @contextmanager
 def _working_directory() -> Iterator[None]:
-    """A command that is installed does not look for modules where it is called."""
+    """Search the working directory for modules, as ``python -m`` does and an installed command does not."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:

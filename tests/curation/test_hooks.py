@@ -117,7 +117,7 @@ def test_what_hooks_give_is_put_in_order(tmp_path, hooks):
 @pytest.mark.parametrize(
     ("code", "why"),
     [
-        ("def hook(block): return None", "has to give an AnnData, not NoneType"),
+        ("def hook(block): return None", "returned NoneType; expected an AnnData"),
         ("def hook(block): raise ValueError('not this one')", "raised ValueError (not this one) in line 1 of"),
         (
             "def hook(block): return block.no_such",

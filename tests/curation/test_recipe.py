@@ -98,10 +98,10 @@ def test_values_of_a_rule_are_the_same_in_yaml_and_json_and_on_the_command_line(
     ("options", "error", "why"),
     [
         ({"genes": {"human": "gone.csv"}}, FileNotFoundError, "the recipe names gone.csv, which does not exist"),
-        ({"before": ["no_such_module:f"]}, LookupError, "there is no module 'no_such_module' for the hook"),
+        ({"before": ["no_such_module:f"]}, LookupError, "no module 'no_such_module' for the hook"),
         ({"after": ["json:no_such"]}, LookupError, "the module 'json' of the hook 'json:no_such' has no function"),
-        ({"after": ["json"]}, ValueError, "a hook is named as module:function"),
-        ({"after": [".x:f"]}, ValueError, "a hook is named as module:function"),
+        ({"after": ["json"]}, ValueError, "expected module:function"),
+        ({"after": [".x:f"]}, ValueError, "expected module:function"),
         ({"labels": {"cell_type": ["CLX"]}}, ValueError, "has no ontology 'CLX' in schema"),
         ({"assays": ["no such assay"]}, ValueError, "'no such assay' is not a term of EFO"),
     ],
