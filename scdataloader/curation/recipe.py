@@ -1,4 +1,4 @@
-"""Everything that decides what becomes of a file."""
+"""Recipes: the options of curation, with rules for single files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from scdataloader.ontology.readers import guide_name
 from scdataloader.schema import LABEL_COLUMNS
 
 STEPS = 2
-"""Counts up whenever the same recipe begins to give something else."""
+"""Version of the curation steps; it is part of the hash of each recipe."""
 
 BIONTY = "bionty"
-"""In place of a gene table: the genes that the connected lamindb instance has."""
+"""Stands for a gene table with the genes of the connected lamindb instance."""
 
 _NUMBERS = (
     *("min_genes_per_cell", "min_counts_per_cell", "min_cells_per_gene"),
@@ -36,18 +36,18 @@ def _standard_labels() -> dict[str, list[str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What only some of the files need to be told.
+    """Options for some of the files.
 
     Args:
-        organism: Their organism, by any usual name; None where obs, uns or the gene ids say it.
-        counts: Which matrix holds the counts; None as in the recipe.
-        genes: The column of var that holds gene ids or symbols; None finds it.
-        columns: {column of the file: standard column to make of it}, such as
-            {"Celltype": "cell_type_ontology_term_id"}; the column itself stays.
-        values: {obs column: {value: what stands in its place}}, of columns of the file or those made by ``columns``,
-            such as {"cell_type_ontology_term_id": {"Naive CD4 T": "CL:0000895", "debris": "unknown"}}. Values are
-            compared as text; other values stay, as text.
-        constants: {obs column: the one value for all cells}.
+        organism: Organism by id or name; None takes it from obs, uns or the gene ids.
+        counts: Matrix of the counts; None as in the recipe.
+        genes: Column of var with gene ids or symbols; None finds it.
+        columns: {column of the file: standard column to make from it}, such as
+            {"Celltype": "cell_type_ontology_term_id"}; the column itself is kept.
+        values: {obs column: {value: replacement}}, for columns of the file and those made by ``columns``, such as
+            {"cell_type_ontology_term_id": {"Naive CD4 T": "CL:0000895", "debris": "unknown"}}. Values are compared as
+            text; all other values are kept, as text.
+        constants: {obs column: value for all cells}.
     """
 
     organism: str | None = None
@@ -61,14 +61,14 @@ class Rule:
         targets = [*self.columns.values(), *self.constants]
         twice = sorted({target for target in targets if targets.count(target) > 1})
         if twice:
-            raise ValueError(f"a rule gives {', '.join(twice)} more than once, by its columns or constants; leave one")
+            raise ValueError(f"a rule makes {', '.join(twice)} more than once, in columns or constants; keep one")
         # YAML reads the name of a cluster as a number
         texts = {column: {label_text(value): to for value, to in put.items()} for column, put in self.values.items()}
         for column, put in self.values.items():
             if column in self.constants:
-                raise ValueError(f"a rule replaces values of {column}, and gives it one value for all cells; leave one")
+                raise ValueError(f"a rule has both values and a constant for {column}; keep one")
             if len(texts[column]) < len(put):
-                raise ValueError(f"a rule replaces a value of {column} twice, as a number and as text; leave one")
+                raise ValueError(f"a rule replaces a value of {column} twice, as a number and as text; keep one")
         object.__setattr__(self, "values", texts)
         if self.organism is not None:
             normalise_organism(self.organism)
@@ -76,35 +76,34 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides what becomes of a file, besides its content.
+    """The options of curation. Together with the content of a file they determine its output.
 
     Args:
-        genes: {organism: a gene table}, a csv, tsv or parquet file of ids, symbols and perhaps synonyms, or "bionty"
-            for the genes that the connected lamindb instance has. Genes of an organism without table are kept by their
+        genes: {organism: gene table}, a csv, tsv or parquet file of ids, symbols and optionally synonyms, or "bionty"
+            for the genes of the connected lamindb instance. Genes of an organism without a table are kept by their
             Ensembl-style ids.
-        unmatched_genes: Whether genes that the table lacks are dropped, or kept under their own names.
-        min_gene_overlap: Least share of genes that a file has in common with its table, relative to the smaller of the
+        unmatched_genes: Whether to drop genes that the table lacks, or keep them under their own names.
+        min_gene_overlap: Minimum fraction of genes that a file shares with its table, relative to the smaller of the
             two.
-        counts: Which matrix holds the counts: "X", "layers/<key>", "raw", or "auto" for the first that does.
-        mixed_organisms: What to do with a file whose obs names several organisms: "refuse" it, or "split" it into one
-            output for each.
-        labels: {obs column: ontologies}, the columns whose labels are standardised where a file has them. An ontology
-            is one of the CELLxGENE schema, such as "CL", or an OBO or OWL file.
+        counts: Matrix of the counts: "X", "layers/<key>", "raw", or "auto" for the first that holds counts.
+        mixed_organisms: Whether to refuse a file with several organisms in obs, or to split it into one output each.
+        labels: {obs column: ontologies} of the columns whose labels are standardised. An ontology is one of the
+            CELLxGENE schema, such as "CL", or an OBO or OWL file.
         required: Columns without which a file fails.
-        n_mads: How many median absolute deviations from the median make a cell an outlier.
-        drop_outliers: Whether outliers are dropped; they are flagged in any case.
-        min_genes_per_cell: Cells with fewer genes are dropped.
-        min_counts_per_cell: Cells with a smaller total count are dropped.
-        max_pct_mt: Cells with a larger share of mitochondrial counts, in percent, are dropped; None keeps all.
-        min_cells_per_gene: Genes that fewer of the remaining cells express are dropped.
-        assays: Only cells of these assays, or of kinds of them, are kept: ids or names of EFO; empty keeps all.
-        primary_only: Whether cells whose ``is_primary_data`` is false are dropped; files without that column keep all.
-        min_cells_per_file: Files with fewer cells in the end are dropped.
-        min_genes_per_file: Files with fewer genes in the end are dropped.
-        before: Hooks ``module:function`` that blocks of a file's cells go through first, in its own genes.
-        after: Hooks that blocks go through last, in the genes and with the labels of the output.
-        compression: Of the output. Uncompressed files are read fastest.
-        rules: {pattern of file names, such as "placenta*": what these files need}; the first that matches counts.
+        n_mads: Number of median absolute deviations from the median beyond which a cell is an outlier.
+        drop_outliers: Whether to drop outliers; they are always flagged.
+        min_genes_per_cell: Drop cells with fewer genes.
+        min_counts_per_cell: Drop cells with a smaller total count.
+        max_pct_mt: Drop cells with a larger percentage of mitochondrial counts; None keeps all.
+        min_cells_per_gene: Drop genes that fewer of the kept cells express.
+        assays: Keep only cells of these assays and their descendants in EFO, by id or name; empty keeps all.
+        primary_only: Drop cells whose ``is_primary_data`` is false; files without this column keep all cells.
+        min_cells_per_file: Drop files that are left with fewer cells.
+        min_genes_per_file: Drop files that are left with fewer genes.
+        before: Hooks ``module:function`` that are applied first, to blocks of cells in the genes of the file.
+        after: Hooks that are applied last, to blocks of cells in the genes and with the labels of the output.
+        compression: Compression of the output. Uncompressed files are read fastest.
+        rules: {pattern of file names, such as "placenta*": options for these files}; the first match applies.
     """
 
     genes: dict[str, str] = field(default_factory=dict)
@@ -131,22 +130,22 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_gene_overlap <= 1:
-            raise ValueError(f"min_gene_overlap is a share from 0 to 1, not {self.min_gene_overlap}")
+            raise ValueError(f"min_gene_overlap must be from 0 to 1, not {self.min_gene_overlap}")
         if not self.n_mads > 0:
             raise ValueError(f"n_mads must be positive, not {self.n_mads}")
         if self.max_pct_mt is not None and not 0 <= self.max_pct_mt <= 100:  # noqa: PLR2004 (percent)
-            raise ValueError(f"max_pct_mt is in percent, from 0 to 100, not {self.max_pct_mt}")
+            raise ValueError(f"max_pct_mt must be a percentage from 0 to 100, not {self.max_pct_mt}")
         for name in _NUMBERS:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         organisms = [normalise_organism(organism) for organism in self.genes]
         if len(set(organisms)) < len(organisms):
-            raise ValueError(f"genes names an organism twice: {', '.join(self.genes)}; leave one table for each")
+            raise ValueError(f"genes names an organism twice: {', '.join(self.genes)}; keep one table for each")
 
     def for_file(self, path: str | PathLike[str]) -> Recipe:
-        """The recipe as far as it concerns one file: without the rules for others.
+        """The part of the recipe that concerns one file: all of it but the rules for other files.
 
-        Its hash is what a file's `Outcome` has, so that a rule for one file leaves the others as they are.
+        Its hash identifies how the file was curated, so that a rule for one file does not affect the others.
         """
         name = Path(path).name
         rule = next((rule for pattern, rule in self.rules.items() if fnmatch.fnmatch(name, pattern)), None)
@@ -154,22 +153,20 @@ class Recipe:
 
     @property
     def rule(self) -> Rule:
-        """Of a recipe `for_file`: its one rule, or an empty one."""
+        """The rule of a recipe `for_file`; an empty one if no rule matches."""
         return self.rules.get("*", Rule())
 
     @property
     def hash(self) -> str:
-        """32 hexadecimal digits that change when a file could come out otherwise.
+        """32 hexadecimal digits that change with everything that can change an output.
 
-        They cover the options, the content of gene tables, ontology files and of the source of the hooks (see
-        `hook_files`), the release of the ontologies, and the steps themselves. Where tables and modules lie makes no
-        difference.
+        The hash covers the options, the content of gene tables, ontology files and the source of hooks (see
+        `hook_files`), the release of the ontologies, and `STEPS`; not the paths of tables and modules.
 
         Raises:
             FileNotFoundError: a gene table or an ontology file does not exist.
-            LookupError: a hook's module does not exist.
-            ValueError: the guide has no ontology of a name; or genes are bionty's, and not in a file yet: see
-                `with_bionty_genes`.
+            LookupError: the module of a hook does not exist.
+            ValueError: an ontology does not exist; or genes are to be taken from bionty and not yet written to a file.
         """
         parts: dict[str, Any] = asdict(self) | {
             "steps": STEPS,
@@ -182,7 +179,7 @@ class Recipe:
 
 
 def is_file(ontology: str) -> bool:
-    """Whether an ontology is given by its file, not by its name."""
+    """Whether an ontology is given as a file, not by name."""
     return Path(ontology).suffix != ""
 
 
