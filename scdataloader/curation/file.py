@@ -22,7 +22,7 @@ from scdataloader.curation.writer import written
 from scdataloader.runtime.files import PARTIAL
 from scdataloader.sources import open_source
 from scdataloader.sources.anndata.counts import OR_ANY, Values
-from scdataloader.sources.arrays.transpose import InFile
+from scdataloader.sources.arrays.transpose import TransposeInFile
 
 BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError, MemoryError, IORegistryError)
 """Errors of a file; all others are defects."""
@@ -117,9 +117,9 @@ def _parts(given: FileSource, job: Job, unfinished: Outcome, on_progress: OnProg
 
 @contextmanager
 def _transposed(source: FileSource, job: Job, advance: Advance) -> Iterator[None]:
-    """Have a matrix that is stored by genes transposed into a temporary file when it is first read."""
-    path = _temporary(job, "turned")
-    source.turn = InFile(path=path, advance=advance)
+    """Transpose a CSC matrix in a temporary file, when its first cell is read."""
+    path = _temporary(job, "transposed")
+    source.transpose = TransposeInFile(path=path, advance=advance)
     try:
         yield
     finally:
@@ -159,7 +159,7 @@ def _temporary(job: Job, what: str) -> Path:
 
 def _count_passes(on_progress: OnProgress, source: FileSource, recipe: Recipe) -> Advance:
     """Report the fraction of all passes over the cells of a file that is done."""
-    n_passes = 2 + source.is_by_genes + bool(recipe.before) + bool(recipe.min_cells_per_gene)
+    n_passes = 2 + source.is_csc + bool(recipe.before) + bool(recipe.min_cells_per_gene)
     n_all = max(1, source.n_obs * n_passes)
     n_done = 0
 

@@ -15,7 +15,7 @@ from scdataloader.curation import organism as part
 from scdataloader.curation.file import curate_file
 from scdataloader.curation.recipe import Recipe
 from scdataloader.curation.writer import written as writing_to
-from scdataloader.sources.arrays import transpose as turning
+from scdataloader.sources.arrays import transpose
 from tests.curation.helpers import IDS, cells, curate, failed, job, kept, written
 
 CELL_TYPE, ASSAY = "cell_type_ontology_term_id", "assay_ontology_term_id"
@@ -196,7 +196,7 @@ def test_a_hook_may_give_views_and_their_blocks_are_let_go(tmp_path):
 @pytest.mark.parametrize("options", [{}, {"min_cells_per_gene": 1}, {"before": ["same"]}])
 def test_every_pass_is_told(tmp_path, monkeypatch, hooks, stored, options):
     monkeypatch.setattr(part, "CELLS_PER_BLOCK", 4)
-    monkeypatch.setattr(turning, "_PIECE", 7)
+    monkeypatch.setattr(transpose, "_PIECE", 7)
     if options.get("before"):
         options = {"before": [hooks("def same(block): return block\n") + ":same"]}
     raw, told = cells(IDS), []

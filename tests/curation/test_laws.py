@@ -20,7 +20,7 @@ from scipy.stats import median_abs_deviation
 from scdataloader.curation import organism as part
 from scdataloader.curation.filters import cell_metrics, outliers
 from scdataloader.curation.recipe import Recipe, Rule
-from scdataloader.sources.arrays import transpose as turning
+from scdataloader.sources.arrays import transpose
 from tests.curation.helpers import IDS, cells, curate, kept, table, written
 
 MITOCHONDRIAL = {IDS[2], IDS[3]}
@@ -97,8 +97,8 @@ def test_files_stored_by_genes_come_out_as_those_stored_by_cells(made, n_block, 
     files = []
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(part, "CELLS_PER_BLOCK", n_block)
-        patch.setattr(turning, "_PIECE", n_piece)
-        patch.setattr(turning, "_PART", n_part)
+        patch.setattr(transpose, "_PIECE", n_piece)
+        patch.setattr(transpose, "_PART", n_part)
         recipe = Recipe(min_gene_overlap=0, rules={"*": Rule(genes="ensembl_id")}, counts=where)
         for stored in (csr_matrix, csc_matrix):
             raw = cells([f"x{i}" for i in range(len(names))], len(x))

@@ -54,7 +54,7 @@ def check(source, x, rows) -> None:
 
 
 def expect(kind: str):
-    return pytest.warns(UserWarning, match="stored by genes") if kind == "csc" else nullcontext()
+    return pytest.warns(UserWarning, match="stored as CSC") if kind == "csc" else nullcontext()
 
 
 @pytest.mark.parametrize("kind", ["csr", "csc", "dense"])

@@ -1,4 +1,4 @@
-"""Matrices stored by genes are turned round in a file, whatever is read and put in order at once."""
+"""CSC matrices transposed in a file, with pieces and parts of any size."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from hypothesis.extra import numpy as hnp
 
 import scdataloader as scd
 from scdataloader.errors import SourceFormatError, WriteError
-from scdataloader.kernels.rows.turn import count_cells, order_values, split_values
-from scdataloader.sources.arrays import transpose as turning
+from scdataloader.kernels.rows.transpose import count_cells, order_values, split_values
+from scdataloader.sources.arrays import transpose
 from scdataloader.sources.arrays.arrays import ChunkedArray, LibraryChunks, MappedArray
 from scdataloader.sources.arrays.mapped import FileMap
-from scdataloader.sources.arrays.transpose import ByGenes, InFile
+from scdataloader.sources.arrays.transpose import StoredCSC, TransposeInFile
 from tests.sources.source_files import ZARR_FORMATS, coordinates, make, write_h5ad, write_zarr
 
 DTYPES = ["u1", "i4", "f4", "f8"]
@@ -53,13 +53,13 @@ def matrices(draw):
 
 
 @given(matrices(), st.integers(1, 30), st.integers(1, 30), st.integers(0, 7), st.integers(0, 7))
-def test_turned_in_a_file_it_is_a_stable_sort(made, n_piece, n_part, cells_chunk, data_chunk):
+def test_transpose_in_file_is_a_stable_sort(made, n_piece, n_part, cells_chunk, data_chunk):
     indptr, cells, data, n_cells = made
-    told = []
+    progress = []
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(turning, "_PIECE", n_piece)
-        patch.setattr(turning, "_PART", n_part)
-        stored = ByGenes(
+        patch.setattr(transpose, "_PIECE", n_piece)
+        patch.setattr(transpose, "_PART", n_part)
+        stored = StoredCSC(
             indptr=indptr,
             cells=in_chunks(cells, cells_chunk) if cells_chunk else MappedArray(values=cells),
             data=in_chunks(data, data_chunk) if data_chunk else MappedArray(values=data),
@@ -68,14 +68,14 @@ def test_turned_in_a_file_it_is_a_stable_sort(made, n_piece, n_part, cells_chunk
             location="X",
             file=FileMap(Path("none")),
         )
-        matrix = InFile(path=Path(folder) / "turned", advance=told.append)(stored).matrix
+        matrix, _ = TransposeInFile(path=Path(folder) / "csr", advance=progress.append)(stored)
         nnz = int(indptr[-1])
         expected = reference(indptr, cells[:nnz], data[:nnz], n_cells)
         for found, wanted in zip((matrix.indptr, matrix.indices, matrix.data), expected, strict=True):
             np.testing.assert_array_equal(found, wanted)
         assert matrix.data.dtype == data.dtype
-        assert (Path(folder) / "turned").stat().st_size <= max(1, nnz * (data.itemsize + 4) + 16)
-    assert sum(told) == (n_cells if nnz else 0)
+        assert (Path(folder) / "csr").stat().st_size <= max(1, nnz * (data.itemsize + 4) + 16)
+    assert sum(progress) == (n_cells if nnz else 0)
 
 
 @given(matrices(), st.integers(1, 4), st.integers(0, 20))
@@ -99,7 +99,7 @@ def test_a_piece_is_sorted_by_part(made, n_parts, begin):
 
 
 @pytest.mark.parametrize("wrong", [-1, 3, 2**40, -(2**40)])
-def test_numbers_that_are_no_cells_are_told_and_touch_nothing(wrong):
+def test_invalid_cell_numbers_are_reported_and_nothing_is_written(wrong):
     cells, counts = np.array([0, 2, wrong, 1]), np.zeros(3, np.int64)
     assert count_cells(cells, counts) == 2
     assert counts.tolist() == [1, 0, 1]
@@ -112,7 +112,7 @@ def test_numbers_that_are_no_cells_are_told_and_touch_nothing(wrong):
 
 
 @pytest.mark.parametrize(("cells", "counted"), [([0, 0, 1], [0, 1, 3]), ([0, 1], [0, 1, 3])])
-def test_other_values_than_were_counted_are_told(cells, counted):
+def test_other_values_than_were_counted_are_reported(cells, counted):
     given_values = np.zeros(len(cells), np.int32)
     ordered = [np.zeros(3, np.int32) for _ in range(2)]
     assert not order_values(np.array(cells, np.int32), given_values, given_values, np.array(counted), 0, *ordered)
@@ -123,16 +123,16 @@ def test_other_values_than_were_counted_are_told(cells, counted):
 
 @pytest.fixture
 def small(monkeypatch):
-    """So that there are many pieces and parts."""
-    monkeypatch.setattr(turning, "_PIECE", 100)
-    monkeypatch.setattr(turning, "_PART", 150)
+    """Many pieces and parts."""
+    monkeypatch.setattr(transpose, "_PIECE", 100)
+    monkeypatch.setattr(transpose, "_PART", 150)
 
 
-def turned(path, folder, **options):
-    """All cells, the matrix having been turned round in a file."""
+def transposed(path, folder, **options):
+    """All cells of a matrix that is transposed in a file."""
     with scd.open_source(path, **options) as source:
-        assert source.is_by_genes
-        source.turn = InFile(path=folder / "turned", advance=lambda _: None)
+        assert source.is_csc
+        source.transpose = TransposeInFile(path=folder / "csr", advance=lambda _: None)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             read = source.read(np.arange(source.n_obs))
@@ -148,13 +148,13 @@ def test_h5ad_of_all_dtypes(tmp_path, small, dtype, compression):
     x = coordinates("uint8" if dtype == "bool" else dtype)
     x = (x > 0) if dtype == "bool" else x
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csc_matrix(x)), compression)
-    np.testing.assert_array_equal(turned(path, tmp_path), x.astype(np.float32))
+    np.testing.assert_array_equal(transposed(path, tmp_path), x.astype(np.float32))
 
 
 @pytest.mark.parametrize("how", ZARR_FORMATS)
 def test_zarr_of_all_formats(tmp_path, small, how):
     x = coordinates()
-    np.testing.assert_array_equal(turned(write_zarr(tmp_path / "a.zarr", make(sp.csc_matrix(x)), how), tmp_path), x)
+    np.testing.assert_array_equal(transposed(write_zarr(tmp_path / "a.zarr", make(sp.csc_matrix(x)), how), tmp_path), x)
 
 
 @pytest.mark.parametrize("key", ["layers/spliced", "raw"])
@@ -164,18 +164,18 @@ def test_layers_and_raw(tmp_path, small, key):
     if key == "raw":
         adata.raw = make(sp.csc_matrix(x))
     adata.write_h5ad(tmp_path / "a.h5ad")
-    np.testing.assert_array_equal(turned(tmp_path / "a.h5ad", tmp_path, counts=key), x)
+    np.testing.assert_array_equal(transposed(tmp_path / "a.h5ad", tmp_path, counts=key), x)
 
 
-def test_what_is_damaged_is_refused(tmp_path, small):
+def test_damaged_cell_numbers_are_rejected(tmp_path, small):
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csc_matrix(coordinates())), {})
     with h5py.File(path, "r+") as file:
         file["X/indices"][500] = 61
-    with pytest.raises(SourceFormatError, match="X/indices holds the number 61, where cells 0 to 60 were expected"):
-        turned(path, tmp_path)
+    with pytest.raises(SourceFormatError, match="X/indices holds the number 61, expected cells 0 to 60"):
+        transposed(path, tmp_path)
 
 
-def test_a_file_that_changes_between_two_looks_is_refused(tmp_path, small):
+def test_a_file_that_changes_between_two_passes_is_rejected(tmp_path, small):
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csc_matrix(coordinates())), {})
     with h5py.File(path) as file:
         offset, n_bytes = file["X/indices"].id.get_offset(), file["X/indices"].nbytes
@@ -186,7 +186,7 @@ def test_a_file_that_changes_between_two_looks_is_refused(tmp_path, small):
             file.write(bytes(n_bytes))
 
     with scd.open_source(path) as source:
-        source.turn = InFile(path=tmp_path / "turned", advance=change)
+        source.transpose = TransposeInFile(path=tmp_path / "csr", advance=change)
         with pytest.raises(SourceFormatError, match="changed while it was read"):
             source.read(np.arange(3))
 
@@ -194,6 +194,6 @@ def test_a_file_that_changes_between_two_looks_is_refused(tmp_path, small):
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csc_matrix(coordinates())), {})
     with scd.open_source(path) as source:
-        source.turn = InFile(path=tmp_path / "gone" / "turned", advance=lambda _: None)
-        with pytest.raises(WriteError, match=r"cannot write .*gone/turned: No such"):
+        source.transpose = TransposeInFile(path=tmp_path / "gone" / "csr", advance=lambda _: None)
+        with pytest.raises(WriteError, match=r"cannot write .*gone/csr: No such"):
             source.read(np.arange(3))

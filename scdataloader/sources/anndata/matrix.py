@@ -16,7 +16,7 @@ from scdataloader.sources.arrays.dense import ChunkedDense, MappedDense
 from scdataloader.sources.arrays.fetch import ChunkCache
 from scdataloader.sources.arrays.mapped import FileMap, FlatChunks, MappedChunks
 from scdataloader.sources.arrays.matrices import ChunkedCSR, ChunkMappedCSR, MappedCSR, Reader, whole
-from scdataloader.sources.arrays.transpose import ByGenes, Turn
+from scdataloader.sources.arrays.transpose import StoredCSC, Transpose
 from scdataloader.types import CSRMatrix
 
 Describe = Callable[[Node, np.dtype[Any] | None], StoredArray]
@@ -38,9 +38,9 @@ class StoredMatrix:
 
 
 def open_matrix(
-    describe: Describe, node: Node, layout: MatrixLayout, *, file: FileMap, counts_only: bool, turn: Turn
+    describe: Describe, node: Node, layout: MatrixLayout, *, file: FileMap, counts_only: bool, transpose: Transpose
 ) -> StoredMatrix:
-    """Find how a matrix is best read. Of a CSR matrix the offsets are loaded; a CSC matrix is turned round.
+    """Find how a matrix is best read. Of a CSR matrix the offsets are loaded; a CSC matrix is transposed.
 
     Raises:
         SourceFormatError: the arrays contradict each other.
@@ -55,8 +55,8 @@ def open_matrix(
     _check_offsets(indptr, n_major, nnz, f"{file.path}: {layout.location}/indptr")
     reader: Reader
     if layout.kind == "csc":
-        turned = turn(
-            ByGenes(
+        matrix, file = transpose(
+            StoredCSC(
                 indptr=indptr,
                 cells=indices,
                 data=data,
@@ -66,8 +66,7 @@ def open_matrix(
                 file=file,
             )
         )
-        file = turned.file
-        reader = MappedCSR(matrix=replace(turned.matrix, counts_only=counts_only), n_genes=layout.shape[1])
+        reader = MappedCSR(matrix=replace(matrix, counts_only=counts_only), n_genes=layout.shape[1])
     elif isinstance(data, MappedArray) and isinstance(indices, MappedArray):
         matrix = CSRMatrix(indptr=indptr, indices=indices.values, data=data.values, counts_only=counts_only)
         reader = MappedCSR(matrix=matrix, n_genes=layout.shape[1])

@@ -34,7 +34,7 @@ from scdataloader.sources.anndata.matrix import StoredMatrix, open_matrix
 from scdataloader.sources.arrays.arrays import StoredArray
 from scdataloader.sources.arrays.mapped import FileMap
 from scdataloader.sources.arrays.matrices import Gathered
-from scdataloader.sources.arrays.transpose import Turn, in_memory
+from scdataloader.sources.arrays.transpose import Transpose, transpose_in_memory
 from scdataloader.types import CSRMatrix, CSRRows
 
 _MEMORY = BufferPool()
@@ -65,8 +65,8 @@ class AnnDataSource(ABC):
         )
         self.n_obs, self._n_genes = self._chosen.shape
         self._check_lengths(root)
-        self.turn: Turn = in_memory
-        """What turns a matrix round that is stored by genes, when the first of its cells is read."""
+        self.transpose: Transpose = transpose_in_memory
+        """Transposes a CSC matrix, when the first of its cells is read."""
         self._var: pd.DataFrame | None = None
         self._digest: str | None = None
         self._drop()
@@ -125,8 +125,8 @@ class AnnDataSource(ABC):
         return self._chosen.key
 
     @property
-    def is_by_genes(self) -> bool:
-        """Whether that matrix is stored by genes (CSC), so that it is turned round before a cell can be read."""
+    def is_csc(self) -> bool:
+        """Whether the matrix of counts is stored as CSC; it is transposed before the first cell is read."""
         return self._chosen.kind == "csc"
 
     @property
@@ -261,7 +261,7 @@ class AnnDataSource(ABC):
                 self._chosen,
                 file=file,
                 counts_only=self._values == "counts",
-                turn=self.turn,
+                transpose=self.transpose,
             )
 
     def _valid(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
-"""From values in the order of genes to values in the order of cells: counted, split into parts, each part put in order.
+"""Transpose CSC to CSR in pieces: count values per cell, split them into parts, sort each part by cell.
 
-Stored numbers are not trusted: whatever they are, nothing outside the arrays is touched.
+Stored numbers are not trusted: no kernel writes outside its arrays, whatever the numbers are.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 @nb.njit(nogil=True, cache=True)
 def count_cells(cells: NDArray[Any], counts: NDArray[np.int64]) -> int:
-    """Add to ``counts`` ``(n_cells,)`` how often each cell is in ``cells``.
+    """Add the number of occurrences of each cell in ``cells`` to ``counts`` ``(n_cells,)``.
 
-    Returns the position of the first number that is no cell, where it ends; else -1.
+    Returns -1, or the position of the first number outside ``[0, n_cells)``, where counting stops.
     """
     for k in range(cells.size):
         if cells[k] < 0 or cells[k] >= counts.size:
@@ -37,13 +37,20 @@ def split_values(
     out_genes: NDArray[np.int32],
     out_data: NDArray[Any],
 ) -> bool:
-    """Sort values of a CSC matrix by the part that their cell is in, otherwise as they were.
+    """Sort consecutive values of a CSC matrix by the part of their cell; the sort is stable.
 
-    The values are those from ``begin`` on, ``cells`` and ``data`` of them; ``indptr`` are the offsets of all genes.
-    ``part_of`` ``(n_cells,)`` is the part of each cell. Filled are ``out_cells``, ``out_genes`` and ``out_data``, as
-    long as ``cells``, and ``starts`` ``(n_parts + 1,)``: where in them each part begins.
+    Args:
+        cells: Cell number of each value.
+        data: The values.
+        begin: Position of the first of them in the matrix.
+        indptr: ``(n_genes + 1,)`` offsets of all genes.
+        part_of: ``(n_cells,)`` part of each cell.
+        starts: ``(n_parts + 1,)`` output: where each part begins in the other outputs.
+        out_cells: Output, as long as ``cells``.
+        out_genes: Output, as long as ``cells``.
+        out_data: Output, as long as ``cells``.
 
-    Returns False where some number is no cell; the output has no meaning then.
+    Returns False if a cell number is out of range; the outputs have no meaning then.
     """
     starts[:] = 0
     for k in range(cells.size):
@@ -74,12 +81,18 @@ def order_values(
     out_genes: NDArray[np.int32],
     out_data: NDArray[Any],
 ) -> bool:
-    """Sort the values of a part by their cell, otherwise as they were.
+    """Sort the values of a part by cell; the sort is stable.
 
-    ``indptr`` ``(n + 1,)`` says where in the output the values of each of its cells go, the first of which has the
-    number ``first``.
+    Args:
+        cells: Cell number of each value.
+        genes: Gene number of each value.
+        data: The values.
+        indptr: ``(n + 1,)`` offsets in the outputs of the part's ``n`` cells.
+        first: Number of the first of these cells.
+        out_genes: Output.
+        out_data: Output.
 
-    Returns False where a cell has other than so many values; the output has no meaning then.
+    Returns False if a cell does not have as many values as ``indptr`` says; the outputs have no meaning then.
     """
     n, places = indptr.size - 1, indptr[:-1].copy()
     for k in range(cells.size):
