@@ -1,4 +1,4 @@
-"""Memory that is used again: pages fresh from the system cost as much time as what is read into them."""
+"""Buffer pool. Reusing buffers avoids page faults, which cost as much time as the reads."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from scdataloader.kernels.rows.align import row_starts
 from scdataloader.types import RowBuffers
 
 _HEADROOM = 1.1
-"""Buffers are made this much larger than asked for, so that the next window, somewhat larger, fits as well."""
+"""Factor by which buffers exceed the requested size, so that a slightly larger window fits as well."""
 
 
 class BufferPool:
-    """Arrays whose memory goes to the next taker once nobody refers to them any more.
+    """Pool of arrays whose memory is reused once nothing refers to them.
 
-    There is no way to give an array back, and none is needed: memory is free when the last view of it is gone, a slice
-    or a tensor made of it included. Whoever keeps a batch keeps its memory. Thread-safe.
+    Arrays are not returned explicitly: memory is free when its last view is gone, including slices and tensors.
+    Thread-safe.
     """
 
     def __init__(self, max_bytes: int = 256 << 20) -> None:
-        """Keep up to ``max_bytes`` of memory; what is taken beyond that is ordinary memory."""
+        """Keep up to ``max_bytes``; arrays beyond that are allocated as usual."""
         self._max_bytes = max_bytes
         self._start()
 
@@ -35,9 +35,9 @@ class BufferPool:
         self._lock = threading.Lock()
 
     def take(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
-        """An array of ``size`` values of ``dtype``, of any content."""
+        """An uninitialised array of ``size`` values."""
         n_bytes = size * np.dtype(dtype).itemsize
-        if self._process != os.getpid():  # another thread may have held the lock when this process was forked
+        if self._process != os.getpid():  # the lock may have been held when this process was forked
             self._start()
         with self._lock:
             return self._free(n_bytes)[:n_bytes].view(dtype)
@@ -45,7 +45,7 @@ class BufferPool:
     def _free(self, n_bytes: int) -> NDArray[np.uint8]:
         small = None
         for i in range(len(self._buffers)):
-            # Two references to a free buffer: the list's, and the argument of getrefcount.
+            # a free buffer has two references: the list's and the argument of getrefcount
             if sys.getrefcount(self._buffers[i]) == 2:  # noqa: PLR2004
                 if len(self._buffers[i]) >= n_bytes:
                     return self._buffers[i]

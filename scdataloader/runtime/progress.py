@@ -1,4 +1,4 @@
-"""How far a long pass over a store is, on standard error."""
+"""Progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from rich.text import Text
 _SECONDS_PER_LINE = 10
 
 Advance = Callable[[int], None]
-"""Told how many more bytes are done; from any thread."""
+"""Called, from any thread, with the number of bytes or cells that are done."""
 
 
 @contextmanager
 def progress_bar(what: str, n_bytes: int, *, shown: bool) -> Iterator[Advance]:
-    """A bar from 0 to ``n_bytes``, with bytes per second and the time that is left; nothing, unless ``shown``."""
+    """A bar from 0 to ``n_bytes`` with speed and remaining time. Each call advances it. Nothing unless ``shown``."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -43,9 +43,9 @@ def progress_bar(what: str, n_bytes: int, *, shown: bool) -> Iterator[Advance]:
 
 @contextmanager
 def cells_bar(what: str, n_cells: int, n_done: int, *, shown: bool) -> Iterator[Advance]:
-    """A bar from ``n_done`` to ``n_cells``, with cells per second and the time left; told how many more are done.
+    """A bar from ``n_done`` to ``n_cells`` with speed and remaining time. Each call sets the cells done since then.
 
-    Where standard error is no terminal, it is a line of text now and then.
+    If standard error is not a terminal, it writes lines of text. Nothing unless ``shown``.
     """
     console = Console(stderr=True)
     if shown and not console.is_terminal:
@@ -58,16 +58,16 @@ def cells_bar(what: str, n_cells: int, n_done: int, *, shown: bool) -> Iterator[
 
 
 class _Cells(ProgressColumn):
-    """Cells that are done, of all, and how many more each second."""
+    """Cells done, total, and cells per second."""
 
     def render(self, task: RichTask) -> Text:
-        """As text."""
+        """The text of the column."""
         speed = "" if task.speed is None else f", {task.speed:,.0f} cells/s"
         return Text(f"{task.completed:,.0f}/{task.total or 0:,.0f} cells{speed}")
 
 
 class _Lines:
-    """The same for a file."""
+    """Progress as lines of text."""
 
     def __init__(self, console: Console, what: str, n_cells: int, n_before: int) -> None:
         self._console, self._what, self._n_cells, self._n_before = console, what, n_cells, n_before

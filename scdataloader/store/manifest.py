@@ -1,11 +1,11 @@
-"""What a store consists of, and its manifest: the one file that says so.
+"""Manifest of a store: the file that lists all others, with their checksums.
 
 ```
 atlas.cells/
-  manifest.json            written last: a folder without it is no store
+  manifest.json            written last: a folder without it is not a store
   obs/00000.parquet        the cell table of each source, in the order in which the store has its cells
   var/<digest>.parquet     each distinct gene table once, sorted by gene id
-  genes/<digest>.parquet   gene ids by whose places sources number their genes
+  genes/<digest>.parquet   gene spaces: shared lists of gene ids that number the genes of sources
   shards/00000.cells       records of cells; see `shard`
 ```
 """
@@ -31,10 +31,10 @@ SUFFIX = ".cells"
 _TABLE_NAME = re.compile(r"(obs|var|genes)/[0-9a-f]{5,32}\.parquet")
 _SHARD_NAME = re.compile(r"shards/[0-9a-f]{5,32}\.cells")
 _END = b'"\n}'
-"""What follows the manifest's checksum of all its bytes before that."""
+"""Bytes after the manifest's checksum, which covers all bytes before it."""
 _READ_AT_ONCE = 1 << 20
 _CELL_BYTES, _VALUE_BYTES = 16 + 8 + 4, 2
-"""What a cell and a value take at least: so that no wrong number asks for more memory than the files are long."""
+"""Least bytes of a cell and of a value: they bound the memory that a wrong number can ask for."""
 _MOST_GENES = (1 << 31) - 1
 
 Kind = Literal["counts", "float32"]
@@ -45,83 +45,74 @@ class FileRecord:
     """A file of a store."""
 
     path: str
-    """Relative to the store, with slashes: ``obs/…``, ``var/…``, ``genes/…`` or ``shards/…``."""
+    """Path relative to the store, with slashes: ``obs/…``, ``var/…``, ``genes/…`` or ``shards/…``."""
     n_bytes: int
-    """Its size."""
     checksum: str
     """BLAKE2b of all its bytes, 128 bits in hexadecimal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpaceRecord:
-    """A list of gene ids; genes of the sources that share it have their places in it as numbers."""
+    """A gene space: a list of gene ids, whose positions number the genes of the sources that share it."""
 
     file: FileRecord
-    """Where it is."""
     n_genes: int
-    """How many there are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceRecord:
-    """One of the sources that were converted."""
+    """A converted source."""
 
     name: str
-    """What it was called."""
     fingerprint: str
-    """Of its content, as it was converted."""
+    """Fingerprint of the source when it was converted."""
     n_cells: int
-    """How many cells it has."""
     kind: Kind
-    """Whether its values are counts, up to 2^32 - 1, or any float32."""
+    """Values are counts up to 2^32 - 1, or any float32."""
     genes: str
     """Digest that names its gene table."""
     space: int
-    """Its gene space, by number."""
+    """Number of its gene space."""
     obs: FileRecord
     """Its cell table."""
     uns_organism: str | None
-    """The organism that it states for all its cells, as it states it."""
+    """The organism that it states for all its cells, as written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardRecord:
-    """A file of records."""
+    """A shard: a file of records."""
 
     file: FileRecord
-    """Where it is."""
     foot: str
-    """BLAKE2b of its last bytes, which tell it from all others; checked when the shard is opened."""
+    """BLAKE2b of its last 48 bytes, which identify it; checked when the shard is opened."""
     index: str
-    """BLAKE2b of its index and all behind it; checked when the index is read as a whole."""
+    """BLAKE2b of its index and all bytes after it; checked when the whole index is read."""
     n_cells: int
-    """How many records it has."""
     n_values: int
-    """How many values these have."""
     source: int | None
-    """The source that all its cells are from, by number; None where the shard says it cell by cell."""
+    """Number of the source of all its cells; None if the shard states the source of each cell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """All that a store consists of."""
+    """The content of a store."""
 
     version: int
-    """Of the format."""
+    """Version of the format."""
     layout: str
-    """How cells are ordered: ``source``, ``shuffled`` or ``grouped:<obs column>``."""
+    """Order of the cells: ``source``, ``shuffled`` or ``grouped:<obs column>``."""
     sources: tuple[SourceRecord, ...]
-    """In the order in which they were converted."""
+    """In the order of conversion."""
     genes: dict[str, FileRecord]
     """{digest: gene table}."""
     spaces: tuple[SpaceRecord, ...]
-    """Gene spaces."""
     shards: tuple[ShardRecord, ...]
     """In the order of the cells."""
 
     @property
     def n_cells(self) -> int:
-        """Cells of the store."""
+        """Number of cells."""
         return sum(shard.n_cells for shard in self.shards)
 
     @property
@@ -132,16 +123,16 @@ class Manifest:
         return [*obs, *self.genes.values(), *spaces, *(shard.file for shard in self.shards)]
 
     def save(self, folder: Path) -> None:
-        """Write it, at once and for good: a reader finds the old one or this one."""
+        """Write the manifest atomically: a reader finds the old one or this one."""
         content = json.dumps({**asdict(self), "manifest": ""}, indent=1).encode().removesuffix(_END)
         write_atomically(folder / MANIFEST, content + _checksum(content) + _END)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read the manifest of a store, and check that it contradicts neither itself nor the sizes of the files.
+        """Read the manifest of a store, and check it against itself and the sizes of the files.
 
         Raises:
-            StoreFormatError: there is none, it is no manifest, of another version, or the files are not its own.
+            StoreFormatError: the manifest is missing, damaged or of another version, or does not match the files.
         """
         manifest = cls.read(folder)
         wrong_files = (why for _, why in manifest.wrong_files(folder))
@@ -151,27 +142,27 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the manifest of a store, whatever the other files are.
+        """Read the manifest of a store without looking at the other files.
 
         Raises:
-            StoreFormatError: there is none, it is no manifest, or of another version.
+            StoreFormatError: the manifest is missing, damaged or of another version.
         """
         path = folder / MANIFEST
         if not path.is_file():
             raise StoreFormatError(
-                f"{folder} is no store: it has no {MANIFEST}; if its conversion was interrupted, give the same command "
-                "again to finish it"
+                f"{folder} is not a store ({MANIFEST} is missing); if its conversion was interrupted, rerun the same "
+                "command to finish it"
             )
         content = path.read_bytes()
         try:
             return cls._parsed(json.loads(content), content)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise StoreFormatError(f"{path} is no manifest of a store, or damaged: {error}") from error
+            raise StoreFormatError(f"{path} is not the manifest of a store, or damaged: {error}") from error
 
     @classmethod
     def _parsed(cls, found: Any, content: bytes) -> Self:
         if found["version"] != VERSION:
-            raise ValueError(f"it is of version {found['version']!r}; this release reads version {VERSION}")
+            raise ValueError(f"its version is {found['version']!r}; this release reads version {VERSION}")
         stated = found.pop("manifest").encode() + _END
         if not content.endswith(stated) or stated != _checksum(content.removesuffix(stated)) + _END:
             raise ValueError("its checksum does not match; copy or convert the store again")
@@ -186,12 +177,12 @@ class Manifest:
         return manifest
 
     def contradictions(self, folder: Path) -> Iterator[str]:
-        """Where the manifest of the store in ``folder`` contradicts itself; if nowhere, all its files lie there."""
+        """Contradictions within the manifest of the store in ``folder``; without any, all its files are in there."""
         for wrong in chain(self._wrong_paths(), self._wrong_numbers()):
             yield f"{folder / MANIFEST} contradicts itself: {wrong}"
 
     def wrong_files(self, folder: Path) -> Iterator[tuple[FileRecord, str]]:
-        """The files that are missing or not of their size, and what is wrong with each."""
+        """Files that are missing or have another size, each with its problem."""
         for file in self.files:
             there = folder / file.path
             n_bytes = there.stat().st_size if there.is_file() else None
@@ -204,15 +195,15 @@ class Manifest:
         shards = [shard.file.path for shard in self.shards]
         tables = [file.path for file in self.files[: -len(shards) or None]]
         for pattern, paths in ((_TABLE_NAME, tables), (_SHARD_NAME, shards)):
-            # No path that matches leaves the store's folder.
+            # a path that matches stays inside the store's folder
             yield from (f"{path!r} cannot be a file of a store" for path in paths if not pattern.fullmatch(path))
         if len({*tables, *shards}) < len(tables) + len(shards):
-            yield "it names a file twice"
+            yield "it lists a file twice"
         for source in self.sources:
             if source.genes not in self.genes:
-                yield f"{source.name!r} has the gene table {source.genes!r}, which is not there"
+                yield f"{source.name!r} has the gene table {source.genes!r}, which is not listed"
             if source.space >= len(self.spaces):
-                yield f"{source.name!r} is of gene space {source.space}, but there are {len(self.spaces)}"
+                yield f"{source.name!r} has gene space {source.space}, but there are {len(self.spaces)}"
 
     def _wrong_numbers(self) -> Iterator[str]:
         for space in self.spaces:
@@ -223,9 +214,9 @@ class Manifest:
             of_source[shard.source] += shard.n_cells
             if shard.n_cells * _CELL_BYTES + shard.n_values * _VALUE_BYTES > shard.file.n_bytes:
                 held = f"{shard.n_cells:,} cells and {shard.n_values:,} values"
-                yield f"{held} cannot be in the {shard.file.n_bytes:,} bytes of {shard.file.path}"
+                yield f"{held} do not fit into the {shard.file.n_bytes:,} bytes of {shard.file.path}"
             if shard.source is not None and shard.source >= len(self.sources):
-                yield f"{shard.file.path} is of source {shard.source}, but there are {len(self.sources)}"
+                yield f"{shard.file.path} has source {shard.source}, but there are {len(self.sources)}"
         of_sources = sum(source.n_cells for source in self.sources)
         if of_sources != self.n_cells:
             yield f"{of_sources:,} cells in sources, {self.n_cells:,} in shards"
@@ -236,10 +227,10 @@ class Manifest:
 
 
 def shard_record(found: Mapping[str, Any]) -> ShardRecord:
-    """A shard's record of what JSON has of it.
+    """A shard's record from parsed JSON.
 
     Raises:
-        ValueError, TypeError, KeyError: it is none.
+        ValueError, TypeError, KeyError: it is not one.
     """
     record: ShardRecord = _made(ShardRecord, _with_file(found))
     return record
@@ -254,26 +245,25 @@ def _checksum(content: bytes) -> bytes:
 
 
 def _made(cls: type[Any], found: Mapping[str, Any]) -> Any:
-    """A dataclass of the fields ``found``, of which none is missing, unknown or of another type."""
+    """The dataclass ``cls`` from parsed JSON; no field may be missing, unknown or of another type."""
     expected = {field.name: field.type for field in fields(cls)}
     if set(found) != set(expected):
         raise ValueError(f"{cls.__name__} has {sorted(found)}, not {sorted(expected)}")
     for name, value in found.items():
-        if expected[name] == "int" and (type(value) is not int or value < 0):
-            raise ValueError(f"{name} is {value!r}, no number")
-        if expected[name] == "int | None" and value is not None and (type(value) is not int or value < 0):
-            raise ValueError(f"{name} is {value!r}, no number")
-        if expected[name] == "str" and type(value) is not str:
-            raise ValueError(f"{name} is {value!r}, no text")
-        if expected[name] == "str | None" and value is not None and type(value) is not str:
-            raise ValueError(f"{name} is {value!r}, no text")
-        if expected[name] == "Kind" and value not in {"counts", "float32"}:
-            raise ValueError(f"{name} is {value!r}, neither 'counts' nor 'float32'")
+        kind, _, optional = expected[name].partition(" | ")
+        if value is None and optional:
+            continue
+        if kind == "int" and (type(value) is not int or value < 0):
+            raise ValueError(f"{name} is {value!r}, not a number")
+        if kind == "str" and type(value) is not str:
+            raise ValueError(f"{name} is {value!r}, not text")
+        if kind == "Kind" and value not in {"counts", "float32"}:
+            raise ValueError(f"{name} is {value!r}, not 'counts' or 'float32'")
     return cls(**found)
 
 
 def file_record(folder: Path, path: str) -> FileRecord:
-    """The record of a file of a store as it is on the disk, which is read for it."""
+    """Read a file of a store and make its record."""
     digest = blake2b(digest_size=16)
     with (folder / path).open("rb") as file:
         while content := file.read(_READ_AT_ONCE):

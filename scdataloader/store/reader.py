@@ -108,7 +108,7 @@ class Store:
         """
         folder = Path(path).expanduser().absolute()
         if not folder.is_dir():
-            raise FileNotFoundError(f"{path} is no folder, as a store is")
+            raise FileNotFoundError(f"{path} is not a store: there is no such folder")
         return cls(folder, Manifest.load(folder))
 
     @property

@@ -1,20 +1,20 @@
-"""A shard: one file of records, written once from front to end, and read through a memory map.
+"""Shards: files of records, written once from front to end, and read through memory maps.
 
-| bytes        | what                                                                                               |
+| bytes        | content                                                                                            |
 |--------------|----------------------------------------------------------------------------------------------------|
 | 8            | ``SCDCELLS``                                                                                       |
 | 4            | version of the format                                                                              |
-| 4            | bit 0: values are float32, not counts; bit 1: cells are of several sources                         |
+| 4            | bit 0: values are float32, not counts; bit 1: cells of several sources                             |
 | …            | records, each at a multiple of 8; see `kernels.records.format`                                      |
-| 8 (n + 1)    | where each record begins, and where the last ends: bytes from the front of the file                |
-| 4 n, to 8    | how many values each record has                                                                    |
-| 4 n, to 8    | with bit 1: the source of each cell, by number                                                     |
-| 16           | BLAKE2b of all bytes before the offsets                                                            |
-| 8, 8, 8, 8   | n, number of values, genes of the gene space (0 with bit 1), and where the offsets begin          |
+| 8 (n + 1)    | the index: offset of each record from the beginning of the file, and of the end of the last        |
+| 4 n, to 8    | number of values of each record                                                                    |
+| 4 n, to 8    | with bit 1: number of the source of each cell                                                      |
+| 16           | BLAKE2b of all bytes before the index                                                              |
+| 8, 8, 8, 8   | n, number of values, genes of the gene space (0 with bit 1), offset of the index                   |
 
-All numbers are little-endian and unsigned. The manifest has the BLAKE2b of the last 48 bytes, so that no other file
-passes for the shard, and of everything from the offsets on, which is checked when sizes or sources of all cells are
-read. A single cell is found without that, however many there are: its record shows whether it is the one.
+Numbers are little-endian and unsigned. The manifest has the BLAKE2b of the last 48 bytes, which identifies the shard,
+and of all bytes from the index on, which is checked before sizes or sources of all cells are read. Locating a single
+cell does not read the whole index: the checksum of its record includes its number.
 """
 
 from __future__ import annotations
@@ -43,33 +43,33 @@ _HEAD = struct.Struct("<8sII")
 _DIGEST = 16
 _FOOT = struct.Struct(f"<{_DIGEST}sQQQQ")
 FIRST_RECORD = _HEAD.size
-"""Where the first record of a shard begins."""
+"""Offset of the first record."""
 _MAGIC = b"SCDCELLS"
 _FLOATS, _MIXED = 1, 2
 _MOST_VALUES = 1 << 32
 _LONG = 8
 _EXACT = 1 << 53
-"""Up to here, float64 has every whole number, and so tells whether float32 has it."""
+"""Up to here float64 represents every whole number, and can decide whether float32 does."""
 WHY = {
     BAD_CHECKSUM: "its checksum does not match",
-    BAD_RECORD: "its parts do not fit together",
-    BAD_KIND: "it has float32 values in a shard of counts, or counts in one of float32",
-    BAD_GENE: "it has a gene that its source has not",
-    BAD_FORM: "it has an exception that is none, a stored zero, or more than zeros at its end",
+    BAD_RECORD: "its parts contradict each other",
+    BAD_KIND: "it has float32 values in a shard of counts, or the reverse",
+    BAD_GENE: "it has a gene that its source does not have",
+    BAD_FORM: "it has a needless exception, a stored zero, or padding that is not zero",
 }
-"""What is wrong with a record, in words."""
+"""Explanations of the errors of a record."""
 
 
 class ShardWriter:
-    """Writes one shard, block by block, under another name until it is complete.
+    """Writer of one shard, block by block, under a temporary name until it is complete.
 
-    Use it in a with statement: leaving it by an exception removes what was written.
+    A context manager: leaving it without `finish` removes the file.
     """
 
     def __init__(self, folder: Path, path: str, *, kind: Kind, n_genes: int, mixed: bool = False) -> None:
-        """Begin the shard ``path`` of the store in ``folder``; ``mixed`` if its cells are of several sources.
+        """Begin the shard ``path`` of the store in ``folder``.
 
-        ``n_genes`` are those of the gene space of its source.
+        ``n_genes`` is the number of genes of its source's gene space. A ``mixed`` shard has cells of several sources.
         """
         self._folder, self._path = folder, path
         self._floats, self._n_genes, self._mixed = kind == "float32", 0 if mixed else n_genes, mixed
@@ -86,27 +86,27 @@ class ShardWriter:
     def append(
         self, indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any], rank: NDArray[np.int32]
     ) -> None:
-        """Write cells given as rows of a matrix, whose gene g has the number ``rank[g]`` in the records.
+        """Write rows of a matrix, whose gene g has the number ``rank[g]`` in the records.
 
         Raises:
-            ValueError: a value is not what the shard holds, or a gene number is out of range or there twice in a cell;
-                names the first cell by its place in this call.
+            ValueError: a value is not of the shard's kind, or a gene number is out of range or occurs twice in a cell;
+                names the first such cell by its number in this call.
         """
         indptr = np.asarray(indptr, np.int64)
         if self._floats and data.dtype.itemsize == _LONG and data.dtype.kind in "iu" and _magnitude(data) > _EXACT:
-            raise ValueError(f"there is a whole number beyond {_EXACT:,}, which float32 may not have")
+            raise ValueError(f"a whole number is larger than {_EXACT:,}, which float32 may not represent")
         at = first_unfit(data, not self._floats)
         if at >= 0:
             cell = int(np.searchsorted(indptr, at, side="right")) - 1
             wanted = "float32 numbers" if self._floats else "counts below 2^32"
-            raise ValueError(f"cell {cell} has the value {data[at]}; the store keeps {wanted} exactly, or refuses them")
+            raise ValueError(f"cell {cell} has the value {data[at]}; a store of this kind holds {wanted}")
         bits = data.astype(np.float32).view(np.uint32) if self._floats else data.astype(np.uint32)
         n = len(indptr) - 1
         words = np.empty(most_words(n, len(data)), np.uint64)
         offsets, sizes = np.empty(n, np.int64), np.empty(n, np.uint32)
         n_words = encode_rows(indptr, indices, bits, rank, self._floats, self.n_cells, words, offsets, sizes)
         if n_words < 0:
-            raise ValueError(f"cell {-1 - n_words} has a gene number outside 0 … {len(rank) - 1}, or one twice")
+            raise ValueError(f"cell {-1 - n_words} has a gene number outside 0 to {len(rank) - 1}, or one twice")
         self.append_records(words[:n_words], offsets, sizes)
 
     def append_records(
@@ -116,7 +116,7 @@ class ShardWriter:
         sizes: NDArray[np.uint32],
         sources: NDArray[np.uint32] | None = None,
     ) -> None:
-        """Write records that begin at bytes ``offsets`` of ``words`` and whose checksums are of their place here."""
+        """Write records that begin at bytes ``offsets`` of ``words``, with the checksums of their cell numbers here."""
         self._offsets.append(offsets + self._n_bytes)
         self._sizes.append(sizes)
         if self._mixed:
@@ -125,10 +125,10 @@ class ShardWriter:
         self._write(words)
 
     def finish(self, source: int | None = None) -> ShardRecord:
-        """Write the index and give the file its name; what it holds.
+        """Write the index, give the file its name, and return the shard's record.
 
         Raises:
-            ValueError: it has more than 2^32 values.
+            ValueError: the shard has more than 2^32 values.
         """
         n_values = int(sum(int(sizes.sum(dtype=np.int64)) for sizes in self._sizes))
         if n_values > _MOST_VALUES:
@@ -160,7 +160,7 @@ class ShardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with suppress(OSError):  # closing writes what is buffered, for which there may be no room
+        with suppress(OSError):  # closing flushes buffers, for which the disk may be too full
             self._file.close()
         self._partial.unlink(missing_ok=True)
 
@@ -170,31 +170,31 @@ def _magnitude(data: NDArray[Any]) -> int:
 
 
 class MappedShards:
-    """All shards of a store in memory maps, with what compiled loops need to find a cell's record."""
+    """Memory maps of all shards of a store, and the arrays by which kernels locate records."""
 
     def __init__(self, folder: Path, shards: Sequence[ShardRecord], n_genes: Sequence[int]) -> None:
-        """Map the shards; reads no more than the index of each.
+        """Map the shards; reads only their first and last bytes.
 
-        ``n_genes`` are the numbers of genes of the gene spaces of the sources.
+        ``n_genes`` has the number of genes of the gene space of each source.
 
         Raises:
-            StoreFormatError: a file is not what the manifest says; names it.
+            StoreFormatError: a file does not match the manifest; names it.
         """
         self._maps = [_mapped(folder / shard.file.path, shard.file.n_bytes) for shard in shards]
         feet = [_foot(folder, shard, content, n_genes) for shard, content in zip(shards, self._maps, strict=True)]
         self.base = np.array([np.frombuffer(m, np.uint8).ctypes.data for m in self._maps], np.int64)
         """``(S,)`` address of each map."""
         self.index = np.array([foot[1] for foot in feet], np.int64)
-        """``(S,)`` byte at which its offsets begin."""
+        """``(S,)`` offset of the index of each shard."""
         self.n_cells = np.array([foot[0] for foot in feet], np.int64)
         """``(S,)`` cells of each shard."""
         self._folder, self._shards, self._checked = folder, shards, np.zeros(len(shards), np.bool_)
 
     def check_index(self, shard: int) -> None:
-        """See that offsets, sizes and sources of a shard's cells are those that were written.
+        """Check the checksum of the offsets, sizes and sources of a shard's cells, once.
 
         Raises:
-            StoreFormatError: they are not; names the file.
+            StoreFormatError: it does not match; names the file.
         """
         if self._checked[shard]:
             return
@@ -204,12 +204,12 @@ class MappedShards:
         if found != stated.index:
             raise _damaged(path, "checksum of its index", found, stated.index)
         n_values = int(self._sizes(shard).sum(dtype=np.int64))
-        if n_values != stated.n_values:  # or else who trusts the sizes might ask for any amount of memory
+        if n_values != stated.n_values:  # bounds the memory that the sizes ask for
             raise _damaged(path, "values of its cells", n_values, stated.n_values)
         self._checked[shard] = True
 
     def offsets(self, shard: int) -> NDArray[np.int64]:
-        """``(n + 1,)`` where a shard's records begin, and where the last ends; checked."""
+        """``(n + 1,)`` offsets of a shard's records, and of the end of the last; checked."""
         self.check_index(shard)
         return np.frombuffer(self._maps[shard], np.int64, int(self.n_cells[shard]) + 1, int(self.index[shard]))
 
@@ -223,14 +223,14 @@ class MappedShards:
         return np.frombuffer(self._maps[shard], np.uint32, n, begin)
 
     def sources(self, shard: int) -> NDArray[np.uint32]:
-        """``(n,)`` sources of the cells of a shard that has several; checked."""
+        """``(n,)`` sources of the cells of a mixed shard; checked."""
         self.check_index(shard)
         n = int(self.n_cells[shard])
         begin = int(self.index[shard]) + 8 * (n + 1) + (4 * n + 7) // 8 * 8
         return np.frombuffer(self._maps[shard], np.uint32, n, begin)
 
     def release(self) -> None:
-        """Give the pages of all maps back to the system, which keeps them as long as it can; views stay valid."""
+        """Release the pages of all maps to the system; views stay valid."""
         for content in self._maps:
             if hasattr(mmap, "MADV_DONTNEED"):
                 content.madvise(mmap.MADV_DONTNEED)
@@ -240,7 +240,7 @@ class MappedShards:
         return self._maps[shard]
 
     def stated(self, shard: int) -> tuple[bool, bytes]:
-        """Whether a shard's values are float32, and the BLAKE2b of all before its index, as the shard has them."""
+        """Whether a shard's values are float32, and the stored BLAKE2b of all bytes before its index."""
         content = self._maps[shard]
         floats = bool(_HEAD.unpack_from(content, 0)[2] & _FLOATS)
         return floats, _FOOT.unpack_from(content, len(content) - _FOOT.size)[0]
@@ -255,11 +255,11 @@ def _mapped(path: Path, n_bytes: int) -> mmap.mmap:
                 return mmap.mmap(file.fileno(), n_bytes, access=mmap.ACCESS_READ, trackfd=False)
             return mmap.mmap(file.fileno(), n_bytes, access=mmap.ACCESS_READ)
     except (FileNotFoundError, ValueError) as error:
-        raise StoreFormatError(f"{path} is gone or was cut short since the store was opened: {error}") from error
+        raise StoreFormatError(f"{path} was removed or truncated after the store was opened: {error}") from error
 
 
 def _foot(folder: Path, shard: ShardRecord, content: mmap.mmap, n_genes: Sequence[int]) -> tuple[int, int]:
-    """The number of cells, and where the index begins, if all but the records is as it must be."""
+    """The number of cells and the offset of the index, after a check of all but records and index."""
     magic, version, flags = _HEAD.unpack_from(content, 0)
     _, n_cells, n_values, genes, index = _FOOT.unpack_from(content, len(content) - _FOOT.size)
     mixed = shard.source is None
@@ -272,7 +272,7 @@ def _foot(folder: Path, shard: ShardRecord, content: mmap.mmap, n_genes: Sequenc
         "number of values": (n_values, shard.n_values),
         "number of genes": (genes, known),
         "length of its index": (index + tables + _FOOT.size, len(content)),
-        "place of its index, modulo 8,": (index % 8, 0),
+        "offset of its index, modulo 8,": (index % 8, 0),
         "checksum of its last bytes": (_checksum(content[-_FOOT.size :]), shard.foot),
         "flags": (flags & ~_FLOATS, _MIXED * mixed),
     }

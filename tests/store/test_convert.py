@@ -222,7 +222,7 @@ def test_the_path_of_a_store_opens_all_its_sources(tmp_path, out):
     out.rename(tmp_path / "renamed")
     assert len(open_sources(str(tmp_path / "renamed"))) == 2
     (tmp_path / "empty.cells").mkdir()
-    with pytest.raises(StoreFormatError, match="no store"):
+    with pytest.raises(StoreFormatError, match="is not a store"):
         open_sources(tmp_path / "empty.cells")
 
 

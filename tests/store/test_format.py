@@ -133,7 +133,7 @@ def test_another_version_is_refused_and_both_are_named(tmp_path, version):
     manifest = json.loads((store / "manifest.json").read_bytes())
     manifest["version"] = version
     (store / "manifest.json").write_bytes(sealed(manifest))
-    with pytest.raises(StoreFormatError, match=rf"is of version {version!r}; this release reads version 1"):
+    with pytest.raises(StoreFormatError, match=rf"version is {version!r}; this release reads version 1"):
         Store.open(store)
 
 
@@ -199,7 +199,7 @@ def test_an_index_that_does_not_begin_at_a_multiple_of_8(tmp_path):
     foot = content[-48:-8] + (index + 4).to_bytes(8, "little")
     (store / SHARD).write_bytes(content[:index] + bytes(4) + content[index:-48] + foot)
     reseal(store)
-    with pytest.raises(StoreFormatError, match=r"place of its index, modulo 8, 4, expected 0"):
+    with pytest.raises(StoreFormatError, match=r"offset of its index, modulo 8, 4, expected 0"):
         Store.open(store).sources[0].read(np.array([3]))
 
 
@@ -211,28 +211,28 @@ def test_an_index_that_does_not_begin_at_a_multiple_of_8(tmp_path):
         ({"sources__0__obs__path": "shards/00000.cells"}, "cannot be a file of a store"),
         ({"shards__0__file__path": "shards/00000.cells\n"}, "cannot be a file of a store"),
         ({"shards__0__file__path": "shards/../shards/00000.cells"}, "cannot be a file of a store"),
-        ({"shards__1__file__path": "shards/00000.cells"}, "names a file twice"),
-        ({"sources__1__genes": "0" * 32}, "has the gene table '0{32}', which is not there"),
-        ({"sources__1__space": 1}, "'b' is of gene space 1, but there are 1"),
+        ({"shards__1__file__path": "shards/00000.cells"}, "lists a file twice"),
+        ({"sources__1__genes": "0" * 32}, "has the gene table '0{32}', which is not listed"),
+        ({"sources__1__space": 1}, "'b' has gene space 1, but there are 1"),
         ({"spaces__0__n_genes": 1 << 31}, "genes/00000.parquet cannot have 2,147,483,648 genes"),
         ({"spaces__0__file__path": "genes/../x.parquet"}, "cannot be a file of a store"),
-        ({"spaces__0__file__path": "obs/00000.parquet"}, "names a file twice"),
-        ({"spaces": {}}, "is of gene space 0, but there are 0"),
-        ({"shards__0__source": 2}, "shards/00000.cells is of source 2, but there are 2"),
+        ({"spaces__0__file__path": "obs/00000.parquet"}, "lists a file twice"),
+        ({"spaces": {}}, "has gene space 0, but there are 0"),
+        ({"shards__0__source": 2}, "shards/00000.cells has source 2, but there are 2"),
         ({"shards__0__source": 1}, "source 'a' has 3 cells, but 0 in its shards"),
-        ({"shards__0__n_cells": 1 << 62, "sources__0__n_cells": 1 << 62}, "cannot be in the"),
-        ({"shards__0__n_values": 1 << 62}, "cannot be in the"),
+        ({"shards__0__n_cells": 1 << 62, "sources__0__n_cells": 1 << 62}, "do not fit into the"),
+        ({"shards__0__n_values": 1 << 62}, "do not fit into the"),
         ({"sources__0__n_cells": 4}, "8 cells in sources, 7 in shards"),
-        ({"sources__0__n_cells": -1}, "n_cells is -1, no number"),
-        ({"sources__0__n_cells": True}, "n_cells is True, no number"),
-        ({"sources__0__n_cells": 3.0}, "n_cells is 3.0, no number"),
-        ({"shards__0__source": "0"}, "source is '0', no number"),
-        ({"sources__0__name": 7}, "name is 7, no text"),
-        ({"sources__0__uns_organism": ["human"]}, "uns_organism is .*, no text"),
-        ({"sources__0__kind": "counts32"}, "kind is 'counts32', neither"),
+        ({"sources__0__n_cells": -1}, "n_cells is -1, not a number"),
+        ({"sources__0__n_cells": True}, "n_cells is True, not a number"),
+        ({"sources__0__n_cells": 3.0}, "n_cells is 3.0, not a number"),
+        ({"shards__0__source": "0"}, "source is '0', not a number"),
+        ({"sources__0__name": 7}, "name is 7, not text"),
+        ({"sources__0__uns_organism": ["human"]}, "uns_organism is .*, not text"),
+        ({"sources__0__kind": "counts32"}, "kind is 'counts32', not"),
         ({"sources__0__color": "red"}, "SourceRecord has"),
-        ({"sources": None}, "is no manifest of a store, or damaged"),
-        ({"genes": []}, "is no manifest of a store, or damaged"),
+        ({"sources": None}, "is not the manifest of a store, or damaged"),
+        ({"genes": []}, "is not the manifest of a store, or damaged"),
     ],
 )
 def test_every_entry_of_a_manifest_is_checked(tmp_path, changes, why):

@@ -157,7 +157,7 @@ def test_ordering_goes_on_where_it_stopped(tmp_path, out, monkeypatch, append):
     if append:
         assert [source.name for source in Store.open(out).sources] == ["c"]
     else:
-        with pytest.raises(StoreFormatError, match="no store"):
+        with pytest.raises(StoreFormatError, match="is not a store"):
             Store.open(out)
     stamps = {path: (out / path).stat().st_mtime_ns for path in written}
     here(made[:2], out, layout="shuffled", append=append)

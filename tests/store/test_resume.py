@@ -53,7 +53,7 @@ def test_what_was_finished_is_kept_and_not_done_again(tmp_path, out, caplog):
     assert not list(out.rglob("*.partial"))
     assert not list(out.rglob("*.progress"))
     assert not (out / "conversion.lock").exists()
-    with pytest.raises(StoreFormatError, match="if its conversion was interrupted, give the same command again"):
+    with pytest.raises(StoreFormatError, match="if its conversion was interrupted, rerun the same command"):
         Store.open(out)
     made[0].n_read, made[1].n_read, made[1].fails_at = 0, 0, None
     caplog.set_level(logging.INFO)

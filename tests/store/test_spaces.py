@@ -225,7 +225,7 @@ def foreign(request, tmp_path):
     return store, before, ids
 
 
-WHY = "it has a gene that its source has not"
+WHY = "it has a gene that its source does not have"
 
 
 def test_genes_that_a_source_has_not_are_refused(foreign, tmp_path):
