@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from scdataloader.curation.labels import shown, with_values
 from scdataloader.curation.recipe import Recipe, Rule
-from scdataloader.genes.alignment import split_organisms
-from scdataloader.genes.names import examples, gene_ids
-from scdataloader.genes.organisms import infer_organism, normalise_organism
+from scdataloader.genes.names import gene_names
+from scdataloader.genes.organisms import UNSTATED, find_organisms
 from scdataloader.schema import ORGANISM_KEYS
 from scdataloader.sources import H5adSource, ZarrSource
 from scdataloader.sources.anndata.layout import Node, find_matrices, is_array, lookup, old_formats
@@ -89,8 +88,8 @@ def named_obs(source: FileSource) -> pd.DataFrame:
     again = obs.index[obs.index.duplicated()]
     if len(again):
         raise ValueError(
-            f"{source.name} has {len(again):,} cells whose names in obs occur before ({examples(list(again))}); make "
-            "them unique, e.g. with AnnData.obs_names_make_unique, and write the file again"
+            f"{source.name} has {len(again):,} cells whose names in obs occur before ({shown(again)}); make them "
+            "unique, e.g. with AnnData.obs_names_make_unique, and write the file again"
         )
     return obs
 
@@ -143,30 +142,23 @@ def _apply(rule: Rule, obs: pd.DataFrame, name: str) -> list[str]:
 
 
 def _organisms(source: FileSource, obs: pd.DataFrame, recipe: Recipe) -> list[tuple[str, NDArray[np.int64]]]:
-    every = np.arange(len(obs))
-    found = _stated(source, obs, recipe)
+    """The organisms, each with the row numbers of its cells."""
+    found = find_organisms(
+        source.name,
+        given=recipe.rule.organism,
+        obs=((column, obs[column]) for column in ORGANISM_KEYS if column in obs),
+        uns=lambda: source.organism,
+        gene_ids=lambda: gene_names(source.var, column=recipe.rule.genes, source=source.name),
+    )
+    if found[0][0] == UNSTATED:
+        raise ValueError(
+            f"no organism found for {source.name} (looked in obs, uns and gene ids); give it by a rule, as rules: "
+            f"{{{source.name!r}: {{organism: human}}}}"
+        )
     if len(found) > 1 and recipe.mixed_organisms == "refuse":
         parts = ", ".join(f"{organism} ({0 if rows is None else len(rows):,} cells)" for organism, rows in found)
         raise ValueError(f"{source.name} mixes organisms: {parts}; mixed_organisms: split writes one output for each")
-    return [(organism, every if rows is None else rows) for organism, rows in found]
-
-
-def _stated(source: FileSource, obs: pd.DataFrame, recipe: Recipe) -> list[tuple[str, NDArray[np.int64] | None]]:
-    """The organisms according to the rule, obs, uns or the gene ids, with their rows if there are several."""
-    if recipe.rule.organism is not None:
-        return [(normalise_organism(recipe.rule.organism), None)]
-    for column in ORGANISM_KEYS:
-        if column in obs and not obs[column].isna().all():
-            return split_organisms(obs[column].astype("category"), source.name, column)
-    if source.organism:
-        return [(normalise_organism(source.organism), None)]
-    inferred = infer_organism(gene_ids(source.var, column=recipe.rule.genes, name=source.name))
-    if inferred is None:
-        raise ValueError(
-            f"no organism found for {source.name} (looked in obs, uns, gene ids); give it by a rule, as rules: "
-            f"{{{source.name!r}: {{organism: human}}}}"
-        )
-    return [(inferred, None)]
+    return [(organism, np.arange(len(obs)) if rows is None else rows) for organism, rows in found]
 
 
 def _lacks(name: str, column: str, columns: Iterable[object]) -> str:

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 
 from scdataloader.curation.cells import Cells, Extras, FileSource, constant, rows_of
 from scdataloader.curation.filters import IS_OUTLIER, METRICS, OUTLIER_IN, cell_metrics, kept_cells, outliers
-from scdataloader.curation.genes import Genes, match_genes, mitochondrial
+from scdataloader.curation.genes import CuratedGenes, match_genes, mitochondrial
 from scdataloader.curation.hooks import apply_hooks
 from scdataloader.curation.labels import distinct_ids, standardised
 from scdataloader.curation.recipe import Recipe
@@ -112,7 +112,7 @@ def _labelled(part: Part) -> tuple[pd.DataFrame, list[str]]:
     return obs, notes
 
 
-def _judged(part: Part, genes: Genes, obs: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.bool_], list[str]]:
+def _judged(part: Part, genes: CuratedGenes, obs: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.bool_], list[str]]:
     """The table with metrics of the cells, which of them are kept, and what is to be noted."""
     is_mt = mitochondrial(genes.var)
     metrics = pd.concat([cell_metrics(x, is_mt) for _, x in _blocks(part, part.rows, genes)], ignore_index=True)
@@ -140,7 +140,7 @@ def _with_metrics(obs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     return obs
 
 
-def _expressed(part: Part, rows: NDArray[np.int64], genes: Genes) -> tuple[Genes, list[str]]:
+def _expressed(part: Part, rows: NDArray[np.int64], genes: CuratedGenes) -> tuple[CuratedGenes, list[str]]:
     """The genes that enough of the cells ``rows`` express, and a note on the others."""
     n_wanted = part.recipe.min_cells_per_gene
     if not n_wanted:
@@ -153,7 +153,7 @@ def _expressed(part: Part, rows: NDArray[np.int64], genes: Genes) -> tuple[Genes
     return genes.only(enough), notes
 
 
-def _write(part: Part, writer: Writer, genes: Genes, rows: NDArray[np.int64], obs: pd.DataFrame) -> None:
+def _write(part: Part, writer: Writer, genes: CuratedGenes, rows: NDArray[np.int64], obs: pd.DataFrame) -> None:
     obsm = {key: rows_of(values, rows) for key, values in part.cells.obsm.items()}
     for place, x in _blocks(part, rows, genes):
         block = AnnData(x, obs.iloc[place], genes.var, obsm={key: rows_of(obsm[key], place) for key in obsm})
@@ -193,10 +193,10 @@ def _require_ids(part: Part, made: pd.DataFrame) -> None:
                 )
 
 
-def _blocks(part: Part, rows: NDArray[np.int64], genes: Genes) -> Iterator[tuple[slice, csr_matrix]]:
+def _blocks(part: Part, rows: NDArray[np.int64], genes: CuratedGenes) -> Iterator[tuple[slice, csr_matrix]]:
     """Some of the part's cells in the genes of the output, and their place among ``rows``."""
     for place in places(len(rows)):
-        yield place, genes.renumbered(part.source.read(rows[place]), part.source.name)
+        yield place, genes.renumber(part.source.read(rows[place]), part.source.name)
         part.source.release()
         part.advance(place.stop - place.start)
 

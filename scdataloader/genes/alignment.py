@@ -1,4 +1,4 @@
-"""Which organism a source is of, what its genes are called, and where they fall in the vocabulary of all sources."""
+"""Alignment of sources: their organisms, the ids of their genes, and the map from these to one vocabulary."""
 
 from __future__ import annotations
 
@@ -6,50 +6,43 @@ import fnmatch
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.genes.vocabulary import (
-    GeneMap,
-    GeneVocabulary,
-    gene_ids,
-    infer_organism,
-    normalise_organism,
-    read_gene_table,
-)
+from scdataloader.genes.names import gene_names, without_version
+from scdataloader.genes.organisms import UNSTATED, find_organisms, infer_organism
+from scdataloader.genes.tables import find_gene_table
+from scdataloader.genes.vocabulary import GeneMap, GeneVocabulary
 from scdataloader.protocols import HasOrganism
+from scdataloader.runtime.messages import shown
 from scdataloader.schema import ORGANISM_KEYS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from scdataloader.protocols import Source, SourceSelection
 
 logger = logging.getLogger(__name__)
 
-UNSTATED = "NCBITaxon:32644"
-"""NCBI's "unidentified": sources that do not say their organism, which is fine as long as none in a collection does."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class GeneAlignment:
-    """How the genes of the sources are found and brought onto one vocabulary.
+    """How genes of the sources are identified and aligned to one vocabulary.
 
     Args:
         vocabulary: The model's genes, in order: a list of ids, a text file with one id per line, or a dictionary from
-            organism to either. None takes every gene of every source, sorted by organism and id.
-        organisms: The organism of sources that do not say it in obs or uns, or say it wrongly: one for all, or a
-            dictionary from source name (with wildcards, such as "placenta*") to organism. Any usual name will do:
-            "human", "Mus musculus", "NCBITaxon:6239".
-        column: Column of var that holds the gene ids; one for all, or a dictionary from source name (with wildcards).
-            None finds Ensembl-style ids in the index or in a column by itself.
-        tables: A gene table (csv of Ensembl id and symbol) for each organism, for sources that know symbols only.
-        min_overlap: Least share of genes that a source must have in common with its organism's part of the vocabulary,
+            organism to either. None takes all genes of all sources, sorted by organism and id.
+        organisms: The organism of sources that state none in obs or uns, or a wrong one: one for all, or a dictionary
+            from source name (with wildcards, such as "placenta*") to organism. Any usual name is accepted: "human",
+            "Mus musculus", "NCBITaxon:6239".
+        column: Column of var that holds gene ids or symbols: one for all, or a dictionary from source name (with
+            wildcards). None finds Ensembl-style ids in the index or in a column.
+        tables: {organism: a gene table}, a csv, tsv or parquet file of ids, symbols and perhaps synonyms, for sources
+            whose genes are named by symbols.
+        min_overlap: Minimum fraction of genes that a source shares with its organism's part of the vocabulary,
             relative to the smaller of the two.
     """
 
@@ -61,7 +54,7 @@ class GeneAlignment:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_overlap <= 1:
-            raise ValueError(f"min_overlap is a share from 0 to 1, not {self.min_overlap}")
+            raise ValueError(f"min_overlap must be a fraction from 0 to 1, got {self.min_overlap}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +67,6 @@ class AlignedSource:
     organism: str
     """NCBITaxon id, or `UNSTATED`."""
     genes: GeneMap
-    """Position of each gene of the source in the vocabulary."""
 
     @property
     def n_obs(self) -> int:
@@ -82,50 +74,73 @@ class AlignedSource:
         return self.source.n_obs if self.rows is None else len(self.rows)
 
 
-def align(given: Sequence[SourceSelection], how: GeneAlignment) -> tuple[GeneVocabulary, list[AlignedSource]]:
-    """The vocabulary, and the sources, split where they mix organisms, with their genes mapped onto it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _NamedGenes:
+    """Cells of one source and one organism, with the ids of its genes."""
+
+    source: Source
+    rows: NDArray[np.int64] | None
+    organism: str
+    ids: list[str]
+    ambiguous: frozenset[str]
+    own: list[str]
+    """Ids that are not those of another organism of the source."""
+
+
+def align(selections: Sequence[SourceSelection], how: GeneAlignment) -> tuple[GeneVocabulary, list[AlignedSource]]:
+    """The vocabulary, and the sources aligned to it; a source with several organisms is split.
 
     Raises:
         GeneOverlapError: a source shares too few genes with the vocabulary.
-        ValueError: organisms are stated by some sources only, or unknown; or an option names a source that is missing.
+        ValueError: an organism is unknown, or stated by some sources only; or an option names a missing source.
     """
-    _check_patterns(how, [chosen.source.name for chosen in given])
-    table = cache(read_gene_table)
-    tables = {normalise_organism(organism): path for organism, path in (how.tables or {}).items()}
-    found, of_organisms = [], []
-    for chosen in given:
-        source = chosen.source
-        column = _for_source(how.column, source.name)
-        as_written = gene_ids(source.var, column=column, name=source.name)
-        for organism, of_organism in _organisms(source, how, as_written):
-            rows = _both(of_organism, chosen.rows)
-            if rows is not None and not len(rows):
-                continue
-            ids = as_written
-            if organism in tables:
-                ids = gene_ids(source.var, column=column, table=table(tables[organism]), name=source.name)
-            own = ids if of_organism is None else _own(ids, organism)
-            found.append((source, rows, organism, ids))
-            of_organisms.append((own, organism))
-    _check_stated([(source.name, organism) for source, _, organism, _ in found])
-    vocabulary = _vocabulary(how.vocabulary, of_organisms)
-    parts = []
-    for source, rows, organism, ids in found:
-        genes = vocabulary.map(ids, organism, source=source.name, min_overlap=how.min_overlap)
-        logger.info(genes.summary(source.name))
-        parts.append(AlignedSource(source=source, rows=rows, organism=organism, genes=genes))
-    return vocabulary, parts
+    _check_patterns(how, [selection.source.name for selection in selections])
+    found = [part for selection in selections for part in _named_genes(selection, how)]
+    _check_stated([(part.source.name, part.organism) for part in found])
+    vocabulary = _vocabulary(how.vocabulary, [(part.own, part.organism) for part in found])
+    aligned = []
+    for part in found:
+        name = part.source.name
+        genes = vocabulary.map(part.ids, part.organism, source=name, min_overlap=how.min_overlap)
+        logger.info(genes.summary(name, part.ids, part.ambiguous))
+        aligned.append(AlignedSource(source=part.source, rows=part.rows, organism=part.organism, genes=genes))
+    return vocabulary, aligned
 
 
-def _both(first: NDArray[np.int64] | None, second: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
-    """Rows that are in both, ascending; None is all."""
+def _named_genes(selection: SourceSelection, how: GeneAlignment) -> Iterator[_NamedGenes]:
+    """The cells of a selection by organism."""
+    source = selection.source
+    names = gene_names(source.var, column=_for_source(how.column, source.name), source=source.name)
+    for organism, of_organism in _organisms(source, how, names):
+        rows = _in_both(of_organism, selection.rows)
+        if rows is not None and not len(rows):
+            continue
+        table = find_gene_table(organism, how.tables or {})
+        ids, ambiguous = table.match(names, source=source.name) if table else (without_version(names), frozenset())
+        own = ids if of_organism is None else [gene for gene in ids if infer_organism([gene]) in {None, organism}]
+        yield _NamedGenes(source=source, rows=rows, organism=organism, ids=ids, ambiguous=ambiguous, own=own)
+
+
+def _organisms(source: Source, how: GeneAlignment, names: list[str]) -> list[tuple[str, NDArray[np.int64] | None]]:
+    columns = (column for column in ORGANISM_KEYS if column in source.obs_columns)
+    return find_organisms(
+        source.name,
+        given=_for_source(how.organisms, source.name),
+        obs=((column, source.obs([column])[column]) for column in columns),
+        uns=lambda: source.organism if isinstance(source, HasOrganism) else None,
+        gene_ids=lambda: names,
+    )
+
+
+def _in_both(first: NDArray[np.int64] | None, second: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    """Rows that are in both, ascending; None is all rows."""
     if first is None or second is None:
         return second if first is None else first
     return np.intersect1d(first, second, assume_unique=True)
 
 
 def _for_source(option: Mapping[str, str] | str | None, name: str) -> str | None:
-    """The entry of the first pattern that matches a source's name; a string holds for all sources."""
+    """The entry of the first pattern that matches a source's name; a string applies to all sources."""
     if option is None or isinstance(option, str):
         return option
     return next((value for pattern, value in option.items() if fnmatch.fnmatch(name, pattern)), None)
@@ -136,51 +151,9 @@ def _check_patterns(how: GeneAlignment, names: list[str]) -> None:
         for pattern in value if isinstance(value, Mapping) else ():
             if not fnmatch.filter(names, pattern):
                 raise ValueError(
-                    f"the alignment's {option} names {pattern!r}, which matches no source; "
-                    f"the sources are {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"  # noqa: PLR2004
+                    f"the alignment's {option} names {pattern!r}, which matches no source; the sources are "
+                    f"{shown(names)}"
                 )
-
-
-def _organisms(source: Source, how: GeneAlignment, genes: list[str]) -> list[tuple[str, NDArray[np.int64] | None]]:
-    """The organisms of a source's cells, and the rows of each where there are several."""
-    given = _for_source(how.organisms, source.name)
-    if given is not None:
-        return [(normalise_organism(given), None)]
-    for column in ORGANISM_KEYS:
-        if column in source.obs_columns:
-            labels = source.obs([column])[column].astype("category")
-            if not labels.isna().all():
-                return split_organisms(labels, source.name, column)
-    stated = source.organism if isinstance(source, HasOrganism) else None
-    if stated:
-        return [(normalise_organism(stated), None)]
-    return [(infer_organism(genes) or UNSTATED, None)]
-
-
-def split_organisms(labels: pd.Series, name: str, column: str) -> list[tuple[str, NDArray[np.int64] | None]]:
-    """The organisms that a column of obs names, sorted by NCBITaxon id, each with its rows; None if it is the only one.
-
-    Raises:
-        ValueError: some cells have none, or it is unknown.
-    """
-    missing = int(labels.isna().sum())
-    if missing:
-        raise ValueError(
-            f"{missing:,} of the {len(labels):,} cells of {name} have no organism in obs[{column!r}], the others do; "
-            f'fill the column, or say one organism for all of the file: {{"{name}": "human"}} in the organisms of an '
-            "alignment, or by a rule of a recipe"
-        )
-    organisms = {label: normalise_organism(str(label)) for label, n in labels.value_counts().items() if n}
-    distinct = sorted(set(organisms.values()))
-    if len(distinct) == 1:
-        return [(distinct[0], None)]
-    of_cell = labels.map(organisms)
-    return [(organism, np.flatnonzero(of_cell == organism)) for organism in distinct]
-
-
-def _own(ids: list[str], organism: str) -> list[str]:
-    """Those of a mixed file's genes that are no other organism's."""
-    return [gene for gene in ids if infer_organism([gene]) in {None, organism}]
 
 
 def _check_stated(organisms: list[tuple[str, str]]) -> None:
@@ -188,9 +161,8 @@ def _check_stated(organisms: list[tuple[str, str]]) -> None:
     stated = sorted({organism for _, organism in organisms if organism != UNSTATED})
     if silent and stated:
         raise ValueError(
-            f"{silent[0]} does not say its organism, in obs, uns or gene ids, "
-            f"while other sources are of {', '.join(stated)}; "
-            f'say it in the alignment\'s organisms, as {{"{silent[0]}": "human"}} (or whatever it is)'
+            f"no organism found for {silent[0]} (looked in obs, uns and gene ids), but other sources are of "
+            f"{', '.join(stated)}; set the alignment's organisms={{{silent[0]!r}: 'human'}}, or whichever it is"
         )
 
 
@@ -202,7 +174,7 @@ def _vocabulary(given: object, sources: list[tuple[list[str], str]]) -> GeneVoca
     organisms = sorted({organism for _, organism in sources})
     if len(organisms) > 1:
         raise ValueError(
-            f"the sources are of {', '.join(organisms)}: give the vocabulary as a dictionary from organism to its genes"
+            f"the sources are of {', '.join(organisms)}; give the vocabulary as a dictionary from organism to its genes"
         )
     return GeneVocabulary.from_dict({organisms[0]: _id_list(given)})
 

@@ -1,13 +1,14 @@
-"""Genes: the model's vocabulary of them, and the map from a source's genes onto it.
+"""The model's genes, and the map from the genes of a source to them.
 
-A gene is known by its Ensembl-style id without version (``ENSG00000141510``, ``WBGene00000014``, ``FBgn0000008``), or
-by its symbol where nothing better is known: see `gene_ids`. Organisms are NCBITaxon ids (``NCBITaxon:9606``): see
-`normalise_organism`.
+A gene is identified by its Ensembl-style id without version (``ENSG00000141510``, ``WBGene00000014``,
+``FBgn0000008``), or by its name if it has none; see `scdataloader.genes.tables`. Organisms are NCBITaxon ids
+(``NCBITaxon:9606``); see `normalise_organism`.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise, repeat
 from typing import TYPE_CHECKING
@@ -17,52 +18,70 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scdataloader.errors import GeneOverlapError
-from scdataloader.genes.names import examples, gene_ids, read_gene_table
-from scdataloader.genes.organisms import infer_organism, normalise_organism, without_version
+from scdataloader.genes.names import without_version
+from scdataloader.genes.organisms import normalise_organism
+from scdataloader.runtime.messages import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-__all__ = ["GeneMap", "GeneVocabulary", "gene_ids", "infer_organism", "normalise_organism", "read_gene_table"]
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneMap:
-    """Where the genes of one source fall in a vocabulary."""
+    """The map from the genes of one source to a vocabulary."""
 
     lut: NDArray[np.int32]
-    """``(n_source_genes,)`` vocabulary number of each gene of the source; -1 is outside the vocabulary."""
+    """``(n_source_genes,)`` vocabulary number of each gene of the source; -1 outside the vocabulary."""
     measured: NDArray[np.bool_]
     """``(G,)`` True for the vocabulary genes that the source has."""
     organism: str
-    """NCBITaxon id of the organism in whose part of the vocabulary the genes fall."""
+    """NCBITaxon id of the organism whose part of the vocabulary the genes are mapped to."""
     n_organism: int
-    """Genes of that organism in the vocabulary."""
+    """Number of genes of that organism in the vocabulary."""
     n_matched: int
-    """Vocabulary genes that the source has: ``measured.sum()``."""
+    """Number of vocabulary genes that the source has: ``measured.sum()``."""
     n_dropped: int
-    """Genes of the source that are outside the vocabulary: ``(lut == -1).sum()``."""
+    """Number of genes of the source outside the vocabulary: ``(lut == -1).sum()``."""
     duplicates: tuple[str, ...]
-    """Vocabulary genes that the source has twice or more, in vocabulary order: their counts are to be summed."""
+    """Vocabulary genes that the source has more than once, in vocabulary order; their counts are summed."""
     monotone: bool
-    """Whether the numbers in ``lut``, without -1, strictly ascend: mapped rows then need no sorting and no summing."""
+    """Whether ``lut``, without -1, strictly ascends: mapped rows then need no sorting and no summing."""
 
-    def summary(self, source_name: str) -> str:
-        """One line for a log."""
-        line = (
-            f"{source_name}: {len(self.lut) - self.n_dropped:,} of its {len(self.lut):,} genes are in the vocabulary "
-            f"({self.n_matched:,} of {self.n_organism:,} for {self.organism}), {self.n_dropped:,} dropped"
+    def summary(self, source: str, ids: Sequence[str], ambiguous: Collection[str] = ()) -> str:
+        """One line for a log; the arguments are those of `coverage`."""
+        matched = (
+            f"{source}: {len(self.lut) - self.n_dropped:,} of its {len(self.lut):,} genes are in the vocabulary "
+            f"({self.n_matched:,} of {self.n_organism:,} for {self.organism})"
         )
-        if self.duplicates:
-            line += f", {len(self.duplicates):,} that occur more than once summed ({examples(self.duplicates)})"
-        return line
+        return "; ".join([matched, *self.coverage(ids, ambiguous)])
+
+    def coverage(self, ids: Sequence[str], ambiguous: Collection[str] = (), *, kept: bool = False) -> list[str]:
+        """What is not one to one, a line each: genes outside the vocabulary, ambiguous names, summed genes.
+
+        Args:
+            ids: The ids that were mapped.
+            ambiguous: Names that may mean several genes; see `GeneTable.match`.
+            kept: Whether genes outside the vocabulary are kept under their own names.
+        """
+        outside = Counter(ids[at] for at in np.flatnonzero(self.lut < 0).tolist())
+        unclear = sorted(name for name in outside if name in ambiguous)
+        summed = [*self.duplicates, *(name for name, n in outside.items() if kept and n > 1)]
+        lines = []
+        if outside:
+            what = "kept under their own names" if kept else "dropped"
+            lines.append(f"genes without match, {what}: {self.n_dropped:,} ({shown(sorted(outside))})")
+        if unclear:
+            lines.append(f"of these, ambiguous names: {len(unclear):,} ({shown(unclear)})")
+        if summed:
+            lines.append(f"genes that occur more than once, summed: {len(summed):,} ({shown(summed)})")
+        return lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneVocabulary:
     """The model's genes in order: one list, with a contiguous part for each organism.
 
-    Make it with `from_dict` or `union`.
+    Use `from_dict` or `union` to create one.
 
     Raises:
         ValueError: an id occurs twice, or the parts do not tile the list.
@@ -71,7 +90,7 @@ class GeneVocabulary:
     ids: list[str]
     """``(G,)`` gene ids, without version, in vocabulary order."""
     organisms: dict[str, tuple[int, int]]
-    """NCBITaxon id of each organism to its part ``[start, stop)`` of ``ids``, in order."""
+    """{NCBITaxon id: its part ``[start, stop)`` of ``ids``}, in order."""
     _index: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -82,15 +101,15 @@ class GeneVocabulary:
         if len(index) < len(self.ids):
             twice = _duplicates(self.ids)
             raise ValueError(
-                f"{len(twice):,} gene ids occur more than once in the vocabulary ({examples(twice)}): every id must be "
-                "unique, versions aside and over all organisms; drop the repeats, or use Ensembl ids where organisms "
-                "share symbols"
+                f"{len(twice):,} gene ids occur more than once in the vocabulary ({shown(twice)}); ids must be unique "
+                "over all organisms, version ignored; remove the repeats, or use Ensembl ids where organisms share "
+                "symbols"
             )
         object.__setattr__(self, "_index", index)
 
     @classmethod
     def from_dict(cls, genes: Mapping[str, Sequence[str]]) -> GeneVocabulary:
-        """The vocabulary ``{organism: ids}``, in the order given; versions are cut, names of organisms normalised.
+        """The vocabulary ``{organism: ids}``, in the order given, without versions.
 
         Raises:
             ValueError: an organism is unknown or named twice, or an id occurs twice.
@@ -101,7 +120,7 @@ class GeneVocabulary:
             organism = normalise_organism(name)
             if organism in organisms:
                 raise ValueError(
-                    f"the vocabulary names {organism} twice, the second time as {name!r}; merge its two lists"
+                    f"the vocabulary has {organism} twice, the second time as {name!r}; merge the two lists"
                 )
             organisms[organism] = (len(ids), len(ids) + len(part))
             ids.extend(without_version(part))
@@ -109,10 +128,9 @@ class GeneVocabulary:
 
     @classmethod
     def union(cls, sources: Iterable[tuple[Sequence[str], str]]) -> GeneVocabulary:
-        """Every gene of the ``(ids, organism)`` pairs once: organisms sorted, ids sorted within each.
+        """All genes of ``(ids, organism)`` pairs, once each: organisms sorted, ids sorted within each.
 
-        It depends on the set of (organism, id) alone, not on the order of the sources. Sorted ids keep the map from a
-        source that is itself sorted monotone.
+        The result does not depend on the order of the sources. The map from a source with sorted genes is monotone.
         """
         genes: dict[str, set[str]] = {}
         for ids, name in sources:
@@ -124,34 +142,34 @@ class GeneVocabulary:
 
     @property
     def genes_dict(self) -> dict[str, list[str]]:
-        """``{organism: ids}``; joined in order it is ``ids``."""
+        """{organism: ids}; joined in order they are ``ids``."""
         return {organism: self.ids[start:stop] for organism, (start, stop) in self.organisms.items()}
 
     @property
     def digest(self) -> str:
-        """32 hexadecimal digits that depend on the organisms, the ids and their order."""
+        """32 hexadecimal digits, a function of the organisms, the ids and their order."""
         lines = "\n".join(f">{organism}\n" + "\n".join(ids) for organism, ids in self.genes_dict.items())
         return hashlib.blake2b(lines.encode(), digest_size=16).hexdigest()
 
     def map(self, ids: Sequence[str], organism: str, *, source: str, min_overlap: float = 0.0) -> GeneMap:
-        """Where the genes ``ids`` of a source fall in ``organism``'s part of the vocabulary.
+        """Map the genes of a source to ``organism``'s part of the vocabulary.
 
         Args:
-            ids: the source's genes, in its own numbering; versions are ignored.
-            organism: the source's organism, by any name `normalise_organism` knows.
-            source: what messages call the source.
-            min_overlap: least share of genes in common, counted on distinct ids and relative to the smaller of the two
-                sides: a panel of 500 genes overlaps fully with a vocabulary that has them all.
+            ids: Gene ids of the source, in its own numbering; versions are ignored.
+            organism: Organism of the source, by any name that `normalise_organism` accepts.
+            source: How messages call the source.
+            min_overlap: Minimum fraction of shared genes, counted on distinct ids and relative to the smaller side: a
+                panel of 500 genes overlaps fully with a vocabulary that has them all.
 
         Raises:
-            GeneOverlapError: no gene is shared, or fewer than ``min_overlap`` asks for.
+            GeneOverlapError: no gene is shared, or a smaller fraction than ``min_overlap``.
         """
         organism = normalise_organism(organism)
         if organism not in self.organisms:
             raise GeneOverlapError(
                 f"{source} is of {organism}, but the vocabulary has genes of "
-                f"{', '.join(self.organisms) or 'no organism'} only; add that organism to the vocabulary, or say which "
-                "organism the source is of"
+                f"{', '.join(self.organisms) or 'no organism'} only; add the organism to the vocabulary, or correct "
+                "that of the source"
             )
         start, stop = self.organisms[organism]
         ids = without_version(ids)
@@ -181,11 +199,10 @@ class GeneVocabulary:
         share = gene_map.n_matched / max(smaller, 1)
         needed = f"{min_overlap:.1%}" if min_overlap > 0 else "at least one gene"
         raise GeneOverlapError(
-            f"{source} shares {gene_map.n_matched:,} genes with the vocabulary, of its own {n_distinct:,} and of the "
-            f"{gene_map.n_organism:,} of {gene_map.organism} there: {share:.1%} of the smaller side, where {needed} is "
-            f"needed. The source's genes look like {examples(ids)}; the vocabulary's like "
-            f"{examples(self.ids[start:stop])}. Name the column of var that holds the vocabulary's ids, give a gene "
-            "table with the organism's symbols, or lower the overlap that is asked for"
+            f"{source} shares {gene_map.n_matched:,} genes with the vocabulary, {share:.1%} of the smaller side, where "
+            f"{needed} is needed; its {n_distinct:,} genes look like {shown(ids[:3]) or 'none'}, the "
+            f"{gene_map.n_organism:,} of {gene_map.organism} in the vocabulary like {shown(self.ids[start:stop][:3])}; "
+            "name the column of var that holds the vocabulary's ids, give a gene table, or lower the minimum overlap"
         )
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scdataloader.curation.recipe import BIONTY, Recipe
-from scdataloader.genes.names import gene_rows
 from scdataloader.genes.organisms import ENSEMBL_ID, infer_organism, normalise_organism
+from scdataloader.genes.tables import gene_rows
 from scdataloader.lamin.session import MAIN, TRASH, check_bionty, session
 from scdataloader.lamin.terms import save_terms
 from scdataloader.runtime.files import write_atomically, writing

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from scdataloader.collection.collection import Collection
 from scdataloader.commands.inspect import parser, read_options
-from scdataloader.genes.alignment import UNSTATED
+from scdataloader.genes.organisms import UNSTATED
 from scdataloader.lamin.collections import is_lamin, origins
 from scdataloader.report.tree import show_mapped, show_tree
 from scdataloader.sampling.expectation import expect

@@ -432,7 +432,7 @@ def test_two_species_need_a_word_on_the_one_that_is_silent(real_data, capsys):
     options = ["--model", "LabelClassifier", "--data.labels", "[cell_type_ontology_term_id]", "--trainer.max_steps",
                "2", "--trainer.accelerator", "cpu"]  # fmt: skip
     assert main(["fit", "--data.data", str(files), *options]) == 2
-    assert "human_placenta_cl22.h5ad does not say its organism" in capsys.readouterr().err
+    assert "no organism found for human_placenta_cl22.h5ad" in capsys.readouterr().err
     assert (
         main(["fit", "--data.data", str(files), *options, "--data.alignment.organisms", '{"*placenta*": human}']) == 0
     )

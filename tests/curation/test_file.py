@@ -213,7 +213,7 @@ def unsaid(raw):
     ("change", "recipe", "why"),
     [
         (no_counts, {}, "no counts found (X: "),
-        (same_names, {}, "has 8 cells whose names in obs occur before (x, y, x)"),
+        (same_names, {}, "has 8 cells whose names in obs occur before (x, y, x"),
         (
             None,
             {"required": ["donor_id"]},
@@ -224,7 +224,7 @@ def unsaid(raw):
             {"rules": {"*": Rule(columns={"organisms": "x"})}},
             "has no obs column 'organisms' (the nearest are organism), from which its rule makes 'x'",
         ),
-        (unsaid, {}, "no organism found for a.h5ad (looked in obs, uns, gene ids)"),
+        (unsaid, {}, "no organism found for a.h5ad (looked in obs, uns and gene ids)"),
     ],
 )
 def test_what_is_refused(tmp_path, change, recipe, why):

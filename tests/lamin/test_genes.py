@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from scdataloader.commands.main import main
 from scdataloader.curation import Curator, Outcome, Recipe
-from scdataloader.curation.genes import GeneTable
+from scdataloader.genes.tables import GeneTable
 from scdataloader.lamin import curate_into
 from scdataloader.lamin.genes import (
     import_genes,
