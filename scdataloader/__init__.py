@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from scdataloader.registry import register
+from scdataloader.schema import LABEL_COLUMNS, ONTOLOGIES
 
 if TYPE_CHECKING:
     from scdataloader.batches.full import Dense, SelectedGenes, Sparse
@@ -36,6 +37,10 @@ register("source", "*.cells", "scdataloader.store.reader:open_stores")
 register("source", "*/manifest.json", "scdataloader.store.reader:open_stores")
 register("source", "lamindb:", "scdataloader.lamin.collections:open_lamindb")
 register("source", "type:lamindb.*", "scdataloader.lamin.collections:open_lamindb")
+for _name in (*ONTOLOGIES, "AfPO", "CHEBI", "CVCL", "NCBITaxon", "UniProt", "ZFS"):
+    register("ontology", _name, "scdataloader.ontology.locate:open_guide")
+for _name in {column.registry for column in LABEL_COLUMNS.values()}:
+    register("ontology", f"bionty.{_name}", "scdataloader.ontology.locate:open_bionty")
 
 __all__ = [
     "CSRRows",

@@ -12,10 +12,11 @@ import pandas as pd
 from anndata.io import read_elem
 from numpy.typing import NDArray
 
-from scdataloader.curation.labels import shown, with_values
+from scdataloader.curation.labels import with_values
 from scdataloader.curation.recipe import Recipe, Rule
 from scdataloader.genes.names import gene_names
 from scdataloader.genes.organisms import UNSTATED, find_organisms
+from scdataloader.runtime.messages import shown
 from scdataloader.schema import ORGANISM_KEYS
 from scdataloader.sources import H5adSource, ZarrSource
 from scdataloader.sources.anndata.layout import Node, find_matrices, is_array, lookup, old_formats

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scdataloader.curation.labels import open_ontology, resolve
+from scdataloader.curation.labels import cached_ontology, resolve
 from scdataloader.curation.recipe import Recipe
 from scdataloader.schema import ASSAY, IS_PRIMARY, LABEL_COLUMNS, UNKNOWN
 
@@ -148,5 +148,5 @@ def with_descendants(assays: list[str]) -> set[str]:
         term, _ = resolve(assay, ontologies)
         if term == UNKNOWN:
             raise ValueError(f"assays of the recipe: {assay!r} is not a term of EFO; give an id or a name")
-        found.update(open_ontology(ontologies[0]).descendants(term, include_self=True))
+        found.update(cached_ontology(ontologies[0]).descendants(term, include_self=True))
     return found

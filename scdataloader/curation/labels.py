@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from scdataloader.curation.recipe import is_file
 from scdataloader.labels.encoder import is_unknown, label_counts, label_text
-from scdataloader.ontology.names import joint_label, prefix_of, terms_in
-from scdataloader.ontology.ontology import Ontology
+from scdataloader.ontology.locate import open_ontology
+from scdataloader.ontology.names import MatchKind, joint_label, prefix_of, terms_in
+from scdataloader.runtime.messages import shown
 from scdataloader.schema import ONTOLOGIES, UNKNOWN
 
-N_SHOWN = 3
-"""Labels of a kind that a note names at most."""
+cached_ontology = cache(open_ontology)
+"""`open_ontology`, once in a process."""
 
-Kind = Literal["id", "name", "deprecated", "joint", "unknown"]
-_SAID: dict[Kind, str] = {
+Kind = MatchKind | Literal["joint"]
+_CHANGES: dict[Kind, str] = {
     "name": "names made ids",
     "deprecated": "deprecated terms replaced",
     "joint": "joint labels put in order",
@@ -66,19 +66,14 @@ def standardised(
     return pd.Categorical(lut[column.cat.codes.to_numpy()]), _notes(found, counts)
 
 
-def resolve(label: str, ontologies: Sequence[str]) -> tuple[str, Kind]:
-    """The current term that a label means, "unknown" where there is none, and what the label was."""
+def resolve(label: str, ontologies: Sequence[str]) -> tuple[str, MatchKind]:
+    """The current term of a label in the first ontology that knows it, "unknown" if there is none; and its kind."""
     prefix = prefix_of(label).lower()
-    # of an id the prefix says which ontology to open, most often
+    # an id is most often a term of the ontology with its prefix, so the others need not be opened
     for name in sorted(ontologies, key=lambda name: name.lower() != prefix):
-        ontology = open_ontology(name)
-        # a deprecated term may go by the name that it had before
-        found = ontology.candidates(label) or ontology.candidates(f"obsolete {label}")
-        if found:
-            current = ontology.current(found[0]) if len(found) == 1 else None
-            if current is None:
-                return UNKNOWN, "unknown"
-            return current, "deprecated" if current != found[0] else "id" if label == current else "name"
+        match = cached_ontology(name).match(label)
+        if match.candidates:
+            return match.term or UNKNOWN, match.kind
     return UNKNOWN, "unknown"
 
 
@@ -100,24 +95,11 @@ def distinct_ids(values: pd.Series[Any]) -> list[str]:
     return sorted({term for label in label_counts([values]) for term in terms_in(label)})
 
 
-@cache
-def open_ontology(name: str) -> Ontology:
-    """An ontology by its name in the CELLxGENE schema, or by its file; opened once in a process."""
-    return Ontology.from_obo(name) if is_file(name) else Ontology.from_guide(name)
-
-
 def _notes(found: Mapping[str, tuple[str, Kind]], counts: Mapping[str, int]) -> list[str]:
     notes = []
-    for kind, said in _SAID.items():
+    for kind, said in _CHANGES.items():
         cells = Counter({label: counts[label] for label, (_, other) in found.items() if other == kind})
         if cells:
             some = (f"{label!r} to {found[label][0]}" if kind != "unknown" else repr(label) for label in cells)
             notes.append(f"{said}: {len(cells):,}, of {cells.total():,} cells ({shown(some)})")
     return notes
-
-
-def shown(labels: Iterable[str]) -> str:
-    """The first of some labels, for a note."""
-    labels = list(labels)
-    more = f" and {len(labels) - N_SHOWN:,} more" if len(labels) > N_SHOWN else ""
-    return ", ".join(labels[:N_SHOWN]) + more

@@ -7,7 +7,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from importlib.metadata import version
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from typing import Any, Literal
 from scdataloader.curation.hooks import hook_files
 from scdataloader.genes.organisms import normalise_organism
 from scdataloader.labels.encoder import label_text
-from scdataloader.ontology.readers import guide_name
+from scdataloader.ontology.locate import fingerprint, is_file
 from scdataloader.schema import LABEL_COLUMNS
 
 STEPS = 2
@@ -165,8 +164,8 @@ class Recipe:
 
         Raises:
             FileNotFoundError: a gene table or an ontology file does not exist.
-            LookupError: the module of a hook does not exist.
-            ValueError: an ontology does not exist; or genes are to be taken from bionty and not yet written to a file.
+            LookupError: the module of a hook does not exist, or an ontology is not registered.
+            ValueError: genes are to be taken from bionty and not yet written to a file.
         """
         parts: dict[str, Any] = asdict(self) | {
             "steps": STEPS,
@@ -176,11 +175,6 @@ class Recipe:
             "rules": [(pattern, asdict(rule)) for pattern, rule in self.rules.items()],
         }
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def is_file(ontology: str) -> bool:
-    """Whether an ontology is given as a file, not by name."""
-    return Path(ontology).suffix != ""
 
 
 def _table(path: str) -> str:
@@ -193,12 +187,7 @@ def _table(path: str) -> str:
 
 
 def _ontology(name: str) -> str:
-    return _digest(name) if is_file(name) else f"{guide_name(name).lower()} {_release()}"
-
-
-@cache
-def _release() -> str:
-    return version("cellxgene-ontology-guide")
+    return _digest(name) if is_file(name) else fingerprint(name)
 
 
 def _digest(path: str | PathLike[str]) -> str:

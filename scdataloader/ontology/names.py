@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-N_SHOWN = 5
-"""Largest number of terms or labels that a message names."""
+from scdataloader.runtime.messages import N_SHOWN, shown
 
 _ID = re.compile(r"(?P<prefix>[A-Za-z]\w*?)(?::\w+|_\d{4,})")
 _PREFIX = re.compile(r"[A-Za-z]\w*?(?=[:_])")
@@ -50,13 +49,6 @@ def is_joint(label: str) -> bool:
 def joint_label(terms: Iterable[str]) -> str:
     """The label that names all of ``terms``, in the form of the schema; the term itself if there is only one."""
     return f" {_SEPARATOR} ".join(sorted(set(terms)))
-
-
-def shown(labels: Iterable[str], n: int = N_SHOWN) -> str:
-    """The first ``n`` labels and the number of the others, for a message."""
-    labels = list(labels)
-    more = f" and {len(labels) - n:,} more" if len(labels) > n else ""
-    return ", ".join(labels[:n]) + more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

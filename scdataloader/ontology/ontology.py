@@ -6,6 +6,7 @@ several parents. *Deprecated* terms have a name and perhaps a replacement, but n
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -148,6 +149,13 @@ class Ontology:
     def prefixes(self) -> tuple[str, ...]:
         """Prefixes of the ids, such as ``("CL",)``."""
         return self._names.prefixes
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that change with the terms, their names and their parents."""
+        table = self._table
+        parts = [sorted(part.items()) for part in (table.labels, table.parents, table.synonyms, table.replaced_by)]
+        return hashlib.blake2b(repr((table.title, self.deprecated, parts)).encode(), digest_size=16).hexdigest()
 
     def label(self, term: str) -> str:
         """The term's name; its id if it has none."""

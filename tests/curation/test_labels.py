@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from scdataloader.curation.labels import distinct_ids, open_ontology, standardised
+from scdataloader.curation.labels import cached_ontology, distinct_ids, standardised
 
 CELLS = ["CL", "FBbt", "ZFA", "WBbt"]
 HUMAN = "NCBITaxon:9606"
@@ -80,7 +80,7 @@ def test_joint_labels(written, expected, note):
 
 
 def test_a_word_for_unknown_is_no_synonym_in_a_joint_label():
-    uberon = open_ontology("UBERON")
+    uberon = cached_ontology("UBERON")
     assert uberon.candidates("na")  # so that the label below would have two terms
     assert list(standardised(pd.Series(["UBERON:0000178 || na"]), ["UBERON"], HUMAN)[0]) == ["unknown"]
 

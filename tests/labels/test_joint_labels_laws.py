@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scdataloader.curation.labels import UNKNOWN, distinct_ids, open_ontology, standardised, with_values
+from scdataloader.curation.labels import UNKNOWN, cached_ontology, distinct_ids, standardised, with_values
 from scdataloader.labels.encoder import label_text
 from scdataloader.lamin.where import Having
 from scdataloader.ontology.names import is_joint, joint_label, terms_in
 from tests.cells import MemorySource
 
-PATO = open_ontology("PATO")
+PATO = cached_ontology("PATO")
 HUMAN = "NCBITaxon:9606"
 
 current = st.sampled_from(PATO.terms[:40])
