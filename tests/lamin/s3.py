@@ -11,7 +11,7 @@ import pytest
 @contextmanager
 def s3_server() -> Iterator[str]:
     """Address of an S3 server on loopback with the empty bucket ``atlas``."""
-    server_module = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    server_module = pytest.importorskip("moto.server")
     boto3 = pytest.importorskip("boto3")
     server = server_module.ThreadedMotoServer(port=0, verbose=False)
     server.start()

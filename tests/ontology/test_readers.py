@@ -182,7 +182,7 @@ def test_bionty_may_try_another_address_and_find_no_network_there(registries: Mo
 
 @pytest.mark.s3
 def test_an_empty_registry_is_read_from_its_public_source(registries: ModuleType, monkeypatch, tmp_path: Path):
-    server_module = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    server_module = pytest.importorskip("moto.server")
     boto3 = pytest.importorskip("boto3")
     server = server_module.ThreadedMotoServer(port=0, verbose=False)
     server.start()

@@ -1,0 +1,122 @@
+"""What is imported is declared in pyproject.toml, and what is declared there is imported."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# Modules that are not called like their distribution.
+MODULES = {"psycopg2-binary": "psycopg2", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+# Requirements that no line imports.
+BOUNDS = {"aiobotocore", "s3fs"}  # they bound what lamindb requires
+SERVER = {"flask", "flask-cors"}  # moto's server imports them
+PLUGINS = {"pytest-xdist"}  # pytest loads it
+# Programs, and the line of the project's own files that runs or configures each of them.
+PROGRAMS = {
+    "import-linter": ("Makefile", "lint-imports"),
+    "mkdocs": ("Makefile", "mkdocs build"),
+    "mkdocs-material": ("mkdocs.yml", "name: material"),
+    "mkdocstrings": ("mkdocs.yml", "- mkdocstrings"),
+    "mypy": ("Makefile", "/mypy"),
+    "pandas-stubs": ("Makefile", "/mypy"),
+    "ruff": ("Makefile", "ruff check"),
+    "towncrier": ("pyproject.toml", "[tool.towncrier]"),
+}
+
+
+def distributions(extra=None):
+    """Names of the distributions that the package, or one of its extras, requires, through extras of its own too."""
+    requirements = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
+    names = set()
+    for requirement in requirements:
+        name, extras = re.match(r"([\w.-]+)(?:\[([\w,]+)\])?", requirement).groups()
+        if name == PROJECT["name"]:
+            names = names.union(*(distributions(other) for other in extras.split(",")))
+        else:
+            names.add(name.lower())
+    return names
+
+
+def modules(names):
+    return {MODULES.get(name, name.replace("-", "_")) for name in names}
+
+
+def imported(tree):
+    """Top-level modules of import statements, and of import_module("...") and importorskip("...")."""
+    statements, calls = set(), set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                statements |= {alias.name for alias in names}
+            case ast.ImportFrom(module=str(name), level=0):
+                statements.add(name)
+            case ast.Call(
+                func=ast.Name(id=function) | ast.Attribute(attr=function), args=[ast.Constant(value=str(name)), *_]
+            ) if function in ("import_module", "importorskip"):
+                calls.add(name)
+    return {name.partition(".")[0] for name in statements}, {name.partition(".")[0] for name in calls}
+
+
+def third_party(*folders):
+    """What the files of some folders import, by statements and by calls, beyond the standard library and our files."""
+    ours = {"scdataloader", "tests"}
+    ours |= {path.stem for folder in ("tests", "examples", "benchmarks") for path in (ROOT / folder).glob("*.py")}
+    statements, calls = set(), set()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        found = imported(ast.parse(path.read_text(encoding="utf-8")))
+        # scripts import each other by the names of their files, the package's files never do
+        beside = set() if folders == ("scdataloader",) else {other.stem for other in path.parent.iterdir()}
+        statements |= found[0] - beside
+        calls |= found[1] - beside
+    assert statements
+    return statements - ours - sys.stdlib_module_names, calls - ours - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    ("code", "statements", "calls"),
+    [
+        ("import a.b, c as d", {"a", "c"}, set()),
+        ("from a.b import c", {"a"}, set()),
+        ("from . import a\nfrom .b import c", set(), set()),
+        ("def f():\n    try:\n        import a\n    except ImportError:\n        a = None", {"a"}, set()),
+        ("x = import_module('a.b'); y = importlib.import_module('c')", set(), {"a", "c"}),
+        ("x = pytest.importorskip('a.b', reason='c')", set(), {"a"}),
+        ("x = import_module(name)\nx = open('a')", set(), set()),
+    ],
+)
+def test_the_finder_finds(code, statements, calls):
+    assert imported(ast.parse(code)) == (statements, calls)
+
+
+def test_the_package_imports_what_it_requires():
+    statements, _ = third_party("scdataloader")
+    assert statements == modules(distributions() - BOUNDS)
+    assert distributions() >= BOUNDS
+
+
+def test_the_package_imports_what_its_extras_offer():
+    extras = set(PROJECT["optional-dependencies"]) - {"dev", "docs", "test"}
+    offered = modules(set().union(*(distributions(extra) for extra in extras)))
+    _, calls = third_party("scdataloader")
+    assert offered <= calls
+    # what only some users' files need is named by an error message, and tested
+    assert calls <= offered | modules(distributions() | distributions("test"))
+
+
+def test_the_tests_examples_and_benchmarks_import_what_they_require():
+    found = set().union(*third_party("tests", "examples", "benchmarks"))
+    offered = distributions("test")
+    assert found <= modules(distributions() | offered)
+    assert modules(offered - SERVER - PLUGINS) <= found
+
+
+def test_every_program_that_is_required_is_used():
+    assert distributions("dev") - distributions("test") == set(PROGRAMS)
+    unused = [name for name, (file, text) in PROGRAMS.items() if text not in (ROOT / file).read_text(encoding="utf-8")]
+    assert not unused
