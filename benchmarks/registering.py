@@ -145,7 +145,7 @@ def main() -> None:
         os.chdir(root)
         storage = stack.enter_context(s3_server()) if options.s3 else None
         from scdataloader.lamin.instance import init
-        from scdataloader.lamin.register.register import register
+        from scdataloader.lamin.register import register
 
         measured: dict[str, Any] = {"files": options.files, "db": "postgres" if options.db else "sqlite"}
         measured["s3"] = options.s3

@@ -12,7 +12,7 @@ from pathlib import Path
 from scdataloader.curation.curator import Curator
 from scdataloader.curation.report import Outcome, summary
 from scdataloader.lamin.genes import suggest_bionty_genes, with_bionty_genes
-from scdataloader.lamin.register.register import check_registrable, register
+from scdataloader.lamin.register import check_registrable, register
 from scdataloader.lamin.session import local_storage
 
 _KEY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*")

@@ -14,7 +14,7 @@ import lamindb
 from django.db import connection, connections, transaction
 
 from scdataloader.curation import Outcome, Recipe
-from scdataloader.lamin.register.register import register
+from scdataloader.lamin.register import register
 from tests.lamin.curated import B, T, curated
 
 N_FILES = 3

@@ -24,7 +24,7 @@ def test_what_is_kept_is_registered_and_what_is_new_makes_a_version(tmp_path, la
     said = [record.getMessage() for record in caplog.records if "lamindb:tests/runs@" in record.getMessage()]
     assert [re.search(r"\(.*new", line)[0] for line in said] == [
         "(new): 2 artifacts, 2 new",
-        "(as it was): 2 artifacts, 0 new",
+        "(unchanged): 2 artifacts, 0 new",
         "(new): 3 artifacts, 1 new",
     ]
     assert len(scd.Collection.open("lamindb:tests/runs")) == 30
@@ -32,7 +32,9 @@ def test_what_is_kept_is_registered_and_what_is_new_makes_a_version(tmp_path, la
 
 def test_a_file_that_is_refused_has_failed_in_the_report(tmp_path, lamin, monkeypatch, caplog):
     (path,) = raw(tmp_path / "raw", 1)
-    monkeypatch.setattr("scdataloader.lamin.register.register.unlinkable", lambda outcomes: {str(path): "no such term"})
+    monkeypatch.setattr(
+        "scdataloader.lamin.register.collection.unlinkable", lambda outcomes: {str(path): "no such term"}
+    )
     (outcome,) = curate_into("tests/refused", Curator(out=tmp_path / "out", processes=1), path)
     assert (outcome.status, outcome.reason) == ("failed", "curated, but not registered: no such term")
     assert outcome.reason in (tmp_path / "out" / "report.csv").read_text()

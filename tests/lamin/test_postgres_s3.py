@@ -14,7 +14,7 @@ from lamindb_setup.core.hashing import hash_file
 from scdataloader import Collection
 from scdataloader.curation import Recipe
 from scdataloader.lamin.collections import resolve_lamin
-from scdataloader.lamin.register.register import register
+from scdataloader.lamin.register import register
 from tests.lamin.curated import CELL_TYPE, B, T, curated, failing_database
 from tests.lamin.postgres import postgres_server
 from tests.lamin.s3 import s3_server
@@ -29,7 +29,7 @@ from tests.lamin.curated import CD8, CELL_TYPE, NEURON, B, T, curated
 from tests.lamin.killed import kill_at_each_step
 from scdataloader import Collection
 from scdataloader.curation import Recipe
-from scdataloader.lamin.register.register import register
+from scdataloader.lamin.register import register
 from scdataloader.lamin.genes import import_genes, registered_genes
 
 assert lamindb.setup.settings.instance.dialect == "postgresql"

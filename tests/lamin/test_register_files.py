@@ -13,8 +13,8 @@ import scdataloader as scd
 from scdataloader.curation import Curator, Outcome, Recipe
 from scdataloader.lamin import curate_into
 from scdataloader.lamin.collections import resolve_lamin
+from scdataloader.lamin.register import register
 from scdataloader.lamin.register.origin import Origin
-from scdataloader.lamin.register.register import register
 from tests.curation.helpers import cells, table, written
 from tests.lamin.curated import HUMAN, MOUSE, B, T, curated, without_output
 

@@ -16,7 +16,7 @@ from scdataloader import Collection, DataModule, Sampling
 from scdataloader.commands.main import main
 from scdataloader.curation import Recipe
 from scdataloader.lamin.collections import resolve_lamin
-from scdataloader.lamin.register.register import register
+from scdataloader.lamin.register import register
 from tests.curation.helpers import IDS, kept, written
 from tests.curation.helpers import cells as raw_cells
 from tests.lamin.curated import CD8, CELL_TYPE, HUMAN, MOUSE, NAIVE_CD8, NEURON, B, T, curated

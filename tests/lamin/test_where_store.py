@@ -18,7 +18,7 @@ from scdataloader import Collection, DataModule, Sampling
 from scdataloader.commands.main import main
 from scdataloader.curation import Recipe
 from scdataloader.lamin.collections import resolve_lamin
-from scdataloader.lamin.register.register import register
+from scdataloader.lamin.register import register
 from tests.lamin.curated import CD8, CELL_TYPE, HUMAN, MOUSE, NAIVE_CD8, NEURON, TISSUE, B, T, curated
 from tests.lamin.s3 import s3_server
 

@@ -1,4 +1,4 @@
-"""What lamindb knows of a curated artifact: its number of cells, the labels in its columns of obs, its organism."""
+"""Link artifacts to their labels: terms in columns of obs, and organisms."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ logger = logging.getLogger(__name__)
 
 
 class Annotator:
-    """Labels of many artifacts at once.
-
-    To be made inside of a transaction; to be used inside of another, or the same.
-    """
+    """Labels of many artifacts. Make it inside a transaction, and use it in that one or in another."""
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
-        """Save the terms of all labels that are not in the instance yet, with all that is above them.
+        """Save the terms of all labels that the instance lacks, with all terms above them.
 
         Raises:
-            LookupError: a label is no term that can be saved: see `unlinkable`.
+            LookupError: a label is not a term that can be saved: see `unlinkable`.
         """
         self._registries = _registries(outcomes)
-        labelled = {column for outcome in outcomes for column, ids in outcome.labels.items() if ids}
-        for column in sorted(labelled - set(self._registries)):
-            logger.warning("no registry of bionty is for the labels of %s, which are not linked", column)
+        columns = {column for outcome in outcomes for column, ids in outcome.labels.items() if ids}
+        for column in sorted(columns - set(self._registries)):
+            logger.warning("bionty has no registry for the labels of %s, which are not linked", column)
         self._features = {column: _feature(column, registry) for column, registry in self._registries.items()}
-        self._records = {registry: _records(registry, self._ids(outcomes, registry)) for registry in self._all()}
-        # here, as what is saved later may be taken back and tried again
-        self._schemas = {columns: self._schema(columns) for columns in {*map(self._columns, outcomes)} if columns}
+        organisms = _bionty("Organism")
+        self._records = {
+            registry: _records(registry, self._ids(outcomes, registry))
+            for registry in {*self._registries.values(), organisms}
+        }
+        # made here because a transaction that uses them may be rolled back and retried
+        self._schemas = {linked: self._schema(linked) for linked in {*map(self._linked, outcomes)} if linked}
 
     def prepare(self, artifact: Artifact, outcome: Outcome) -> None:
-        """What is said in the artifact's own record, before it is saved."""
+        """Set the fields of an artifact before it is saved."""
         artifact.n_observations = outcome.n_cells_out
-        artifact.schema = self._schemas.get(self._columns(outcome))
+        artifact.schema = self._schemas.get(self._linked(outcome))
 
     def links(self, artifact: Artifact, outcome: Outcome) -> Iterator[Any]:
-        """What is said by links to other records, of an artifact that was saved; for `save_links`."""
+        """Links of a saved artifact to other records, for `save_links`."""
         for column, registry in self._registries.items():
             for label in outcome.labels.get(column, ()):
                 yield self._link(artifact, registry, label, self._features[column])
@@ -61,19 +62,16 @@ class Annotator:
         ends = {"artifact_id": artifact.pk, f"{registry.__name__.lower()}_id": self._records[registry][label]}
         return registry.artifacts.through(**ends, feature=feature)
 
-    def _columns(self, outcome: Outcome) -> tuple[str, ...]:
-        """Columns of obs with labels that are linked."""
+    def _linked(self, outcome: Outcome) -> tuple[str, ...]:
+        """Columns of obs whose labels are linked."""
         return tuple(sorted(set(outcome.labels) & set(self._features)))
 
     def _schema(self, columns: tuple[str, ...]) -> Schema:
-        """What files with these columns of obs are valid by; lamindb keeps one for each set of columns."""
+        """The schema of files with these columns of obs; lamindb keeps one per set of columns."""
         import lamindb
 
         obs = lamindb.Schema(features=[self._features[column] for column in columns]).save()
         return lamindb.Schema(otype="AnnData", slots={"obs": obs}).save()
-
-    def _all(self) -> set[Any]:
-        return {*self._registries.values(), _bionty("Organism")}
 
     def _ids(self, outcomes: Sequence[Outcome], registry: Any) -> set[str]:
         columns = [column for column, of_column in self._registries.items() if of_column is registry]
@@ -93,15 +91,15 @@ def save_links(links: Iterable[Any]) -> None:
 
 
 def unlinkable(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """{file: why} of outcomes with a label that there is no term for."""
-    why: dict[str, str] = {}
+    """{file: reason} of outcomes with a label that is not a term."""
+    reasons: dict[str, str] = {}
     for column, registry in _registries(outcomes).items():
         wrong = unsavable(registry, {label for outcome in outcomes for label in outcome.labels.get(column, ())})
         for outcome in outcomes:
             found = [label for label in outcome.labels.get(column, ()) if label in wrong]
             if found:
-                why[outcome.source] = f"obs[{column!r}]: {wrong[found[0]]}"
-    return why
+                reasons[outcome.source] = f"obs[{column!r}]: {wrong[found[0]]}"
+    return reasons
 
 
 def _bionty(name: str) -> Any:
@@ -111,23 +109,24 @@ def _bionty(name: str) -> Any:
 
 
 def _registries(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """{column: registry} of columns of labels, sorted; one of the user's own goes by most of its ids, if by any."""
-    labels: dict[str, Counter[str]] = {}
+    """{column: registry} of columns with labels, sorted; those without a registry are left out.
+
+    For columns that are not in the schema, the most frequent prefix of their labels decides.
+    """
+    prefixes: dict[str, Counter[str]] = {}
     for outcome in outcomes:
         for column, ids in outcome.labels.items():
-            labels.setdefault(column, Counter()).update(label.partition(":")[0].lower() for label in ids)
-    names = {}
-    for column, prefixes in sorted(labels.items()):
-        if not prefixes:
-            continue
-        name = _REGISTRIES.get(column) or _REGISTRY_OF_PREFIX.get(prefixes.most_common(1)[0][0])
-        if name is not None:
-            names[column] = name
-    return {column: _bionty(name) for column, name in names.items()}
+            prefixes.setdefault(column, Counter()).update(label.partition(":")[0].lower() for label in ids)
+    names = {
+        column: _REGISTRIES.get(column) or _REGISTRY_OF_PREFIX.get(counts.most_common(1)[0][0])
+        for column, counts in sorted(prefixes.items())
+        if counts
+    }
+    return {column: _bionty(name) for column, name in names.items() if name is not None}
 
 
 def _records(registry: Any, ids: Iterable[str]) -> dict[str, int]:
-    """{id: primary key}; of several records with one id, of several releases, the newest."""
+    """{id: primary key}; of several records with one id, the newest."""
     ids = sorted(ids)
     save_terms(registry, ids)
     found = registry.filter(ontology_id__in=ids).order_by("id").values_list("ontology_id", "id")

@@ -1,7 +1,7 @@
-"""A file for each version of an artifact, put where it is to be registered before the database knows of it.
+"""Put curated files in place: one file per version of an artifact, where it is to be registered.
 
-Curation writes a file's cells to the same place again and again. What an interrupted call has put in place, the next
-finds there, under a name that says what it is.
+Curation writes to the same paths again and again, so each version gets a path of its own, named by a digest. An
+interrupted call leaves files that the next one finds.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from lamindb import Artifact, Storage
 
 FOLDER = "versions"
-"""Next to curated files in a storage, or at the root of one; each version of each has a folder of its own there."""
+"""Folder beside curated files in a storage, or at the root of a storage; each version has a folder in it."""
 N_AT_ONCE = 4
-"""Files that are read, copied or uploaded at a time."""
+"""Files that are read, copied or uploaded concurrently."""
 _BYTES_PER_PIECE = 1 << 23
 
 Given = TypeVar("Given")
@@ -41,34 +41,34 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Version:
-    """A curated file, and what is registered for it."""
+    """A curated file, and the file that is registered for it."""
 
     output: Path
     """The curated file."""
     stamp: list[int]
-    """Its size in bytes, and the time of its last change in nanoseconds."""
+    """`stamp_of` the curated file."""
     stats: dict[str, Any]
-    """Size and hash of its content, as lamindb has them of a local file."""
+    """Size and hash of its content, as lamindb computes them."""
     path: Any
-    """What is registered: a local path, or a remote one of lamindb."""
+    """The file to register: a local path, or a remote path of lamindb."""
     uploaded: float | None = None
-    """Seconds since the epoch when it got into a bucket, by the clock of that; None where it is in none."""
+    """Modification time in the bucket, in seconds since the epoch; None for a local file."""
 
 
 def put_in_place(files: Sequence[tuple[str, Identity, Path]], storage: Storage | None) -> dict[Identity, Version]:
-    """Have curated files where they are to be registered; those that are there already, of the same content, stay.
+    """Link, copy or upload curated files to the paths that are registered; existing ones of the same content are kept.
 
-    A file in a local storage of the instance gets a second name there, which what is written to its place later does
-    not touch; it takes no room on disk, but where the file system has no hard links. Others are copied or uploaded.
+    A file in a local storage of the instance gets a hard link there, or a copy where hard links are not supported.
+    Other files are copied or uploaded.
 
     Args:
-        files: (key of the artifact, what it is known again by, curated file).
-        storage: Where files go that lie in no storage of the instance; None for its own.
+        files: (key of the artifact, identity, curated file).
+        storage: Storage for files outside all local storages of the instance; None for the instance's own.
 
     Raises:
-        FileNotFoundError: a file is gone; none was put in place.
+        FileNotFoundError: a file does not exist; none is put in place.
         WriteError: a copy cannot be written.
-        RuntimeError: a file was changed meanwhile.
+        RuntimeError: a file was changed during the call.
     """
     stamps = [stamp_of(output) for _, _, output in files]
     n_bytes = sum(size for size, _ in stamps)
@@ -80,31 +80,31 @@ def put_in_place(files: Sequence[tuple[str, Identity, Path]], storage: Storage |
         is_inside = any(output.resolve().is_relative_to(known) for known in roots)
         folder = (output.parent if is_inside else root) / FOLDER / _name(key, identity, version)
         versions.append(replace(version, path=folder / output.name))
-    # one for all threads: fsspec would make one, with connections of its own, in each
+    # one client for all threads: fsspec would make one per thread
     bucket = None if isinstance(root, Path) else root.fs
     done = _each(partial(_put, bucket=bucket), versions, n_bytes, "putting files in place")
     return {identity: version for (_, identity, _), version in zip(files, done, strict=True)}
 
 
 def keep_in_cache(registered: Iterable[tuple[Artifact, Version]]) -> None:
-    """Spare this machine the download of what it has uploaded, once it is registered."""
+    """Copy uploaded files to lamindb's cache, so that this machine need not download them."""
     uploaded = [(artifact, version) for artifact, version in registered if version.uploaded is not None]
-    with _bar("keeping copies of what was uploaded", sum(version.stamp[0] for _, version in uploaded)) as advance:
+    with _bar("caching uploaded files", sum(version.stamp[0] for _, version in uploaded)) as advance:
         for artifact, version in uploaded:
-            assert version.uploaded is not None  # as was just asked
-            cached = Path(str(artifact._cache_path))  # noqa: SLF001 (there is no public way to ask)
+            assert version.uploaded is not None
+            cached = Path(str(artifact._cache_path))  # noqa: SLF001 (no public equivalent)
             try:
                 _copy(version.output, cached, advance)
-                # lamindb downloads what is newer than this
+                # lamindb downloads a file that is newer than its copy
                 os.utime(cached, (version.uploaded, version.uploaded))
             except OSError as error:
-                logger.warning("what was uploaded is not kept in lamindb's cache, too: %s", error)
+                logger.warning("an uploaded file is not in lamindb's cache: %s", error)
 
 
 def put_back(artifact: Artifact, output: Path) -> None:
-    """Have the file of a local artifact where it was, if it is gone; ``output`` has the same content."""
+    """Restore the missing file of a local artifact from a curated file of the same content."""
     if artifact.storage.type == "local" and not artifact.path.exists():
-        logger.warning("%s was gone, and is put back", artifact.path)
+        logger.warning("%s was missing and is restored", artifact.path)
         _copy(output, Path(str(artifact.path)), lambda _: None)
 
 
@@ -116,16 +116,16 @@ def _root(storage: Storage | None) -> Any:
 
 
 def _name(key: str, identity: Identity, version: Version) -> str:
-    """What a version's folder is called: something else where anything about it is.
+    """Name of the folder of a version: a digest of all about it, including the newest version before it.
 
-    The newest version before it, in the trash or not, is something about it. So no two artifacts share a file, and an
-    object in a bucket is younger than all versions before it, which lamindb's cache goes by.
+    Thus two artifacts never share a file, and an object in a bucket is newer than all versions before it, which
+    lamindb's cache relies on.
     """
     import lamindb
 
     last = lamindb.Artifact.objects.filter(key=key).order_by("-id").values_list("id", flat=True).first()
-    said = json.dumps([key, identity, last, version.stamp, version.stats["hash"]])
-    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+    text = json.dumps([key, identity, last, version.stamp, version.stats["hash"]])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _read(output: Path, advance: Advance) -> Version:
@@ -134,16 +134,11 @@ def _read(output: Path, advance: Advance) -> Version:
     stamp = stamp_of(output)
     size, digest, kind = hash_file(output)
     advance(size)
-    return Version(
-        output=output,
-        stamp=stamp,
-        path=output,
-        stats={"size": size, "hash": digest, "hash_type": kind, "n_files": None},
-    )
+    stats = {"size": size, "hash": digest, "hash_type": kind, "n_files": None}
+    return Version(output=output, stamp=stamp, path=output, stats=stats)
 
 
 def _put(version: Version, advance: Advance, bucket: Any) -> Version:
-    """Do what `put_in_place` does with one file."""
     size, _ = version.stamp
     if isinstance(version.path, Path):
         _put_here(version, advance)
@@ -154,7 +149,7 @@ def _put(version: Version, advance: Advance, bucket: Any) -> Version:
     if found != size or stamp_of(version.output) != version.stamp:
         raise RuntimeError(
             f"{version.output} was changed while it was registered ({size:,} bytes before, {found:,} bytes at "
-            f"{version.path}): nothing was registered, do the same again"
+            f"{version.path}); nothing was registered, run the same again"
         )
     return version
 
@@ -172,7 +167,7 @@ def _put_here(version: Version, advance: Advance) -> None:
         except FileNotFoundError:
             raise
         except OSError:
-            logger.debug("no hard links where %s lies, which is copied", version.output)
+            logger.debug("hard links are not supported in %s; copying", version.output.parent)
         else:
             advance(size)
             return
@@ -189,10 +184,10 @@ def _copy(source: Path, path: Path, advance: Advance) -> None:
 
 
 def _upload(version: Version, advance: Advance, bucket: Any) -> int:
-    """Size in bytes of what is in the bucket then."""
+    """Upload a file unless an object of its size is there; returns the size of the object."""
     from fsspec.callbacks import Callback  # type: ignore[import-untyped]
 
-    class Told(Callback):  # type: ignore[misc]
+    class OnProgress(Callback):  # type: ignore[misc]
         def relative_update(self, inc: int = 1) -> None:
             advance(inc)
 
@@ -201,7 +196,7 @@ def _upload(version: Version, advance: Advance, bucket: Any) -> int:
     if bucket.exists(place) and bucket.info(place)["size"] == size:
         advance(size)
     else:
-        bucket.put_file(str(version.output), place, callback=Told())
+        bucket.put_file(str(version.output), place, callback=OnProgress())
     return int(bucket.info(place)["size"])
 
 
@@ -210,7 +205,7 @@ def _bar(what: str, n_bytes: int) -> AbstractContextManager[Advance]:
 
 
 def _each(work: Callable[[Given, Advance], Version], given: Sequence[Given], n_bytes: int, what: str) -> list[Version]:
-    """Some at a time; after an error or an interrupt those that were not begun are left."""
+    """Do work on several files at a time; an error or interrupt cancels those that have not begun."""
     with _bar(what, n_bytes) as advance, ThreadPoolExecutor(N_AT_ONCE) as executor:
         futures = [executor.submit(work, one, advance) for one in given]
         try:
