@@ -11,7 +11,6 @@ The package registers its own sources and ontologies here, in ``scdataloader/__i
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import cache
@@ -30,8 +29,6 @@ _GROUPS: dict[str, str] = {
 }
 _registered: dict[tuple[str, str], Any] = {}
 
-logger = logging.getLogger(__name__)
-
 
 def register(kind: Kind, name: str, factory: Callable[..., Any] | str) -> None:
     """Let a name stand for something that is plugged in.
@@ -44,6 +41,8 @@ def register(kind: Kind, name: str, factory: Callable[..., Any] | str) -> None:
             names of Python classes ("type:anndata.AnnData"), subclasses included. For all else the name itself.
         factory: The factory, or its "module:attribute", imported at its first use.
 
+    A name that entry points of other packages have as well is an error when the name is used.
+
     Raises:
         ValueError: the name is taken.
         TypeError: the kind is unknown, or ``factory`` is neither callable nor a "module:attribute".
@@ -52,8 +51,8 @@ def register(kind: Kind, name: str, factory: Callable[..., Any] | str) -> None:
         raise TypeError(f"kind must be one of {', '.join(get_args(Kind))}; got {kind!r}")
     if factory.count(":") != 1 if isinstance(factory, str) else not callable(factory):
         raise TypeError(f"factory of {kind} {name!r} must be callable or 'module:attribute'; got {factory!r}")
-    if _registered.get((kind, name), factory) != factory or name in _entry_points(kind):
-        raise ValueError(f"{kind} {name!r} is registered already, by {_origin(kind, name)}; choose another name")
+    if _registered.get((kind, name), factory) != factory:
+        raise ValueError(f"{kind} {name!r} is registered already, by {_registered[kind, name]!r}; choose another name")
     _registered[kind, name] = factory
 
 
@@ -68,19 +67,23 @@ def load(kind: Kind, name: str) -> Any:
     Raises:
         LookupError: the name is not registered; the message suggests the nearest ones.
         ImportError: the factory cannot be imported; the message names the plug-in.
+        ValueError: the name is registered twice.
     """
-    if (kind, name) in _registered:
-        factory = _registered[kind, name]
-        return _imported(kind, name, factory) if isinstance(factory, str) else factory
-    points = _entry_points(kind)
-    if name not in points:
+    points = _entry_points(kind).get(name, [])
+    found = [_registered[kind, name]] if (kind, name) in _registered else []
+    if len(found) + len(points) > 1:
+        origins = [*(f"{factory!r} of scd.register" for factory in found), *map(_origin, points)]
+        raise ValueError(
+            f"{kind} {name!r} is registered twice, by {' and '.join(origins)}; uninstall or rename one of them"
+        )
+    if found:
+        return _imported(kind, name, found[0]) if isinstance(found[0], str) else found[0]
+    if not points:
         known = names(kind)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"registered: {', '.join(known) or 'none'}"
         raise LookupError(f"{kind} {name!r} is not registered; {hint}")
-    if len(points[name]) > 1:
-        raise ValueError(f"{kind} {name!r} is registered twice, by {_origin(kind, name)}; uninstall one of them")
-    return _imported(kind, name, points[name][0].value)
+    return _imported(kind, name, points[0].value)
 
 
 def source_for(address: object) -> str | None:
@@ -111,21 +114,17 @@ def _entry_points(kind: str) -> dict[str, list[EntryPoint]]:
     return found
 
 
-def _origin(kind: Kind, name: str) -> str:
-    if (kind, name) in _registered:
-        return repr(_registered[kind, name])
-    return " and ".join(f"{point.value} of {_package(point)}" for point in _entry_points(kind)[name])
-
-
-def _package(point: EntryPoint) -> str:
-    return "an unnamed package" if point.dist is None else str(point.dist.name)
+def _origin(point: EntryPoint) -> str:
+    package = "an unnamed package" if point.dist is None else str(point.dist.name)
+    return f"{point.value} of {package}"
 
 
 def _imported(kind: Kind, name: str, path: str) -> Any:
     module, _, attribute = path.partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         raise ImportError(
-            f"{kind} {name!r} cannot be imported from {path} ({error}); repair or uninstall its package"
+            f"{kind} {name!r} cannot be imported from {path} ({type(error).__name__}: {error}); repair or uninstall "
+            "its package"
         ) from error

@@ -76,6 +76,8 @@ class _SourceCheck:
     about: Checked
     source: Any
     rng: np.random.Generator
+    saved: bytes
+    """The source, pickled before use."""
     rows: NDArray[np.int64]
     """``(m,)`` rows that are read, ascending."""
     values: csr_matrix
@@ -92,13 +94,10 @@ class _SourceCheck:
         if n:
             rows[0], rows[-1] = 0, n - 1
         # A copy made before anything is read may lack what the first read sets up.
-        copy = about.call("pickle, before use", lambda: pickle.loads(pickle.dumps(source)))  # noqa: S301
-        check = cls(about=about, source=source, rng=rng, rows=rows, values=csr_matrix((len(rows), 0)))
+        saved = about.call("pickle, before use", pickle.dumps, source)
+        about.require(isinstance(source.var, pd.DataFrame), "var", "a DataFrame", type(source.var).__name__)
+        check = cls(about=about, source=source, rng=rng, saved=saved, rows=rows, values=csr_matrix((len(rows), 0)))
         check.values = check.as_values("read(rows)", about.call("read(rows)", source.read, rows), len(rows))
-        with check.as_copy("pickled before use"):
-            check.same_source(copy)
-            if isinstance(copy, Closes):
-                copy.close()
         return check
 
     def run(self) -> None:
@@ -124,7 +123,6 @@ class _SourceCheck:
     def description(self) -> None:
         source, about = self.source, self.about
         var, columns, digest = source.var, source.obs_columns, source.fingerprint
-        about.require(isinstance(var, pd.DataFrame), "var", "a DataFrame", type(var).__name__)
         about.require(len(var) == self.values.shape[1], "var", f"{self.values.shape[1]} genes, as read() has", len(var))
         about.require(all(isinstance(gene, str) for gene in var.index), "var.index", "gene ids, as strings", var.index)
         is_digest = isinstance(digest, str) and digest and set(digest) <= set("0123456789abcdef")
@@ -188,11 +186,12 @@ class _SourceCheck:
             )
 
     def copies(self) -> None:
-        copy = self.about.call("pickle, after use", lambda: pickle.loads(pickle.dumps(self.source)))  # noqa: S301
-        with self.as_copy("pickled after use"):
-            self.same_source(copy)
-        if isinstance(copy, Closes):
-            copy.close()
+        for how, saved in (("before", self.saved), ("after", self.about.call("pickle", pickle.dumps, self.source))):
+            with self.as_copy(f"pickled {how} use"):
+                copy = self.about.call("unpickle", pickle.loads, saved)
+                self.same_source(copy)
+            if isinstance(copy, Closes):
+                copy.close()
         if hasattr(os, "fork"):
             wrong = in_fork(lambda: self.reads("read(rows)", np.arange(len(self.rows))[::-1]))
             self.about.require(wrong is None, "read(rows), in a forked process", "the same cells", wrong)
