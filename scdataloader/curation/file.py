@@ -15,11 +15,12 @@ from anndata._io.specs.registry import IORegistryError  # raised for unknown enc
 
 from scdataloader.curation.cells import FileSource, named_obs, read_cells, read_extras, read_obsm, rows_of
 from scdataloader.curation.hooks import apply_hooks
-from scdataloader.curation.organism import Advance, Part, curate_part, places
+from scdataloader.curation.organism import FilePart, cell_blocks, curate_part
 from scdataloader.curation.recipe import Recipe
 from scdataloader.curation.report import Outcome
 from scdataloader.curation.writer import written
 from scdataloader.runtime.files import PARTIAL
+from scdataloader.runtime.progress import Advance
 from scdataloader.sources import open_source
 from scdataloader.sources.anndata.counts import OR_ANY, Values
 from scdataloader.sources.arrays.transpose import TransposeInFile
@@ -99,7 +100,7 @@ def _parts(given: FileSource, job: Job, unfinished: Outcome, on_progress: OnProg
             outcome, suffix = replace(unfinished, organism=organism), ".h5ad"
             if len(cells.organisms) > 1:
                 outcome, suffix = replace(outcome, n_cells_in=len(rows)), f".{organism.replace(':', '_')}.h5ad"
-            part = Part(
+            part = FilePart(
                 source=source,
                 cells=cells,
                 extras=extras,
@@ -137,7 +138,7 @@ def _after_hooks(source: FileSource, job: Job, advance: Advance) -> Iterator[Fil
     try:
         obs, obsm = named_obs(source), read_obsm(source)
         with written(path, source.name, "none") as writer:
-            for place in places(source.n_obs):
+            for place in cell_blocks(source.n_obs):
                 x = source.read(np.arange(place.start, place.stop)).to_scipy()
                 block = AnnData(x, obs.iloc[place], source.var, obsm={key: rows_of(obsm[key], place) for key in obsm})
                 writer.append(apply_hooks(job.recipe.before, block))

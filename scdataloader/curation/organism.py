@@ -1,8 +1,8 @@
-"""The cells of one organism in a file: looked at in one pass over blocks of them, written in the next."""
+"""Curation of the cells of one organism in a file: one pass to measure and filter, one to write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,56 +22,52 @@ from scdataloader.curation.recipe import Recipe
 from scdataloader.curation.report import Outcome
 from scdataloader.curation.writer import Writer, canonical, written
 from scdataloader.runtime.files import sync
+from scdataloader.runtime.progress import Advance
 from scdataloader.schema import ORGANISM
 
 CELLS_PER_BLOCK = 2048
-"""What is read at once, and what hooks get: with 10,000 values per cell some 160 MB."""
-
-Advance = Callable[[int], None]
-"""Told how many more cells a pass has seen."""
+"""Cells that are read at once and passed to hooks: 160 MB with 10,000 values per cell."""
 
 
 class TooSmallError(Exception):
-    """Too little is left."""
+    """Too few cells or genes are left."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """The cells of one organism."""
+class FilePart:
+    """The cells of one organism in a file."""
 
     source: FileSource
-    """Where they lie."""
     cells: Cells
     """All cells of the file."""
     extras: Extras
-    """What else is in the file."""
     rows: NDArray[np.int64]
-    """``(n,)`` theirs, ascending."""
+    """``(n,)`` rows of the organism's cells, ascending."""
     recipe: Recipe
-    """Of the file."""
+    """Recipe of the file."""
     outcome: Outcome
-    """What is known of them so far."""
+    """The outcome as far as it is known."""
     output: Path
     """The file to write."""
     advance: Advance
-    """To be told of every pass."""
+    """Called with the number of cells of each block, in every pass."""
 
 
-def curate_part(part: Part) -> Outcome:
-    """Match the genes, judge the cells, and write what is kept.
+def curate_part(part: FilePart) -> Outcome:
+    """Match the genes, filter the cells and write the curated file.
 
     Raises:
-        GeneOverlapError: too few genes are in the organism's table.
+        GeneOverlapError: the file shares too few genes with the gene table.
         WriteError: the output cannot be written.
-        Anything that `match_genes`, `kept_cells` or a hook raises.
+        Exception: anything that `match_genes`, `kept_cells` or a hook raises.
     """
     source, recipe, outcome = part.source, part.recipe, part.outcome
     genes = match_genes(source.var, outcome.organism, recipe, source.name)
-    obs, named = _labelled(part)
-    obs, kept, judged = _judged(part, genes, obs)
+    obs, of_labels = _standardise_labels(part)
+    obs, kept, of_cells = _filter_cells(part, genes, obs)
     rows, obs = part.rows[kept], obs[kept]
-    genes, rare = _expressed(part, rows, genes)
-    notes = (*genes.notes, *part.cells.notes, *named, *judged, *rare, *part.extras.notes)
+    genes, of_genes = _filter_genes(part, rows, genes)
+    notes = (*genes.notes, *part.cells.notes, *of_labels, *of_cells, *of_genes, *part.extras.notes)
     try:
         _require_size(len(rows), len(genes.var), recipe)
         with written(part.output, source.name, recipe.compression) as writer:
@@ -82,7 +78,7 @@ def curate_part(part: Part) -> Outcome:
             writer.uns |= {**part.extras.uns, "curation": {**origin, "notes": np.array(notes, dtype=object)}}
             made = writer.cells().obs
     except TooSmallError as error:
-        why = "; ".join([str(error), *(note for note in (*judged, *rare) if "dropped" in note)])
+        why = "; ".join([str(error), *(note for note in (*of_cells, *of_genes) if "dropped" in note)])
         return replace(outcome, status="dropped", reason=why, notes=notes)
     sync(part.output)
     return replace(
@@ -96,13 +92,13 @@ def curate_part(part: Part) -> Outcome:
     )
 
 
-def places(n_cells: int) -> Iterator[slice]:
-    """``range(n_cells)``, a block at a time."""
+def cell_blocks(n_cells: int) -> Iterator[slice]:
+    """Slices of `CELLS_PER_BLOCK` cells that cover ``range(n_cells)``."""
     return (slice(at, min(at + CELLS_PER_BLOCK, n_cells)) for at in range(0, n_cells, CELLS_PER_BLOCK))
 
 
-def _labelled(part: Part) -> tuple[pd.DataFrame, list[str]]:
-    """The table of the part's cells with standardised labels, and what is to be noted."""
+def _standardise_labels(part: FilePart) -> tuple[pd.DataFrame, list[str]]:
+    """The obs of the part with standardised labels, and notes."""
     obs, organism, notes = part.cells.obs.iloc[part.rows].copy(), part.outcome.organism, []
     obs[ORGANISM] = constant(organism, len(obs))
     for column, ontologies in part.recipe.labels.items():
@@ -112,8 +108,10 @@ def _labelled(part: Part) -> tuple[pd.DataFrame, list[str]]:
     return obs, notes
 
 
-def _judged(part: Part, genes: CuratedGenes, obs: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.bool_], list[str]]:
-    """The table with metrics of the cells, which of them are kept, and what is to be noted."""
+def _filter_cells(
+    part: FilePart, genes: CuratedGenes, obs: pd.DataFrame
+) -> tuple[pd.DataFrame, NDArray[np.bool_], list[str]]:
+    """The obs with quality metrics, ``(n,)`` which cells are kept, and notes."""
     is_mt = mitochondrial(genes.var)
     metrics = pd.concat([cell_metrics(x, is_mt) for _, x in _blocks(part, part.rows, genes)], ignore_index=True)
     replaced = [name for name in (*METRICS, IS_OUTLIER, OUTLIER_IN) if name in obs]
@@ -124,7 +122,7 @@ def _judged(part: Part, genes: CuratedGenes, obs: pd.DataFrame) -> tuple[pd.Data
     obs[IS_OUTLIER], obs[OUTLIER_IN] = found != "", pd.Categorical(found)
     n_outliers = int((found != "").sum())
     if replaced:
-        notes.append(f"obs columns replaced, or left out where nothing is known in their place: {', '.join(replaced)}")
+        notes.append(f"obs columns replaced, or removed if they cannot be computed: {', '.join(replaced)}")
     if part.recipe.drop_outliers:
         kept &= found == ""
     if n_outliers:
@@ -133,27 +131,27 @@ def _judged(part: Part, genes: CuratedGenes, obs: pd.DataFrame) -> tuple[pd.Data
 
 
 def _with_metrics(obs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
-    """A table with these metrics, and no others of their names."""
+    """The obs with these metrics instead of all columns that are called like metrics."""
     obs = obs.drop(columns=[name for name in METRICS if name in obs])
     for name in metrics:
         obs[name] = metrics[name].to_numpy()
     return obs
 
 
-def _expressed(part: Part, rows: NDArray[np.int64], genes: CuratedGenes) -> tuple[CuratedGenes, list[str]]:
+def _filter_genes(part: FilePart, rows: NDArray[np.int64], genes: CuratedGenes) -> tuple[CuratedGenes, list[str]]:
     """The genes that enough of the cells ``rows`` express, and a note on the others."""
-    n_wanted = part.recipe.min_cells_per_gene
-    if not n_wanted:
+    min_cells = part.recipe.min_cells_per_gene
+    if not min_cells:
         return genes, []
     n_cells = np.zeros(len(genes.var), np.int64)
     for _, x in _blocks(part, rows, genes):
         n_cells += np.bincount(x.indices, minlength=len(n_cells))
-    enough = n_cells >= n_wanted
-    notes = [f"genes in fewer than {n_wanted:,} cells, dropped: {int((~enough).sum()):,}"] if not enough.all() else []
+    enough = n_cells >= min_cells
+    notes = [f"genes in fewer than {min_cells:,} cells, dropped: {int((~enough).sum()):,}"] if not enough.all() else []
     return genes.only(enough), notes
 
 
-def _write(part: Part, writer: Writer, genes: CuratedGenes, rows: NDArray[np.int64], obs: pd.DataFrame) -> None:
+def _write(part: FilePart, writer: Writer, genes: CuratedGenes, rows: NDArray[np.int64], obs: pd.DataFrame) -> None:
     obsm = {key: rows_of(values, rows) for key, values in part.cells.obsm.items()}
     for place, x in _blocks(part, rows, genes):
         block = AnnData(x, obs.iloc[place], genes.var, obsm={key: rows_of(obsm[key], place) for key in obsm})
@@ -161,16 +159,16 @@ def _write(part: Part, writer: Writer, genes: CuratedGenes, rows: NDArray[np.int
             block = apply_hooks(part.recipe.after, block)
             block = block.copy() if block.is_view else block
             block.obs = _with_categories(block.obs, obs)
-        if part.recipe.after or part.recipe.min_cells_per_gene:  # the genes or the counts are others by now
+        if part.recipe.after or part.recipe.min_cells_per_gene:  # genes or counts have changed
             block.X = canonical(block.X)
             block.obs = _with_metrics(block.obs, cell_metrics(block.X, mitochondrial(block.var)))
         writer.append(block)
 
 
 def _with_categories(made: pd.DataFrame, obs: pd.DataFrame) -> pd.DataFrame:
-    """A block's table, with the categories of the whole in place of those that are left in the block, and their order.
+    """The obs of a block with all categories of the file, in their order, so that blocks can be concatenated.
 
-    AnnData takes away categories that a selection of cells does not have, and blocks could not be put together again.
+    AnnData removes categories that a selection of cells does not have.
     """
     for column in made.columns.intersection(obs.columns):
         now, before = made[column].dtype, obs[column].dtype
@@ -181,30 +179,30 @@ def _with_categories(made: pd.DataFrame, obs: pd.DataFrame) -> pd.DataFrame:
     return made
 
 
-def _require_ids(part: Part, made: pd.DataFrame) -> None:
-    """Refuse labels that hooks have made and that are no ids."""
+def _require_ids(part: FilePart, made: pd.DataFrame) -> None:
+    """Refuse labels from hooks that are not ids of current terms."""
     for column, ontologies in part.recipe.labels.items() if part.recipe.after else ():
         if column in made:
             _, changes = standardised(made[column], ontologies, part.outcome.organism)
             if changes:
                 raise ValueError(
-                    f"{part.source.name}: hooks that come after leave labels in obs[{column!r}] that are no ids of "
-                    f"current terms ({'; '.join(changes)}); have them give ids, or do it in a hook that comes before"
+                    f"{part.source.name}: hooks in after leave labels in obs[{column!r}] that are not ids of current "
+                    f"terms ({'; '.join(changes)}); assign ids, or move the hook to before"
                 )
 
 
-def _blocks(part: Part, rows: NDArray[np.int64], genes: CuratedGenes) -> Iterator[tuple[slice, csr_matrix]]:
-    """Some of the part's cells in the genes of the output, and their place among ``rows``."""
-    for place in places(len(rows)):
+def _blocks(part: FilePart, rows: NDArray[np.int64], genes: CuratedGenes) -> Iterator[tuple[slice, csr_matrix]]:
+    """Cells ``rows`` in the genes of the output, block by block, each with its slice of ``rows``."""
+    for place in cell_blocks(len(rows)):
         yield place, genes.renumber(part.source.read(rows[place]), part.source.name)
         part.source.release()
         part.advance(place.stop - place.start)
 
 
 def _require_size(n_cells: int, n_genes: int, recipe: Recipe) -> None:
-    for n, wanted, what in (
-        (n_cells, recipe.min_cells_per_file, "cells"),
-        (n_genes, recipe.min_genes_per_file, "genes"),
+    for n, n_min, what in (
+        (n_cells, max(1, recipe.min_cells_per_file), "cells"),
+        (n_genes, max(1, recipe.min_genes_per_file), "genes"),
     ):
-        if n < max(1, wanted):
-            raise TooSmallError(f"{n:,} {what} are left, where at least {max(1, wanted):,} are wanted")
+        if n < n_min:
+            raise TooSmallError(f"{n:,} {what} are left, fewer than the minimum of {n_min:,}")

@@ -72,15 +72,15 @@ def test_a_share_of_mitochondrial_counts(tmp_path):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"min_cells_per_file": 11}, "10 cells are left, where at least 11 are wanted"),
-        ({"min_genes_per_file": 9}, "8 genes are left, where at least 9 are wanted"),
+        ({"min_cells_per_file": 11}, "10 cells are left, fewer than the minimum of 11"),
+        ({"min_genes_per_file": 9}, "8 genes are left, fewer than the minimum of 9"),
         (
             {"min_counts_per_cell": 10_000},
-            "0 cells are left, where at least 1 are wanted; cells with fewer than 10,000 counts, dropped: 10",
+            "0 cells are left, fewer than the minimum of 1; cells with fewer than 10,000 counts, dropped: 10",
         ),
         (
             {"min_cells_per_gene": 11},
-            "0 genes are left, where at least 1 are wanted; genes in fewer than 11 cells, dropped: 8",
+            "0 genes are left, fewer than the minimum of 1; genes in fewer than 11 cells, dropped: 8",
         ),
     ],
 )

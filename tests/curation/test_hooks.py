@@ -159,7 +159,7 @@ def test_hooks_that_do_what_they_must_not(tmp_path, monkeypatch, hooks, code, wh
 def test_hooks_that_leave_nothing(tmp_path, hooks):
     name = hooks("def hook(block): return block[:0].copy()")
     (outcome,) = curate(written(tmp_path / "a.h5ad", cells(IDS)), Recipe(after=[f"{name}:hook"]))
-    assert (outcome.status, outcome.reason) == ("dropped", "0 cells are left, where at least 1 are wanted")
+    assert (outcome.status, outcome.reason) == ("dropped", "0 cells are left, fewer than the minimum of 1")
 
 
 @pytest.mark.parametrize("form", ["h5ad", "zarr"])
