@@ -122,7 +122,7 @@ def _filter_cells(
     obs[IS_OUTLIER], obs[OUTLIER_IN] = found != "", pd.Categorical(found)
     n_outliers = int((found != "").sum())
     if replaced:
-        notes.append(f"obs columns replaced, or removed if they cannot be computed: {', '.join(replaced)}")
+        notes.append(f"obs columns of earlier metrics, replaced or removed: {', '.join(replaced)}")
     if part.recipe.drop_outliers:
         kept &= found == ""
     if n_outliers:

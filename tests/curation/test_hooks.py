@@ -176,7 +176,7 @@ def test_facts_survive_hooks_and_being_curated_again(tmp_path, hooks, form):
     assert outcome.notes == (("left out: uns (latin)",) if form == "h5ad" else ())
     (again,) = curate(outcome.output.rename(tmp_path / "again.h5ad"))
     (said,) = again.notes
-    assert said.endswith("in their place: total_counts, n_genes_by_counts, is_outlier, outlier_in")
+    assert said.endswith(": total_counts, n_genes_by_counts, is_outlier, outlier_in")
     assert ad.read_h5ad(again.output).uns["title"] == "Cells of a test"
 
 
