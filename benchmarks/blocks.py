@@ -55,12 +55,12 @@ def counts(labels: NDArray[np.int64], n_classes: int) -> NDArray[np.int64]:
     return np.bincount(flat.ravel(), minlength=n * n_classes).reshape(n, n_classes)
 
 
-def variety(count: NDArray[np.int64], mass: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Distinct classes, entropy and variance of ``(n, n_classes)`` draws of classes of that mass."""
+def variety(count: NDArray[np.int64], shares: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Distinct classes, entropy and variance of ``(n, n_classes)`` draws of classes with those shares."""
     n_draws = count[0].sum()
     share = count / n_draws
     entropy = -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1)
-    variance = ((count - n_draws * mass) ** 2).sum(axis=1) / (n_draws * (1 - (mass**2).sum()))
+    variance = ((count - n_draws * shares) ** 2).sum(axis=1) / (n_draws * (1 - (shares**2).sum()))
     return [(count > 0).sum(axis=1), entropy, variance]
 
 
@@ -68,16 +68,16 @@ def measure(codes: NDArray[np.int64], tau: float, batch: int, n_groups: int, **b
     """``(n_groups, columns)``, for groups each somewhere in a stretch of its own of one or several windows."""
     size = TOGETHER * batch
     stretch = max(size, blocks["window"] or 0)
-    mass = np.bincount(codes) ** tau
-    mass /= mass.sum()
-    sampler = WeightedSampler(classes=codes, class_mass=mass, num_samples=n_groups * stretch, seed=1, **blocks)
+    shares = np.bincount(codes) ** tau
+    shares /= shares.sum()
+    sampler = WeightedSampler(classes=codes, class_weights=shares, num_samples=n_groups * stretch, seed=1, **blocks)
     at = np.random.default_rng(2).integers(stretch // size, size=n_groups) * size + np.arange(n_groups) * stretch
     found = []
     for start in at.tolist():
         rows = sampler.draw(0, start, start + size)
-        count = counts(codes[rows].reshape(TOGETHER, batch), len(mass))
-        single = [values.mean() for values in variety(count, mass)]
-        together = [values[0] for values in variety(count.sum(axis=0, keepdims=True), mass)]
+        count = counts(codes[rows].reshape(TOGETHER, batch), len(shares))
+        single = [values.mean() for values in variety(count, shares)]
+        together = [values[0] for values in variety(count.sum(axis=0, keepdims=True), shares)]
         found.append([*single, *together, 100 * (1 - len(np.unique(rows)) / size)])
     return np.array(found)
 

@@ -19,7 +19,7 @@ from scdataloader.labels.encoder import LabelEncoder
 from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.labels.roll_up import RollUp
 from scdataloader.ontology.ontology import Ontology
-from scdataloader.sampling.tree import Tree
+from scdataloader.sampling.weights import Tree
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:
@@ -61,7 +61,7 @@ def main() -> None:
         "fit, hierarchy, rolled up": lambda: Hierarchy.fit("x", column, roll_up=few),
         "encode, hierarchy": lambda: encoder.encode(column[0]),
         "labels that are not known": lambda: encoder.unseen(column[0]),
-        "mass of a tree": lambda: tree.mass(counts),
+        "weights of a tree": lambda: tree.weights(counts),
     }
     for name, task in tasks.items():
         print(f"{name:28}{seconds(task, options.repeats):8.3f} s")

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from scdataloader.ontology.ontology import Ontology
     from scdataloader.protocols import Collate, Sampler, Source, Transform
     from scdataloader.sampling.class_index import ClassIndex
+    from scdataloader.sampling.options import Sampling
     from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
     from scdataloader.sampling.splits import Split
     from scdataloader.sampling.tally import Tally
-    from scdataloader.sampling.weights import Sampling
     from scdataloader.sources import open_source
     from scdataloader.store.convert import convert
     from scdataloader.store.reader import Store
@@ -99,7 +99,7 @@ _NAMES = {
     "batches.transforms": "Log1p Normalize QuantileBins",
     "protocols": "Collate Sampler Source Transform",
     "types": "CSRRows CellBatch",
-    "sampling.weights": "Sampling",
+    "sampling.options": "Sampling",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 

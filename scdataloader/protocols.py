@@ -358,12 +358,20 @@ class TrainingCells(Protocol):
     def nnz(self) -> NDArray[np.int64]:
         """``(n,)`` number of stored values of each cell."""
 
+    @property
+    def collection_size(self) -> int:
+        """Number of cells of the whole collection."""
+
+    @property
+    def hierarchies(self) -> Mapping[str, Any]:
+        """{column: `Hierarchy`} of the columns whose labels are terms of an ontology; each is built on first use."""
+
 
 @runtime_checkable
 class SamplingPlan(Protocol):
     """How training cells are drawn: ``DataModule(sampling=...)``. `Sampling` is one."""
 
-    def sampler(self, cells: TrainingCells, *, seed: int, global_batch_size: int) -> Sampler:
+    def sampler(self, cells: TrainingCells, /, *, seed: int, global_batch_size: int) -> Sampler:
         """The sampler of a training run; it draws among ``cells.rows``.
 
         Args:
@@ -371,6 +379,15 @@ class SamplingPlan(Protocol):
             seed: Names the stream of draws.
             global_batch_size: Cells of one step over all ranks.
         """
+
+
+@runtime_checkable
+class HasColumns(Protocol):
+    """A plan that draws by columns of obs."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Their names. The classes of a plan that also describes its classes are the joint labels of these."""
 
 
 class DrawnClasses(Protocol):
@@ -384,8 +401,12 @@ class DrawnClasses(Protocol):
     def codes(self) -> NDArray[np.int32]:
         """``(n,)`` class of each training cell; -1 is unknown."""
 
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """``(C + 1,)`` cells of each class that can be drawn if the class is; those of unknown labels last."""
+
     def target_shares(self, epoch: int) -> NDArray[np.float64]:
-        """``(C + 1,)`` share of the draws of ``epoch`` that each class is to get; that of unknown labels last."""
+        """``(C + 1,)`` target share of the draws of ``epoch`` for each class; that of unknown labels last."""
 
     def summary(self) -> str:
         """One line for the log."""
@@ -393,10 +414,10 @@ class DrawnClasses(Protocol):
 
 @runtime_checkable
 class DescribesClasses(Protocol):
-    """A plan that states which classes it draws by; the monitor, ``inspect`` and ``report`` compare draws with it."""
+    """A plan that describes the classes it draws by, for the monitor, ``inspect`` and ``report``."""
 
     def describe(self, cells: TrainingCells) -> DrawnClasses:
-        """The classes of ``cells`` and the shares that they are to get."""
+        """The classes of ``cells`` and their target shares."""
 
 
 # ------------------------------------------------------------------------------------------------ batches for the model
@@ -483,6 +504,12 @@ class Densifies(Protocol):
     @property
     def densify(self) -> Sequence[str]:
         """Keys of its batches whose tensors are sparse CSR."""
+
+
+# The command line accepts a class for one of these only if the annotations are equal word for word. They are removed at
+# run time, so that a plug-in can be annotated in its own way, or not at all.
+for _method in (SamplingPlan.sampler, Transform.__call__, Collate.__call__):
+    _method.__annotations__.clear()
 
 
 # ----------------------------------------------------------------------------------------------------------- ontologies

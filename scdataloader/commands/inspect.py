@@ -11,10 +11,11 @@ from scdataloader.collection.collection import Collection
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.labels.hierarchy import Hierarchies
 from scdataloader.labels.roll_up import RollUp
-from scdataloader.labels.table import split_cells
-from scdataloader.sampling.splits import Split
-from scdataloader.sampling.weighting import Weighting
-from scdataloader.sampling.weights import Sampling, Scheme
+from scdataloader.protocols import SamplingPlan
+from scdataloader.sampling.options import Sampling, plan_columns
+from scdataloader.sampling.splits import Split, split_cells
+from scdataloader.sampling.training_cells import CollectionCells
+from scdataloader.sampling.weights import Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class DataOptions:
     """Columns that have an ontology."""
     roll_up: dict[str, RollUp] | None = None
     """Which terms their labels go up to."""
-    sampling: Sampling | None = None
+    sampling: Sampling | SamplingPlan | None = None
     """How training cells are drawn."""
     split: Split | None = None
     """Which cells train."""
@@ -50,12 +51,10 @@ class DataOptions:
         """The columns of the collection that have an ontology."""
         return Hierarchies(collection, self.hierarchies or [], self.roll_up)
 
-    def weighting(self, collection: Collection, hierarchies: Hierarchies | None = None) -> Weighting:
-        """How the training cells are weighted; ``hierarchies`` spares a second look at those that were fitted."""
+    def training_cells(self, collection: Collection, hierarchies: Hierarchies | None = None) -> CollectionCells:
+        """The cells of the training split; ``hierarchies`` are those of the collection, if they are fitted already."""
         rows = split_cells(collection, self.split or Split()).train
-        return Weighting.of(
-            collection, rows, self.sampling or Sampling(), hierarchies or self.hierarchies_of(collection)
-        )
+        return CollectionCells(collection, rows, hierarchies or self.hierarchies_of(collection))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,16 +82,18 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--tree", action="store_true", help="show classes in the tree of their ontology, to which --by names one column"
     )
-    add("--scheme", choices=get_args(Scheme), help="mass of a class of c cells: natural c, uniform 1, power c^tau, "
+    add("--scheme", choices=get_args(Scheme), help="weight of a class of c cells: natural c, uniform 1, power c^tau, "
         "saturating s*c/(s+c), tree evenly down an ontology; default: natural")  # fmt: skip
     add("--tau", type=float, help="exponent of the power scheme")
     add("--saturation", type=float, help="s of the saturating scheme, in cells")
     add("--num_samples", type=int, help="draws in one epoch; default: as many as there are cells")
-    add("--unknown_mass", type=float, help="share of the draws for cells of unknown label; default: 0")
+    add("--unknown_share", type=float, help="share of the draws for cells of unknown label; default: 0")
     add("--cell_factors", **several, metavar="COL", help="columns of numbers that weigh cells within their class")
     add("--replacement", action=argparse.BooleanOptionalAction, help="independent draws, or all cells before any again")
     add("--block_size", type=int, help="neighbouring cells that are drawn as a unit; default: 1")
-    add("--curriculum_epochs", type=int, help="epochs in which classes go from nearly uniform to what is asked for")
+    add(
+        "--curriculum_epochs", type=int, help="epochs in which class weights change from nearly uniform to their target"
+    )
     add("--organisms", **several, metavar="[NAME=]ORGANISM", help="organism of sources that do not say it")
     add("--tables", **several, metavar="ORGANISM=FILE", help="gene tables for sources that know symbols only")
     add("--column", **several, metavar="[NAME=]COLUMN", help="column of var that holds the gene ids")
@@ -135,7 +136,7 @@ def read_options(given: argparse.Namespace) -> DataOptions:
         options: DataOptions = checked.instantiate(checked.parse_object({"data": section})).data
     except ArgumentError as error:
         raise ValueError(str(error)) from error
-    by = options.sampling.columns if options.sampling else []
+    by = plan_columns(options.sampling)
     idle = [column for column in options.hierarchies or () if given.hierarchies and column not in by]
     if idle:
         raise ValueError(

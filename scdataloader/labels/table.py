@@ -17,7 +17,6 @@ from scdataloader.errors import StateMismatchError
 from scdataloader.labels.encoder import LabelEncoder
 from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.ontology.names import is_joint
-from scdataloader.sampling.splits import Split, Splits, make_splits
 
 logger = logging.getLogger(__name__)
 
@@ -160,16 +159,3 @@ def _unseen(encoder: LabelEncoder, series: Sequence[pd.Series[Any]]) -> Counter[
     for values in series:
         unseen.update(encoder.unseen(values))
     return unseen
-
-
-def split_cells(collection: Collection, split: Split) -> Splits:
-    """Share out the cells of a collection, by cell or by the groups of a column.
-
-    Raises:
-        KeyError: the column is in no source.
-        ValueError: a split would be empty, or no choice of groups comes close to what is asked for.
-    """
-    if split.by is None:
-        return make_splits(len(collection), split)
-    groups = LabelTable.fit(collection, [split.by])
-    return make_splits(len(collection), split, groups.codes(collection)[:, 0], groups.encoders[split.by].classes)

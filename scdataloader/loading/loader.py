@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import StateMismatchError
 from scdataloader.loading.prefetch import Prefetcher
-from scdataloader.protocols import BatchContext, Binds, Collate, HasFingerprint, Sampler, Transform
+from scdataloader.protocols import BatchContext, Binds, Collate, Sampler, Transform
+from scdataloader.sampling.samplers import stream_fingerprint
 from scdataloader.sampling.tally import Tally
 
 if TYPE_CHECKING:
     from scdataloader.collection.collection import Collection
 
 STATE_VERSION = 1
-_DRAWS_THAT_TELL = 16_384
 
 
 class Loader:
@@ -220,12 +220,7 @@ class Loader:
     def _fingerprint(self) -> str:
         """Digest of the data and of the order: of the sampler's own fingerprint, or else of what it draws first."""
         digest = hashlib.blake2b(self.dataset.fingerprint.encode(), digest_size=16)
-        if isinstance(self._draws, HasFingerprint):
-            own = self._draws.fingerprint
-        else:
-            first = self._draws.draw(0, 0, min(_DRAWS_THAT_TELL, self._draws.num_samples))
-            own = hashlib.blake2b(np.ascontiguousarray(first, "<i8").data).hexdigest()
-        digest.update(own.encode())
+        digest.update(stream_fingerprint(self._draws).encode())
         return digest.hexdigest()
 
     def _batches(self) -> Generator[Mapping[str, Any], None, None]:

@@ -1,4 +1,4 @@
-"""What is in some data, and what a weighting does to its classes: as plain tables, and on the terminal."""
+"""Tables of sources, obs columns and sampled classes, as data frames and on the terminal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from scdataloader.collection.collection import Collection
 from scdataloader.commands.inspect import parser, read_options
 from scdataloader.genes.organisms import UNSTATED
 from scdataloader.lamin.collections import is_lamin, origins
+from scdataloader.protocols import DescribesClasses, DrawnClasses, Sampler, SamplingPlan, TrainingCells
 from scdataloader.report.tree import show_mapped, show_tree
-from scdataloader.sampling.expectation import expect
-from scdataloader.sampling.weighting import Weighting
-from scdataloader.sampling.weights import Sampling
+from scdataloader.runtime.messages import counted
+from scdataloader.sampling.options import Sampling, plan_columns
+from scdataloader.sampling.samplers import AFTER_CURRICULUM
+from scdataloader.sampling.tally import Tally
 from scdataloader.schema import ORGANISMS
 
 N_COLUMNS_LISTED = 40
@@ -56,26 +58,26 @@ def column_table(collection: Collection) -> pd.DataFrame:
     return table.sort_values(["sources", "column"], ascending=[False, True], ignore_index=True)
 
 
-def class_table(weighting: Weighting) -> pd.DataFrame:
-    """One row for each class, the largest first, and one for cells of unknown label, if there are any.
+def class_table(drawn: DrawnClasses, num_samples: int) -> pd.DataFrame:
+    """One row per class, the largest first, and one for cells of unknown label, if there are any.
 
-    ``cells`` can be drawn; ``natural`` is their share of the cells of known label, ``asked`` the share of the draws
-    that the weighting gives them, ``draws`` how many that is in an epoch; under a curriculum once it is over.
+    ``cells`` are those that can be drawn; ``natural`` is their share of the cells of known label, ``target`` their
+    target share of the draws, and ``draws`` the expected draws of an epoch of ``num_samples``, after any curriculum.
     """
-    weights = weighting.weights
-    natural = weights.counts / weights.counts[:-1].sum()
+    sizes, target = drawn.sizes, drawn.target_shares(AFTER_CURRICULUM)
+    natural = sizes / sizes[:-1].sum()
     natural[-1] = np.nan
     table = pd.DataFrame(
         {
-            "class": weighting.names_and_unknown,
-            "cells": weights.counts,
+            "class": [*drawn.names, "unknown"],
+            "cells": sizes,
             "natural": natural,
-            "asked": weights.mass,
-            "draws": weights.mass * weighting.num_samples,
+            "target": target,
+            "draws": target * num_samples,
         }
     )
     known = table.iloc[:-1].sort_values(["cells", "class"], ascending=[False, True])
-    last = table.iloc[-1:] if weights.counts[-1] else table.iloc[:0]
+    last = table.iloc[-1:] if sizes[-1] else table.iloc[:0]
     return pd.concat([known, last], ignore_index=True)
 
 
@@ -96,22 +98,40 @@ def main(args: Sequence[str]) -> None:
         for line in origins(item) if is_lamin(item) else ():
             console.print(line, markup=False, soft_wrap=True)
     _show_columns(console, collection)
-    if asked.sampling is None or not asked.sampling.columns:
-        if options.tree:
-            raise ValueError("--tree shows the classes of a column: name it in --by")
+    plan = asked.sampling
+    columns = plan_columns(plan)
+    if options.tree and not columns:
+        raise ValueError("--tree shows the classes of a column: name it in --by")
+    if plan is None:
         return
     hierarchies = asked.hierarchies_of(collection)
-    weighting = asked.weighting(collection, hierarchies)
-    _show_classes(console, weighting, options.top)
-    for column in filter(hierarchies.__contains__, asked.sampling.columns):
+    cells = asked.training_cells(collection, hierarchies)
+    show_sampling(console, plan, cells, options.top)
+    for column in filter(hierarchies.__contains__, columns):
         show_mapped(console, hierarchies[column])
-    if options.tree:
-        show_tree(console, weighting, hierarchies)
+    if options.tree and isinstance(plan, DescribesClasses):
+        show_tree(console, cells, columns, plan.describe(cells), plan.sampler(cells, seed=0, global_batch_size=1))
+
+
+def show_sampling(console: Console, plan: SamplingPlan, cells: TrainingCells, top: int) -> None:
+    """Print the ``top`` largest classes that a plan draws by, if it describes any, and the statistics of an epoch."""
+    sampler = plan.sampler(cells, seed=0, global_batch_size=1)
+    drawn = plan.describe(cells) if isinstance(plan, DescribesClasses) else None
+    lines = []
+    if drawn is not None:
+        columns = plan_columns(plan)
+        if columns:
+            title = f"{' | '.join(columns)}: {counted(len(drawn.names), 'class')}"
+            title += f", {plan.description}" if isinstance(plan, Sampling) else ""
+            _show_classes(console, title, class_table(drawn, sampler.num_samples), top, len(drawn.names))
+        lines.append(drawn.summary())
+    for line in (*lines, *_epochs(sampler, drawn, cells)):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _show_sources(console: Console, collection: Collection) -> None:
     cells, genes = f"{len(collection):,} cells", f"{collection.n_genes:,} genes in the vocabulary"
-    table = Table(title=f"{len(collection.parts)} sources, {cells}, {genes}", title_justify="left")
+    table = Table(title=f"{counted(len(collection.parts), 'source')}, {cells}, {genes}", title_justify="left")
     frame = source_table(collection)
     for name in frame:
         numeric = frame[name].dtype.kind == "i"
@@ -134,51 +154,40 @@ def _show_columns(console: Console, collection: Collection) -> None:
             console.print(f"{line}: {', '.join(names[:N_COLUMNS_LISTED])}{more}", markup=False, soft_wrap=True)
 
 
-def _show_classes(console: Console, weighting: Weighting, top: int) -> None:
-    frame = class_table(weighting)
-    sampling = weighting.sampling
-    title = f"{' | '.join(sampling.columns)}: {len(weighting.names):,} classes, {_scheme(sampling)}"
+def _show_classes(console: Console, title: str, frame: pd.DataFrame, top: int, n_known: int) -> None:
     table = Table(title=title, title_justify="left")
     table.add_column("class", overflow="fold")
-    for name in ("cells", "natural", "asked", "draws per epoch"):
+    for name in ("cells", "natural", "target", "draws per epoch"):
         table.add_column(name, justify="right")
-    n_known = len(weighting.names)
     shown = frame.iloc[: min(top, n_known)]
     for row in shown.itertuples(index=False):
         table.add_row(*_cells(*row))
     rest = frame.iloc[len(shown) : n_known]
     if len(rest):
-        sums = rest[["cells", "natural", "asked", "draws"]].sum()
+        sums = rest[["cells", "natural", "target", "draws"]].sum()
         table.add_row(*_cells(f"… {len(rest):,} other classes", *sums), style="dim")
     for row in frame.iloc[n_known:].itertuples(index=False):
         table.add_row(*_cells(*row), style="yellow")
     console.print(table)
-    for line in (weighting.weights.summary(), *_expected(weighting)):
-        console.print(line, markup=False, soft_wrap=True)
 
 
-def _expected(weighting: Weighting) -> list[str]:
-    """What to expect of an epoch; under a curriculum, of its first and of its last."""
-    last = weighting.sampling.curriculum_epochs - 1
-    epochs = {0: "epoch 0 of the curriculum", last: f"epoch {last} and later, as in the table"}
+def _epochs(sampler: Sampler, drawn: DrawnClasses | None, cells: TrainingCells) -> list[str]:
+    """Statistics of an epoch that is drawn and counted; with a curriculum, of its first epoch and of a later one."""
+    epochs = {0: "an epoch"}
+    if drawn is not None and not np.array_equal(drawn.target_shares(0), drawn.target_shares(AFTER_CURRICULUM)):
+        epochs = {0: "epoch 0 of the curriculum", AFTER_CURRICULUM: "an epoch after the curriculum"}
     lines = []
-    for epoch, when in epochs.items() if last > 0 else [(0, "an epoch")]:
-        said = expect(weighting, epoch)
+    for epoch, name in epochs.items():
+        tally = Tally(cells.collection_size)
+        tally.add_epoch(sampler, epoch)
+        part = f"the first {tally.n_draws:,} of " if tally.n_draws < sampler.num_samples else ""
         lines.append(
-            f"expected of {when}: {said.n_draws:,} draws, {said.repeated_share:.2%} repeated draws, "
-            f"{said.effective_cells:,.0f} effective cells"
+            f"{name}: {part}{counted(sampler.num_samples, 'draw')}, {tally.repeated_share:.2%} repeated draws, "
+            f"{tally.effective_cells:,.0f} effective cells"
         )
     return lines
 
 
-def _cells(name: str, cells: float, natural: float, asked: float, draws: float) -> tuple[str, ...]:
+def _cells(name: str, cells: float, natural: float, target: float, draws: float) -> tuple[str, ...]:
     share = "" if np.isnan(natural) else f"{natural:.2%}"
-    return name, f"{int(cells):,}", share, f"{asked:.2%}", f"{draws:,.1f}"
-
-
-def _scheme(sampling: Sampling) -> str:
-    if sampling.scheme == "power":
-        return f"power, tau {sampling.tau:g}"
-    if sampling.scheme == "saturating":
-        return f"saturating at {sampling.saturation:g} cells"
-    return sampling.scheme
+    return name, f"{int(cells):,}", share, f"{target:.2%}", f"{draws:,.1f}"

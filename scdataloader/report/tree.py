@@ -1,8 +1,8 @@
-"""The classes of a weighting in the tree of their ontology: as a plain table, and on the terminal."""
+"""Sampled classes in the tree of their ontology, as a data frame and on the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,32 +12,22 @@ from rich.table import Table
 
 from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.ontology.ontology import Ontology
-from scdataloader.sampling.tree import Tree, with_below
-from scdataloader.sampling.weighting import Weighting
+from scdataloader.protocols import DrawnClasses, Sampler, TrainingCells
+from scdataloader.sampling.samplers import AFTER_CURRICULUM
+from scdataloader.sampling.weights import Tree, class_tree, with_below
 
 
-def tree_table(weighting: Weighting, ontology: Ontology) -> pd.DataFrame:
-    """One row for each term that is a class or where the tree branches, those below it after it, most cells first.
+def tree_table(tree: Tree, ontology: Ontology, drawn: DrawnClasses, num_samples: int) -> pd.DataFrame:
+    """One row per term that is a class or a branch of the tree, followed by the terms below it, most cells first.
 
-    ``level`` counts the rows above it that it is below. A term with several parents stands below the one that
-    `Tree.parents` takes. ``cells`` can be drawn, ``asked`` is the share of the draws and ``draws`` how many these are
-    in an epoch; the three ``… below`` are of the term and all that stands below it.
-
-    Raises:
-        ValueError: the weighting has no tree: not just one of its columns has a hierarchy.
+    ``level`` is the number of rows that the term is below. A term with several parents is placed below that of
+    `Tree.parents`. ``cells`` can be drawn, ``target`` is their target share of the draws and ``draws`` the expected
+    draws of an epoch of ``num_samples``; the columns ``… below`` are sums over the term and all terms below it.
     """
-    tree = weighting.tree
-    if tree is None:
-        raise ValueError(
-            f"there is no tree to show of {weighting.sampling.columns}: just one of the columns must have a hierarchy"
-        )
-    counts = weighting.weights.counts[:-1]
+    counts = drawn.sizes[:-1]
+    target = drawn.target_shares(AFTER_CURRICULUM)[:-1]
     parents = tree.parents(counts)
-    own = {
-        "cells": tree.own(counts),
-        "asked": tree.own(weighting.weights.mass[:-1]),
-        "draws": tree.own(weighting.weights.mass[:-1] * weighting.num_samples),
-    }
+    own = {"cells": tree.own(counts), "target": tree.own(target), "draws": tree.own(target * num_samples)}
     sums = {name: with_below(values, parents) for name, values in own.items()}
     order, levels = _listed(tree, parents, sums["cells"])
     terms = [tree.graph.terms[place] for place in order]
@@ -47,34 +37,35 @@ def tree_table(weighting: Weighting, ontology: Ontology) -> pd.DataFrame:
     return pd.DataFrame(table).astype({"cells": np.int64, "cells below": np.int64})
 
 
-def show_tree(console: Console, weighting: Weighting, hierarchies: Mapping[str, Hierarchy]) -> None:
-    """Print the tree.
+def show_tree(
+    console: Console, cells: TrainingCells, columns: Sequence[str], drawn: DrawnClasses, sampler: Sampler
+) -> None:
+    """Print the classes of ``columns`` in the tree of their ontology.
 
     Raises:
-        ValueError: see `tree_table`.
+        ValueError: not exactly one of the columns has a hierarchy.
     """
-    columns = [column for column in weighting.sampling.columns if column in hierarchies]
-    if weighting.tree is None or not columns:
-        raise ValueError(
-            f"there is no tree to show of {weighting.sampling.columns}: name one of the columns in --hierarchies"
-        )
-    frame = tree_table(weighting, hierarchies[columns[0]].ontology)
-    title = f"{columns[0]}: cells and draws of each term, and with all that is below it"
+    tree = class_tree(cells, columns)
+    if tree is None:
+        raise ValueError(f"the classes of {columns} are not in one ontology; name one of the columns in --hierarchies")
+    column = next(column for column in columns if column in cells.hierarchies)
+    frame = tree_table(tree, cells.hierarchies[column].ontology, drawn, sampler.num_samples)
+    title = f"{column}: cells and draws of each term, alone and with all terms below it"
     table = Table(title=title, title_justify="left")
     table.add_column("term", overflow="fold")
-    names = ("cells", "with below", "asked", "with below", "draws per epoch", "with below")
+    names = ("cells", "with below", "target", "with below", "draws per epoch", "with below")
     for name in names:
         table.add_column(name, justify="right")
     for row in frame.to_dict("records"):
         numbers = [
-            _shown(row[f"{name}{which}"], name) for name in ("cells", "asked", "draws") for which in ("", " below")
+            _shown(row[f"{name}{which}"], name) for name in ("cells", "target", "draws") for which in ("", " below")
         ]
         table.add_row("  " * int(row["level"]) + f"{row['name']} ({row['term']})", *numbers)
     console.print(table)
 
 
 def show_mapped(console: Console, hierarchy: Hierarchy) -> None:
-    """Print which labels are encoded as another term: rolled up, deprecated, or written otherwise."""
+    """Print the labels that are encoded as another term: rolled up, deprecated, or written differently."""
     taken: dict[str, list[str]] = {}
     for label, term in hierarchy.encoder.mapped.items():
         name = f" ({hierarchy.ontology.label(label)})" if label in hierarchy.ontology else ""
@@ -85,7 +76,7 @@ def show_mapped(console: Console, hierarchy: Hierarchy) -> None:
 
 
 def _listed(tree: Tree, parents: NDArray[np.int64], cells_below: NDArray[np.float64]) -> tuple[list[int], list[int]]:
-    """The places of the terms to list, in order, and how far in each stands."""
+    """Indices of the terms to list, in order, and their levels."""
     children: dict[int, list[int]] = {place: [] for place in range(-1, len(parents))}
     for place, above in enumerate(parents.tolist()):
         children[above].append(place)
@@ -110,4 +101,4 @@ def _listed(tree: Tree, parents: NDArray[np.int64], cells_below: NDArray[np.floa
 def _shown(value: float, name: str) -> str:
     if not value:
         return ""
-    return {"cells": f"{value:,.0f}", "asked": f"{value:.2%}", "draws": f"{value:,.1f}"}[name]
+    return {"cells": f"{value:,.0f}", "target": f"{value:.2%}", "draws": f"{value:,.1f}"}[name]

@@ -32,3 +32,9 @@ def suggestion(name: str, known: Iterable[object]) -> str:
     if near := nearest(name, known):
         return f"the nearest are {shown(map(repr, near))}"
     return f"there are {shown(map(repr, known)) or 'none'}"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, such as "1 class" or "1,000 cells"."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{n:,} {noun if n == 1 else plural}"

@@ -1,4 +1,4 @@
-"""The cells of a table in the order of their classes, in memory or in a file."""
+"""Cells sorted by class, in memory or in a file."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from scdataloader.kernels.draws.classes import class_sizes, code_range, sort_by_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassIndex:
-    """Which cells each class has: those of class c are ``cells[starts[c]:starts[c + 1]]``, ascending."""
+    """The cells of each class: those of class c are ``cells[starts[c]:starts[c + 1]]``, ascending."""
 
     starts: NDArray[np.int64]
-    """``(K + 1,)`` where each class begins."""
+    """``(K + 1,)`` offset of each class in ``cells``."""
     cells: NDArray[np.integer]
-    """Cell numbers, int32 where these suffice; empty where all ``starts[1]`` cells are of one class, in order."""
+    """Cell numbers, int32 if these suffice; empty if all ``starts[1]`` cells are of one class, in order."""
     n_cells: int
-    """Cells of the table, those of no class included."""
+    """Cells of the table, including those without a class."""
 
     @classmethod
     def of(cls, classes: NDArray[np.integer], file: str | os.PathLike[str] | None = None) -> ClassIndex:
         """Sort cells by class.
 
         Args:
-            classes: ``(n,)`` class of each cell, may be memory-mapped; -1 is no class, and such a cell is left out.
-            file: Where to keep ``cells`` (4 bytes each, 8 in a table of more than 2³¹), mapped into memory so that it
-                need not fit; it is overwritten. None keeps them in memory.
+            classes: ``(n,)`` class of each cell, may be memory-mapped; cells of class -1 are left out.
+            file: Memory-mapped file for ``cells`` (4 bytes each, 8 in a table of more than 2³¹); it is overwritten.
+                None keeps them in memory.
 
         Raises:
             ValueError: no cell has a class, or a code is below -1.
@@ -68,7 +68,7 @@ def count_classes(codes: NDArray[np.integer]) -> int:
     """
     lowest, n_classes = code_range(codes)
     if lowest < -1:
-        raise ValueError(f"a class code is {lowest}; codes are 0, 1, … or -1 for none")
+        raise ValueError(f"a class code is {lowest}; codes must be 0, 1, … or -1 for no class")
     if not n_classes:
         raise ValueError("no cell has a class: every code is -1")
     return n_classes

@@ -1,4 +1,4 @@
-"""Three ways to draw cells by class mass and cell weight, each with what it keeps for it."""
+"""Three ways to draw cells by class weight and cell weight, with the look-up tables of each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.draws.blocks import block_sums, draw_blocks
 from scdataloader.kernels.draws.classes import class_totals
-from scdataloader.kernels.draws.draw import GROUP, draw_alike, draw_weighted, fill_guide, group_sums, guide_starts
+from scdataloader.kernels.draws.draw import GROUP, draw_equal, draw_weighted, fill_guide, group_sums, guide_starts
 from scdataloader.kernels.draws.quotas import MOST_DRAWS, draw_quotas
 from scdataloader.sampling.class_index import ClassIndex, count_classes
 
@@ -18,28 +18,28 @@ _ROUNDING = 1e-9
 
 
 class Draws(Protocol):
-    """A way to draw, without state: what depends on the class masses is kept by the caller."""
+    """A way to draw, without state: the caller keeps the tables that depend on the class weights."""
 
     @property
     def drawable(self) -> NDArray[np.bool_]:
-        """``(K,)`` whether a class has cells that can be drawn."""
+        """``(K,)`` True for classes with cells that can be drawn."""
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """All that the draws depend on, besides the class masses."""
+        """Everything that the draws depend on, apart from the class weights."""
 
-    def prepared(self, mass: NDArray[np.float64]) -> Any:
-        """What `draw` needs to know of class masses ``(K,)`` that sum to 1."""
+    def tables(self, class_weights: NDArray[np.float64]) -> Any:
+        """Look-up tables for class weights ``(K,)`` that sum to 1."""
 
-    def draw(self, prepared: Any, key: np.uint64, start: int, out: NDArray[np.int64]) -> None:
-        """Fill ``out`` with the cells at positions ``start``, ``start + 1`` … of the epoch that ``key`` names."""
+    def draw(self, tables: Any, key: np.uint64, start: int, out: NDArray[np.int64]) -> None:
+        """Fill ``out`` with the cells at positions ``start``, ``start + 1`` … of the epoch of ``key``."""
 
 
 class IndependentDraws:
-    """Each draw by itself: a class by its mass, then a cell by its weight within the class."""
+    """Independent draws: a class by its weight, then a cell by its weight within the class."""
 
     def __init__(self, index: ClassIndex, weights: NDArray[np.floating]) -> None:
-        """Sum up ``weights`` ((n,), or empty for cells that are alike) in each class."""
+        """Sum ``weights`` ((n,), or empty for equal cells) within each class."""
         self._index = index
         self._weights = weights
         self.arrays = (index.starts, index.cells, weights)
@@ -51,14 +51,14 @@ class IndependentDraws:
             self.drawable[self.drawable] = self._sums[self._first[1:][self.drawable] - 1] > 0
             self._guide_start, self._guide = _guide(self._sums, self._first)
 
-    def prepared(self, mass: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.integer]]:
-        """The running sum of the masses, and its guide."""
-        running = np.cumsum(mass)
+    def tables(self, class_weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.integer]]:
+        """The running sum of the class weights, and its guide."""
+        running = np.cumsum(class_weights)
         return running, _guide(running)[1]
 
     def draw(
         self,
-        prepared: tuple[NDArray[np.float64], NDArray[np.integer]],
+        tables: tuple[NDArray[np.float64], NDArray[np.integer]],
         key: np.uint64,
         start: int,
         out: NDArray[np.int64],
@@ -69,7 +69,7 @@ class IndependentDraws:
             draw_weighted(
                 key,
                 start,
-                *prepared,
+                *tables,
                 starts,
                 cells,
                 self._weights,
@@ -80,20 +80,20 @@ class IndependentDraws:
                 out,
             )
         else:
-            draw_alike(key, start, *prepared, starts, cells, out)
+            draw_equal(key, start, *tables, starts, cells, out)
 
 
 class QuotaDraws:
-    """Without replacement: each class its share of the epoch to within one, in rounds through its cells.
+    """Without replacement: each class gets its share of the epoch to within one, in rounds through its cells.
 
-    Where cells have weights there is one class, and each cell comes once with the probability asked for, or not at all.
+    With cell weights there is one class, and each cell is drawn at most once, with the probability of its weight.
     """
 
     def __init__(self, index: ClassIndex, weights: NDArray[np.floating], num_samples: int) -> None:
-        """Sum up ``weights`` ((n,), or empty for cells that are alike).
+        """Sum ``weights`` ((n,), or empty for equal cells).
 
         Raises:
-            ValueError: an epoch is too long, or a cell would have to come more than once.
+            ValueError: an epoch is too long, or a cell would have to be drawn more than once.
         """
         if num_samples > MOST_DRAWS:
             raise ValueError(f"without replacement an epoch has at most {MOST_DRAWS:,} draws, not {num_samples:,}")
@@ -113,35 +113,35 @@ class QuotaDraws:
         n_cells, most = int(np.count_nonzero(self._weights)), float(self._weights.max())
         if 0 < n_cells < self._num_samples:
             raise ValueError(
-                f"{self._num_samples:,} draws without replacement, but only {n_cells:,} cells have a weight; draw at "
-                "most as many, draw with replacement, or give classes, whose cells come again once all have come"
+                f"{self._num_samples:,} draws without replacement need as many cells with a weight, but there are "
+                f"{n_cells:,}; lower num_samples, draw with replacement, or give classes instead of weights"
             )
         times = self._num_samples * most / total if total else 0.0
         if times > 1 + _ROUNDING:
             heaviest = int(np.argmax(self._weights))
             raise ValueError(
-                f"cell {heaviest} would have to come {times:.3g} times in {self._num_samples:,} draws for its share, "
-                f"but draws are without replacement; draw at most {int(self._num_samples / times):,}, lower its "
-                "weight, or draw with replacement"
+                f"cell {heaviest} needs {times:.3g} of {self._num_samples:,} draws by its weight, but without "
+                f"replacement a cell is drawn once; draw at most {int(self._num_samples / times):,}, lower the weight, "
+                "or draw with replacement"
             )
 
-    def prepared(self, mass: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Running sums: of the masses, or, where cells have weights, of these in groups."""
-        return self._sums if len(self._weights) else np.cumsum(mass)
+    def tables(self, class_weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Running sums of the class weights, or of the cell weights in groups."""
+        return self._sums if len(self._weights) else np.cumsum(class_weights)
 
-    def draw(self, prepared: NDArray[np.float64], key: np.uint64, start: int, out: NDArray[np.int64]) -> None:
+    def draw(self, tables: NDArray[np.float64], key: np.uint64, start: int, out: NDArray[np.int64]) -> None:
         """Fill ``out``."""
         starts, cells = self._index.starts, self._index.cells
-        draw_quotas(key, self._num_samples, start, starts, cells, self._weights, prepared, out)
+        draw_quotas(key, self._num_samples, start, starts, cells, self._weights, tables, out)
 
 
 class BlockDraws:
-    """Blocks of neighbouring cells by their weight, then cells within them; no class index is needed."""
+    """Blocks of neighbouring cells by their weight, then cells within them; without a class index."""
 
     def __init__(
         self, n: int, codes: NDArray[np.integer] | None, weights: NDArray[np.floating], block_size: int, stride: int
     ) -> None:
-        """Sum up the weights ((n,), or empty) of each class of ``codes`` ((n,), or None for one class).
+        """Sum the weights ((n,), or empty) of each class of ``codes`` ((n,), or None for one class).
 
         ``stride`` blocks of ``block_size`` cells are drawn together.
         """
@@ -155,24 +155,24 @@ class BlockDraws:
             self._totals = class_totals(codes, count_classes(codes), weights)
         self.drawable = self._totals > 0
 
-    def prepared(
-        self, mass: NDArray[np.float64]
+    def tables(
+        self, class_weights: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.integer]]:
-        """The weight of a cell of each class before its own, the running sums of the blocks, and their guide."""
-        share = np.divide(mass, self._totals, out=np.zeros_like(mass), where=self.drawable)
+        """The weight of each class per unit of cell weight, the running sums of the blocks, and their guide."""
+        share = np.divide(class_weights, self._totals, out=np.zeros_like(class_weights), where=self.drawable)
         sums = block_sums(self._n, self._block_size, self._codes, share, self._weights)
         return share, sums, _guide(sums)[1]
 
     def draw(
         self,
-        prepared: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.integer]],
+        tables: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.integer]],
         key: np.uint64,
         start: int,
         out: NDArray[np.int64],
     ) -> None:
         """Fill ``out``."""
         if len(out):
-            share, sums, guide = prepared
+            share, sums, guide = tables
             n, block_size, stride = self._n, self._block_size, self._stride
             draw_blocks(key, start, n, block_size, stride, self._codes, share, self._weights, sums, guide, out)
 
@@ -180,7 +180,7 @@ class BlockDraws:
 def _guide(
     sums: NDArray[np.float64], first: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
-    """Where the guide of each part of ``sums`` begins, and the guides; None is one part."""
+    """Offset of the guide of each part of ``sums``, and the guides; None is one part."""
     parts = np.array([0, len(sums)], np.int64) if first is None else first
     starts = guide_starts(parts)
     guide = np.empty(starts[-1], np.int32 if len(sums) <= np.iinfo(np.int32).max else np.int64)

@@ -1,7 +1,7 @@
-"""The order in which cells are drawn: pure functions of (seed, epoch, position).
+"""Samplers: the order in which cells are drawn, as pure functions of (seed, epoch, position).
 
-No sampler reads data, holds a generator or stores anything as long as an epoch: a draw's random bits are a
-counter-based function of its position, so any stretch of any epoch can be drawn by anyone at any time.
+A sampler reads no data, keeps no generator and stores nothing of the length of an epoch. The random bits of a draw are
+a counter-based function of its position, so any part of any epoch can be drawn independently.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ from numpy.typing import ArrayLike, NDArray
 from scdataloader.kernels.draws.blocks import permute_blocks
 from scdataloader.kernels.draws.classes import first_invalid
 from scdataloader.kernels.draws.random import derive_key, permute_range
-from scdataloader.protocols import Sampler
+from scdataloader.protocols import HasFingerprint, HasWindow, Sampler
 from scdataloader.sampling.class_index import ClassIndex
 from scdataloader.sampling.draws import NO_WEIGHTS, BlockDraws, Draws, IndependentDraws, QuotaDraws
 
+AFTER_CURRICULUM = 1 << 31
+"""An epoch after the end of any curriculum."""
+
 _BLOCKS_TOGETHER = 512
+_DRAWS_IN_DIGEST = 16_384
 
 
 class SequentialSampler:
     """Rows 0, 1, … n - 1, the same in every epoch."""
 
     def __init__(self, n: int) -> None:
-        """Order ``n`` cells as they lie."""
+        """Number ``n`` cells in order."""
         self.num_samples = _positive(n, "n")
         self.fingerprint = f"sequential {n}"
 
@@ -39,12 +43,12 @@ class SequentialSampler:
 
 
 class ShuffleSampler:
-    """Every row of [0, n) exactly once per epoch, in another random order each epoch; no order is stored.
+    """Every row of [0, n) exactly once per epoch, in a new random order each epoch; no order is stored.
 
     Args:
         n: Cells.
-        seed: Names the stream.
-        block_size: Neighbouring cells that are drawn as a unit; blocks begin at other cells each epoch.
+        seed: Seed of the stream.
+        block_size: Neighbouring cells drawn as a unit; blocks begin at different cells in each epoch.
         window: Draws over which the draws of a block are spread evenly, a multiple of ``block_size``; None is 512
             blocks.
     """
@@ -57,7 +61,7 @@ class ShuffleSampler:
         self.fingerprint = f"shuffle {n} {seed}" + (f" {block_size} {self.window}" if self.window else "")
 
     def draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
-        """Rows at positions ``[start, stop)``: images of the positions under a keyed permutation."""
+        """Rows at positions ``[start, stop)``, by a keyed permutation of the positions."""
         _check_range(start, stop, self.num_samples)
         out = np.empty(stop - start, np.int64)
         key = derive_key(self.seed, epoch)
@@ -70,39 +74,40 @@ class ShuffleSampler:
 
 
 class WeightedSampler:
-    """Weighted draws: cell i of class c with probability ``mass_c / sum(mass) * w_i / sum of w in c``.
+    """Weighted draws: cell i of class c with probability ``W_c / sum(W) * w_i / sum of w in c``.
 
-    Every single draw has these probabilities, whatever the options; without classes they are ``w_i / sum(w)``.
+    W are class weights and w cell weights. Every single draw has these probabilities, whatever the options; without
+    classes they are ``w_i / sum(w)``.
 
     Args:
-        weights: (n,) weight of each cell, 0 or more; None: all alike. float32 and float64 are used as they lie, memory
-            maps included; other numbers are copied.
-        classes: (n,) class of each cell, -1 for cells never to be drawn; or a `ClassIndex`; None: one class.
-        class_mass: (K,) mass of each class, 0 or more; None: the same for every class that has cells.
+        weights: (n,) weight of each cell, 0 or more; None: all equal. float32 and float64 arrays are used in place,
+            memory maps included; other numbers are copied.
+        classes: (n,) class of each cell, -1 for cells that are never drawn; or a `ClassIndex`; None: one class.
+        class_weights: (K,) weight of each class, 0 or more; None: equal for all classes that have cells.
         num_samples: Draws in one epoch.
-        seed: Names the stream.
-        replacement: Whether draws are independent. Otherwise, with classes, each gets ``num_samples * p_c`` draws of an
-            epoch to within one, and goes through all its cells before any comes again, in a new order; without classes
-            no cell comes twice.
-        block_size: Neighbouring cells that are drawn as a unit: a block by the sum of its weights, then as many draws
-            of its cells, spread over a window.
+        seed: Seed of the stream.
+        replacement: Whether draws are independent. Otherwise, with classes, each class gets ``num_samples * p_c`` draws
+            of an epoch to within one, and uses up its cells before any repeats, then in a new order; without classes no
+            cell repeats.
+        block_size: Neighbouring cells drawn as a unit: a block by the sum of its weights, then as many draws of its
+            cells, spread over a window.
         window: Draws over which the draws of a block are spread evenly, a multiple of ``block_size``; None is 512
-            blocks. A batch of up to ``window / block_size`` draws never holds two of the same block.
-        curriculum_epochs: Epochs over which class masses are raised from nearly uniform to what they are; see
-            `curriculum_mass`.
+            blocks. A batch of up to ``window / block_size`` draws never has two of one block.
+        curriculum_epochs: Epochs over which class weights change from nearly uniform to ``class_weights``; see
+            `curriculum_weights`.
 
     Raises:
-        ValueError: a weight or mass is negative, infinite or NaN (the first is named), all are zero, lengths differ, a
-            class with mass has no cell that can be drawn, draws without replacement ask for more than there is, or
+        ValueError: a weight is negative, infinite or NaN (the first is named), all are zero, lengths differ, a class
+            with a weight has no cell that can be drawn, there are too few cells for draws without replacement, or
             options exclude each other.
     """
 
-    def __init__(  # noqa: PLR0913 (each is a line of the docstring, and has a default but one)
+    def __init__(  # noqa: PLR0913 (one per line of the docstring; all but one have a default)
         self,
         weights: ArrayLike | None = None,
         *,
         classes: NDArray[np.integer] | ClassIndex | None = None,
-        class_mass: ArrayLike | None = None,
+        class_weights: ArrayLike | None = None,
         num_samples: int,
         seed: int = 0,
         replacement: bool = True,
@@ -111,29 +116,25 @@ class WeightedSampler:
         curriculum_epochs: int = 0,
     ) -> None:
         if weights is None and classes is None:
-            raise ValueError(
-                "a weighted sampler needs weights, or classes, or both; for neither there is ShuffleSampler"
-            )
+            raise ValueError("a weighted sampler needs weights, classes or both; without either, use ShuffleSampler")
         self.num_samples = _positive(num_samples, "num_samples")
         self.seed = seed
         self.replacement = replacement
         self.block_size = _positive(block_size, "block_size")
         self.window = _window(window, block_size)
         self.curriculum_epochs = curriculum_epochs
-        self._draws = self._way_to_draw(
-            NO_WEIGHTS if weights is None else _non_negative(weights, "weight", "cell"), classes
-        )
-        self._mass = _class_mass(class_mass, self._draws.drawable)
+        self._draws = self._make_draws(NO_WEIGHTS if weights is None else _non_negative(weights, "cell"), classes)
+        self._class_weights = _class_weights(class_weights, self._draws.drawable)
         self._prepared: tuple[float, Any] | None = None
 
-    def _way_to_draw(self, weights: NDArray[np.floating], classes: NDArray[np.integer] | ClassIndex | None) -> Draws:
+    def _make_draws(self, weights: NDArray[np.floating], classes: NDArray[np.integer] | ClassIndex | None) -> Draws:
         n_cells = classes.n_cells if isinstance(classes, ClassIndex) else len(weights if classes is None else classes)
         if len(weights) not in {0, n_cells}:
-            raise ValueError(f"there are {len(weights)} weights for {n_cells} cells with a class")
+            raise ValueError(f"got {len(weights)} weights for {n_cells} cells with a class; give one per cell")
         if self.window is not None:
             if not self.replacement or isinstance(classes, ClassIndex):
                 raise ValueError(
-                    f"blocks of {self.block_size} cells are drawn with replacement, from classes given cell by cell"
+                    f"blocks of {self.block_size} cells need replacement=True, and classes as one code per cell"
                 )
             codes = None if classes is None else np.asarray(classes)
             return BlockDraws(n_cells, codes, weights, self.block_size, self.window // self.block_size)
@@ -145,17 +146,17 @@ class WeightedSampler:
             return IndependentDraws(index, weights)
         if len(weights) and classes is not None:
             raise ValueError(
-                "draws without replacement go through all cells of a class before any comes again, so weights within "
-                "a class have no say: give classes or weights, or draw with replacement"
+                "draws without replacement use up all cells of a class before any repeats, so weights within a class "
+                "have no effect; give classes or weights, or draw with replacement"
             )
         return QuotaDraws(index, weights, self.num_samples)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of all that the stream depends on."""
+        """Hexadecimal digest of everything that the stream depends on."""
         options = (self.num_samples, self.seed, self.replacement, self.block_size, self.window, self.curriculum_epochs)
         digest = hashlib.blake2b(f"weighted {options}".encode(), digest_size=16)
-        for array in (self._mass, *self._draws.arrays):
+        for array in (self._class_weights, *self._draws.arrays):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
@@ -163,25 +164,25 @@ class WeightedSampler:
         """Rows drawn at positions ``[start, stop)``."""
         _check_range(start, stop, self.num_samples)
         out = np.empty(stop - start, np.int64)
-        self._draws.draw(self._of_epoch(epoch), derive_key(self.seed, epoch), start, out)
+        self._draws.draw(self._tables(epoch), derive_key(self.seed, epoch), start, out)
         return out
 
-    def _of_epoch(self, epoch: int) -> Any:
-        """What the masses of an epoch come to, made anew when they change."""
+    def _tables(self, epoch: int) -> Any:
+        """Look-up tables of an epoch, rebuilt when the class weights change."""
         exponent = _exponent(epoch, self.curriculum_epochs)
-        prepared = self._prepared  # one read: another thread may be at another epoch
+        prepared = self._prepared  # one read: another thread may be in another epoch
         if prepared is None or prepared[0] != exponent:
-            mass = curriculum_mass(self._mass, epoch, self.curriculum_epochs)
-            self._prepared = prepared = (exponent, self._draws.prepared(mass))
+            weights = curriculum_weights(self._class_weights, epoch, self.curriculum_epochs)
+            self._prepared = prepared = (exponent, self._draws.tables(weights))
         return prepared[1]
 
 
-def curriculum_mass(mass: NDArray[np.float64], epoch: int, curriculum_epochs: int) -> NDArray[np.float64]:
-    """``(K,)`` class masses in an epoch: ``mass ** min(1, (epoch + 1) / curriculum_epochs)``, scaled to a sum of 1.
+def curriculum_weights(weights: NDArray[np.float64], epoch: int, curriculum_epochs: int) -> NDArray[np.float64]:
+    """``(K,)`` class weights in an epoch: ``weights ** min(1, (epoch + 1) / curriculum_epochs)``, scaled to sum to 1.
 
     Zero stays zero; 0 ``curriculum_epochs`` is no curriculum.
     """
-    raised = mass ** _exponent(epoch, curriculum_epochs)
+    raised = weights ** _exponent(epoch, curriculum_epochs)
     return np.asarray(raised / raised.sum(), np.float64)
 
 
@@ -191,12 +192,12 @@ def _exponent(epoch: int, curriculum_epochs: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Subset:
-    """A sampler over ``len(rows)`` cells, whose draws are looked up in ``rows``."""
+    """A sampler of some rows of a collection."""
 
     sampler: Sampler
-    """Draws numbers in [0, len(rows))."""
+    """Draws indices into ``rows``."""
     rows: NDArray[np.int64]
-    """The row numbers that it stands for."""
+    """``(n,)`` row numbers in the collection."""
 
     @property
     def num_samples(self) -> int:
@@ -205,20 +206,30 @@ class Subset:
 
     @property
     def window(self) -> int | None:
-        """Draws over which blocks are spread; None where there are none."""
-        return getattr(self.sampler, "window", None)
+        """Draws over which blocks are spread; None without blocks."""
+        return self.sampler.window if isinstance(self.sampler, HasWindow) else None
 
     @cached_property
-    def fingerprint(self) -> str | None:
-        """Digest of the sampler's own fingerprint and of the rows; None where it has none."""
-        own = getattr(self.sampler, "fingerprint", None)
-        if own is None:
-            return None
-        return hashlib.blake2b(own.encode() + np.ascontiguousarray(self.rows).data, digest_size=16).hexdigest()
+    def fingerprint(self) -> str:
+        """Digest of the fingerprint of the sampler and of the rows; see `stream_fingerprint` if it has none."""
+        if not isinstance(self.sampler, HasFingerprint):
+            return _digest_of_draws(self)
+        own = self.sampler.fingerprint.encode()
+        return hashlib.blake2b(own + np.ascontiguousarray(self.rows).data, digest_size=16).hexdigest()
 
     def draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """Rows at positions ``[start, stop)``."""
         return self.rows[self.sampler.draw(epoch, start, stop)]
+
+
+def stream_fingerprint(sampler: Sampler) -> str:
+    """The fingerprint of a sampler; of one without, a digest of its first draws in epoch 0."""
+    return sampler.fingerprint if isinstance(sampler, HasFingerprint) else _digest_of_draws(sampler)
+
+
+def _digest_of_draws(sampler: Sampler) -> str:
+    first = sampler.draw(0, 0, min(_DRAWS_IN_DIGEST, sampler.num_samples))
+    return hashlib.blake2b(np.ascontiguousarray(first, "<i8").data).hexdigest()
 
 
 def _positive(n: int, name: str) -> int:
@@ -229,47 +240,49 @@ def _positive(n: int, name: str) -> int:
 
 def _check_range(start: int, stop: int, num_samples: int) -> None:
     if not 0 <= start <= stop <= num_samples:
-        raise IndexError(f"positions [{start}, {stop}) are not all in an epoch of {num_samples} draws")
+        raise IndexError(f"positions [{start}, {stop}) are not within an epoch of {num_samples} draws")
 
 
 def _window(window: int | None, block_size: int) -> int | None:
-    """The window of blocks; None for single cells."""
+    """The window of blocks, checked; None for single cells."""
     if block_size == 1:
         if window is not None:
-            raise ValueError(f"a window of {window} draws spreads blocks, but block_size is 1")
+            raise ValueError(f"window={window} applies to blocks, but block_size is 1")
         return None
     if window is None:
         return _BLOCKS_TOGETHER * block_size
     if window < 1 or window % block_size:
-        raise ValueError(f"a window must be a multiple of block_size={block_size} draws, not {window}")
+        raise ValueError(f"window must be a multiple of block_size={block_size} draws, not {window}")
     return window
 
 
-def _non_negative(values: ArrayLike, what: str, of: str) -> NDArray[np.floating]:
+def _non_negative(values: ArrayLike, what: str) -> NDArray[np.floating]:
     array = np.ascontiguousarray(values)
     if array.dtype not in {np.dtype(np.float32), np.dtype(np.float64)}:
         array = array.astype(np.float64)
     if array.ndim != 1 or not len(array):
-        raise ValueError(f"{what}s must be a one-dimensional array with at least one entry, not of shape {array.shape}")
+        raise ValueError(f"{what} weights must be one-dimensional with at least one entry, not of shape {array.shape}")
     at = first_invalid(array)
     if at >= 0:
-        raise ValueError(f"the {what} of {of} {at} is {array[at]}; {what}s must be finite and 0 or more")
+        raise ValueError(f"the weight of {what} {at} is {array[at]}; weights must be finite and 0 or more")
     return array
 
 
-def _class_mass(class_mass: ArrayLike | None, drawable: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _class_weights(class_weights: ArrayLike | None, drawable: NDArray[np.bool_]) -> NDArray[np.float64]:
     if not drawable.any():
-        raise ValueError("all weights are zero: no cell could ever be drawn")
-    if class_mass is None:
+        raise ValueError("all weights are zero: no cell can be drawn")
+    if class_weights is None:
         return drawable.astype(np.float64)
-    mass = _non_negative(class_mass, "mass", "class").astype(np.float64)
-    if not mass.any():
-        raise ValueError("all class masses are zero: no cell could ever be drawn")
-    padded = np.zeros(max(len(mass), len(drawable)), np.float64)
-    padded[: len(mass)] = mass
-    if len(mass) < len(drawable):
-        raise ValueError(f"there are {len(mass)} class masses for {len(drawable)} classes")
-    empty = np.flatnonzero((padded[: len(mass)] > 0) & ~np.pad(drawable, (0, len(mass) - len(drawable))))
+    weights = _non_negative(class_weights, "class").astype(np.float64)
+    if not weights.any():
+        raise ValueError("all class weights are zero: no cell can be drawn")
+    n = len(drawable)
+    if len(weights) < n:
+        raise ValueError(f"got {len(weights)} class weights for {n} classes; give one per class")
+    has_cells = np.zeros(len(weights), np.bool_)
+    has_cells[:n] = drawable
+    empty = np.flatnonzero((weights > 0) & ~has_cells)
     if len(empty):
-        raise ValueError(f"class {empty[0]} has mass {mass[empty[0]]} but no cell that can be drawn; give it mass 0")
-    return mass[: len(drawable)]
+        first = empty[0]
+        raise ValueError(f"class {first} has weight {weights[first]} but no cell that can be drawn; give it weight 0")
+    return weights[:n]

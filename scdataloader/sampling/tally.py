@@ -1,61 +1,72 @@
-"""What has been drawn: counts that cost next to nothing while a model trains, and what follows from them."""
+"""Counts of draws by class and by cell, and the statistics that follow from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.kernels.draws.count import count_rows
+from scdataloader.protocols import DrawnClasses, Sampler
 
 MAX_TRACKED = 1 << 24
-"""Cells that are counted one by one, at 4 bytes each; of a larger collection every 2nd, 4th, 8th … is."""
+"""Cells that are counted one by one, at 4 bytes each; of a larger collection every 2nd, 4th, 8th … cell."""
+
+MAX_DRAWS = 1 << 24
+"""Draws of an epoch that `Tally.add_epoch` makes; some seconds."""
 
 _STEP = 1 << 16
+_DRAWS_AT_ONCE = 1 << 20
 _ONE_CLASS = np.empty(0, np.int32)
 
 
 class Tally:
-    """Draws counted by class and by cell: by each cell, or by every 2^k-th of a collection too large for that.
+    """Draws counted by class and by cell: every cell, or every 2^k-th of a large collection.
 
-    Counts of several ranks add up (`summed`), since the same cells are tracked everywhere. Not thread-safe.
+    Counts of several ranks add up (`summed`), since all ranks track the same cells. Not thread-safe.
     """
 
+    names: list[str]
+    """``(n_classes + 1,)`` class names, "unknown" last."""
     draws: NDArray[np.int64]
-    """``(n_classes + 1,)`` draws of each class; those of unknown class last, so that a code of -1 finds them."""
+    """``(n_classes + 1,)`` draws of each class; those of unknown class last, at index -1."""
     counts: NDArray[np.int32]
-    """``(n_tracked,)`` draws of each tracked cell: of rows 0, ``step``, 2 · ``step`` …"""
+    """``(n_tracked,)`` draws of each tracked cell: rows 0, ``step``, 2 · ``step`` …"""
     step: int
-    """Distance between tracked rows, a power of two; 1 where all are."""
+    """Distance between tracked rows, a power of two; 1 if all are tracked."""
 
     def __init__(
         self,
         n_cells: int,
         classes: NDArray[np.int32] | None = None,
-        n_classes: int = 1,
+        names: Sequence[str] = ("all cells",),
         *,
         max_tracked: int = MAX_TRACKED,
     ) -> None:
-        """Count draws from a collection of ``n_cells``.
+        """Start with no draws.
 
         Args:
             n_cells: Cells of the collection: rows are below it.
-            classes: (n_cells,) class of each cell, below ``n_classes``, or -1 for unknown; None: all of class 0.
-            n_classes: Number of classes.
-            max_tracked: Most cells to count one by one.
+            classes: (n_cells,) class of each cell, an index in ``names``, or -1 for unknown; None: all of class 0.
+            names: Names of the classes.
+            max_tracked: Maximum number of cells that are counted one by one.
 
         Raises:
-            ValueError: there are not as many classes as cells, or a class is out of range.
+            ValueError: the number of classes differs from that of cells, or a class is out of range.
         """
+        n_classes = len(names)
         if classes is not None:
             if len(classes) != n_cells:
-                raise ValueError(f"there are classes of {len(classes)} cells, but the collection has {n_cells}")
+                raise ValueError(
+                    f"got classes of {len(classes)} cells, but the collection has {n_cells}; give one per cell"
+                )
             if len(classes) and not -1 <= classes.min() <= classes.max() < n_classes:
                 raise ValueError(
                     f"classes must be from -1 to {n_classes - 1}, not from {classes.min()} to {classes.max()}"
                 )
+        self.names = [*names, "unknown"]
         self._classes = _ONE_CLASS if classes is None else classes
         self._shift = 0
         while -(-n_cells >> self._shift) > max_tracked:
@@ -64,17 +75,32 @@ class Tally:
         self.draws = np.zeros(n_classes + 1, np.int64)
         self.counts = np.zeros(-(-n_cells // self.step), np.int32)
 
+    @classmethod
+    def of(cls, drawn: DrawnClasses | None, rows: NDArray[np.int64], n_cells: int) -> Tally:
+        """A tally by the classes that a sampling plan draws from ``rows``; of a single class without them."""
+        if drawn is None or (len(drawn.names) == 1 and (drawn.codes == 0).all()):
+            return cls(n_cells, names=("all cells",) if drawn is None else drawn.names)
+        classes = np.full(n_cells, -1, np.int32)
+        classes[rows] = drawn.codes
+        return cls(n_cells, classes, drawn.names)
+
     def add(self, rows: NDArray[np.int64]) -> None:
         """Count the draws of ``rows``."""
         count_rows(rows, self._classes, self._shift, self.draws, self.counts)
 
+    def add_epoch(self, sampler: Sampler, epoch: int, max_draws: int = MAX_DRAWS) -> None:
+        """Draw an epoch, or its first ``max_draws`` draws, and count the rows."""
+        n = min(sampler.num_samples, max_draws)
+        for start in range(0, n, _DRAWS_AT_ONCE):
+            self.add(sampler.draw(epoch, start, min(start + _DRAWS_AT_ONCE, n)))
+
     def reset(self) -> None:
-        """Forget all draws."""
+        """Set all counts to 0."""
         self.draws[:] = 0
         self.counts[:] = 0
 
     def summed(self, over_ranks: Callable[[NDArray[np.integer]], NDArray[np.integer]]) -> Tally:
-        """The tally of all ranks: ``over_ranks`` gives, for an array of this one, its sum over those of all."""
+        """The tally of all ranks; ``over_ranks`` returns the sum of an array over the ranks."""
         total = copy(self)
         total.draws = over_ranks(self.draws).astype(np.int64)
         total.counts = over_ranks(self.counts).astype(np.int32)
@@ -82,17 +108,17 @@ class Tally:
 
     @property
     def n_draws(self) -> int:
-        """Draws counted."""
+        """Number of draws."""
         return int(self.draws.sum())
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """``(n_classes + 1,)`` realised share of the draws of each class; NaN before the first draw."""
+        """``(n_classes + 1,)`` observed share of the draws of each class; NaN before the first draw."""
         return self.draws / (self.n_draws or np.nan)
 
     @property
     def repeated_share(self) -> float:
-        """Share of the draws whose cell had been drawn before: 1 - distinct cells / draws, among tracked cells.
+        """Share of the draws whose cell was drawn before: 1 - distinct cells / draws, among tracked cells.
 
         NaN before the first draw of a tracked cell.
         """
@@ -102,9 +128,9 @@ class Tally:
     def effective_cells(self) -> float:
         """Effective sample size of the draws, in cells (Kish, 1965): ``(sum c)² / sum c²`` over draws c of each cell.
 
-        As many cells drawn once each would tell as much about a mean over the cells as these draws do: it is the
-        number of draws where no cell came twice, and less the more unevenly they fell. Taken over tracked cells and
-        scaled to all draws. NaN before the first draw of a tracked cell.
+        A mean over the draws is as precise as a mean over this many distinct cells. Equal to the number of draws if no
+        cell is repeated, and lower the more uneven the counts are. Computed from tracked cells and scaled to all draws.
+        NaN before the first draw of a tracked cell.
         """
         parts = (self.counts[at : at + _STEP].astype(np.float64) for at in range(0, len(self.counts), _STEP))
         squares = sum(float(part @ part) for part in parts)

@@ -20,13 +20,21 @@ from scdataloader.collection.collection import Collection
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.labels.hierarchy import Hierarchies
 from scdataloader.labels.roll_up import RollUp
-from scdataloader.labels.table import LabelTable, split_cells
+from scdataloader.labels.table import LabelTable
 from scdataloader.loading.loader import Loader
-from scdataloader.protocols import Collate, Sampler, Transform
+from scdataloader.protocols import (
+    Collate,
+    DescribesClasses,
+    DrawnClasses,
+    Sampler,
+    SamplingPlan,
+    Transform,
+)
+from scdataloader.sampling.options import Sampling, plan_columns
 from scdataloader.sampling.samplers import SequentialSampler, Subset
-from scdataloader.sampling.splits import Split, SplitRecord, Splits
-from scdataloader.sampling.weighting import Weighting
-from scdataloader.sampling.weights import Sampling
+from scdataloader.sampling.splits import Split, SplitRecord, Splits, split_cells
+from scdataloader.sampling.tally import Tally
+from scdataloader.sampling.training_cells import CollectionCells
 from scdataloader.training.checkpoint import check_genes, kept_of_data
 from scdataloader.training.monitor import SamplingMonitor
 from scdataloader.training.resume import ExactResume
@@ -48,7 +56,7 @@ class DataModule(LightningDataModule):
         where: dict[str, list[str] | str] | None = None,
         hierarchies: list[str] | dict[str, Any] | None = None,
         roll_up: dict[str, RollUp] | None = None,
-        sampling: Sampling | None = None,
+        sampling: Sampling | SamplingPlan | None = None,
         split: Split | None = None,
         alignment: GeneAlignment | None = None,
         collate: Collate | None = None,
@@ -73,7 +81,8 @@ class DataModule(LightningDataModule):
             hierarchies: Columns of labels, or to sample by, whose labels are terms of the ontologies of their ids; or
                 {column: ontology, or a list of several}, by name ("CL") or file; from Python also an `Ontology`.
             roll_up: {column: `RollUp`} for fewer classes in columns of ``hierarchies``.
-            sampling: How training cells are drawn; by default every cell once per epoch, in random order.
+            sampling: Sampling plan of the training cells: `Sampling` or another `SamplingPlan`; by default every cell
+                once per epoch, in random order.
             split: How cells are shared between training, validation and test; by default all train.
             alignment: How genes are found and brought onto one vocabulary; by default every gene of every source.
             collate: What a batch looks like; by default `Sparse`, written out in full on the model's device.
@@ -96,7 +105,7 @@ class DataModule(LightningDataModule):
         self.where = where
         self.hierarchies = hierarchies or []
         self.roll_up = roll_up or {}
-        self.sampling = sampling or Sampling()
+        self.sampling: SamplingPlan = sampling or Sampling()
         self.split = split or Split()
         self.alignment = alignment or GeneAlignment()
         self.collate: Collate = collate or Sparse()
@@ -139,7 +148,7 @@ class DataModule(LightningDataModule):
 
     @cached_property
     def _hierarchies(self) -> Hierarchies:
-        used = None if self._trained else [*self.labels, *self.sampling.columns]
+        used = None if self._trained else [*self.labels, *plan_columns(self.sampling)]
         return Hierarchies(self.collection, self.hierarchies, self.roll_up, used)
 
     @property
@@ -187,9 +196,15 @@ class DataModule(LightningDataModule):
         return self.collection.vocabulary.genes_dict
 
     @cached_property
-    def weighting(self) -> Weighting:
-        """How the training cells are weighted."""
-        return Weighting.of(self.collection, self.splits.train, self.sampling, self._hierarchies)
+    def training_cells(self) -> CollectionCells:
+        """The cells of the training split, as the sampling plan gets them."""
+        return CollectionCells(self.collection, self.splits.train, self._hierarchies)
+
+    @cached_property
+    def drawn_classes(self) -> DrawnClasses | None:
+        """The classes that the sampling plan draws by; None if it does not describe them."""
+        plan = self.sampling
+        return plan.describe(self.training_cells) if isinstance(plan, DescribesClasses) else None
 
     def setup(self, stage: str) -> None:
         """Open the data, refuse what is wrong with it, and write ``splits.json`` next to the run's logs."""
@@ -199,20 +214,28 @@ class DataModule(LightningDataModule):
         found = (f"{n:,}", len(self.collection.parts), n_genes, n_labels)
         logger.info("%s cells, sources: %d, genes: %s, label columns: %d", *found)
         if stage == "fit":
-            left_out = self.weighting.weights
-            level = logging.WARNING if left_out.n_unknown_left_out or left_out.n_zero_left_out else logging.INFO
-            logger.log(level, left_out.summary())
+            self._log_classes()
             if self.trainer is not None:
                 folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
                 rank_zero_only(self.splits.save)(folder / "splits.json")
                 ExactResume.join(self.trainer)
                 if self.report:
-                    SamplingMonitor.join(self.trainer)
+                    SamplingMonitor.join(self.trainer, self.drawn_classes)
+
+    def _log_classes(self) -> None:
+        drawn = self.drawn_classes
+        if drawn is not None:
+            n_drawable = drawn.sizes[drawn.target_shares(0) > 0].sum()
+            level = logging.WARNING if n_drawable < len(drawn.codes) else logging.INFO
+            logger.log(level, drawn.summary())
 
     def train_dataloader(self) -> Loader:
-        """Training cells as the weighting asks; a last batch that is not full is left out."""
+        """Training cells as the sampling plan draws them; a last batch that is not full is left out."""
         world_size = self.trainer.world_size if self.trainer is not None else 1
-        return self._loader(self.weighting.sampler(self.seed, self.batch_size * world_size), training=True)
+        sampler = self.sampling.sampler(
+            self.training_cells, seed=self.seed, global_batch_size=self.batch_size * world_size
+        )
+        return self._loader(sampler, training=True)
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Every validation cell once, in order; an empty list without a validation split."""
@@ -273,6 +296,9 @@ class DataModule(LightningDataModule):
         self.__dict__["_label_table"] = table
         self.__dict__.pop("label_codes", None)
 
+    def _tally(self) -> Tally:
+        return Tally.of(self.drawn_classes, self.splits.train, len(self.collection))
+
     def _in_order(self, rows: NDArray[np.int64]) -> Loader | list[Loader]:
         if not len(rows):
             return []  # Lightning's way to say that there is none
@@ -294,7 +320,7 @@ class DataModule(LightningDataModule):
             num_threads=self.num_threads,
             window=self.window,
             fixed_epoch=not training,
-            tally=self.weighting.tally(len(self.collection)) if training and self.report else None,
+            tally=self._tally() if training and self.report else None,
         )
         self._loaders.append(loader)
         return loader

@@ -1,4 +1,4 @@
-"""What really was drawn, and whether the model waited for it: logged while it trains."""
+"""Log sampling statistics and data-wait time of each training epoch."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from scdataloader.loading.loader import Loader
+from scdataloader.protocols import DrawnClasses
 from scdataloader.sampling.tally import Tally
-from scdataloader.sampling.weighting import Weighting
 
 FILE = "sampling.csv"
-COLUMNS = ("epoch", "class", "asked", "realised", "draws")
+COLUMNS = ("epoch", "class", "target", "observed", "draws")
 _SECONDS_SHOWN = 0.5
-"""How long the progress bar shows a rate before the next."""
+"""Interval between updates of the rate on the progress bar."""
 
 logger = logging.getLogger(__name__)
 
 
 class SamplingMonitor(Callback):
-    """Reports on the draws of each training epoch, over all ranks; `DataModule` puts it into its Trainer.
+    """Reports on the draws of each training epoch, over all ranks; `DataModule` adds it to its Trainer.
 
-    Logged once per epoch, about the draws that were handed out in it (of a resumed epoch, those after the resume):
+    Logged once per epoch, for the draws of the epoch (of a resumed epoch, those after the resume):
 
     | name                   | meaning                                                                               |
     |------------------------|---------------------------------------------------------------------------------------|
-    | `data/waiting_share`   | share of the time, validation apart, for which the training loop waited for a batch   |
-    | `data/cells_per_s`     | cells trained on per second, over all ranks, validation apart                         |
-    | `data/repeated_share`  | share of the draws whose cell had been drawn before in the epoch                      |
+    | `data/waiting_share`   | share of the time, without validation, that the training loop waited for a batch      |
+    | `data/cells_per_s`     | cells trained on per second, over all ranks, without validation                       |
+    | `data/repeated_share`  | share of the draws whose cell was drawn before in the epoch                           |
     | `data/effective_cells` | effective sample size of the epoch, in cells; see `Tally.effective_cells`             |
-    | `data/share_error`     | half the sum of the differences between the shares of the classes that were asked for |
-    |                        | and those that were drawn: 0 is as asked, 1 nothing in common                         |
+    | `data/share_error`     | total variation distance between the target and observed shares of the classes:       |
+    |                        | 0 is equal, 1 disjoint; only if the sampling plan states targets                      |
 
-    ``sampling.csv``, next to ``splits.json``, has a line for each epoch and class: the shares of the draws that were
-    asked for and realised, and the draws. A resumed run goes on in its file. The progress bar shows ``cells/s``.
+    ``sampling.csv``, next to ``splits.json``, has a line for each epoch and class: its target and observed share of the
+    draws, and the draws. A resumed run appends to its file. The progress bar shows ``cells/s``.
 
-    The loop runs ahead of a GPU, so a batch that it waits for need not have kept the GPU waiting: a waiting share near
-    0 says that data is no bottleneck, one near 1 that it is.
+    The training loop runs ahead of a GPU, so the GPU need not idle when the loop waits for a batch: a waiting share
+    near 0 means that data is not the bottleneck, one near 1 that it is.
     """
 
     def __init__(self) -> None:
+        self._drawn: DrawnClasses | None = None
         self._folder = Path()
         self._trained = False
         self._show_at = 0.0
@@ -57,25 +58,30 @@ class SamplingMonitor(Callback):
         self._validated = 0.0
 
     @classmethod
-    def join(cls, trainer: Trainer) -> None:
-        """Put one in front of the Trainer's callbacks, unless it has one."""
+    def join(cls, trainer: Trainer, drawn: DrawnClasses | None = None) -> None:
+        """Insert a monitor before the callbacks of the Trainer, unless it has one, and set the drawn classes."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        if not any(isinstance(callback, cls) for callback in callbacks):
-            callbacks.insert(0, cls())
+        monitors = [callback for callback in callbacks if isinstance(callback, cls)]
+        if not monitors:
+            monitors = [cls()]
+            callbacks[:0] = monitors
+        for monitor in monitors:
+            monitor._drawn = drawn  # noqa: SLF001 (of this class)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Note where the run's logs lie: a question to be asked on every rank."""
+        """Find the log folder of the run, which every rank has to do."""
         if stage == "fit":
             self._folder = Path(trainer.log_dir or trainer.default_root_dir)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Begin anew; say so if there is nothing to report on."""
+        """Reset; warn if there is nothing to report on."""
         self._begin()
-        if _weighting(trainer) is None or not isinstance(trainer.train_dataloader, Loader):
+        loader = trainer.train_dataloader
+        if not isinstance(loader, Loader) or loader.tally is None:
             logger.warning(
-                "SamplingMonitor reports nothing: it needs a Loader and a weighting, as scdataloader.DataModule has "
-                "them, but this run trains on a %s",
-                type(trainer.train_dataloader).__name__,
+                "SamplingMonitor reports nothing: it needs a Loader with a tally, as of scdataloader.DataModule, but "
+                "this run trains on a %s without one",
+                type(loader).__name__,
             )
 
     def on_train_batch_end(
@@ -86,7 +92,7 @@ class SamplingMonitor(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Show the rate since it was last shown, a few times a second at most."""
+        """Show the rate since the last update, at most a few times per second."""
         self._trained = True
         now = perf_counter()
         if now < self._show_at or trainer.progress_bar_callback is None:
@@ -101,45 +107,41 @@ class SamplingMonitor(Callback):
         pl_module.log("cells/s", torch.tensor(rate), prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Stop the clock."""
+        """Pause the clock."""
         self._validating_since = perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Let the clock go on."""
+        """Resume the clock."""
         now = perf_counter()
         self._validated += now - self._validating_since
         if isinstance(trainer.train_dataloader, Loader):
             self._shown = now, trainer.train_dataloader.n_drawn
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what the epoch came to."""
-        loader, weighting = trainer.train_dataloader, _weighting(trainer)
-        if weighting is None or not isinstance(loader, Loader) or loader.tally is None or not self._trained:
-            return  # the last: a run that was stopped before the epoch's first batch
+        """Log the statistics of the epoch."""
+        loader = trainer.train_dataloader
+        if not isinstance(loader, Loader) or loader.tally is None or not self._trained:
+            return  # the last: the run was stopped before the first batch of the epoch
         seconds = loader.elapsed - self._validated
         tally = loader.tally.summed(partial(_sum_over_ranks, trainer))
-        asked = weighting.mass(loader.epoch)
+        target = None if self._drawn is None else self._drawn.target_shares(loader.epoch)
         values = {
             "data/waiting_share": loader.waited / seconds,
             "data/cells_per_s": tally.n_draws / seconds,
             "data/repeated_share": tally.repeated_share,
             "data/effective_cells": tally.effective_cells,
-            "data/share_error": float(np.abs(asked - tally.shares).sum() / 2),
         }
+        if target is not None:
+            values["data/share_error"] = float(np.abs(target - tally.shares).sum() / 2)
         if not trainer.barebones:
             pl_module.log_dict(values, sync_dist=trainer.world_size > 1, batch_size=1)
         if trainer.is_global_zero:
             logger.info(_line(loader.epoch, tally.n_draws, values))
-            _append(self._folder / FILE, loader.epoch, weighting, asked, tally)
+            _append(self._folder / FILE, loader.epoch, target, tally)
         self._begin()
 
     def _begin(self) -> None:
         self._trained, self._shown, self._validated = False, None, 0.0
-
-
-def _weighting(trainer: Trainer) -> Weighting | None:
-    weighting = getattr(trainer.datamodule, "weighting", None)  # type: ignore[attr-defined]
-    return weighting if isinstance(weighting, Weighting) else None
 
 
 def _sum_over_ranks(trainer: Trainer, array: NDArray[np.integer]) -> NDArray[np.integer]:
@@ -152,24 +154,27 @@ def _sum_over_ranks(trainer: Trainer, array: NDArray[np.integer]) -> NDArray[np.
 
 
 def _line(epoch: int, n_draws: int, values: dict[str, float]) -> str:
+    error = values.get("data/share_error")
+    shares = "" if error is None else f"class shares within {error:.2%} of target, "
     return (
         f"epoch {epoch}: {n_draws:,} draws at {values['data/cells_per_s']:,.0f} cells/s, "
-        f"{values['data/waiting_share']:.1%} of the time waiting for data; class shares within "
-        f"{values['data/share_error']:.2%} of those asked for, {values['data/repeated_share']:.1%} repeated draws, "
-        f"{values['data/effective_cells']:,.0f} effective cells"
+        f"{values['data/waiting_share']:.1%} of the time waiting for data; {shares}"
+        f"{values['data/repeated_share']:.1%} repeated draws, {values['data/effective_cells']:,.0f} effective cells"
     )
 
 
-def _append(path: Path, epoch: int, weighting: Weighting, asked: NDArray[np.float64], tally: Tally) -> None:
-    """Add a line for each class that was asked for or drawn, in one piece."""
+def _append(path: Path, epoch: int, target: NDArray[np.float64] | None, tally: Tally) -> None:
+    """Append a line for each class with a target or draws, in one write; without targets the column is empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if not path.exists():
         writer.writerow(COLUMNS)
-    columns = (weighting.names_and_unknown, asked.tolist(), tally.shares.tolist(), tally.draws.tolist())
-    for name, share, realised, draws in zip(*columns, strict=True):
+    targets = [""] * len(tally.names) if target is None else target.tolist()
+    for name, share, observed, draws in zip(
+        tally.names, targets, tally.shares.tolist(), tally.draws.tolist(), strict=True
+    ):
         if share or draws:
-            writer.writerow((epoch, name, share, realised, draws))
+            writer.writerow((epoch, name, share, observed, draws))
     with path.open("a", encoding="utf-8", newline="") as file:
         file.write(text.getvalue())

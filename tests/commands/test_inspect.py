@@ -12,11 +12,13 @@ from scdataloader.commands.main import main
 from scdataloader.ontology.ontology import Ontology
 from scdataloader.report.tables import class_table, column_table, source_table
 from scdataloader.report.tree import tree_table
+from scdataloader.sampling.options import Sampling
+from scdataloader.sampling.samplers import AFTER_CURRICULUM
 from scdataloader.sampling.splits import Split
-from scdataloader.sampling.tree import Tree
-from scdataloader.sampling.weighting import Weighting
-from scdataloader.sampling.weights import Sampling, class_weights
+from scdataloader.sampling.tally import Tally
+from scdataloader.sampling.weights import Tree, class_tree
 from tests.ontology.term_tables import ontology
+from tests.sampling.drawn import weigh
 
 CLASSES = {"large": 60, "middle": 30, "small": 6, "unknown": 4}
 
@@ -41,9 +43,10 @@ def files(tmp_path):
     return paths
 
 
-def weighed(files, **sampling):
-    options = DataOptions(data=files, sampling=Sampling(by="cell_type", **sampling))
-    return class_table(options.weighting(options.open())).set_index("class")
+def weighed(files, split=None, **sampling):
+    options = DataOptions(data=files, sampling=Sampling(by="cell_type", **sampling), split=split)
+    drawn = options.sampling.describe(options.training_cells(options.open()))
+    return class_table(drawn, drawn.num_samples).set_index("class")
 
 
 def test_sources_say_what_they_hold(files):
@@ -66,26 +69,25 @@ def test_uniform_weights_give_every_class_the_same(files):
     assert list(table.index) == ["large", "middle", "small", "unknown"]
     assert list(table["cells"]) == [60, 30, 6, 4]
     np.testing.assert_allclose(table["natural"], [60 / 96, 30 / 96, 6 / 96, np.nan])
-    np.testing.assert_allclose(table["asked"], [1 / 3, 1 / 3, 1 / 3, 0])
+    np.testing.assert_allclose(table["target"], [1 / 3, 1 / 3, 1 / 3, 0])
     np.testing.assert_allclose(table["draws"], [300, 300, 300, 0])
 
 
 def test_saturating_weights_are_those_of_the_formula(files):
     table = weighed(files, scheme="saturating", saturation=10)
-    mass = np.array([10 * c / (10 + c) for c in (60, 30, 6)])
-    np.testing.assert_allclose(table["asked"][:3], mass / mass.sum())
+    weights = np.array([10 * c / (10 + c) for c in (60, 30, 6)])
+    np.testing.assert_allclose(table["target"][:3], weights / weights.sum())
     np.testing.assert_allclose(table["draws"].sum(), 96)
 
 
 def test_unknown_labels_get_their_share_when_asked(files):
-    table = weighed(files, scheme="natural", unknown_mass=0.1)
-    assert table["asked"]["unknown"] == pytest.approx(0.1)
+    table = weighed(files, scheme="natural", unknown_share=0.1)
+    assert table["target"]["unknown"] == pytest.approx(0.1)
     assert table["draws"].sum() == pytest.approx(100)
 
 
 def test_only_training_cells_are_counted(files):
-    options = DataOptions(data=files, sampling=Sampling(by="cell_type"), split=Split(val=0.2, test=0.3))
-    assert class_table(options.weighting(options.open()))["cells"].sum() == 50
+    assert weighed(files, split=Split(val=0.2, test=0.3))["cells"].sum() == 50
 
 
 def test_the_terminal_shows_it_all(files, capsys):
@@ -97,27 +99,45 @@ def test_the_terminal_shows_it_all(files, capsys):
     assert "cell_type: 3 classes, power, tau 0" in shown
     assert "… 2 other classes" in shown
     assert "66.67%" in shown
-    assert "4 cells of unknown label are left out" in shown
+    assert "4 cells of unknown label left out" in shown
     assert "middle" not in shown
 
 
-def test_what_to_expect_of_an_epoch_is_shown(files, capsys):
+def epochs_of(files, sampling, epochs=(0,)):
+    """Draws, repeated share and effective cells of epochs that are drawn with the seed of ``inspect``."""
+    options = DataOptions(data=files, sampling=sampling)
+    sampler = sampling.sampler(options.training_cells(options.open()))
+    for epoch in epochs:
+        tally = Tally(100)
+        tally.add(sampler.draw(epoch, 0, sampler.num_samples))
+        repeated, effective = f"{tally.repeated_share:.2%}", f"{tally.effective_cells:,.0f}"
+        yield f"{tally.n_draws:,} draws, {repeated} repeated draws, {effective} effective cells"
+
+
+def test_an_epoch_is_drawn_and_its_statistics_are_shown(files, capsys):
     def shown(*options):
         assert main(["inspect", *files, "--by", "cell_type", "--scheme", "uniform", *options]) == 0
-        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("expected")]
+        return [line for line in capsys.readouterr().out.splitlines() if "effective cells" in line]
 
-    sizes, n = np.array([60, 30, 6]), 90
-    p = 1 / 3 / sizes
-    repeated = 1 - (sizes * (1 - (1 - p) ** n)).sum() / n
-    effective = n / (1 + (n - 1) * (sizes * p**2).sum())
-    line = f"expected of an epoch: 90 draws, {repeated:.2%} repeated draws, {effective:.0f} effective cells"
-    assert shown("--num_samples", "90") == [line]
+    sampling = {"by": "cell_type", "scheme": "uniform", "num_samples": 90}
+    (epoch,) = epochs_of(files, Sampling(**sampling))
+    assert shown("--num_samples", "90") == [f"an epoch: {epoch}"]
     # 30 draws of each class: 60 cells once at most, 30 once each, 6 five times each
     (line,) = shown("--num_samples", "90", "--no-replacement")
     assert line.endswith(f"90 draws, {24 / 90:.2%} repeated draws, {90**2 / (30 + 30 + 150):.0f} effective cells")
-    first, last = shown("--num_samples", "90", "--curriculum_epochs", "3")
-    assert first.startswith("expected of epoch 0 of the curriculum: 90 draws")
-    assert last.startswith("expected of epoch 2 and later, as in the table: 90 draws")
+    assert shown("--num_samples", "90", "--curriculum_epochs", "3") == [f"an epoch: {epoch}"]  # uniform from the start
+    sampling["scheme"], late = "natural", AFTER_CURRICULUM
+    first, last = epochs_of(files, Sampling(**sampling, curriculum_epochs=3), (0, late))
+    assert shown("--num_samples", "90", "--curriculum_epochs", "3", "--scheme", "natural") == [
+        f"epoch 0 of the curriculum: {first}",
+        f"an epoch after the curriculum: {last}",
+    ]
+
+
+def test_of_a_long_epoch_only_the_first_draws_are_made(files, capsys, monkeypatch):
+    monkeypatch.setattr(Tally.add_epoch, "__defaults__", (50,))
+    assert main(["inspect", *files, "--by", "cell_type"]) == 0
+    assert "an epoch: the first 50 of 96 draws, " in capsys.readouterr().out
 
 
 LABELS = {"CL:0000624": 40, "CL:0000625": 30, "CL:0000084": 20, "CL:0000236": 6, "": 4}
@@ -137,18 +157,18 @@ def test_the_tree_has_every_class_below_what_it_is_a_kind_of(typed):
     options = DataOptions(
         data=typed, hierarchies=["term"], sampling=Sampling(by=["term", "donor"], scheme="tree", num_samples=960)
     )
-    weighting = options.weighting(options.open())
-    table = tree_table(weighting, Ontology.from_guide("CL")).set_index("name")
+    cells = options.training_cells(options.open())
+    tree = class_tree(cells, options.sampling.columns)
+    table = tree_table(tree, Ontology.from_guide("CL"), options.sampling.describe(cells), 960).set_index("name")
     t_cells = ["CD4-positive, alpha-beta T cell", "CD8-positive, alpha-beta T cell"]
     assert list(table.index) == ["lymphocyte", "T cell", "mature alpha-beta T cell", *t_cells, "B cell"]
     assert list(table["level"]) == [0, 1, 2, 3, 3, 1]
     assert list(table["cells"]) == [0, 20, 0, 40, 30, 6]
     assert list(table["cells below"]) == [96, 90, 70, 40, 30, 6]
     # two ways, by alpha-beta and by mature T cells, lead down to mature alpha-beta ones, and one is taken
-    np.testing.assert_allclose(table["asked"], [0, 1 / 4, 0, 1 / 8, 1 / 8, 1 / 2])
-    np.testing.assert_allclose(table["asked below"], [1, 1 / 2, 1 / 4, 1 / 8, 1 / 8, 1 / 2])
-    np.testing.assert_allclose(table["draws below"], table["asked below"] * 960)
-    assert weighting.tree is not None
+    np.testing.assert_allclose(table["target"], [0, 1 / 4, 0, 1 / 8, 1 / 8, 1 / 2])
+    np.testing.assert_allclose(table["target below"], [1, 1 / 2, 1 / 4, 1 / 8, 1 / 8, 1 / 2])
+    np.testing.assert_allclose(table["draws below"], table["target below"] * 960)
 
 
 def test_a_term_with_several_parents_is_shown_where_it_stands_and_counts_there():
@@ -156,14 +176,12 @@ def test_a_term_with_several_parents_is_shown_where_it_stands_and_counts_there()
     names = ["T:3", "T:4", "T:5", "T:2"]
     codes = np.repeat(np.arange(4), [5, 3, 2, 1]).astype(np.int32)
     tree, sampling = Tree.of(dag, names), Sampling(by="x", scheme="tree")
-    weights = class_weights(codes, 4, sampling, tree=tree)
-    made = {"codes": codes, "names": names, "factors": None, "weights": weights, "sampling": sampling, "tree": tree}
-    table = tree_table(Weighting(rows=np.arange(11), **made), dag)
+    table = tree_table(tree, dag, weigh(codes, 4, sampling, tree=tree), 11)
     # T:5 is above two classes, and T:2 above three
     assert list(table["term"]) == ["T:0", "T:5", "T:3", "T:2", "T:4"]
     assert list(table["level"]) == [0, 1, 2, 1, 2]
     assert list(table["cells below"]) == [11, 7, 5, 4, 3]
-    np.testing.assert_allclose(table["asked below"], [1, 1 / 2, 1 / 4, 1 / 2, 1 / 4])
+    np.testing.assert_allclose(table["target below"], [1, 1 / 2, 1 / 4, 1 / 2, 1 / 4])
 
 
 def test_the_terminal_shows_the_tree_and_what_was_rolled_up(typed, capsys, tmp_path):
@@ -190,14 +208,14 @@ def test_the_terminal_shows_the_tree_and_what_was_rolled_up(typed, capsys, tmp_p
     ("options", "message"),
     [
         (["--tree"], "--tree shows the classes of a column: name it in --by"),
-        (["--by", "term", "donor", "--tree"], "there is no tree to show of ['term', 'donor']: name one"),
-        (["--by", "term", "donor", "--scheme", "tree"], "and none of ['term', 'donor'] has one"),
+        (["--by", "term", "donor", "--tree"], "the classes of ['term', 'donor'] are not in one ontology; name one"),
+        (["--by", "term", "donor", "--scheme", "tree"], "but none of ['term', 'donor'] has one"),
         (
             ["--by", "term", "--hierarchies", "tissue"],
             "--hierarchies names tissue, but classes are counted",
         ),
         (["--by", "cell_type", "--tree"], "are names ('large', 'middle', 'small'), which do not say"),
-        (["--by", "term", "--tree", "--hierarchies", "term=MONDO"], "is an id of CL, and MONDO"),
+        (["--by", "term", "--tree", "--hierarchies", "term=MONDO"], "likewise wrong: 'CL:0000236'"),
     ],
 )
 def test_trees_that_cannot_be_shown_are_refused(typed, options, message, capsys):
@@ -205,16 +223,16 @@ def test_trees_that_cannot_be_shown_are_refused(typed, options, message, capsys)
     assert message in capsys.readouterr().err
 
 
-def test_cell_factors_count_in_what_to_expect(files, capsys):
+def test_cell_factors_count_in_an_epoch(files, capsys):
     for path in files:
         cells = ad.read_h5ad(path)
-        cells.obs["quality"] = np.arange(cells.n_obs) == 0
-        cells.obs["quality"] = cells.obs["quality"].astype(float)
+        cells.obs["quality"] = (np.arange(cells.n_obs) == 0).astype(float)
         cells.write_h5ad(path)
     options = ["--by", "donor", "--cell_factors", "quality", "--num_samples", "10"]
     assert main(["inspect", *files, *options]) == 0
-    line = f"10 draws, {1 - 2 * (1 - 0.5**10) / 10:.2%} repeated draws, {10 / (1 + 9 / 2):.0f} effective cells"
-    assert line in capsys.readouterr().out
+    (epoch,) = epochs_of(files, Sampling(by="donor", cell_factors=["quality"], num_samples=10))
+    assert f"an epoch: {epoch}" in capsys.readouterr().out
+    assert epoch.startswith("10 draws, 80.00% repeated")  # of the two cells with a factor
 
 
 def test_a_configuration_names_the_data_and_options_override_it(files, tmp_path, capsys):
@@ -224,7 +242,7 @@ def test_a_configuration_names_the_data_and_options_override_it(files, tmp_path,
         "  sampling: {by: [donor], scheme: uniform}\n  split: {val: 0.5}\n"
     )
     assert main(["inspect", "--config", str(config)]) == 0
-    assert "donor: 1 classes, uniform" in capsys.readouterr().out
+    assert "donor: 1 class, uniform" in capsys.readouterr().out
     assert main(["inspect", "--config", str(config), "--by", "cell_type", "donor", "--scheme", "natural"]) == 0
     assert "cell_type | donor: 3 classes, natural" in capsys.readouterr().out
 

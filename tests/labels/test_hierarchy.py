@@ -282,10 +282,10 @@ def test_hierarchies_have_one_warning_per_column_in_a_whole_run(caplog):
 
 
 def test_sampling_is_by_the_terms_and_not_by_how_they_are_written():
-    weighting = module(sampling=scd.Sampling(by=["type", "donor"]), labels=[]).weighting
-    assert "T:2 | d0" in weighting.names
-    assert not any(name.startswith("T:9") for name in weighting.names)
-    counts = dict(zip(weighting.names, weighting.weights.counts.tolist(), strict=False))
+    drawn = module(sampling=scd.Sampling(by=["type", "donor"]), labels=[]).drawn_classes
+    assert "T:2 | d0" in drawn.names
+    assert not any(name.startswith("T:9") for name in drawn.names)
+    counts = dict(zip(drawn.names, drawn.sizes.tolist(), strict=False))
     assert sum(n for name, n in counts.items() if name.startswith("T:2")) == 20
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.labels.roll_up import RollUp
 from scdataloader.ontology.ontology import Ontology
-from scdataloader.sampling.tree import Tree, with_below
+from scdataloader.sampling.weights import Tree, with_below
 from tests.ontology.term_tables import dags, ontology
 
 SHORT = {"HsapDv": Ontology.from_guide("HsapDv"), "MmusDv": Ontology.from_guide("MmusDv")}
@@ -123,8 +123,8 @@ def test_a_column_of_one_ontology_is_encoded_as_if_it_were_alone(drawn, data, ro
     assert both.encoder.to_dict() | {"ontology": "toy"} == alone.to_dict()
     assert both.encoder == both.with_codes(alone.encoder)
     terms, cells = list(counts), np.array(list(counts.values()), np.int64)
-    mass = Tree.of(ontology(parents), terms).mass(cells)
-    np.testing.assert_array_equal(Tree.of(both.ontology, terms).mass(cells), mass)
+    weight = Tree.of(ontology(parents), terms).weights(cells)
+    np.testing.assert_array_equal(Tree.of(both.ontology, terms).weights(cells), weight)
 
 
 @given(apart(), st.data(), roll_ups)
@@ -153,16 +153,16 @@ def test_labels_of_two_ontologies_are_encoded_as_those_of_each_and_nothing_is_ab
 @given(apart(), st.data())
 def test_draws_are_split_evenly_among_the_roots_of_all(drawn, data):
     parts, columns = [ontology(parents) for parents in drawn], [some_cells(data.draw, parents) for parents in drawn]
-    masses, n_roots = [], []
+    weights, n_roots = [], []
     for part, counts in zip(parts, columns, strict=True):
         tree, cells = Tree.of(part, list(counts)), np.array(list(counts.values()), np.int64)
-        masses.append(tree.mass(cells))
+        weights.append(tree.weights(cells))
         above = tree.parents(cells)
         n_roots.append(np.count_nonzero(with_below(tree.own(cells), above)[above < 0]))
-    expected = np.concatenate([mass * n / sum(n_roots) for mass, n in zip(masses, n_roots, strict=True)])
+    expected = np.concatenate([weight * n / sum(n_roots) for weight, n in zip(weights, n_roots, strict=True)])
     together = columns[0] | columns[1]
     tree = Tree.of(Ontology.union(parts), list(together))
-    np.testing.assert_allclose(tree.mass(np.array(list(together.values()), np.int64)), expected, rtol=1e-12)
+    np.testing.assert_allclose(tree.weights(np.array(list(together.values()), np.int64)), expected, rtol=1e-12)
 
 
 @settings(max_examples=15)

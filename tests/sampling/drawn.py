@@ -1,4 +1,4 @@
-"""What draws are compared with: asked probabilities, for weightings of many shapes."""
+"""Weights of many shapes, and a test that draws have given probabilities."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from scipy.stats import chi2
 
 
 def assert_drawn_as(rows, probability):
-    """A chi-square test that chance fails once in 10⁵ times; what has no probability must not come at all."""
+    """A chi-square test that fails by chance once in 10⁵ times; rows of probability 0 must not be drawn."""
     counts = np.bincount(rows, minlength=len(probability))
     assert len(counts) == len(probability)
     assert not counts[probability == 0].any()
@@ -15,10 +15,15 @@ def assert_drawn_as(rows, probability):
     assert statistic < chi2.ppf(1 - 1e-5, max(len(expected) - 1, 1))
 
 
+def weigh(codes, n_classes, sampling, factors=None, tree=None):
+    """The classes of cells with given codes, as ``sampling`` weighs them."""
+    return sampling.weigh(codes, [f"class {number}" for number in range(n_classes)], factors, tree)
+
+
 def weightings():
-    """Classes, their masses and cell weights, as parameters of a test."""
+    """Classes, class weights and cell weights, as parameters of a test."""
     rng = np.random.default_rng(0)
-    runs = np.repeat(np.arange(40), rng.integers(1, 60, 40))  # classes lie in runs, as in atlas files
+    runs = np.repeat(np.arange(40), rng.integers(1, 60, 40))  # classes are in runs, as in atlas files
     mixed = rng.permutation(runs)
     skewed = np.repeat(np.arange(5), [1, 1, 3, 700, 2000])
     lone = np.arange(300)
@@ -30,9 +35,9 @@ def weightings():
         weights = rng.random(n) ** 3 + 1e-3
         zeros = np.where(rng.random(n) < 0.3, 0, weights)
         zeros[[np.flatnonzero(classes == c)[0] for c in range(k)]] = 1
-        mass = rng.random(k) + 0.05
-        mass[0] = 0
+        class_weights = rng.random(k) + 0.05
+        class_weights[0] = 0
         yield pytest.param(classes, None, None, id=f"{name}-uniform")
-        yield pytest.param(classes, mass, None, id=f"{name}-mass")
-        yield pytest.param(classes, mass, weights, id=f"{name}-mass-weights")
+        yield pytest.param(classes, class_weights, None, id=f"{name}-class-weights")
+        yield pytest.param(classes, class_weights, weights, id=f"{name}-class-and-cell-weights")
         yield pytest.param(classes, None, zeros, id=f"{name}-zero-weights")

@@ -28,26 +28,26 @@ def blocks_and_weightings():
             yield pytest.param(block_size, *parameters.values, id=f"{block_size}-{parameters.id}")
 
 
-@pytest.mark.parametrize(("block_size", "classes", "mass", "weights"), list(blocks_and_weightings()))
-def test_every_draw_of_a_block_takes_every_cell_as_asked(block_size, classes, mass, weights):
+@pytest.mark.parametrize(("block_size", "classes", "shares", "weights"), list(blocks_and_weightings()))
+def test_every_draw_of_a_block_takes_every_cell_as_asked(block_size, classes, shares, weights):
     sampler = WeightedSampler(
         weights,
         classes=classes,
-        class_mass=mass,
+        class_weights=shares,
         num_samples=N_BLOCKS * block_size,
         seed=1,
         block_size=block_size,
         window=block_size * N_BLOCKS // 4,
     )
     k = classes.max() + 1
-    mass = np.ones(k) if mass is None else mass
+    shares = np.ones(k) if shares is None else shares
     cell = np.where(classes < 0, 0, 1 if weights is None else weights)
     totals = np.bincount(classes[classes >= 0], cell[classes >= 0], k)
-    probability = np.where(classes < 0, 0, (mass / mass.sum() / totals)[classes] * cell)
+    probability = np.where(classes < 0, 0, (shares / shares.sum() / totals)[classes] * cell)
     rows = at_place(sampler, block_size // 3)
     assert len(rows) == N_BLOCKS
     assert_drawn_as(rows, probability)
-    assert_drawn_as(classes[rows], mass / mass.sum())
+    assert_drawn_as(classes[rows], shares / shares.sum())
 
 
 @pytest.mark.parametrize("n", [1, 5, 16, 17, 40])
@@ -127,10 +127,10 @@ def test_all_draws_of_a_block_fall_to_one_rank_and_to_other_batches(world_size):
     ("arguments", "message"),
     [
         ({"block_size": 0}, "block_size must be 1 or more, not 0"),
-        ({"block_size": 8, "window": 20}, "a window must be a multiple of block_size=8 draws, not 20"),
-        ({"block_size": 8, "window": 0}, "a window must be a multiple of block_size=8 draws, not 0"),
-        ({"window": 64}, "a window of 64 draws spreads blocks, but block_size is 1"),
-        ({"block_size": 8, "replacement": False}, "blocks of 8 cells are drawn with replacement"),
+        ({"block_size": 8, "window": 20}, "window must be a multiple of block_size=8 draws, not 20"),
+        ({"block_size": 8, "window": 0}, "window must be a multiple of block_size=8 draws, not 0"),
+        ({"window": 64}, "window=64 applies to blocks, but block_size is 1"),
+        ({"block_size": 8, "replacement": False}, "blocks of 8 cells need replacement=True"),
     ],
 )
 def test_blocks_that_cannot_be_drawn_are_refused(arguments, message):

@@ -13,12 +13,14 @@ SAMPLERS = {
     "shuffle of many": ShuffleSampler(1_000_000, seed=7),
     "classes": WeightedSampler(classes=CLASSES, num_samples=12, seed=7),
     "weights": WeightedSampler([0, 1, 2, 3, 0, 5], num_samples=12, seed=7),
-    "both": WeightedSampler(np.arange(8.0), classes=CLASSES, class_mass=[1, 2, 0], num_samples=12, seed=7),
+    "both": WeightedSampler(np.arange(8.0), classes=CLASSES, class_weights=[1, 2, 0], num_samples=12, seed=7),
     "blocks": WeightedSampler(np.arange(8.0), classes=CLASSES, num_samples=12, seed=7, block_size=2, window=6),
     "shuffled blocks": ShuffleSampler(12, seed=7, block_size=3, window=6),
-    "quotas": WeightedSampler(classes=CLASSES, class_mass=[3, 2, 1], num_samples=12, seed=7, replacement=False),
+    "quotas": WeightedSampler(classes=CLASSES, class_weights=[3, 2, 1], num_samples=12, seed=7, replacement=False),
     "cells by quota": WeightedSampler(np.arange(1, 40), num_samples=12, seed=7, replacement=False),
-    "curriculum": WeightedSampler(classes=CLASSES, class_mass=[9, 4, 0], num_samples=12, seed=7, curriculum_epochs=8),
+    "curriculum": WeightedSampler(
+        classes=CLASSES, class_weights=[9, 4, 0], num_samples=12, seed=7, curriculum_epochs=8
+    ),
 }
 GOLDEN = {
     "sequential": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11],
@@ -44,7 +46,7 @@ def test_the_stream_is_the_golden_one(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "needs weights, or classes, or both"),
+        ({}, "needs weights, classes or both"),
         ({"weights": [1, -2, 3]}, "weight of cell 1 is -2.0"),
         ({"weights": [1, 2, float("nan")]}, "weight of cell 2 is nan"),
         ({"weights": [float("inf"), 2]}, "weight of cell 0 is inf"),
@@ -52,12 +54,15 @@ def test_the_stream_is_the_golden_one(name):
         ({"weights": []}, "at least one entry"),
         ({"weights": [1.0], "classes": np.array([0, 1])}, "1 weights for 2 cells"),
         ({"classes": np.array([-1, -1])}, "no cell has a class"),
-        ({"classes": np.array([0, 1]), "class_mass": [0.0, 0.0]}, "all class masses are zero"),
-        ({"classes": np.array([0, 1]), "class_mass": [1.0, -1.0]}, "mass of class 1 is -1.0"),
-        ({"classes": np.array([0, 2]), "class_mass": [1.0, 1.0, 1.0]}, "class 1 has mass 1.0 but no cell"),
-        ({"classes": np.array([0, 1]), "class_mass": [1.0]}, "1 class masses for 2 classes"),
-        ({"classes": np.array([0, 1]), "class_mass": [1.0, 0.0, 2.0]}, "class 2 has mass 2.0 but no cell"),
-        ({"weights": [1.0, 0.0], "classes": np.array([0, 1]), "class_mass": [1.0, 1.0]}, "class 1 has mass 1.0 but no"),
+        ({"classes": np.array([0, 1]), "class_weights": [0.0, 0.0]}, "all class weights are zero"),
+        ({"classes": np.array([0, 1]), "class_weights": [1.0, -1.0]}, "weight of class 1 is -1.0"),
+        ({"classes": np.array([0, 2]), "class_weights": [1.0, 1.0, 1.0]}, "class 1 has weight 1.0 but no cell"),
+        ({"classes": np.array([0, 1]), "class_weights": [1.0]}, "1 class weights for 2 classes"),
+        ({"classes": np.array([0, 1]), "class_weights": [1.0, 0.0, 2.0]}, "class 2 has weight 2.0 but no cell"),
+        (
+            {"weights": [1.0, 0.0], "classes": np.array([0, 1]), "class_weights": [1.0, 1.0]},
+            "class 1 has weight 1.0 but",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(arguments, message):
@@ -74,5 +79,5 @@ def test_an_empty_epoch_is_refused(make):
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 @pytest.mark.parametrize("stretch", [(-1, 3), (5, 4), (0, 1_000_001)])
 def test_positions_outside_the_epoch_are_refused(sampler, stretch):
-    with pytest.raises(IndexError, match=r"not all in an epoch of 1(2|000000) draws"):
+    with pytest.raises(IndexError, match=r"not within an epoch of 1(2|000000) draws"):
         sampler.draw(0, *stretch)

@@ -13,23 +13,29 @@ from hypothesis import strategies as st
 
 from scdataloader.kernels.draws.draw import GROUP, fill_guide, first_above, group_sums, guide_starts
 from scdataloader.sampling.class_index import ClassIndex
-from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, Subset, WeightedSampler, curriculum_mass
+from scdataloader.sampling.samplers import (
+    SequentialSampler,
+    ShuffleSampler,
+    Subset,
+    WeightedSampler,
+    curriculum_weights,
+)
 from tests.sampling.drawn import assert_drawn_as, weightings
 
 N_DRAWS = 1_000_000
 
 
-@pytest.mark.parametrize(("classes", "mass", "weights"), list(weightings()))
-def test_every_cell_and_every_class_is_drawn_as_asked(classes, mass, weights):
-    sampler = WeightedSampler(weights, classes=classes, class_mass=mass, num_samples=N_DRAWS, seed=1)
+@pytest.mark.parametrize(("classes", "shares", "weights"), list(weightings()))
+def test_every_cell_and_every_class_is_drawn_as_asked(classes, shares, weights):
+    sampler = WeightedSampler(weights, classes=classes, class_weights=shares, num_samples=N_DRAWS, seed=1)
     rows = sampler.draw(0, 0, N_DRAWS)
     k = classes.max() + 1
-    mass = np.ones(k) if mass is None else mass
+    shares = np.ones(k) if shares is None else shares
     cell = np.where(classes < 0, 0, 1 if weights is None else weights)
     totals = np.bincount(classes[classes >= 0], cell[classes >= 0], k)
-    probability = np.where(classes < 0, 0, (mass / mass.sum() / totals)[classes] * cell)
+    probability = np.where(classes < 0, 0, (shares / shares.sum() / totals)[classes] * cell)
     assert_drawn_as(rows, probability)
-    assert_drawn_as(classes[rows], mass / mass.sum())
+    assert_drawn_as(classes[rows], shares / shares.sum())
 
 
 @pytest.mark.parametrize("n", [1, 2, 255, 256, 257, 3000])
@@ -104,21 +110,21 @@ def test_weights_on_disk_draw_as_weights_in_memory(tmp_path, dtype):
 
 @pytest.mark.parametrize("replacement", [True, False])
 @pytest.mark.parametrize("epoch", [0, 1, 3, 9])
-def test_a_curriculum_raises_the_class_masses(epoch, replacement):
-    classes, mass = np.repeat([0, 1, 2], [50, 5, 1]), np.array([64.0, 8.0, 1.0])
+def test_a_curriculum_raises_the_class_weights(epoch, replacement):
+    classes, shares = np.repeat([0, 1, 2], [50, 5, 1]), np.array([64.0, 8.0, 1.0])
     options = {"num_samples": N_DRAWS, "replacement": replacement, "curriculum_epochs": 4}
-    sampler = WeightedSampler(classes=classes, class_mass=mass, **options)
-    raised = mass ** min(1, (epoch + 1) / 4)
+    sampler = WeightedSampler(classes=classes, class_weights=shares, **options)
+    raised = shares ** min(1, (epoch + 1) / 4)
     assert_drawn_as(classes[sampler.draw(epoch, 0, N_DRAWS)], raised / raised.sum())
-    assert curriculum_mass(mass, epoch, 4) == pytest.approx(raised / raised.sum())
+    assert curriculum_weights(shares, epoch, 4) == pytest.approx(raised / raised.sum())
 
 
 def test_a_curriculum_in_blocks_raises_them_as_well():
-    classes, mass = np.repeat([0, 1, 2], [50, 5, 1]), np.array([64.0, 8.0, 0.0])
+    classes, shares = np.repeat([0, 1, 2], [50, 5, 1]), np.array([64.0, 8.0, 0.0])
     options = {"num_samples": 2 * N_DRAWS, "block_size": 2, "window": 2 * N_DRAWS, "curriculum_epochs": 3}
-    sampler = WeightedSampler(classes=classes, class_mass=mass, **options)
+    sampler = WeightedSampler(classes=classes, class_weights=shares, **options)
     for epoch in (0, 1, 4, 0):
-        raised = mass ** min(1, (epoch + 1) / 3)
+        raised = shares ** min(1, (epoch + 1) / 3)
         assert_drawn_as(classes[sampler.draw(epoch, 0, N_DRAWS)], raised / raised.sum())
 
 

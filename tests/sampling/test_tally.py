@@ -14,11 +14,12 @@ from scdataloader.sampling.tally import Tally
 from tests.cells import MemorySource, named_values
 
 N = 1000
+NAMES = ["a", "b", "c", "d", "e"]
 CLASSES = np.random.default_rng(0).integers(-1, 5, N).astype(np.int32)
 
 
 def tally_of(rows, **options):
-    tally = Tally(N, CLASSES, 5, **options)
+    tally = Tally(N, CLASSES, NAMES, **options)
     for part in np.array_split(np.asarray(rows, np.int64), 7):
         tally.add(part)
     return tally
@@ -114,7 +115,7 @@ def test_tallies_of_several_ranks_add_up_to_that_of_all_draws():
 )
 def test_classes_that_do_not_fit_are_refused(classes, message):
     with pytest.raises(ValueError, match=message):
-        Tally(10, classes, 3)
+        Tally(10, classes, ["a", "b", "c"])
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def collection():
 
 def test_a_loader_tallies_every_pass_from_its_start_or_where_it_resumed(collection):
     def loader():
-        return Loader(collection, ShuffleSampler(N, seed=1), Dense(), batch_size=64, tally=Tally(N, CLASSES, 5))
+        return Loader(collection, ShuffleSampler(N, seed=1), Dense(), batch_size=64, tally=Tally(N, CLASSES, NAMES))
 
     whole = loader()
     for epoch in range(2):

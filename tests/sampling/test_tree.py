@@ -8,9 +8,8 @@ import pytest
 
 import scdataloader as scd
 from scdataloader.labels.hierarchy import Hierarchies
-from scdataloader.sampling.tree import Tree
-from scdataloader.sampling.weighting import Weighting
-from scdataloader.sampling.weights import class_mass
+from scdataloader.sampling.training_cells import CollectionCells
+from scdataloader.sampling.weights import Tree, class_weights
 from tests.cells import MemorySource, named_values
 from tests.ontology.term_tables import digraph, even_split, ontology
 
@@ -41,12 +40,12 @@ BLOOD = ontology(
 
 def test_the_worked_example_of_the_documentation():
     tree = Tree.of(BLOOD, ["T:1", "T:2", "T:4", "T:5", "T:6"])
-    mass = class_mass(np.array([5, 900, 40, 2, 3], np.int64), "tree", tree=tree)
-    np.testing.assert_allclose(mass, [1 / 6, 1 / 6, 1 / 12, 1 / 12, 1 / 2])
+    weights = class_weights(np.array([5, 900, 40, 2, 3], np.int64), "tree", tree=tree)
+    np.testing.assert_allclose(weights, [1 / 6, 1 / 6, 1 / 12, 1 / 12, 1 / 2])
 
 
 @pytest.mark.parametrize(
-    ("parents", "terms", "above", "mass"),
+    ("parents", "terms", "above", "weights"),
     [
         pytest.param(
             {"T:0": [], "T:1": ["T:0"], "T:2": ["T:0"], "T:3": ["T:1", "T:2"], "T:4": ["T:1"]},
@@ -89,9 +88,9 @@ def test_the_worked_example_of_the_documentation():
         ),
     ],
 )
-def test_a_term_with_several_parents_stands_below_one(parents, terms, above, mass):
+def test_a_term_with_several_parents_stands_below_one(parents, terms, above, weights):
     tree, counts = Tree.of(ontology(parents), terms), np.ones(len(terms), np.int64)
-    np.testing.assert_allclose(tree.mass(counts), mass)
+    np.testing.assert_allclose(tree.weights(counts), weights)
     several = [term for term in terms if len(parents[term]) > 1]
     assert [tree.graph.terms[tree.parents(counts)[tree.graph.terms.index(term)]] for term in several] == [above]
 
@@ -99,14 +98,14 @@ def test_a_term_with_several_parents_stands_below_one(parents, terms, above, mas
 def test_where_a_term_stands_depends_on_which_classes_have_cells():
     dag = ontology({"T:0": [], "T:1": ["T:0"], "T:2": ["T:0"], "T:3": ["T:1", "T:2"], "T:4": ["T:1"], "T:5": ["T:2"]})
     tree = Tree.of(dag, ["T:3", "T:4", "T:5"])
-    np.testing.assert_allclose(tree.mass(np.array([9, 1, 0], np.int64)), [1 / 2, 1 / 2, 0])
-    np.testing.assert_allclose(tree.mass(np.array([9, 1, 5], np.int64)), [1 / 4, 1 / 4, 1 / 2])
+    np.testing.assert_allclose(tree.weights(np.array([9, 1, 0], np.int64)), [1 / 2, 1 / 2, 0])
+    np.testing.assert_allclose(tree.weights(np.array([9, 1, 5], np.int64)), [1 / 4, 1 / 4, 1 / 2])
 
 
 def test_several_roots_begin_with_the_same():
     dag = ontology({"T:0": [], "T:1": ["T:0"], "T:2": ["T:0"], "T:3": [], "T:4": []})
-    mass = Tree.of(dag, ["T:1", "T:2", "T:3", "T:4"]).mass(np.array([1, 1, 9, 0], np.int64))
-    np.testing.assert_allclose(mass, [1 / 4, 1 / 4, 1 / 2, 0])
+    weights = Tree.of(dag, ["T:1", "T:2", "T:3", "T:4"]).weights(np.array([1, 1, 9, 0], np.int64))
+    np.testing.assert_allclose(weights, [1 / 4, 1 / 4, 1 / 2, 0])
 
 
 COUNTS = {"T:1": 20, "T:2": 300, "T:4": 60, "T:5": 10, "T:6": 10, "unknown": 100}
@@ -138,19 +137,19 @@ def test_a_data_module_draws_down_the_tree():
     assert (codes >= 0).all()
 
 
-def test_joint_classes_share_the_mass_of_their_term_by_cells():
-    weighting = module(sampling=scd.Sampling(by=["donor", "type"], scheme="tree")).weighting
-    table = pd.DataFrame({"mass": weighting.weights.mass[:-1], "cells": weighting.weights.counts[:-1]})
-    table["type"] = [name.split(" | ")[1] for name in weighting.names]
+def test_joint_classes_share_the_weight_of_their_term_by_cells():
+    drawn = module(sampling=scd.Sampling(by=["donor", "type"], scheme="tree")).drawn_classes
+    table = pd.DataFrame({"share": drawn.shares[:-1], "cells": drawn.sizes[:-1]})
+    table["type"] = [name.split(" | ")[1] for name in drawn.names]
     sums = table.groupby("type").sum()
-    np.testing.assert_allclose(sums["mass"], [1 / 6, 1 / 6, 1 / 12, 1 / 12, 1 / 2])
+    np.testing.assert_allclose(sums["share"], [1 / 6, 1 / 6, 1 / 12, 1 / 12, 1 / 2])
     for _, part in table.groupby("type"):
-        np.testing.assert_allclose(part["mass"] / part["mass"].sum(), part["cells"] / part["cells"].sum())
+        np.testing.assert_allclose(part["share"] / part["share"].sum(), part["cells"] / part["cells"].sum())
 
 
 def test_unknown_labels_have_their_own_share():
-    weights = module(sampling=scd.Sampling(by="type", scheme="tree", unknown_mass=0.2)).weighting.weights
-    np.testing.assert_allclose(weights.mass, [0.8 / 6, 0.8 / 12, 0.8 / 12, 0.4, 0.8 / 6, 0.2])
+    drawn = module(sampling=scd.Sampling(by="type", scheme="tree", unknown_share=0.2)).drawn_classes
+    np.testing.assert_allclose(drawn.shares, [0.8 / 6, 0.8 / 12, 0.8 / 12, 0.4, 0.8 / 6, 0.2])
 
 
 def test_only_training_cells_count():
@@ -158,23 +157,23 @@ def test_only_training_cells_count():
     types = dm.collection.obs(["type"])["type"].to_numpy()
     rows = np.flatnonzero(types != "T:6")
     hierarchies = Hierarchies(dm.collection, {"type": BLOOD})
-    weighting = Weighting.of(dm.collection, rows, dm.sampling, hierarchies)
-    assert weighting.names == ["T:2", "T:4", "T:5", "T:1"]
-    np.testing.assert_allclose(weighting.weights.mass[:-1], [1 / 3, 1 / 6, 1 / 6, 1 / 3])
+    drawn = dm.sampling.describe(CollectionCells(dm.collection, rows, hierarchies))
+    assert drawn.names == ["T:2", "T:4", "T:5", "T:1"]
+    np.testing.assert_allclose(drawn.shares[:-1], [1 / 3, 1 / 6, 1 / 6, 1 / 3])
 
 
 def test_terms_whose_cells_have_a_factor_of_zero_do_not_count():
     data = source()
     data._obs["quality"] = (data._obs["type"] != "T:6").astype(float)
     sampling = scd.Sampling(by="type", scheme="tree", cell_factors=["quality"])
-    mass = module(data=[data], sampling=sampling).weighting.weights.mass
-    np.testing.assert_allclose(mass[:-1], [1 / 3, 1 / 6, 1 / 6, 0, 1 / 3])
+    shares = module(data=[data], sampling=sampling).drawn_classes.shares
+    np.testing.assert_allclose(shares[:-1], [1 / 3, 1 / 6, 1 / 6, 0, 1 / 3])
 
 
 def test_the_tree_is_that_of_rolled_up_labels():
     roll_up = {"type": scd.RollUp(terms=["T cell"])}
-    weighting = module(sampling=scd.Sampling(by="type", scheme="tree"), roll_up=roll_up).weighting
-    assert dict(zip(weighting.names, weighting.weights.mass, strict=False)) == pytest.approx(
+    drawn = module(sampling=scd.Sampling(by="type", scheme="tree"), roll_up=roll_up).drawn_classes
+    assert dict(zip(drawn.names, drawn.shares, strict=False)) == pytest.approx(
         {"T:1": 1 / 6, "T:2": 1 / 6, "T:3": 1 / 6, "T:6": 1 / 2}
     )
 
@@ -182,14 +181,14 @@ def test_the_tree_is_that_of_rolled_up_labels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hierarchies": None}, r"the ontology of one column of by, and none of \['type', 'donor'\] has one"),
-        ({"hierarchies": {"type": BLOOD, "donor": BLOOD}}, "and type and donor have one each: name just one"),
+        ({"hierarchies": None}, r"exactly one column of by with an ontology, but none of \['type', 'donor'\] has one"),
+        ({"hierarchies": {"type": BLOOD, "donor": BLOOD}}, "but type and donor have one each; name one"),
     ],
 )
 def test_a_tree_needs_the_ontology_of_just_one_column(options, message):
     dm = module(sampling=scd.Sampling(by=["type", "donor"], scheme="tree"), **options)
     with pytest.raises(ValueError, match=message):
-        _ = dm.weighting
+        _ = dm.drawn_classes
     with pytest.raises(ValueError, match="by names no column"):
         scd.Sampling(scheme="tree")
 
@@ -212,9 +211,9 @@ def test_real_cells(real_data, file, golden):
     column = "cell_type_ontology_term_id"
     dm = scd.DataModule(str(real_data / file), hierarchies=[column], sampling=scd.Sampling(by=column, scheme="tree"))
     cl = scd.Ontology.from_guide("CL")
-    names, mass = dm.weighting.names, dm.weighting.weights.mass[:-1]
+    names, shares = dm.drawn_classes.names, dm.drawn_classes.shares[:-1]
     split = even_split(digraph({term: cl.parents(term) for term in cl.terms}), dict.fromkeys(names, 10))
-    np.testing.assert_allclose(mass, [float(split[term]) for term in names], rtol=1e-12)
+    np.testing.assert_allclose(shares, [float(split[term]) for term in names], rtol=1e-12)
     if cl.version == "v2026-03-26":
-        share = dict(zip(map(cl.label, names), mass.tolist(), strict=True))
+        share = dict(zip(map(cl.label, names), shares.tolist(), strict=True))
         assert {name: share[name] for name in golden} == pytest.approx(golden, rel=1e-12)

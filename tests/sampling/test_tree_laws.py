@@ -1,4 +1,4 @@
-"""Laws of the mass that is split down an ontology, on random graphs, against sets and exact fractions."""
+"""Laws of the weight that is split down an ontology, on random graphs, against sets and exact fractions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from scdataloader.sampling.tree import Tree
+from scdataloader.sampling.weights import Tree
 from tests.ontology.term_tables import dags, digraph, even_split, ontology, placed
 
 
@@ -23,8 +23,8 @@ def counted(draw):
     return parents, terms, np.array(counts, np.int64)
 
 
-def masses(parents, terms, counts):
-    return Tree.of(ontology(parents), terms).mass(counts)
+def weights(parents, terms, counts):
+    return Tree.of(ontology(parents), terms).weights(counts)
 
 
 def cells_of(terms, counts):
@@ -59,13 +59,13 @@ def test_every_term_stands_below_the_one_parent_that_is_above_the_fewest(drawn):
 
 
 @given(counted())
-def test_mass_is_split_evenly_down_the_one_way_to_each_class(drawn):
+def test_weight_is_split_evenly_down_the_one_way_to_each_class(drawn):
     parents, terms, counts = drawn
     cells = cells_of(terms, counts)
     split = even_split(digraph(parents), cells)
     assert sum(split.values()) == 1
     expected = [split[term] * Fraction(int(n), cells[term]) if n else 0 for term, n in zip(terms, counts, strict=True)]
-    np.testing.assert_allclose(masses(*drawn), [float(mass) for mass in expected], rtol=1e-12)
+    np.testing.assert_allclose(weights(*drawn), [float(weight) for weight in expected], rtol=1e-12)
 
 
 @given(counted(), st.data())
@@ -79,7 +79,7 @@ def test_a_parent_above_one_of_the_parents_changes_nothing(drawn, data):
     term, above = data.draw(st.sampled_from(further))
     more = parents | {term: [*parents[term], above]}
     assert placed_here(more, terms, counts) == placed_here(*drawn)
-    np.testing.assert_array_equal(masses(more, terms, counts), masses(*drawn))
+    np.testing.assert_array_equal(weights(more, terms, counts), weights(*drawn))
 
 
 @given(counted(), st.data())
@@ -101,18 +101,18 @@ def test_a_further_parent_that_is_above_more_does_not_move_a_term(drawn, data):
 
 
 @given(counted())
-def test_masses_sum_to_one_and_are_positive_just_where_there_are_cells(drawn):
-    mass = masses(*drawn)
-    assert mass.sum() == pytest.approx(1)
-    assert ((mass > 0) == (drawn[2] > 0)).all()
+def test_weights_sum_to_one_and_are_positive_just_where_there_are_cells(drawn):
+    weight = weights(*drawn)
+    assert weight.sum() == pytest.approx(1)
+    assert ((weight > 0) == (drawn[2] > 0)).all()
 
 
 @given(counted(), st.integers(2, 1000))
 def test_how_many_cells_a_term_has_does_not_matter(drawn, times):
     parents, terms, counts = drawn
-    np.testing.assert_allclose(masses(parents, terms, counts * times), masses(*drawn))
+    np.testing.assert_allclose(weights(parents, terms, counts * times), weights(*drawn))
     if len(set(terms)) == len(terms):
-        np.testing.assert_allclose(masses(parents, terms, np.minimum(counts, 1)), masses(*drawn))
+        np.testing.assert_allclose(weights(parents, terms, np.minimum(counts, 1)), weights(*drawn))
 
 
 @given(counted())
@@ -120,16 +120,16 @@ def test_classes_without_cells_might_as_well_not_be_there(drawn):
     parents, terms, counts = drawn
     kept = counts > 0
     few = [term for term, keep in zip(terms, kept, strict=True) if keep]
-    np.testing.assert_allclose(masses(parents, few, counts[kept]), masses(*drawn)[kept])
+    np.testing.assert_allclose(weights(parents, few, counts[kept]), weights(*drawn)[kept])
 
 
 @given(counted(), st.data())
-def test_dividing_a_class_divides_its_mass_and_no_other(drawn, data):
+def test_dividing_a_class_divides_its_weight_and_no_other(drawn, data):
     parents, terms, counts = drawn
     split = data.draw(st.integers(0, len(terms) - 1))
     part = data.draw(st.integers(0, int(counts[split])))
     finer = np.append(counts, part)
     finer[split] -= part
-    mass = masses(parents, [*terms, terms[split]], finer)
-    mass[split] += mass[-1]
-    np.testing.assert_allclose(mass[:-1], masses(*drawn), atol=1e-12)
+    weight = weights(parents, [*terms, terms[split]], finer)
+    weight[split] += weight[-1]
+    np.testing.assert_allclose(weight[:-1], weights(*drawn), atol=1e-12)

@@ -1,4 +1,4 @@
-"""Laws of the weights: the formulas of class masses, and what factors may and may not change."""
+"""Laws of the weights: the formulas of class weights, and the effect of factors."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from scdataloader.sampling import weights as module
-from scdataloader.sampling.weights import Sampling, cell_probabilities, class_mass, class_weights
+from scdataloader.sampling.options import Sampling
+from scdataloader.sampling.weights import cell_probabilities, class_weights
+from tests.sampling.drawn import weigh
 
 counts_of_classes = st.lists(st.integers(0, 10**12), min_size=1, max_size=8).filter(any)
 schemes = st.sampled_from(["natural", "uniform", "power", "saturating"])
 options = st.builds(
     lambda scheme, tau, saturation, unknown: Sampling(
-        by="x", scheme=scheme, tau=tau, saturation=saturation, unknown_mass=unknown
+        by="x", scheme=scheme, tau=tau, saturation=saturation, unknown_share=unknown
     ),
     schemes,
     st.floats(0, 1),
@@ -25,7 +27,7 @@ cells = st.lists(st.tuples(st.integers(-1, 3), st.sampled_from([0.0, 0.5, 1.0, 7
 
 
 def specification(count, how):
-    """Mass of a class before normalising, as the design writes it."""
+    """Weight of a class before normalising, as the design defines it."""
     return {
         "natural": count,
         "uniform": 1,
@@ -35,44 +37,44 @@ def specification(count, how):
 
 
 @given(counts_of_classes, options)
-def test_masses_are_the_formulas_normalised_over_present_classes(counts, how):
-    mass = class_mass(np.array(counts, np.int64), how.scheme, how.tau, how.saturation)
+def test_weights_are_the_formulas_normalised_over_present_classes(counts, how):
+    weights = class_weights(np.array(counts, np.int64), how.scheme, how.tau, how.saturation)
     expected = np.array([specification(count, how) if count else 0.0 for count in counts])
-    np.testing.assert_allclose(mass, expected / expected.sum(), rtol=1e-9)
-    assert ((mass > 0) == (np.array(counts) > 0)).all()
-    assert mass.sum() == pytest.approx(1)
+    np.testing.assert_allclose(weights, expected / expected.sum(), rtol=1e-9)
+    assert ((weights > 0) == (np.array(counts) > 0)).all()
+    assert weights.sum() == pytest.approx(1)
 
 
 @given(counts_of_classes, options)
-def test_more_cells_never_mean_less_mass_and_never_more_than_their_share_grows(counts, how):
+def test_more_cells_never_mean_less_weight_nor_more_than_their_share_grows(counts, how):
     """Every scheme lies between uniform and natural."""
     present = np.array(sorted(count for count in counts if count), np.int64)
-    mass = class_mass(present, how.scheme, how.tau, how.saturation)
-    assert (np.diff(mass) >= -1e-12).all()
-    assert (np.diff(mass / present) <= 1e-12).all()
+    weights = class_weights(present, how.scheme, how.tau, how.saturation)
+    assert (np.diff(weights) >= -1e-12).all()
+    assert (np.diff(weights / present) <= 1e-12).all()
 
 
 @given(cells, options)
-def test_every_class_gets_its_mass_and_factors_share_it_inside_only(rows, how):
+def test_every_class_gets_its_share_and_factors_divide_it_inside_only(rows, how):
     codes = np.array([code for code, _ in rows], np.int32)
     factors = np.array([factor for _, factor in rows])
     assume(((codes >= 0) & (factors > 0)).any())
-    weights = class_weights(codes, 4, how, factors)
-    probabilities = cell_probabilities(codes, weights.mass, factors)
+    weights = weigh(codes, 4, how, factors)
+    probabilities = cell_probabilities(codes, weights.shares, factors)
     assert probabilities.sum() == pytest.approx(1)
-    assert weights.mass.sum() == pytest.approx(1)
+    assert weights.shares.sum() == pytest.approx(1)
     for code in range(-1, 4):
         inside = codes == code
-        assert probabilities[inside].sum() == pytest.approx(weights.mass[code])
-        if weights.mass[code] > 0:
-            expected = factors[inside] / factors[inside].sum() * weights.mass[code]
+        assert probabilities[inside].sum() == pytest.approx(weights.shares[code])
+        if weights.shares[code] > 0:
+            expected = factors[inside] / factors[inside].sum() * weights.shares[code]
             np.testing.assert_allclose(probabilities[inside], expected)
-    # the masses of the known are those of the drawable cells, scaled to what the unknown leave
+    # the weights of known classes are those of the drawable cells, scaled to the share that unknown cells leave
     drawable = np.bincount(codes[(codes >= 0) & (factors > 0)], minlength=4)
     unknown_drawable = ((codes < 0) & (factors > 0)).any()
-    left = 1 - how.unknown_mass if unknown_drawable else 1
-    expected = class_mass(drawable, how.scheme, how.tau, how.saturation) * left
-    np.testing.assert_allclose(weights.mass[:-1], expected)
+    left = 1 - how.unknown_share if unknown_drawable else 1
+    expected = class_weights(drawable, how.scheme, how.tau, how.saturation) * left
+    np.testing.assert_allclose(weights.shares[:-1], expected)
 
 
 @given(cells, options)
@@ -80,8 +82,8 @@ def test_what_is_left_out_is_reported_to_the_cell(rows, how):
     codes = np.array([code for code, _ in rows], np.int32)
     factors = np.array([factor for _, factor in rows])
     assume(((codes >= 0) & (factors > 0)).any())
-    weights = class_weights(codes, 4, how, factors)
-    n_drawn = int((cell_probabilities(codes, weights.mass, factors) > 0).sum())
+    weights = weigh(codes, 4, how, factors)
+    n_drawn = int((cell_probabilities(codes, weights.shares, factors) > 0).sum())
     assert weights.n_drawable == n_drawn
     assert n_drawn + weights.n_unknown_left_out + weights.n_zero_left_out == len(codes)
 
@@ -91,9 +93,9 @@ def test_working_in_steps_changes_nothing(rows):
     codes = np.array([code for code, _ in rows], np.int32)
     factors = np.array([factor for _, factor in rows])
     assume(((codes >= 0) & (factors > 0)).any())
-    whole = class_weights(codes, 4, Sampling(by="x"), factors)
+    whole = weigh(codes, 4, Sampling(by="x"), factors)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_STEP", 5)
-        steps = class_weights(codes, 4, Sampling(by="x"), factors)
-    np.testing.assert_array_equal(steps.mass, whole.mass)
-    np.testing.assert_array_equal(steps.counts, whole.counts)
+        steps = weigh(codes, 4, Sampling(by="x"), factors)
+    np.testing.assert_array_equal(steps.shares, whole.shares)
+    np.testing.assert_array_equal(steps.sizes, whole.sizes)

@@ -79,17 +79,20 @@ SAMPLERS = {
     "shuffled in blocks": (lambda: ShuffleSampler(200, seed=3, block_size=4), {"once": True}),
     "weighted": (lambda: WeightedSampler(WEIGHTS, num_samples=500), {"weights": WEIGHTS}),
     "weighted in blocks": (lambda: WeightedSampler(WEIGHTS, num_samples=500, block_size=4), {"weights": WEIGHTS}),
-    "by class": (lambda: WeightedSampler(classes=CLASSES, class_mass=SHARES, num_samples=500), {"weights": BY_CLASS}),
+    "by class": (
+        lambda: WeightedSampler(classes=CLASSES, class_weights=SHARES, num_samples=500),
+        {"weights": BY_CLASS},
+    ),
     "by class in blocks": (
-        lambda: WeightedSampler(classes=CLASSES, class_mass=SHARES, num_samples=500, block_size=4),
+        lambda: WeightedSampler(classes=CLASSES, class_weights=SHARES, num_samples=500, block_size=4),
         {"weights": BY_CLASS},
     ),
     "by quota": (
-        lambda: WeightedSampler(classes=CLASSES, class_mass=SHARES, num_samples=500, replacement=False),
+        lambda: WeightedSampler(classes=CLASSES, class_weights=SHARES, num_samples=500, replacement=False),
         {"weights": BY_CLASS, "classes": CLASSES},
     ),
     "in a curriculum": (
-        lambda: WeightedSampler(classes=CLASSES, class_mass=SHARES, num_samples=500, curriculum_epochs=4),
+        lambda: WeightedSampler(classes=CLASSES, class_weights=SHARES, num_samples=500, curriculum_epochs=4),
         {},
     ),
 }

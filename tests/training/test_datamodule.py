@@ -128,9 +128,10 @@ def test_a_weighted_fit_draws_classes_as_asked(tmp_path):
     assert ((counts - 8000 / 3) ** 2 / (8000 / 3)).sum() < 23  # 2 degrees of freedom; by chance once in 10^5
 
 
-def test_cells_of_unknown_label_get_the_mass_that_is_given_to_them():
-    dm = module(sampling=scd.Sampling(by=["type"], scheme="uniform", unknown_mass=0.4, num_samples=8000))
-    types = dm.collection.obs(["type"])["type"].astype(str).to_numpy()[dm.weighting.sampler(0).draw(0, 0, 8000)]
+def test_cells_of_unknown_label_get_their_share():
+    dm = module(sampling=scd.Sampling(by=["type"], scheme="uniform", unknown_share=0.4, num_samples=8000))
+    rows = dm.sampling.sampler(dm.training_cells).draw(0, 0, 8000)
+    types = dm.collection.obs(["type"])["type"].astype(str).to_numpy()[rows]
     shares = pd.Series(types).value_counts(normalize=True)
     assert shares["unknown"] == pytest.approx(0.4, abs=0.03)  # five standard errors
     assert shares["NK cell"] == pytest.approx(0.2, abs=0.03)
@@ -149,14 +150,14 @@ def test_cells_left_out_are_said(caplog):
     dm = module(sampling=scd.Sampling(by=["type"], scheme="uniform", cell_factors=["quality"]))
     dm.setup("fit")
     unknown = (dm.collection.obs(["type"])["type"] == "unknown").sum()
-    assert f"{unknown} cells of unknown label are left out" in caplog.text
+    assert f"{unknown} cells of unknown label left out" in caplog.text
 
 
 def test_joint_classes_are_weighted_by_their_joint_values():
-    weighting = module(sampling=scd.Sampling(by=["type", "donor"], scheme="uniform")).weighting
-    assert weighting.weights.mass[:-1].tolist() == pytest.approx([1 / len(weighting.names)] * len(weighting.names))
-    assert all(" | " in name for name in weighting.names)
-    assert weighting.names == sorted(weighting.names)
+    drawn = module(sampling=scd.Sampling(by=["type", "donor"], scheme="uniform")).drawn_classes
+    assert drawn.target_shares(0)[:-1].tolist() == pytest.approx([1 / len(drawn.names)] * len(drawn.names))
+    assert all(" | " in name for name in drawn.names)
+    assert drawn.names == sorted(drawn.names)
 
 
 def test_a_checkpoint_brings_its_encoders_along():
@@ -182,7 +183,7 @@ def test_a_checkpoint_of_other_labels_or_genes_is_refused():
 def test_a_checkpoint_that_split_the_same_cells_otherwise_is_refused():
     state = module(split=scd.Split(val=0.2)).state_dict()
     module(split=scd.Split(val=0.2)).load_state_dict(state)
-    with pytest.raises(StateMismatchError, match="its rows are others"):
+    with pytest.raises(StateMismatchError, match="different rows"):
         module(split=scd.Split(val=0.2, seed=1)).load_state_dict(state)
     module(data=sources()[:1], split=scd.Split(val=0.2, seed=1), labels=["type", "donor"]).load_state_dict(state)
 
@@ -209,9 +210,9 @@ def test_encoders_can_be_pushed_in_from_outside(caplog):
         (
             {"sampling": scd.Sampling(cell_factors=["donor"])},
             ValueError,
-            "cell factor 'donor' must be a column of numb",
+            "cell factor 'donor' must be numeric",
         ),
-        ({"split": scd.Split(val=0.001)}, ValueError, "val=0.001 of 200 cells is no cell"),
+        ({"split": scd.Split(val=0.001)}, ValueError, "val=0.001 of 200 cells is less than one cell"),
         ({"split": scd.Split(val=0.2, by="source")}, KeyError, "no source has the obs column 'source'"),
         ({"labels": ["type", "type"]}, ValueError, "a label column is named twice"),
         ({"data": []}, ValueError, "no data"),

@@ -101,29 +101,29 @@ def test_what_is_reported_is_what_the_model_saw(tmp_path):
     _, model = fit(tmp_path, dm, max_epochs=3)
     types = dm.collection.obs(["type"])["type"].astype(str).to_numpy()
     table, logged = classes(tmp_path), scalars(tmp_path)
-    assert list(table.columns) == ["epoch", "class", "asked", "realised", "draws"]
+    assert list(table.columns) == ["epoch", "class", "target", "observed", "draws"]
     assert sorted(logged.columns) == sorted(f"data/{name}" for name in SCALARS)
     assert list(logged.index) == [0, 1, 2]
     for epoch, rows in model.rows.items():
         assert len(rows) == 640
         of_epoch = table[table["epoch"] == epoch].set_index("class")
         assert of_epoch["draws"].to_dict() == Counter(types[rows])
-        assert (of_epoch["realised"] == of_epoch["draws"] / 640).all()
-        assert of_epoch["asked"].tolist() == pytest.approx([1 / 3] * 3)
+        assert (of_epoch["observed"] == of_epoch["draws"] / 640).all()
+        assert of_epoch["target"].tolist() == pytest.approx([1 / 3] * 3)
         counts = np.bincount(rows)
         assert logged["data/repeated_share"][epoch] == pytest.approx(1 - np.count_nonzero(counts) / 640)
         assert logged["data/effective_cells"][epoch] == pytest.approx(640**2 / (counts**2).sum())
-        error = (of_epoch["asked"] - of_epoch["realised"]).abs().sum() / 2
+        error = (of_epoch["target"] - of_epoch["observed"]).abs().sum() / 2
         assert logged["data/share_error"][epoch] == pytest.approx(error, abs=1e-6)
     assert (tmp_path / "run" / "splits.json").exists()
 
 
 def test_unknown_labels_are_a_class_of_the_report(tmp_path):
-    fit(tmp_path, module(sampling=scd.Sampling(by="type", unknown_mass=0.4, num_samples=6400)))
+    fit(tmp_path, module(sampling=scd.Sampling(by="type", unknown_share=0.4, num_samples=6400)))
     table = classes(tmp_path).set_index("class")
     assert list(table.index) == ["B cell", "NK cell", "T cell", "unknown"]
-    assert table["asked"]["unknown"] == pytest.approx(0.4)
-    assert table["realised"]["unknown"] == pytest.approx(0.4, abs=0.03)  # five standard errors
+    assert table["target"]["unknown"] == pytest.approx(0.4)
+    assert table["observed"]["unknown"] == pytest.approx(0.4, abs=0.03)  # five standard errors
     assert table["draws"].sum() == 6400
 
 
@@ -134,21 +134,21 @@ def test_a_shuffled_epoch_repeats_nothing(tmp_path):
     assert logged["data/effective_cells"] == 288  # 18 full batches of 300 cells
     assert logged["data/share_error"] == 0
     assert classes(tmp_path).to_dict("records") == [
-        {"epoch": 0, "class": "all cells", "asked": 1.0, "realised": 1.0, "draws": 288}
+        {"epoch": 0, "class": "all cells", "target": 1.0, "observed": 1.0, "draws": 288}
     ]
 
 
-def test_what_is_asked_for_follows_the_curriculum(tmp_path):
+def test_targets_follow_the_curriculum(tmp_path):
     sampling = scd.Sampling(by="type", scheme="natural", num_samples=3200, curriculum_epochs=3)
     dm = module(sampling=sampling)
     fit(tmp_path, dm, max_epochs=4)
     table = classes(tmp_path)
-    mass = dm.weighting.weights.mass[:-1]
+    shares = dm.drawn_classes.target_shares(99)[:-1]
     for epoch, exponent in enumerate([1 / 3, 2 / 3, 1, 1]):
-        raised = mass**exponent
+        raised = shares**exponent
         of_epoch = table[table["epoch"] == epoch]
-        assert of_epoch["asked"].tolist() == pytest.approx(raised / raised.sum())
-        assert of_epoch["realised"].tolist() == pytest.approx(of_epoch["asked"], abs=0.045)  # five standard errors
+        assert of_epoch["target"].tolist() == pytest.approx(raised / raised.sum())
+        assert of_epoch["observed"].tolist() == pytest.approx(of_epoch["target"], abs=0.045)  # five standard errors
 
 
 def test_the_waiting_share_tells_slow_data_from_a_slow_model(tmp_path):

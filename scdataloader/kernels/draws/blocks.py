@@ -1,8 +1,8 @@
-"""Draws in blocks of neighbouring cells, spread so that the draws of one block lie far apart.
+"""Draws in blocks of neighbouring cells, spread so that the draws of one block are far apart.
 
 A window of ``stride`` blocks of b draws each is laid out in columns: the draws of a block are ``stride`` positions
-apart. A batch of up to ``stride`` draws thus never holds two of one block, and where the stride is a multiple of the
-global batch, all draws of a block fall to the same rank.
+apart. A batch of up to ``stride`` draws thus never has two of one block, and if the stride is a multiple of the global
+batch, all draws of a block fall to the same rank.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def block_sums(
 ) -> NDArray[np.float64]:
     """Running sums of the weights of blocks ``[k * block_size, (k + 1) * block_size)`` of ``n`` cells.
 
-    The weight of a cell is ``share`` of its class times its own weight; an empty ``codes`` or ``weights`` is 1
-    everywhere, a code of -1 is 0.
+    The weight of a cell is the ``share`` of its class times its own weight; empty ``codes`` or ``weights`` are 1
+    everywhere, code -1 is 0.
     """
     sums = np.empty(-(-n // block_size), np.float64)
     total = 0.0
@@ -65,8 +65,8 @@ def draw_blocks(
     """The cells drawn at positions ``start``, ``start + 1`` … in blocks chosen by weight, with replacement.
 
     The draws of a chosen block are a systematic sample of its cells (one random offset, then steps of one
-    ``block_size``-th of the block's weight: Madow 1949), in random order: each draw alone takes a cell with exactly its
-    share of the block, and together they take it as evenly as can be; cells of one weight come once each.
+    ``block_size``-th of the block's weight: Madow 1949), in random order: each single draw takes a cell with exactly
+    its share of the block, and together they are as even as possible; cells of equal weight are drawn once each.
     """
     sample = np.empty(block_size, np.int64)
     stop, window = start + len(out), stride * block_size
@@ -101,7 +101,7 @@ def _sample_block(
     offset, step = unit(mix(bits)), total / len(out)
     row, chosen, running = first, first, 0.0
     for i in range(len(out)):
-        # rounding can make the last point reach the total: then it is the last cell with a weight
+        # if rounding makes the last point reach the total, it is the last cell with a weight
         while row < stop and running <= (i + offset) * step:
             weight = _row_weight(row, codes, share, weights)
             running += weight
@@ -114,10 +114,10 @@ def _sample_block(
 
 @nb.njit(nogil=True, cache=True)
 def permute_blocks(key: np.uint64, n: int, block_size: int, stride: int, start: int, out: NDArray[np.int64]) -> None:
-    """``out[i]`` = the place of ``start + i`` in a random order of [0, n) whose blocks of neighbours keep together.
+    """``out[i]`` = the image of ``start + i`` in a random order of [0, n) that keeps blocks of neighbours together.
 
-    Blocks begin at a random cell, and the last goes on at cell 0, so that all boundaries are others in another order.
-    What does not fill a block comes last.
+    Blocks begin at a random cell, and the last wraps around to cell 0, so that the boundaries differ between orders.
+    Cells that do not fill a block come last.
     """
     for_shift, for_cells = philox(key, np.uint64(0), np.uint64(1))
     shift = below(for_shift, n)

@@ -1,4 +1,4 @@
-"""Cells sorted by class, in two passes over their codes."""
+"""Sort cells by class in two passes over their codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def code_range(codes: NDArray[np.integer]) -> tuple[int, int]:
 
 @nb.njit(nogil=True, cache=True)
 def class_sizes(codes: NDArray[np.integer], n_classes: int) -> NDArray[np.int64]:
-    """``(n_classes,)`` cells of each class; code -1 is left out."""
+    """``(n_classes,)`` cells of each class; code -1 is ignored."""
     sizes = np.zeros(n_classes, np.int64)
     for cell in range(len(codes)):
         if codes[cell] >= 0:
@@ -29,7 +29,7 @@ def class_sizes(codes: NDArray[np.integer], n_classes: int) -> NDArray[np.int64]
 
 @nb.njit(nogil=True, cache=True)
 def sort_by_class(codes: NDArray[np.integer], starts: NDArray[np.int64], out: NDArray[np.integer]) -> None:
-    """Cell numbers by class, stably: those of class c to ``out[starts[c]:starts[c + 1]]``; code -1 is left out."""
+    """Stable sort of cell numbers: those of class c go to ``out[starts[c]:starts[c + 1]]``; code -1 is ignored."""
     following = starts[:-1].copy()
     for cell in range(len(codes)):
         code = codes[cell]
@@ -40,7 +40,7 @@ def sort_by_class(codes: NDArray[np.integer], starts: NDArray[np.int64], out: ND
 
 @nb.njit(nogil=True, cache=True)
 def class_totals(codes: NDArray[np.integer], n_classes: int, weights: NDArray[np.floating]) -> NDArray[np.float64]:
-    """``(n_classes,)`` sum of the weights of the cells of each class; without ``weights`` (empty) their number."""
+    """``(n_classes,)`` sum of the weights of the cells of each class; if ``weights`` is empty, their number."""
     totals = np.zeros(n_classes, np.float64)
     for cell in range(len(codes)):
         if codes[cell] >= 0:
@@ -50,7 +50,7 @@ def class_totals(codes: NDArray[np.integer], n_classes: int, weights: NDArray[np
 
 @nb.njit(nogil=True, cache=True)
 def first_invalid(values: NDArray[np.floating]) -> int:
-    """The first place whose value is negative, infinite or NaN; -1 if there is none."""
+    """The first index whose value is negative, infinite or NaN; -1 if there is none."""
     for at in range(len(values)):
         if not 0 <= values[at] < np.inf:
             return at

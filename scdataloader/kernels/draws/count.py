@@ -1,4 +1,4 @@
-"""How often cells and classes were drawn."""
+"""Counts of drawn cells and classes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@nb.njit(cache=True)  # holds the interpreter's lock: done sooner than another thread would give it back
+@nb.njit(cache=True)  # keeps the GIL: done before another thread would return it
 def count_rows(
     rows: NDArray[np.int64],
     classes: NDArray[np.int32],
@@ -17,7 +17,7 @@ def count_rows(
 ) -> None:
     """Add one to the class of each row in ``draws``, and to each row that is a multiple of 2^shift in ``counts``.
 
-    ``classes`` is empty where all rows are of class 0; a class of -1 is counted last.
+    ``classes`` is empty if all rows are of class 0; class -1 is counted last.
     """
     between = (np.int64(1) << shift) - 1
     for i in range(len(rows)):

@@ -1,8 +1,8 @@
-"""Independent weighted draws: a class by its mass, then a cell of the class, from the random bits of the position.
+"""Independent weighted draws: a class by its weight, then a cell of the class, from the random bits of the position.
 
-What is drawn with a uniform number u is the first entry of a running sum above u times the total. A guide says, for
-each of some equal stretches of [0, 1), where the search has to begin, so that it takes about one step however many
-entries there are (Chen and Asau, "On generating random variates from an empirical distribution", 1974).
+A uniform number u draws the first entry of a running sum that is above u times the total. A guide stores, for equal
+intervals of [0, 1), where the search begins, so that it takes about one step for any number of entries (Chen and Asau,
+"On generating random variates from an empirical distribution", 1974).
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from scdataloader.kernels.draws.random import below, philox, unit
 
 GROUP = 8
-"""Cells of one class whose weights are summed up, so that a draw searches sums of groups and then one group."""
+"""Cells of one class whose weights are summed: a draw searches the sums of groups, then one group."""
 
 _AT_ONCE = 64
-# Draws that are taken a step further together. Where a step reads memory, it is a loop that does nothing else: one draw
-# waits for memory, many wait for it side by side, unless a branch that depends on what is read stops the next ones.
+# Draws that are processed together, one step at a time. A step that reads memory is a loop that does nothing else, so
+# that many reads wait for memory at once; a branch that depends on the value read would serialise them.
 
 
 @nb.njit(nogil=True, cache=True)
 def group_sums(
     starts: NDArray[np.int64], cells: NDArray[np.integer], weights: NDArray[np.floating], first: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Sums of the weights of the cells of each class, running over its groups, from 0 anew in each class.
+    """Running sums of the weights of the cells of each class, one entry per group, restarting at 0 in each class.
 
-    Class c has groups ``first[c]`` to ``first[c + 1] - 1``. ``cells`` is the class index; empty where the cells lie in
-    order, all in one class.
+    Class c has groups ``first[c]`` to ``first[c + 1] - 1``. ``cells`` is the class index; empty if all cells are of one
+    class, in order.
     """
     sums = np.zeros(first[-1], np.float64)
     for code in range(len(starts) - 1):
@@ -41,9 +41,9 @@ def group_sums(
 
 @nb.njit(nogil=True, cache=True)
 def guide_starts(first: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where the guide of each part of some running sums begins, for parts ``[first[c], first[c + 1])``.
+    """Offset of the guide of each part of running sums, for parts ``[first[c], first[c + 1])``.
 
-    A guide has as many entries as its part, rounded up to a power of two: then their edges are exact in float64.
+    A guide has as many entries as its part, rounded up to a power of two, which makes the edges exact in float64.
     """
     starts = np.zeros(len(first), np.int64)
     for code in range(len(first) - 1):
@@ -58,7 +58,7 @@ def guide_starts(first: NDArray[np.int64]) -> NDArray[np.int64]:
 def fill_guide(
     sums: NDArray[np.float64], first: NDArray[np.int64], starts: NDArray[np.int64], out: NDArray[np.integer]
 ) -> None:
-    """For each part c, ``out[starts[c] + g]`` = the first place in the part whose sum is above the g-th edge."""
+    """For each part c, ``out[starts[c] + g]`` = the first index in the part whose sum is above the g-th edge."""
     for code in range(len(first) - 1):
         place, last = first[code], first[code + 1] - 1
         size = starts[code + 1] - starts[code]
@@ -71,9 +71,9 @@ def fill_guide(
 
 @nb.njit(inline="always", cache=True)
 def first_above(sums: NDArray[np.float64], low: int, high: int, begin: int, target: float) -> int:
-    """The first place in [low, high) whose running sum is above ``target``, looked for from ``begin`` on.
+    """The first index in [low, high) whose running sum is above ``target``, searched from ``begin`` on.
 
-    Rounding can make the target reach the total: then it is the last place with a share of its own.
+    If rounding makes the target reach the total, it is the last index with a positive weight.
     """
     while begin < high and sums[begin] <= target:
         begin += 1
@@ -86,23 +86,23 @@ def first_above(sums: NDArray[np.float64], low: int, high: int, begin: int, targ
 
 @nb.njit(inline="always", cache=True)
 def first_above_share(sums: NDArray[np.float64], guide: NDArray[np.integer], u: np.float64) -> int:
-    """The first place whose running sum is above ``u`` times the total, for one part and its guide."""
+    """The first index whose running sum is above ``u`` times the total, for one part and its guide."""
     return first_above(sums, 0, len(sums), guide[int(u * len(guide))], u * sums[-1])
 
 
 @nb.njit(nogil=True, cache=True)
-def draw_alike(
+def draw_equal(
     key: np.uint64,
     start: int,
-    mass: NDArray[np.float64],
+    class_sums: NDArray[np.float64],
     guide: NDArray[np.integer],
     starts: NDArray[np.int64],
     cells: NDArray[np.integer],
     out: NDArray[np.int64],
 ) -> None:
-    """The cells drawn at positions ``start``, ``start + 1`` … where the cells of a class are alike.
+    """The cells drawn at positions ``start``, ``start + 1`` … with equal weights within each class.
 
-    ``mass`` holds the running sum of the class masses and ``guide`` its guide, ``cells`` the class index (empty: one
+    ``class_sums`` is the running sum of the class weights, ``guide`` its guide, ``cells`` the class index (empty: one
     class of all cells). Position p uses the two words of ``philox(key, p, 0)``: the first for the class, the second for
     the cell.
     """
@@ -110,7 +110,7 @@ def draw_alike(
         end = min(begin + _AT_ONCE, len(out))
         for i in range(begin, end):
             for_class, for_cell = philox(key, np.uint64(start + i), np.uint64(0))
-            code = first_above_share(mass, guide, unit(for_class))
+            code = first_above_share(class_sums, guide, unit(for_class))
             out[i] = starts[code] + below(for_cell, starts[code + 1] - starts[code])
         if len(cells):
             for i in range(begin, end):
@@ -121,8 +121,8 @@ def draw_alike(
 def draw_weighted(
     key: np.uint64,
     start: int,
-    mass: NDArray[np.float64],
-    mass_guide: NDArray[np.integer],
+    class_sums: NDArray[np.float64],
+    class_guide: NDArray[np.integer],
     starts: NDArray[np.int64],
     cells: NDArray[np.integer],
     weights: NDArray[np.floating],
@@ -132,9 +132,9 @@ def draw_weighted(
     guide: NDArray[np.integer],
     out: NDArray[np.int64],
 ) -> None:
-    """The cells drawn at positions ``start``, ``start + 1`` … where each cell of a class has a weight of its own.
+    """The cells drawn at positions ``start``, ``start + 1`` … with a weight for each cell.
 
-    As `draw_alike`, but the second word names a cell through the sums of `group_sums`, whose groups of class c are
+    As `draw_equal`, but the second word selects a cell by the sums of `group_sums`, whose groups of class c are
     ``[first[c], first[c + 1])``, their guide, and the weights of one group.
     """
     code = np.empty(_AT_ONCE, np.int64)
@@ -148,7 +148,7 @@ def draw_weighted(
         n = min(_AT_ONCE, len(out) - begin)
         for i in range(n):
             for_class, for_cell = philox(key, np.uint64(start + begin + i), np.uint64(0))
-            c = first_above_share(mass, mass_guide, unit(for_class))
+            c = first_above_share(class_sums, class_guide, unit(for_class))
             u = unit(for_cell)
             code[i] = c
             target[i] = u * sums[first[c + 1] - 1]

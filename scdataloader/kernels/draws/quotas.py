@@ -1,10 +1,10 @@
-"""Draws by quota: in an epoch of n draws a member of probability p comes n·p times, rounded up or down.
+"""Draws by quota: in an epoch of n draws a member of probability p is drawn n·p times, rounded up or down.
 
-A member is a class, or a cell where there are no classes. The members are the leaves of a binary tree, and the draws
-under a node are shared between its two halves twice: how many each gets (its expectation, rounded at random so that
-nothing is lost: the pivotal method of Deville and Tillé, 1998), and which ones in time (as evenly as can be). Both
-follow from the node's random bits, so what any stretch of the epoch holds is found by walking down from the root, and
-nothing is kept.
+A member is a class, or a cell if there are no classes. The members are the leaves of a binary tree, and the draws of a
+node are divided between its two halves twice: how many each gets (its expectation, rounded at random so that the sum is
+kept: the pivotal method of Deville and Tillé, 1998), and which positions (as evenly spaced as possible). Both follow
+from the random bits of the node, so the draws of any part of the epoch are found by walking down from the root, without
+stored state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scdataloader.kernels.draws.draw import GROUP
 from scdataloader.kernels.draws.random import GAMMA, below, mix, permuted, philox, unit
 
 MIXED = 512
-"""Draws that are brought into random order together. A stretch is found by drawing all that it is mixed with."""
+"""Draws that are put into random order together: to get any of them, all are drawn."""
 
 MOST_DRAWS = 1 << 31
 """Draws in one epoch; products of two numbers up to this fit in 64 bits."""
@@ -29,8 +29,8 @@ _DEPTH = 130  # the walk keeps at most one node for each of up to 64 levels, and
 
 
 @nb.njit(inline="always", cache=True)
-def _mass_before(member: int, sums: NDArray[np.float64], weights: NDArray[np.floating]) -> Any:
-    """The mass of members [0, member), from running sums over members, or over groups of cells with ``weights``."""
+def _weight_before(member: int, sums: NDArray[np.float64], weights: NDArray[np.floating]) -> Any:
+    """The weight of members [0, member), from running sums over members, or over groups of cells with ``weights``."""
     if len(weights) == 0:
         return sums[member - 1] if member else 0.0
     group = member // GROUP
@@ -42,7 +42,7 @@ def _mass_before(member: int, sums: NDArray[np.float64], weights: NDArray[np.flo
 
 @nb.njit(inline="always", cache=True)
 def _left_quota(u: np.float64, quota: int, left: np.float64, right: np.float64) -> int:
-    """How many of ``quota`` draws go to the left half, where ``left`` and ``right`` are expected to go to each."""
+    """Draws out of ``quota`` for the left half, given the expected numbers ``left`` and ``right`` of both halves."""
     if left <= 0:
         return 0
     if right <= 0:
@@ -75,16 +75,18 @@ def quota_members(
     """
     node = np.empty((_DEPTH, 5), np.int64)  # members [low, high), their quota, and of that the draws [begin, end)
     node[0] = (0, n_members, n, window * MIXED, min((window + 1) * MIXED, n))
-    mass = np.empty((_DEPTH, 2), np.float64)  # before the first member of a node, and before the first after it
-    mass[0] = (0.0, _mass_before(n_members, sums, weights))
-    scale = n / mass[0, 1]
+    before = np.empty(
+        (_DEPTH, 2), np.float64
+    )  # weight before the first member of a node, and before the first after it
+    before[0] = (0.0, _weight_before(n_members, sums, weights))
+    scale = n / before[0, 1]
     found = np.empty((MIXED, 2), np.int64)  # member, and its first turn here
     slots = np.empty(MIXED, np.int64)
     n_found, n_slots, top = 0, 0, 1
     while top:
         top -= 1
         low, high, quota, begin, end = node[top]
-        at_low, at_high = mass[top]
+        at_low, at_high = before[top]
         if begin == end:
             continue
         if high - low == 1:
@@ -96,15 +98,15 @@ def quota_members(
         for_quota, for_turns = philox(key, np.uint64(low), np.uint64(high))
         middle = (low + high) >> 1
         if len(weights) and high - low > GROUP:
-            middle = (middle + GROUP // 2) // GROUP * GROUP  # between groups, where the sum is at hand
-        at = _mass_before(middle, sums, weights)
+            middle = (middle + GROUP // 2) // GROUP * GROUP  # between groups, where the sum is stored
+        at = _weight_before(middle, sums, weights)
         left = scale * (at - at_low)
         right = scale * (at_high - at)
         n_left = _left_quota(unit(for_quota), quota, left, right)
         offset = below(for_turns, quota)
         left_begin, left_end = (begin * n_left + offset) // quota, (end * n_left + offset) // quota
         node[top] = (low, middle, n_left, left_begin, left_end)
-        mass[top], mass[top + 1] = (at_low, at), (at, at_high)
+        before[top], before[top + 1] = (at_low, at), (at, at_high)
         node[top + 1] = (middle, high, quota - n_left, begin - left_begin, end - left_end)
         top += 2
     bits = mix(key + np.uint64(window + 1) * GAMMA)
@@ -131,9 +133,9 @@ def draw_quotas(
 ) -> None:
     """The cells drawn at positions ``start``, ``start + 1`` … of an epoch of ``n`` draws, by quota.
 
-    With ``weights`` (not empty) the members are the cells. Otherwise they are classes of alike cells: ``sums`` are the
-    running class masses, ``starts`` and ``cells`` the class index, and each class goes through all its cells, in an
-    order that is another each time, before one comes again.
+    With ``weights`` (not empty) the members are the cells. Otherwise they are classes of equal cells: ``sums`` are the
+    running class weights, ``starts`` and ``cells`` the class index, and each class uses up its cells, in a new order
+    each time, before one repeats.
     """
     n_members = len(weights) or len(sums)
     member, turn = np.empty(MIXED, np.int64), np.empty(MIXED, np.int64)
@@ -147,13 +149,13 @@ def draw_quotas(
         if len(weights) == 0:
             _take_turns(for_order, turn[begin:end], starts, here)
             if len(cells):
-                for i in range(len(here)):  # a loop that does nothing else waits for memory many times at once
+                for i in range(len(here)):  # a loop of its own, so that many reads wait for memory at once
                     here[i] = cells[here[i]]
 
 
 @nb.njit(inline="always", cache=True)
 def _take_turns(key: np.uint64, turn: NDArray[np.int64], starts: NDArray[np.int64], out: NDArray[np.int64]) -> None:
-    """Classes in ``out`` become places in the class index: those of the cells whose ``turn`` it is in their class."""
+    """Replace classes in ``out`` by indices in the class index: those of the cells of their ``turn`` in the class."""
     for i in range(len(out)):
         code = out[i]
         size = starts[code + 1] - starts[code]

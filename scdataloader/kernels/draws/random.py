@@ -1,4 +1,4 @@
-"""Random bits as a function of a counter, random order as a function of an index: nothing is kept between calls."""
+"""Random bits as a function of a counter, and random order as a function of an index; stateless."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _TO_UNIT = 2.0**-53
 
 _FEISTEL_ROUNDS = 8
-# Below 2^6 indices a Feistel network has too few keys to reach all orders evenly; walking the longer cycle costs
-# little there, because so few indices exist.
+# Below 2^6 indices a Feistel network has too few keys to reach all orders evenly. A longer cycle costs little there.
 _FEISTEL_MIN_BITS = 6
 
 
@@ -37,13 +36,13 @@ def philox(key: np.uint64, c0: np.uint64, c1: np.uint64) -> tuple[np.uint64, np.
 
 @nb.njit(inline="always", cache=True)
 def unit(bits: np.uint64) -> np.float64:
-    """A float64 in [0, 1) of 64 random bits, a multiple of 2^-53."""
+    """A float64 in [0, 1) from 64 random bits, a multiple of 2^-53."""
     return np.float64(bits >> np.uint64(11)) * _TO_UNIT
 
 
 @nb.njit(inline="always", cache=True)
 def below(bits: np.uint64, n: int) -> np.int64:
-    """An integer in [0, n) of 64 random bits: ``bits * n / 2^64``; no value is favoured by more than n / 2^64."""
+    """An integer in [0, n) from 64 random bits: ``bits * n / 2^64``, with a bias below n / 2^64."""
     size = np.uint64(n)
     lo, hi = bits & _MASK32, bits >> _S32
     n_lo, n_hi = size & _MASK32, size >> _S32
@@ -56,7 +55,7 @@ def mix(x: np.uint64) -> np.uint64:
     """Scramble 64 bits, one to one: the finaliser "Mix13" of Stafford.
 
     ``mix(seed + j * GAMMA)`` for j = 1, 2 … is the stream of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), cheaper
-    than `philox` where one counter needs many random words.
+    than `philox` if one counter needs many random words.
     """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -65,7 +64,7 @@ def mix(x: np.uint64) -> np.uint64:
 
 @nb.njit(cache=True)
 def permuted(key: np.uint64, n: int, index: int) -> np.int64:
-    """The place of ``index`` in a random order of [0, n) that ``key`` names: a bijection of [0, n) for every key.
+    """The image of ``index`` in the random order of [0, n) given by ``key``: a bijection of [0, n) for every key.
 
     A Feistel network over the smallest power of two that holds n, walked until it lands below n (Black and Rogaway,
     "Ciphers with arbitrary finite domains", 2002): at most two steps are expected for n of 64 and more.
@@ -90,15 +89,15 @@ def permuted(key: np.uint64, n: int, index: int) -> np.int64:
 
 @nb.njit(nogil=True, cache=True)
 def permute_range(key: np.uint64, n: int, start: int, out: NDArray[np.int64]) -> None:
-    """``out[i]`` = the place of ``start + i`` in the random order of [0, n) that ``key`` names."""
+    """``out[i]`` = the image of ``start + i`` in the random order of [0, n) given by ``key``."""
     for i in range(len(out)):
         out[i] = permuted(key, n, start + i)
 
 
 def derive_key(*parts: int) -> np.uint64:
-    """64 random bits of a few integers (a seed, an epoch, what the bits are for), in order."""
+    """64 random bits from a few integers (a seed, an epoch, a purpose); their order matters."""
     key = np.uint64(0)
     for part in parts:
         bits, _ = philox(key, np.uint64(part & 0xFFFFFFFFFFFFFFFF), np.uint64(len(parts)))
-        key = np.uint64(bits)  # called from Python, the kernel gives a plain integer
+        key = np.uint64(bits)  # called from Python, the kernel returns a plain integer
     return key
