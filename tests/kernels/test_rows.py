@@ -1,4 +1,4 @@
-"""The kernels of kernels/gather.py against NumPy."""
+"""The kernels of kernels/rows/gather.py against NumPy."""
 
 from __future__ import annotations
 
@@ -34,11 +34,25 @@ def matrices(draw, *, ordered: bool = False):
     return indptr, indices, values, np.array(take, np.int64)
 
 
+def in_one_piece(values):
+    return values, np.zeros(1, np.int64), max(1, len(values))
+
+
 def take(indptr, indices, data, rows):
     out = np.empty(len(rows) + 1, np.int64)
     total = gather.row_offsets(indptr, rows, out)
     genes, values = np.empty(total, np.int32), np.empty(total, np.float32)
-    return out, genes, values, gather.take_rows(indptr, indices, data, rows, N_GENES, out, genes, values)
+    flags = gather.take_rows(indptr, *in_one_piece(indices), rows, N_GENES, out, genes)
+    flags |= gather.take_rows(indptr, *in_one_piece(data), rows, None, out, values)
+    return out, genes, values, flags
+
+
+def take_reference(indptr, indices, data, rows):
+    """What `row_offsets` and `take_rows` together compute."""
+    sizes = indptr[rows + 1] - indptr[rows]
+    out_indptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    where = np.concatenate([np.arange(indptr[r], indptr[r + 1]) for r in rows] or [np.empty(0, np.int64)])
+    return out_indptr, indices[where].astype(np.int32), data[where].astype(np.float32)
 
 
 def flags_of(indptr, indices, data) -> int:
@@ -55,7 +69,7 @@ def flags_of(indptr, indices, data) -> int:
 
 @given(matrices())
 def test_take_rows(case) -> None:
-    expected = gather.take_rows_reference(*case)
+    expected = take_reference(*case)
     *got, flags = take(*case)
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -63,7 +77,7 @@ def test_take_rows(case) -> None:
 
 
 @given(matrices(ordered=True), st.sampled_from([-1.0, 0.5, np.nan, np.inf, -np.inf, 1e-40]), st.integers(0, 200))
-def test_every_value_that_is_no_count_is_seen(case, value: float, at: int) -> None:
+def test_every_value_that_is_not_a_count_is_found(case, value: float, at: int) -> None:
     indptr, indices, data, _ = case
     rows = np.arange(len(indptr) - 1)
     assert take(indptr, indices, data, rows)[-1] == 0
@@ -74,7 +88,7 @@ def test_every_value_that_is_no_count_is_seen(case, value: float, at: int) -> No
 
 
 @given(matrices(), st.sampled_from([-1, N_GENES, -(2**31), 2**31 - 1, 2**32 + 3, -(2**40)]), st.integers(0, 200))
-def test_every_wild_gene_is_seen(case, wild: int, at: int) -> None:
+def test_every_invalid_gene_is_found(case, wild: int, at: int) -> None:
     indptr, indices, data, _ = case
     if len(indices):
         indices = indices.astype(np.int64)
@@ -103,14 +117,14 @@ def test_scatter(case, length: int) -> None:
     starts, stops = indptr[rows], indptr[rows + 1]
     for begin in range(0, len(data), length):
         chunk = slice(begin, begin + length)
-        gather.scatter_genes(indices[chunk], begin, starts, stops, out[:-1], N_GENES, got_genes)
-        assert gather.scatter_values(data[chunk], begin, starts, stops, out[:-1], got_values) == 0
+        gather.scatter_rows(indices[chunk], begin, starts, stops, out[:-1], N_GENES, got_genes)
+        assert gather.scatter_rows(data[chunk], begin, starts, stops, out[:-1], None, got_values) == 0
     np.testing.assert_array_equal(got_genes, genes)
     np.testing.assert_array_equal(got_values, values)
 
 
 def scattered(values, length: int, order, gap: int, shift: int):
-    """``values`` cut into pieces of ``length`` that lie in ``order``, ``gap`` values apart, ``shift`` bytes off."""
+    """``values`` cut into pieces of ``length``, stored in ``order``, ``gap`` values apart, ``shift`` bytes off."""
     n = -(-len(values) // length)
     begins = np.empty(n, np.int64)
     begins[order[:n]] = gap + np.arange(n) * (length + gap)
@@ -124,8 +138,8 @@ def scattered(values, length: int, order, gap: int, shift: int):
 
 
 @given(matrices(), st.integers(1, 15), st.integers(1, 15), st.integers(0, 3), st.data())
-def test_take_chunked(case, genes_length: int, values_length: int, gap: int, data) -> None:
-    """Rows come out of pieces of any length, wherever these lie, as out of whole arrays, flags included."""
+def test_take_rows_in_pieces(case, genes_length: int, values_length: int, gap: int, data) -> None:
+    """Pieces of any length, anywhere, give the same rows and flags as one piece."""
     indptr, indices, values, rows = case
     if len(indices) and data.draw(st.booleans()):
         wild = data.draw(st.sampled_from([-1, N_GENES, 2**31 - 1]))
@@ -139,9 +153,9 @@ def test_take_chunked(case, genes_length: int, values_length: int, gap: int, dat
     shift = data.draw(st.sampled_from([0, 4]))
     stored = scattered(indices, genes_length, order[0], gap, shift)
     got_genes, got_counts = np.full_like(genes, -7), np.full_like(counts, -7)
-    got = gather.take_chunked_genes(indptr, *stored, rows, N_GENES, out, got_genes)
+    got = gather.take_rows(indptr, *stored, rows, N_GENES, out, got_genes)
     stored = scattered(values, values_length, order[1], gap, shift)
-    got |= gather.take_chunked_values(indptr, *stored, rows, out, got_counts)
+    got |= gather.take_rows(indptr, *stored, rows, None, out, got_counts)
     np.testing.assert_array_equal(got_genes, genes)
     np.testing.assert_array_equal(got_counts, counts)
     assert got == flags

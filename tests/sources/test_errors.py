@@ -163,7 +163,7 @@ def test_wild_cell_numbers_in_csc(tmp_path: Path) -> None:
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csc_matrix(coordinates())), {})
     with h5py.File(path, "r+") as file:
         file["X/indices"][7] = 10**6
-    with open_source(path) as source, pytest.raises(SourceFormatError, match="cells 0 to 60 were expected"):
+    with open_source(path) as source, pytest.raises(SourceFormatError, match="expected cells 0 to 60"):
         source.read(np.array([0]))
 
 

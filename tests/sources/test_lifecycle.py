@@ -163,7 +163,7 @@ def test_reading_decodes_in_several_threads(tmp_path: Path, monkeypatch) -> None
 
     original = fetch._consume
     monkeypatch.setattr(fetch, "_consume", consume)
-    monkeypatch.setattr(fetch, "n_threads", lambda: 3)
+    monkeypatch.setattr(fetch, "n_cores", lambda: 3)
     monkeypatch.setattr(fetch, "_TASK_BYTES", 500)
     with open_source(write(tmp_path, "gzip")) as source:
         assert right(source, 0)

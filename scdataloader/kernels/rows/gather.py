@@ -1,7 +1,7 @@
-"""From stored arrays to rows: gather whole rows, scatter pieces of decoded chunks, put a row in order.
+"""Gather rows of stored arrays, scatter rows of decoded chunks, sort rows.
 
-Stored numbers are not trusted. Slices bound every access, and what comes back is a set of `FLAGS`, so that a damaged
-file ends in an error message and never in a crash.
+Stored numbers are not trusted: slices bound every access, and kernels return `FLAGS`, so that a damaged file ends in an
+error message and never in a crash.
 """
 
 from __future__ import annotations
@@ -18,17 +18,7 @@ FLAGS = {
     OUT_OF_RANGE: "some gene number is negative or too large",
     NOT_COUNTS: "some value is negative, not whole or not finite",
 }
-"""What a kernel reports, added up; 0 says that the rows are in order."""
-
-
-def take_rows_reference(
-    indptr: NDArray[Any], indices: NDArray[Any], data: NDArray[Any], rows: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """What `row_offsets` and `take_rows` together compute, in NumPy: ``(indptr, indices, data)`` of ``rows``."""
-    sizes = indptr[rows + 1] - indptr[rows]
-    out_indptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    where = np.concatenate([np.arange(indptr[r], indptr[r + 1]) for r in rows] or [np.empty(0, np.int64)])
-    return out_indptr, indices[where].astype(np.int32), data[where].astype(np.float32)
+"""Findings that kernels return, or-ed; 0 if there are none."""
 
 
 @nb.njit(nogil=True, cache=True)
@@ -52,7 +42,7 @@ def _outside(genes: NDArray[Any], n_genes: int) -> bool:
 
 @nb.njit(nogil=True, cache=True)
 def _copy_genes(genes: NDArray[Any], n_genes: int, out: NDArray[np.int32]) -> int:
-    # Judged on the stored numbers: a cast to 32 bits could bring a wild one back into range.
+    # Stored numbers are checked, since a cast to 32 bits could bring an invalid one back into range.
     size = genes.size
     if size == 0:
         return 0
@@ -79,44 +69,37 @@ def _copy_values(values: NDArray[Any], out: NDArray[Any]) -> int:
 
 
 @nb.njit(nogil=True, cache=True)
-def take_rows(
-    indptr: NDArray[np.int64],
-    indices: NDArray[Any],
-    data: NDArray[Any],
-    rows: NDArray[np.int64],
-    n_genes: int,
-    out_indptr: NDArray[np.int64],
-    out_indices: NDArray[np.int32],
-    out_data: NDArray[Any],
-) -> int:
-    """Copy ``rows`` of a CSR matrix to the places that `row_offsets` gave; returns `FLAGS`.
-
-    Rows come out as they are stored, with values of the dtype of ``out_data``; `sort_rows` puts them in order where
-    ``UNSORTED`` is set. ``rows`` and ``indptr`` have to be valid.
-    """
-    flags = 0
-    for i in range(rows.size):
-        start, stop = indptr[rows[i]], indptr[rows[i] + 1]
-        to, end = out_indptr[i], out_indptr[i + 1]
-        flags |= _copy_genes(indices[start:stop], n_genes, out_indices[to:end])
-        flags |= _copy_values(data[start:stop], out_data[to:end])
-    return flags
+def _copy(stored: NDArray[Any], n_genes: int | None, out: NDArray[Any]) -> int:
+    """Copy gene numbers, or values where ``n_genes`` is None: each is compiled without the other."""
+    if n_genes is None:
+        return _copy_values(stored, out)
+    return _copy_genes(stored, n_genes, out)
 
 
 @nb.njit(nogil=True, cache=True)
-def take_chunked_genes(
+def take_rows(
     indptr: NDArray[np.int64],
     stored: NDArray[Any],
     begins: NDArray[np.int64],
     length: int,
     rows: NDArray[np.int64],
-    n_genes: int,
+    n_genes: int | None,
     out_indptr: NDArray[np.int64],
-    out: NDArray[np.int32],
+    out: NDArray[Any],
 ) -> int:
-    """`take_rows` for gene numbers in pieces: number ``i`` is ``stored[begins[i // length] + i % length]``.
+    """Copy the gene numbers, or the values, of ``rows`` to the places that `row_offsets` gave; returns `FLAGS`.
 
-    Every piece has to lie within ``stored`` in full length, and ``rows`` within the pieces.
+    Rows come out as they are stored; `sort_rows` sorts them where ``UNSORTED`` is set.
+
+    Args:
+        indptr: Valid offsets of all rows.
+        stored: An array in pieces: its entry ``i`` is ``stored[begins[i // length] + i % length]``.
+        begins: Where each piece begins; each lies within ``stored`` in full length.
+        length: Entries in a piece.
+        rows: Valid row numbers.
+        n_genes: Number of genes; None if ``stored`` holds values.
+        out_indptr: ``(len(rows) + 1,)`` offsets in ``out``.
+        out: Output; int32 for gene numbers, any dtype for values.
     """
     flags = 0
     for i in range(rows.size):
@@ -126,32 +109,9 @@ def take_chunked_genes(
             piece = at // length
             size = min(stop, (piece + 1) * length) - at
             begin = begins[piece] + at - piece * length
-            flags |= _copy_genes(stored[begin : begin + size], n_genes, out[to : to + size])
-            if to > first and out[to] <= out[to - 1]:
+            flags |= _copy(stored[begin : begin + size], n_genes, out[to : to + size])
+            if n_genes is not None and to > first and out[to] <= out[to - 1]:
                 flags |= UNSORTED
-            at, to = at + size, to + size
-    return flags
-
-
-@nb.njit(nogil=True, cache=True)
-def take_chunked_values(
-    indptr: NDArray[np.int64],
-    stored: NDArray[Any],
-    begins: NDArray[np.int64],
-    length: int,
-    rows: NDArray[np.int64],
-    out_indptr: NDArray[np.int64],
-    out: NDArray[Any],
-) -> int:
-    """`take_chunked_genes` for the values."""
-    flags = 0
-    for i in range(rows.size):
-        at, stop, to = indptr[rows[i]], indptr[rows[i] + 1], out_indptr[i]
-        while at < stop:
-            piece = at // length
-            size = min(stop, (piece + 1) * length) - at
-            begin = begins[piece] + at - piece * length
-            flags |= _copy_values(stored[begin : begin + size], out[to : to + size])
             at, to = at + size, to + size
     return flags
 
@@ -174,52 +134,40 @@ def rows_ascend(indptr: NDArray[np.int64], indices: NDArray[np.int32]) -> bool:
 
 
 @nb.njit(nogil=True, cache=True)
-def scatter_genes(
+def scatter_rows(
     chunk: NDArray[Any],
     begin: int,
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
     targets: NDArray[np.int64],
-    n_genes: int,
-    out: NDArray[np.int32],
+    n_genes: int | None,
+    out: NDArray[Any],
 ) -> int:
-    """Copy the parts of rows that lie in one decoded chunk to where those rows belong; returns `FLAGS`.
+    """Copy the parts of rows that lie in one decoded chunk to the places of these rows; returns `FLAGS`.
 
-    ``chunk`` holds the stored values from number ``begin`` on. Row ``k`` is the stored range
-    ``[starts[k], stops[k])`` and goes to ``out[targets[k]:]``. Whether a row that spans two chunks ascends from one to
-    the other is for `rows_ascend` to say.
+    A row that spans two chunks is not compared from one to the other: see `rows_ascend`.
+
+    Args:
+        chunk: Stored gene numbers or values.
+        begin: Position of the first of them in the whole array.
+        starts: Where each row begins in the whole array.
+        stops: Where each row ends.
+        targets: Where each row begins in ``out``.
+        n_genes: Number of genes; None if ``chunk`` holds values.
+        out: Output; int32 for gene numbers, any dtype for values.
     """
     flags = 0
     for k in range(starts.size):
         start, stop = max(starts[k], begin), min(stops[k], begin + chunk.size)
         if stop > start:
             to = targets[k] + start - starts[k]
-            flags |= _copy_genes(chunk[start - begin : stop - begin], n_genes, out[to : to + stop - start])
-    return flags
-
-
-@nb.njit(nogil=True, cache=True)
-def scatter_values(
-    chunk: NDArray[Any],
-    begin: int,
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    targets: NDArray[np.int64],
-    out: NDArray[Any],
-) -> int:
-    """`scatter_genes` for the values."""
-    flags = 0
-    for k in range(starts.size):
-        start, stop = max(starts[k], begin), min(stops[k], begin + chunk.size)
-        if stop > start:
-            to = targets[k] + start - starts[k]
-            flags |= _copy_values(chunk[start - begin : stop - begin], out[to : to + stop - start])
+            flags |= _copy(chunk[start - begin : stop - begin], n_genes, out[to : to + stop - start])
     return flags
 
 
 @nb.njit(nogil=True, cache=True)
 def _sort_row(genes: NDArray[np.int32], values: NDArray[Any]) -> int:
-    """Order one row by gene and add up what shares a gene, in place; returns how many genes are left."""
+    """Sort one row by gene and sum repeated genes, in place; returns the number of genes left."""
     order = np.argsort(genes, kind="mergesort")
     sorted_genes, sorted_values = genes[order], values[order]
     kept = -1
@@ -234,9 +182,9 @@ def _sort_row(genes: NDArray[np.int32], values: NDArray[Any]) -> int:
 
 @nb.njit(nogil=True, cache=True)
 def sort_rows(indptr: NDArray[np.int64], indices: NDArray[np.int32], data: NDArray[Any]) -> None:
-    """Put every row in ascending gene order and sum genes that occur twice, all three arrays in place.
+    """Sort every row by gene and sum repeated genes, all three arrays in place.
 
-    Rows move up where sums left room: ``indptr[-1]`` says how much of ``indices`` and ``data`` is still in use.
+    Rows are moved up where genes were summed: ``indptr[-1]`` is the used length of ``indices`` and ``data``.
     """
     kept, start = 0, 0
     for i in range(indptr.size - 1):
@@ -251,7 +199,7 @@ def sort_rows(indptr: NDArray[np.int64], indices: NDArray[np.int32], data: NDArr
 
 @nb.njit(nogil=True, cache=True)
 def count_nonzero(block: NDArray[Any], rows: NDArray[np.int64], out_indptr: NDArray[np.int64]) -> int:
-    """`row_offsets` for rows of a dense block ``(n, n_genes)``, of which what is not zero counts."""
+    """`row_offsets` for the non-zero values of rows of a dense block ``(n, n_genes)``."""
     total = 0
     out_indptr[0] = 0
     for i in range(rows.size):
@@ -272,7 +220,7 @@ def take_nonzero(
     out_indices: NDArray[np.int32],
     out_data: NDArray[Any],
 ) -> int:
-    """`take_rows` for the rows of a dense block, to the places that `count_nonzero` gave; returns `FLAGS`."""
+    """Copy the non-zero values of rows of a dense block to the places that `count_nonzero` gave; returns `FLAGS`."""
     for i in range(rows.size):
         values = block[rows[i]]
         to = out_indptr[i]

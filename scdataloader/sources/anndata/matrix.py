@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,10 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.sources.anndata.layout import MatrixLayout, Node
-from scdataloader.sources.arrays.arrays import ChunkedArray, MappedArray, StoredArray
-from scdataloader.sources.arrays.dense import ChunkedDense, MappedDense
-from scdataloader.sources.arrays.fetch import ChunkCache
-from scdataloader.sources.arrays.mapped import FileMap, FlatChunks, MappedChunks
-from scdataloader.sources.arrays.matrices import ChunkedCSR, ChunkMappedCSR, MappedCSR, Reader, whole
+from scdataloader.sources.arrays.arrays import ChunkedArray, MappedArray, StoredArray, whole
+from scdataloader.sources.arrays.mapped import FileMap, MappedChunks, Pieces
+from scdataloader.sources.arrays.matrices import ChunkedCSR, ChunkedDense, MappedCSR, MappedDense, Reader
 from scdataloader.sources.arrays.transpose import StoredCSC, Transpose
-from scdataloader.types import CSRMatrix
 
 Describe = Callable[[Node, np.dtype[Any] | None], StoredArray]
 """How an array lies on disk; a dtype asks for that one in place of the array's own."""
@@ -54,6 +51,7 @@ def open_matrix(
     nnz = min(data.shape[0], indices.shape[0])
     _check_offsets(indptr, n_major, nnz, f"{file.path}: {layout.location}/indptr")
     reader: Reader
+    genes, values = _pieces(indices), _pieces(data)
     if layout.kind == "csc":
         matrix, file = transpose(
             StoredCSC(
@@ -66,37 +64,24 @@ def open_matrix(
                 file=file,
             )
         )
-        reader = MappedCSR(matrix=replace(matrix, counts_only=counts_only), n_genes=layout.shape[1])
-    elif isinstance(data, MappedArray) and isinstance(indices, MappedArray):
-        matrix = CSRMatrix(indptr=indptr, indices=indices.values, data=data.values, counts_only=counts_only)
-        reader = MappedCSR(matrix=matrix, n_genes=layout.shape[1])
+        genes, values = Pieces.one(matrix.indices), Pieces.one(matrix.data)
+        reader = MappedCSR(matrix.indptr, genes, values, layout.shape[1], counts_only=counts_only)
+    elif genes is not None and values is not None:
+        reader = MappedCSR(indptr, genes, values, layout.shape[1], counts_only=counts_only)
     else:
-        reader = _from_chunks(indptr, indices, data, layout.shape[1])
+        reader = ChunkedCSR(indptr, _chunked(indices), _chunked(data), layout.shape[1])
     return StoredMatrix(reader=reader, offsets=indptr, arrays=(data, indices), file=file)
 
 
-def _from_chunks(indptr: NDArray[np.int64], indices: StoredArray, data: StoredArray, n_genes: int) -> Reader:
-    flat_indices, flat_data = _flat(indices), _flat(data)
-    if flat_indices is not None and flat_data is not None:
-        return ChunkMappedCSR(indptr=indptr, indices=flat_indices, data=flat_data, n_genes=n_genes)
-    return ChunkedCSR(
-        indptr=indptr, indices=_chunked(indices), data=_chunked(data), n_genes=n_genes, cache=ChunkCache()
-    )
-
-
-def _flat(array: StoredArray) -> FlatChunks | None:
-    """The array as pieces of memory; None where it has to be decoded."""
+def _pieces(array: StoredArray) -> Pieces | None:
+    """The array as pieces of memory; None if it has to be decoded."""
     if isinstance(array, MappedArray):
-        return FlatChunks(values=array.values, begins=np.zeros(1, np.int64), length=max(1, array.values.size))
-    return array.chunks.flat() if isinstance(array.chunks, MappedChunks) else None
+        return Pieces.one(array.values)
+    return array.chunks.pieces() if isinstance(array.chunks, MappedChunks) else None
 
 
 def _dense(array: StoredArray, file: FileMap) -> StoredMatrix:
-    reader: Reader = (
-        MappedDense(values=array.values)
-        if isinstance(array, MappedArray)
-        else ChunkedDense(array=array, cache=ChunkCache())
-    )
+    reader: Reader = MappedDense(array.values) if isinstance(array, MappedArray) else ChunkedDense(array)
     return StoredMatrix(reader=reader, offsets=None, arrays=(array,), file=file)
 
 

@@ -33,7 +33,7 @@ from scdataloader.sources.anndata.fingerprint import content_digest
 from scdataloader.sources.anndata.matrix import StoredMatrix, open_matrix
 from scdataloader.sources.arrays.arrays import StoredArray
 from scdataloader.sources.arrays.mapped import FileMap
-from scdataloader.sources.arrays.matrices import Gathered
+from scdataloader.sources.arrays.matrices import StoredRows
 from scdataloader.sources.arrays.transpose import Transpose, transpose_in_memory
 from scdataloader.types import CSRMatrix, CSRRows
 
@@ -177,7 +177,7 @@ class AnnDataSource(ABC):
     @property
     def read_cost(self) -> ReadCost:
         """Chunks that have to be decoded make a cell dear whose neighbours are not read with it."""
-        return ReadCost(cell=2.0 if self._matrix().reader.reads_cheaply else 500.0, neighbour=2.0)
+        return ReadCost(cell=2.0 if self._matrix().reader.is_mapped else 500.0, neighbour=2.0)
 
     def nnz(self) -> NDArray[np.int64] | None:
         """``(n_obs,)`` number of stored values of each cell; None for a dense matrix."""
@@ -207,10 +207,7 @@ class AnnDataSource(ABC):
             self._refuse_genes(rows, gathered)
         if gathered.flags & gather.NOT_COUNTS and self._values == "counts":
             self._refuse_values(rows, gathered)
-        if gathered.flags & gather.UNSORTED:
-            gather.sort_rows(gathered.indptr, gathered.indices, gathered.data)
-        nnz = gathered.indptr[-1]
-        return CSRMatrix(data=gathered.data[:nnz], indices=gathered.indices[:nnz], indptr=gathered.indptr)
+        return gathered.in_order()
 
     def release(self) -> None:
         """Give the system back the memory that a mapped file takes; what is read again is mapped again."""
@@ -275,7 +272,7 @@ class AnnDataSource(ABC):
             )
         return rows
 
-    def _refuse_genes(self, rows: NDArray[np.int64], gathered: Gathered) -> None:
+    def _refuse_genes(self, rows: NDArray[np.int64], gathered: StoredRows) -> None:
         bad = (gathered.indices < 0) | (gathered.indices >= self._n_genes)
         # A wild 64-bit number may look tame in 32 bits: then all that can be said is that it is among these cells.
         cell = f"cell {rows[gathered.row_of(int(bad.argmax()))]}" if bad.any() else f"a cell among {rows[:3]}..."
@@ -284,7 +281,7 @@ class AnnDataSource(ABC):
             "fetch or write the file again"
         )
 
-    def _refuse_values(self, rows: NDArray[np.int64], gathered: Gathered) -> None:
+    def _refuse_values(self, rows: NDArray[np.int64], gathered: StoredRows) -> None:
         at = first_not_count(gathered.data)
         if at is None:  # the kernel said so
             raise AssertionError(gather.FLAGS[gather.NOT_COUNTS])

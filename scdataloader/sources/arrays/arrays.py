@@ -1,4 +1,4 @@
-"""An array as it lies on disk: mapped into memory as it is, or in chunks that have to be decoded."""
+"""Stored arrays: mapped into memory, or in chunks that have to be decoded."""
 
 from __future__ import annotations
 
@@ -22,28 +22,30 @@ _HALF, _DOUBLE = 2, 8
 
 
 def working_dtype(stored: np.dtype[Any], name: str) -> np.dtype[Any]:
-    """What values of dtype ``stored`` are turned into for the compiled loops: native bytes, no half floats, no bools.
+    """The dtype that the kernels get for stored values of ``stored``: native bytes, no half floats, no bools.
 
     Raises:
-        SourceFormatError: not a real number; names the array.
+        SourceFormatError: not a real number.
     """
     if stored.kind == "b":
         return np.dtype(np.uint8)
     if stored.kind == "f" and stored.itemsize == _HALF:
         return np.dtype(np.float32)
     if stored.kind not in "iuf" or stored.itemsize > _DOUBLE:
-        raise SourceFormatError(f"{name} holds values of type {stored}, where real numbers were expected")
+        raise SourceFormatError(
+            f"{name} holds values of type {stored}, expected real numbers; write it again as numbers"
+        )
     return stored.newbyteorder("=")
 
 
 class Chunks(Protocol):
-    """Where an array's chunks come from."""
+    """The chunks of an array."""
 
     def load(self, numbers: Sequence[int], sizes: Sequence[int]) -> Iterator[NDArray[Any]]:
-        """The first ``sizes[i]`` values, or more, of chunk ``numbers[i]``, flat, one after the other."""
+        """Yield the first ``sizes[i]`` values, or more, of each chunk ``numbers[i]``, flat."""
 
     def sample(self, number: int, n_bytes: int) -> bytes:
-        """Some bytes that depend on the content of a chunk."""
+        """Up to ``n_bytes`` bytes that depend on the content of a chunk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,13 +53,13 @@ class ChunkedArray:
     """An array of one or two dimensions in equal chunks, numbered row by row over the grid."""
 
     shape: tuple[int, ...]
-    """As the array says; the last chunk of an axis may reach beyond it."""
+    """Shape of the array; the last chunk of an axis may reach beyond it."""
     chunk_shape: tuple[int, ...]
-    """Of every chunk."""
+    """Shape of every chunk."""
     dtype: np.dtype[Any]
-    """Of the values that come out."""
+    """Type of the loaded values."""
     chunks: Chunks
-    """Where they come from."""
+    """The chunks."""
     worth_keeping: bool = True
     """Whether loading a chunk again costs more than a view of memory."""
 
@@ -79,19 +81,19 @@ class ChunkedArray:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MappedArray:
-    """An array whose bytes lie in one piece in a file, or in memory."""
+    """A contiguous array in a mapped file, or in memory."""
 
     values: NDArray[Any]
-    """A view of the mapped file."""
+    """The values, usually a view of the map."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the array."""
         return self.values.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the values."""
+        """Type of the values."""
         return self.values.dtype
 
     def as_chunks(self) -> ChunkedArray:
@@ -112,13 +114,13 @@ StoredArray = ChunkedArray | MappedArray
 
 
 def strided(n: int, places: int) -> Sequence[int]:
-    """At most ``places`` numbers spread evenly over ``range(n)``, the first and the last among them."""
+    """At most ``places`` numbers, evenly spread over ``range(n)``, with the first and the last."""
     return sorted({int(i) for i in np.linspace(0, n - 1, min(n, places))}) if n else []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extent:
-    """A run of bytes in a file."""
+    """A range of bytes in a file."""
 
     path: str
     """The file."""
@@ -130,20 +132,20 @@ class Extent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedChunks:
-    """Chunks whose bytes are found and decoded here, without the format's library."""
+    """Chunks that are located and decoded without the library of the format."""
 
     name: str
-    """What messages call the array."""
+    """Name of the array in messages."""
     n_values: int
-    """In a chunk."""
+    """Values in a chunk."""
     stored: np.dtype[Any]
-    """Of the decoded values."""
+    """Type of the decoded values."""
     codecs: Codecs
-    """How to decode them."""
+    """Decoder of the chunks."""
     fill: Any
-    """The value of a chunk that was never written."""
+    """Value of chunks that were never written."""
     locate: Callable[[int], Extent | None]
-    """Where a chunk's bytes lie; None if it was never written."""
+    """The bytes of a chunk; None if it was never written."""
 
     def load(self, numbers: Sequence[int], sizes: Sequence[int]) -> Iterator[NDArray[Any]]:
         """As `Chunks.load`."""
@@ -168,13 +170,13 @@ class EncodedChunks:
             out = self.codecs.decode(raw, self.n_values * item, wanted * item)
         except ValueError as error:
             raise SourceFormatError(
-                f"chunk {number} of {self.name} is damaged ({error}); fetch or write the file again"
+                f"chunk {number} of {self.name} is damaged ({error}); download or write the file again"
             ) from error
         return np.frombuffer(out, self.stored, len(out) // item)
 
 
 def _read_extents(extents: Sequence[Extent | None]) -> Iterator[bytes | None]:
-    """The bytes of each extent, opening a file once for all neighbours in the list that lie in it."""
+    """Yield the bytes of each extent; a file is opened once for consecutive extents in it."""
     descriptor, opened = -1, None
     try:
         for extent in extents:
@@ -190,8 +192,8 @@ def _read_extents(extents: Sequence[Extent | None]) -> Iterator[bytes | None]:
             raw = os.pread(descriptor, extent.size, extent.offset)
             if len(raw) < extent.size:
                 raise SourceFormatError(
-                    f"{extent.path} is truncated: {extent.size} bytes were expected at byte {extent.offset}, "
-                    f"{len(raw)} are there; fetch or write the file again"
+                    f"{extent.path} is truncated: {len(raw)} of {extent.size} bytes at byte {extent.offset}; "
+                    "download or write the file again"
                 )
             yield raw
     finally:
@@ -201,21 +203,18 @@ def _read_extents(extents: Sequence[Extent | None]) -> Iterator[bytes | None]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LibraryChunks:
-    """Chunks that the format's own library slices out of the array."""
+    """Chunks that the library of the format slices out of the array."""
 
-    shape: tuple[int, ...]
-    """Of the array."""
-    chunk_shape: tuple[int, ...]
-    """Of the pieces to slice: rows, or runs of values, in full width."""
+    n_rows: int
+    """Rows of the first axis in a chunk; chunks have the full width of the array."""
     opened: Callable[[], AbstractContextManager[Any]]
     """Opens the array for slicing."""
 
-    def load(self, numbers: Sequence[int], sizes: Sequence[int]) -> Iterator[NDArray[Any]]:  # noqa: ARG002 all there is
-        """As `Chunks.load`; the last chunk is cut to the array."""
-        step = self.chunk_shape[0]
+    def load(self, numbers: Sequence[int], sizes: Sequence[int]) -> Iterator[NDArray[Any]]:  # noqa: ARG002
+        """As `Chunks.load`; the last chunk ends with the array."""
         with self.opened() as array:
             for number in numbers:
-                yield np.asarray(array[number * step : (number + 1) * step]).reshape(-1)
+                yield np.asarray(array[number * self.n_rows : (number + 1) * self.n_rows]).reshape(-1)
 
     def sample(self, number: int, n_bytes: int) -> bytes:
         """The decoded bytes."""
@@ -231,7 +230,7 @@ def library_array(
     name: str,
     dtype: np.dtype[Any] | None = None,
 ) -> ChunkedArray:
-    """An array read through its library, in pieces of some 256 KB that hold whole chunks of ``chunk_rows``."""
+    """An array that its library reads, in pieces of about 256 KB with whole stored chunks of ``chunk_rows``."""
     row_bytes = max(1, math.prod(shape[1:]) * stored.itemsize)
     unit = chunk_rows or 1
     step = unit * max(1, _SLICE_BYTES // row_bytes // unit)
@@ -240,5 +239,30 @@ def library_array(
         shape=shape,
         chunk_shape=chunk_shape,
         dtype=dtype or working_dtype(stored, name),
-        chunks=LibraryChunks(shape=shape, chunk_shape=chunk_shape, opened=opened),
+        chunks=LibraryChunks(n_rows=step, opened=opened),
     )
+
+
+def whole(array: StoredArray) -> NDArray[Any]:
+    """All values of a one-dimensional array, in memory."""
+    return array.values if isinstance(array, MappedArray) else next(pieces(array, max(1, array.shape[0])))
+
+
+def pieces(array: StoredArray, size: int) -> Iterator[NDArray[Any]]:
+    """Yield the values of a one-dimensional array, ``size`` at a time, the last fewer; a chunk is decoded once."""
+    if isinstance(array, MappedArray):
+        yield from (array.values[start : start + size] for start in range(0, array.shape[0], size))
+        return
+    (n_chunks,), length = array.grid, array.chunk_shape[0]
+    sizes = [min(length, array.shape[0] - i * length) for i in range(n_chunks)]
+    out, n_filled = np.empty(size, array.dtype), 0
+    for values, n_values in zip(array.load(range(n_chunks), sizes), sizes, strict=True):
+        start = 0
+        while start < n_values:
+            n_more = min(n_values - start, size - n_filled)
+            out[n_filled : n_filled + n_more] = values[start : start + n_more]
+            start, n_filled = start + n_more, n_filled + n_more
+            if n_filled == size:
+                yield out
+                out, n_filled = np.empty(size, array.dtype), 0
+    yield out[:n_filled]

@@ -1,4 +1,4 @@
-"""How the bytes of a stored chunk become values again: HDF5 filters and zarr codecs, decoded without the GIL."""
+"""Decoders of stored chunks: HDF5 filters and zarr codecs, run without the GIL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scdataloader.kernels.rows.gather import unshuffle
 Buffer = bytes | NDArray[np.uint8]
 Decode = Callable[[Buffer], Buffer]
 
-# isal's stubs call its exception an instance
+# the stubs of isal declare its exception as an instance
 _DAMAGED = (cast("type[Exception]", isal_zlib.IsalError), EOFError, OSError, RuntimeError)
 _DEFLATE, _SHUFFLE, _FLETCHER32, _ZSTD = 1, 2, 3, 32015
 ZLIB, GZIP = 15, 31
@@ -24,15 +24,15 @@ ZLIB, GZIP = 15, 31
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Codecs:
-    """The steps that undo a chunk's encoding, first to last."""
+    """The steps that decode a chunk, first to last."""
 
     steps: tuple[Decode, ...] = ()
-    """Each takes all bytes and gives all bytes."""
+    """Each takes all bytes and returns all bytes."""
     inflate: int | None = None
-    """``wbits`` of a deflate stream to be undone before ``steps``."""
+    """``wbits`` of a deflate stream that is decompressed before ``steps``."""
 
     def decode(self, raw: Buffer, size: int, wanted: int) -> Buffer:
-        """The first ``wanted`` of the ``size`` bytes that ``raw`` holds encoded; more where that costs no less.
+        """The first ``wanted`` of the ``size`` decoded bytes of ``raw``; more where fewer would not be faster.
 
         Raises:
             ValueError: the bytes are damaged.
@@ -43,14 +43,14 @@ class Codecs:
             raise ValueError(str(error)) from error
         got = len(out)
         if got < wanted:
-            raise ValueError(f"it decodes to {got} bytes where {wanted} were expected")
+            raise ValueError(f"it decodes to {got} bytes, expected {wanted}")
         return out
 
     def _decode(self, raw: Buffer, size: int, wanted: int) -> Buffer:
         out: Buffer = raw
         if self.inflate is not None:
             if wanted < size and not self.steps:
-                # Inflating stops where the last wanted row ends; only a whole stream has its checksum verified.
+                # Decompression stops after the last requested row; the checksum of a whole stream only is verified.
                 return isal_zlib.decompressobj(self.inflate).decompress(raw, wanted)
             out = isal_zlib.decompress(raw, self.inflate, size)
         for step in self.steps:
@@ -59,7 +59,7 @@ class Codecs:
 
 
 def undo_shuffle(item_size: int) -> Decode:
-    """Undo HDF5's shuffle filter for items of ``item_size`` bytes."""
+    """Decoder of the HDF5 shuffle filter for items of ``item_size`` bytes."""
 
     def decode(raw: Buffer) -> Buffer:
         shuffled = np.frombuffer(raw, np.uint8)
@@ -71,7 +71,7 @@ def undo_shuffle(item_size: int) -> Decode:
 
 
 def by_numcodecs(codec: Any) -> Decode:
-    """Undo a `numcodecs` codec."""
+    """Decoder of a `numcodecs` codec."""
 
     def decode(raw: Buffer) -> Buffer:
         return np.frombuffer(codec.decode(raw), np.uint8)
@@ -80,9 +80,9 @@ def by_numcodecs(codec: Any) -> Decode:
 
 
 def hdf5_codecs(filters: Sequence[tuple[int, int]]) -> Codecs | None:
-    """How to undo HDF5 filters, given as (filter number, item size) in the order of writing.
+    """Decoder of HDF5 filters, given as (filter number, item size) in the order of writing.
 
-    None where one of them is better left to the HDF5 library.
+    None if the HDF5 library has to decode one of them.
     """
     from numcodecs import Zstd
     from numcodecs.fletcher32 import Fletcher32
@@ -106,7 +106,7 @@ def hdf5_codecs(filters: Sequence[tuple[int, int]]) -> Codecs | None:
 
 
 def zarr_v2_codecs(compressor: Any, filters: Any) -> Codecs | None:
-    """How to undo a zarr v2 array's compressor; None where zarr has to do it."""
+    """Decoder of the compressor of a zarr v2 array; None if zarr has to decode it."""
     if filters:
         return None
     if compressor is None:
@@ -117,7 +117,7 @@ def zarr_v2_codecs(compressor: Any, filters: Any) -> Codecs | None:
 
 
 def zarr_v3_codecs(codecs: Sequence[dict[str, Any]]) -> Codecs | None:
-    """How to undo zarr v3 codecs, given as in their metadata, in the order of writing; None where zarr has to do it."""
+    """Decoder of zarr v3 codecs, given as in their metadata, in the order of writing; None if zarr must."""
     from numcodecs import Blosc, Zstd
 
     match [codec["name"] for codec in codecs]:

@@ -1,4 +1,4 @@
-"""Decode the chunks that a read needs: each once, several at a time, a bounded number of them kept for later reads."""
+"""Decode the chunks of a read in threads, each once, with a bounded cache of decoded chunks."""
 
 from __future__ import annotations
 
@@ -14,23 +14,17 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
+from scdataloader.runtime.processes import n_cores
 from scdataloader.sources.arrays.arrays import ChunkedArray
 
 CACHE_BYTES = 256 << 20
-"""What all sources of a process together keep of decoded chunks, each an equal share."""
+"""Decoded chunks that all sources of a process keep together, in equal shares."""
 _TASK_BYTES = 1 << 20
 _MAX_THREADS = 8
 
 
-def n_threads() -> int:
-    """Threads that one read may use: as many as this process may have cores, and no more than 8."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(_MAX_THREADS, cores)
-
-
 class ChunkCache:
-    """Decoded chunks, least recently used first out, bounded by their bytes. Thread-safe, and empty after a fork."""
+    """Decoded chunks, bounded by their bytes; the least recently used go first. Thread-safe, and empty after a fork."""
 
     _all: ClassVar[WeakSet[ChunkCache]] = WeakSet()
 
@@ -40,7 +34,7 @@ class ChunkCache:
 
     @property
     def max_bytes(self) -> int:
-        """This cache's share: it shrinks as sources are opened, so that thousands of them stay within memory."""
+        """The share of this cache; it shrinks as sources are opened, so that thousands of them fit into memory."""
         return CACHE_BYTES // max(1, len(self._all))
 
     def _start(self) -> None:
@@ -50,7 +44,7 @@ class ChunkCache:
         self._bytes = 0
 
     def get(self, key: tuple[int, int], size: int) -> NDArray[Any] | None:
-        """The chunk, if at least its first ``size`` values are here."""
+        """The chunk, if at least its first ``size`` values are cached."""
         self._after_fork()
         with self._lock:
             values = self._chunks.get(key)
@@ -60,7 +54,7 @@ class ChunkCache:
             return values
 
     def put(self, key: tuple[int, int], values: NDArray[Any], *, evict: bool) -> None:
-        """Keep a chunk, in the place of older ones only if ``evict``."""
+        """Keep a chunk; older ones make room for it only if ``evict``."""
         self._after_fork()
         with self._lock:
             old = self._chunks.get(key)
@@ -81,29 +75,29 @@ class ChunkCache:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class ChunkRequest:
     """Chunks of one array that a read needs, and what to do with each."""
 
     array: ChunkedArray
-    """Whose chunks."""
+    """The array."""
     key: int
-    """Tells the arrays of one cache apart."""
+    """Distinguishes the arrays of one cache."""
     numbers: NDArray[np.int64]
     """``(n,)`` chunk numbers, ascending."""
     sizes: NDArray[np.int64]
-    """``(n,)`` how many of each chunk's values are needed, from its first on."""
+    """``(n,)`` number of values needed of each chunk, from its first on."""
     consume: Callable[[int, NDArray[Any]], int]
     """Called with the position in ``numbers`` and the decoded values, from any thread; returns flags."""
     unit: int = 1
-    """So many neighbours in ``numbers`` are always consumed by one thread, in order."""
+    """Number of neighbours in ``numbers`` that one thread consumes, in order."""
     n_bytes: int = field(init=False)
-    """Decoded size of all of them."""
+    """Decoded size of all chunks."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n_bytes", int(self.sizes.sum()) * self.array.dtype.itemsize)
 
     def tasks(self) -> Iterator[range]:
-        """Positions in ``numbers``, some megabyte at a time."""
+        """Positions in ``numbers``, about a megabyte at a time."""
         if not len(self.numbers):
             return
         chunk_bytes = max(1, self.n_bytes // len(self.numbers))
@@ -112,19 +106,19 @@ class Wanted:
             yield range(start, min(start + step, len(self.numbers)))
 
 
-def fetch(wanted: Sequence[Wanted], cache: ChunkCache) -> int:
+def fetch(requests: Sequence[ChunkRequest], cache: ChunkCache) -> int:
     """Decode and consume all chunks, in threads that end with this call; returns the flags of all, or-ed.
 
-    Holds no more than the cache and a chunk per thread. A read that needs more than the cache can hold does not push
-    out what is there: a scan would only ever evict what the next scan wants first.
+    Memory is bounded by the cache and a chunk per thread. A read that is larger than the cache evicts nothing: a scan
+    would evict what the next scan needs first.
     """
-    evict = sum(part.n_bytes for part in wanted if part.array.worth_keeping) <= cache.max_bytes
-    tasks = [(part, positions) for part in wanted for positions in part.tasks()]
+    evict = sum(request.n_bytes for request in requests if request.array.worth_keeping) <= cache.max_bytes
+    tasks = [(request, positions) for request in requests for positions in request.tasks()]
 
-    def run(task: tuple[Wanted, range]) -> int:
+    def run(task: tuple[ChunkRequest, range]) -> int:
         return _consume(*task, cache, evict=evict)
 
-    threads = min(n_threads(), len(tasks))
+    threads = min(_MAX_THREADS, n_cores(), len(tasks))
     if threads <= 1:
         return _union(map(run, tasks))
     with ThreadPoolExecutor(threads, thread_name_prefix="scdataloader-decode") as pool:
@@ -138,18 +132,20 @@ def _union(flags: Iterable[int]) -> int:
     return total
 
 
-def _consume(part: Wanted, positions: range, cache: ChunkCache, *, evict: bool) -> int:
-    numbers, sizes = part.numbers[positions.start : positions.stop], part.sizes[positions.start : positions.stop]
-    if not part.array.worth_keeping:
-        loaded = part.array.load(numbers.tolist(), sizes.tolist())
-        return _union(part.consume(i, values) for i, values in zip(positions, loaded, strict=True))
-    kept = [cache.get((part.key, number), size) for number, size in zip(numbers.tolist(), sizes.tolist(), strict=True)]
+def _consume(request: ChunkRequest, positions: range, cache: ChunkCache, *, evict: bool) -> int:
+    numbers, sizes = request.numbers[positions.start : positions.stop], request.sizes[positions.start : positions.stop]
+    if not request.array.worth_keeping:
+        loaded = request.array.load(numbers.tolist(), sizes.tolist())
+        return _union(request.consume(i, values) for i, values in zip(positions, loaded, strict=True))
+    kept = [
+        cache.get((request.key, number), size) for number, size in zip(numbers.tolist(), sizes.tolist(), strict=True)
+    ]
     missing = [i for i, values in enumerate(kept) if values is None]
-    loaded = part.array.load(numbers[missing].tolist(), sizes[missing].tolist())
+    loaded = request.array.load(numbers[missing].tolist(), sizes[missing].tolist())
     flags = 0
     for i, found in enumerate(kept):
         values = next(loaded) if found is None else found
         if found is None:
-            cache.put((part.key, int(numbers[i])), values, evict=evict)
-        flags |= part.consume(positions.start + i, values)
+            cache.put((request.key, int(numbers[i])), values, evict=evict)
+        flags |= request.consume(positions.start + i, values)
     return flags

@@ -1,4 +1,4 @@
-"""A file mapped into memory, once for all the arrays that lie in it as they are."""
+"""Memory maps of files, and the arrays in them that need no decoding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from scdataloader.sources.arrays.arrays import MappedArray
 
 
 class FileMap:
-    """A file, mapped as a whole when the first of its arrays is; the map goes when the last view of it does."""
+    """A file, mapped as a whole at its first use; the map is closed with its last view."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,24 +34,24 @@ class FileMap:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def release(self) -> None:
-        """Give its pages back to the system, which keeps them as long as it can; views stay valid."""
+        """Free the memory of the pages that were read; views stay valid, and read them again."""
         if "content" in self.__dict__ and hasattr(mmap, "MADV_DONTNEED"):
             self.content.madvise(mmap.MADV_DONTNEED)
 
     def check(self, stop: int, name: str) -> None:
-        """Refuse what would end beyond the file.
+        """Check that the file does not end before byte ``stop``.
 
         Raises:
-            SourceFormatError: the file ends before byte ``stop``, where ``name`` does.
+            SourceFormatError: it does; ``name`` is what ends at ``stop``.
         """
         if stop > len(self.content):
             raise SourceFormatError(
                 f"{self.path} is truncated: {name} ends at byte {stop}, the file at byte {len(self.content)}; "
-                "fetch or write the file again"
+                "download or write the file again"
             )
 
     def array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> MappedArray:
-        """The array that lies at byte ``offset``; nothing is read yet.
+        """The array at byte ``offset``; nothing is read yet.
 
         Raises:
             SourceFormatError: the file ends before the array does.
@@ -60,10 +60,10 @@ class FileMap:
         return MappedArray(values=np.frombuffer(self.content, dtype, math.prod(shape), offset).reshape(shape))
 
     def chunks(self, offsets: NDArray[np.int64], n_values: int, dtype: np.dtype[Any], name: str) -> MappedChunks:
-        """The chunks of ``n_values`` that lie at bytes ``offsets``, as they are; nothing is read yet.
+        """Chunks of ``n_values`` at bytes ``offsets``, not encoded; nothing is read yet.
 
         Raises:
-            SourceFormatError: the file ends before some chunk does.
+            SourceFormatError: the file ends before a chunk does.
         """
         self.check(int(offsets.max(initial=0)) + n_values * dtype.itemsize, f"chunk {int(offsets.argmax())} of {name}")
         return MappedChunks(content=self.content, offsets=offsets, n_values=n_values, dtype=dtype)
@@ -71,16 +71,16 @@ class FileMap:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MappedChunks:
-    """Chunks that lie in a mapped file as they are: what is loaded is a view."""
+    """Chunks of a mapped file that are not encoded; they are loaded as views."""
 
     content: mmap.mmap
-    """The file."""
+    """All bytes of the file."""
     offsets: NDArray[np.int64]
-    """``(n_chunks,)`` first byte of each, all of them within ``content``."""
+    """``(n_chunks,)`` first byte of each, all within ``content``."""
     n_values: int
-    """In a chunk."""
+    """Values in a chunk."""
     dtype: np.dtype[Any]
-    """Of the values."""
+    """Type of the values."""
 
     def load(self, numbers: Sequence[int], sizes: Sequence[int]) -> Iterator[NDArray[Any]]:
         """As `Chunks.load`."""
@@ -92,23 +92,28 @@ class MappedChunks:
         offset = int(self.offsets[number])
         return self.content[offset : offset + min(n_bytes, self.n_values * self.dtype.itemsize)]
 
-    def flat(self) -> FlatChunks | None:
-        """The same chunks as parts of one array; None where they do not lie a whole number of values apart."""
+    def pieces(self) -> Pieces | None:
+        """The same chunks as pieces of one array; None if their distances are not whole numbers of values."""
         item, first = self.dtype.itemsize, int(self.offsets.min())
         begins, odd = np.divmod(self.offsets - first, item)
         if odd.any():
             return None
         values = np.frombuffer(self.content, self.dtype, int(begins.max()) + self.n_values, first)
-        return FlatChunks(values=values, begins=begins, length=self.n_values)
+        return Pieces(values=values, begins=begins, length=self.n_values)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FlatChunks:
-    """A one-dimensional array in pieces of equal length that lie anywhere in one array in memory."""
+class Pieces:
+    """A one-dimensional array in pieces of equal length, anywhere in one array in memory."""
 
     values: NDArray[Any]
-    """What the pieces lie in, and what lies between them."""
+    """The pieces, and what is between them."""
     begins: NDArray[np.int64]
-    """``(n_pieces,)`` where in ``values`` each begins; it ends there too."""
+    """``(n_pieces,)`` where in ``values`` each begins; each ends within ``values`` as well."""
     length: int
-    """Of a piece; the last may be longer than what is left of the array."""
+    """Entries of a piece; the last may reach beyond the end of the array."""
+
+    @classmethod
+    def one(cls, values: NDArray[Any]) -> Self:
+        """A contiguous array as one piece."""
+        return cls(values=values, begins=np.zeros(1, np.int64), length=max(1, values.size))

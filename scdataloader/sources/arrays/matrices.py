@@ -1,84 +1,146 @@
-"""From stored sparse matrices to rows: one reader for each way in which one can lie on disk."""
+"""Readers of CSR and dense matrices that are mapped into memory, or decoded chunk by chunk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from scdataloader.kernels.rows import gather
 from scdataloader.runtime.memory import BufferPool
-from scdataloader.sources.arrays.arrays import ChunkedArray, MappedArray
-from scdataloader.sources.arrays.fetch import ChunkCache, Wanted, fetch
-from scdataloader.sources.arrays.mapped import FlatChunks
+from scdataloader.sources.arrays.arrays import ChunkedArray
+from scdataloader.sources.arrays.fetch import ChunkCache, ChunkRequest, fetch
+from scdataloader.sources.arrays.mapped import Pieces
 from scdataloader.types import CSRMatrix
 
 _DATA, _INDICES = 0, 1
-_WINDOW = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Gathered:
-    """Rows as they are stored, in the order asked for, not yet judged."""
+class StoredRows:
+    """Rows in the order they were requested, their entries in stored order, not checked yet."""
 
     indptr: NDArray[np.int64]
     """``(n_rows + 1,)`` offsets."""
     indices: NDArray[np.int32]
     """``(nnz,)`` gene numbers."""
     data: NDArray[Any]
-    """``(nnz,)`` values, of the dtype asked for."""
+    """``(nnz,)`` values."""
     flags: int
-    """What the kernels found; see `gather.FLAGS`."""
+    """Findings of the kernels; see `gather.FLAGS`."""
 
     def row_of(self, at: int) -> int:
-        """The row that value ``at`` is in."""
+        """The row that entry ``at`` belongs to."""
         return int(np.searchsorted(self.indptr, at, side="right")) - 1
 
+    def in_order(self) -> CSRMatrix:
+        """The rows with genes ascending and repeated genes summed; the arrays are changed in place."""
+        if self.flags & gather.UNSORTED:
+            gather.sort_rows(self.indptr, self.indices, self.data)
+        nnz = self.indptr[-1]
+        return CSRMatrix(data=self.data[:nnz], indices=self.indices[:nnz], indptr=self.indptr)
 
-class Reader(Protocol):
-    """Reads rows of one matrix."""
+
+class Reader(ABC):
+    """Reads rows of one matrix. Thread-safe."""
+
+    is_mapped: bool = True
+    """Whether a row can be read without decoding its neighbours."""
 
     @property
     def matrix(self) -> CSRMatrix | None:
-        """The whole matrix, where it can be addressed in memory."""
+        """The whole matrix, if it can be addressed in memory."""
+        return None
 
     @property
     def indptr(self) -> NDArray[np.int64] | None:
         """``(n_obs + 1,)`` offsets of the cells; None for a dense matrix."""
+        return None
+
+    @abstractmethod
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> StoredRows:
+        """Valid ``rows`` in that order, without the zeros of a dense matrix.
+
+        Args:
+            rows: Row numbers.
+            buffers: Where the memory of the result is taken from.
+            dtype: Of the values.
+        """
+
+
+class DenseReader(Reader):
+    """A `Reader` of a dense matrix."""
+
+    @abstractmethod
+    def read_dense(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """``(len(rows), n_columns)`` values as they are stored."""
+
+
+class MappedCSR(Reader):
+    """A CSR matrix whose arrays are mapped into memory, each in one piece or in several."""
+
+    def __init__(
+        self, indptr: NDArray[np.int64], indices: Pieces, data: Pieces, n_genes: int, *, counts_only: bool = False
+    ) -> None:
+        """``indptr`` has been checked against the sizes of the other two; ``counts_only`` is that of `CSRMatrix`."""
+        self._indptr, self._indices, self._data, self._n_genes = indptr, indices, data, n_genes
+        self._matrix = None
+        if len(indices.begins) == len(data.begins) == 1:
+            self._matrix = CSRMatrix(indptr=indptr, indices=indices.values, data=data.values, counts_only=counts_only)
 
     @property
-    def reads_cheaply(self) -> bool:
-        """Whether small reads cost no more per cell than large ones."""
-
-    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> Gathered:
-        """``rows``, which have to exist, in that order, with values of ``dtype``, in memory from ``buffers``."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MappedCSR:
-    """A CSR matrix addressable in memory."""
-
-    matrix: CSRMatrix
-    """The matrix; ``indptr`` has been checked against the sizes of the other two."""
-    n_genes: int
-    """Its width."""
-    reads_cheaply: bool = True
-    """Nothing has to be decoded."""
+    def matrix(self) -> CSRMatrix | None:
+        """As `Reader.matrix`."""
+        return self._matrix
 
     @property
     def indptr(self) -> NDArray[np.int64]:
         """As `Reader.indptr`."""
-        return self.matrix.indptr
+        return self._indptr
 
-    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> Gathered:
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> StoredRows:
         """As `Reader.read`."""
-        stored = self.matrix
-        indptr, indices, data = _empty_rows(stored.indptr, rows, buffers, dtype)
-        flags = gather.take_rows(stored.indptr, stored.indices, stored.data, rows, self.n_genes, indptr, indices, data)
-        return Gathered(indptr=indptr, indices=indices, data=data, flags=flags)
+        indptr, indices, data = _empty_rows(self._indptr, rows, buffers, dtype)
+        flags = 0
+        for pieces, n_genes, out in ((self._indices, self._n_genes, indices), (self._data, None, data)):
+            flags |= gather.take_rows(
+                self._indptr, pieces.values, pieces.begins, pieces.length, rows, n_genes, indptr, out
+            )
+        return StoredRows(indptr=indptr, indices=indices, data=data, flags=flags)
+
+
+class ChunkedCSR(Reader):
+    """A CSR matrix of which an array has to be decoded chunk by chunk."""
+
+    is_mapped = False
+
+    def __init__(self, indptr: NDArray[np.int64], indices: ChunkedArray, data: ChunkedArray, n_genes: int) -> None:
+        """``indptr`` has been checked against the sizes of the other two."""
+        self._indptr, self._indices, self._data, self._n_genes = indptr, indices, data, n_genes
+        self._cache = ChunkCache()
+
+    @property
+    def indptr(self) -> NDArray[np.int64]:
+        """As `Reader.indptr`."""
+        return self._indptr
+
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> StoredRows:
+        """As `Reader.read`. Every chunk is decoded once for all rows in it."""
+        offsets, indices, data = _empty_rows(self._indptr, rows, buffers, dtype)
+        order = np.argsort(rows, kind="stable")
+        order = order[offsets[order + 1] > offsets[order]]
+        ranges = self._indptr[rows[order]], self._indptr[rows[order] + 1], offsets[order]
+        genes = _request(self._indices, _INDICES, ranges, self._n_genes, indices)
+        values = _request(self._data, _DATA, ranges, None, data)
+        flags = fetch([genes, values], self._cache)
+        # Rows that span several chunks are compared only within each of them.
+        if not flags & gather.UNSORTED and not gather.rows_ascend(offsets, indices):
+            flags |= gather.UNSORTED
+        return StoredRows(indptr=offsets, indices=indices, data=data, flags=flags)
 
 
 def _empty_rows(
@@ -89,164 +151,138 @@ def _empty_rows(
     return offsets, buffers.take(total, np.int32), buffers.take(total, dtype)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChunkMappedCSR:
-    """A CSR matrix whose values and gene numbers lie in a mapped file as they are, in pieces."""
-
-    indptr: NDArray[np.int64]
-    """``(n_obs + 1,)`` checked offsets."""
-    indices: FlatChunks
-    """``(nnz,)`` gene numbers."""
-    data: FlatChunks
-    """``(nnz,)`` values."""
-    n_genes: int
-    """Width of the matrix."""
-    matrix: None = None
-    """Not in one piece."""
-    reads_cheaply: bool = True
-    """Nothing has to be decoded."""
-
-    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> Gathered:
-        """As `Reader.read`."""
-        offsets, indices, data = _empty_rows(self.indptr, rows, buffers, dtype)
-        genes, values = self.indices, self.data
-        flags = gather.take_chunked_genes(
-            self.indptr, genes.values, genes.begins, genes.length, rows, self.n_genes, offsets, indices
-        )
-        flags |= gather.take_chunked_values(
-            self.indptr, values.values, values.begins, values.length, rows, offsets, data
-        )
-        return Gathered(indptr=offsets, indices=indices, data=data, flags=flags)
+_Ranges = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Where rows start and stop in the stored arrays, ascending, and where they begin in the output."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChunkedCSR:
-    """A CSR matrix whose values or gene numbers have to be decoded chunk by chunk."""
-
-    indptr: NDArray[np.int64]
-    """``(n_obs + 1,)`` checked offsets."""
-    indices: ChunkedArray
-    """``(nnz,)`` gene numbers."""
-    data: ChunkedArray
-    """``(nnz,)`` values."""
-    n_genes: int
-    """Width of the matrix."""
-    cache: ChunkCache
-    """Chunks decoded by earlier reads."""
-    matrix: None = None
-    """Never in memory."""
-    reads_cheaply: bool = False
-    """A chunk is decoded for a single cell too."""
-
-    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> Gathered:
-        """As `Reader.read`. Every chunk is decoded once for all rows that lie in it."""
-        offsets, indices, data = _empty_rows(self.indptr, rows, buffers, dtype)
-        stored = _StoredRanges.of(self.indptr, rows, offsets)
-        values_parts = _plan(self.data, _DATA, stored, _value_scatter(data))
-        genes_parts = _plan(self.indices, _INDICES, stored, _gene_scatter(indices, self.n_genes))
-        flags = fetch([genes_parts, values_parts], self.cache)
-        if not flags & gather.UNSORTED and not gather.rows_ascend(offsets, indices):
-            flags |= gather.UNSORTED
-        return Gathered(indptr=offsets, indices=indices, data=data, flags=flags)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _StoredRanges:
-    """Where rows lie in the stored arrays and where they go, in stored order, without empty rows."""
-
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
-    targets: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, indptr: NDArray[np.int64], rows: NDArray[np.int64], offsets: NDArray[np.int64]) -> _StoredRanges:
-        order = np.argsort(rows, kind="stable")
-        order = order[offsets[order + 1] > offsets[order]]
-        return cls(starts=indptr[rows[order]], stops=indptr[rows[order] + 1], targets=offsets[order])
-
-
-class _Scatter(Protocol):
-    def __call__(
-        self,
-        chunk: NDArray[Any],
-        begin: int,
-        starts: NDArray[np.int64],
-        stops: NDArray[np.int64],
-        targets: NDArray[np.int64],
-    ) -> int: ...
-
-
-def _value_scatter(out: NDArray[Any]) -> _Scatter:
-    def scatter(
-        chunk: NDArray[Any],
-        begin: int,
-        starts: NDArray[np.int64],
-        stops: NDArray[np.int64],
-        targets: NDArray[np.int64],
-    ) -> int:
-        return int(gather.scatter_values(chunk, begin, starts, stops, targets, out))
-
-    return scatter
-
-
-def _gene_scatter(out: NDArray[np.int32], n_genes: int) -> _Scatter:
-    def scatter(
-        chunk: NDArray[Any],
-        begin: int,
-        starts: NDArray[np.int64],
-        stops: NDArray[np.int64],
-        targets: NDArray[np.int64],
-    ) -> int:
-        return int(gather.scatter_genes(chunk, begin, starts, stops, targets, n_genes, out))
-
-    return scatter
-
-
-def _plan(array: ChunkedArray, key: int, stored: _StoredRanges, scatter: _Scatter) -> Wanted:
-    """Which chunks of a one-dimensional array hold the ranges, and which ranges lie in each chunk."""
-    length, (n_chunks,) = array.chunk_shape[0], array.grid
-    edges = np.bincount(stored.starts // length, minlength=n_chunks + 1)
-    edges -= np.bincount((stored.stops - 1) // length + 1, minlength=n_chunks + 1)
+def _request(array: ChunkedArray, key: int, ranges: _Ranges, n_genes: int | None, out: NDArray[Any]) -> ChunkRequest:
+    """A request for the chunks of a one-dimensional array that hold the ranges; ``n_genes`` is that of the kernel."""
+    (starts, stops, targets), length, (n_chunks,) = ranges, array.chunk_shape[0], array.grid
+    edges = np.bincount(starts // length, minlength=n_chunks + 1)
+    edges -= np.bincount((stops - 1) // length + 1, minlength=n_chunks + 1)
     numbers = np.flatnonzero(np.cumsum(edges[:-1]) > 0)
     begins = numbers * length
-    first = np.searchsorted(stored.stops, begins, side="right")
-    last = np.searchsorted(stored.starts, begins + length, side="left")
-    sizes = np.minimum(stored.stops[last - 1] - begins, length)
+    first = np.searchsorted(stops, begins, side="right")
+    last = np.searchsorted(starts, begins + length, side="left")
+    sizes = np.minimum(stops[last - 1] - begins, length)
 
     def consume(i: int, values: NDArray[Any]) -> int:
         inside = slice(first[i], last[i])
-        return scatter(values, int(begins[i]), stored.starts[inside], stored.stops[inside], stored.targets[inside])
+        ranges = starts[inside], stops[inside], targets[inside]
+        return int(gather.scatter_rows(values, int(begins[i]), *ranges, n_genes, out))
 
-    return Wanted(array=array, key=key, numbers=numbers, sizes=sizes, consume=consume)
-
-
-def whole(array: ChunkedArray | MappedArray) -> NDArray[Any]:
-    """All values of a one-dimensional array, in memory."""
-    if isinstance(array, MappedArray):
-        return array.values
-    (n_chunks,), length = array.grid, array.chunk_shape[0]
-    out = np.empty(array.shape, array.dtype)
-    sizes = [min(length, array.shape[0] - i * length) for i in range(n_chunks)]
-    for i, values in enumerate(array.load(range(n_chunks), sizes)):
-        out[i * length : i * length + sizes[i]] = values[: sizes[i]]
-    return out
+    return ChunkRequest(array=array, key=key, numbers=numbers, sizes=sizes, consume=consume)
 
 
-def pieces(array: ChunkedArray | MappedArray, size: int) -> Iterator[NDArray[Any]]:
-    """The values of a one-dimensional array in order, ``size`` at a time, the last fewer; a chunk is decoded once."""
-    if isinstance(array, MappedArray):
-        yield from (array.values[start : start + size] for start in range(0, array.shape[0], size))
-        return
-    (n_chunks,), length = array.grid, array.chunk_shape[0]
-    sizes = [min(length, array.shape[0] - i * length) for i in range(n_chunks)]
-    out, n_filled = np.empty(size, array.dtype), 0
-    for values, n_values in zip(array.load(range(n_chunks), sizes), sizes, strict=True):
-        start = 0
-        while start < n_values:
-            n_more = min(n_values - start, size - n_filled)
-            out[n_filled : n_filled + n_more] = values[start : start + n_more]
-            start, n_filled = start + n_more, n_filled + n_more
-            if n_filled == size:
-                yield out
-                out, n_filled = np.empty(size, array.dtype), 0
-    yield out[:n_filled]
+class MappedDense(DenseReader):
+    """A dense matrix that is mapped into memory."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._values = values
+
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> StoredRows:
+        """As `Reader.read`."""
+        return _nonzero(self._values, rows, buffers, dtype)
+
+    def read_dense(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """As `DenseReader.read_dense`."""
+        return self._values[rows]
+
+
+class ChunkedDense(DenseReader):
+    """A dense matrix that has to be decoded chunk by chunk; a band is a row of chunks."""
+
+    is_mapped = False
+
+    def __init__(self, array: ChunkedArray) -> None:
+        self._array, self._cache = array, ChunkCache()
+
+    def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> StoredRows:
+        """As `Reader.read`. No more than a band per thread is in memory with its zeros."""
+        nothing = np.empty((0, self._array.shape[1]), np.float32)
+        bands = [_nonzero(nothing, rows[:0], buffers, dtype)] * len(np.unique(rows // self._array.chunk_shape[0]))
+
+        def take_band(band: int, block: NDArray[Any], _: NDArray[np.int64]) -> int:
+            bands[band] = _nonzero(block, np.arange(len(block)), buffers, dtype)
+            return bands[band].flags
+
+        back = self._read_bands(rows, take_band)
+        return _joined(bands, back, buffers, dtype)
+
+    def read_dense(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """As `DenseReader.read_dense`."""
+        out = np.empty((len(np.unique(rows)), self._array.shape[1]), self._array.dtype)
+
+        def take_band(_: int, block: NDArray[Any], place: NDArray[np.int64]) -> int:
+            out[place] = block
+            return 0
+
+        return out[self._read_bands(rows, take_band)]
+
+    def _read_bands(
+        self, rows: NDArray[np.int64], take_band: Callable[[int, NDArray[Any], NDArray[np.int64]], int]
+    ) -> NDArray[np.int64]:
+        """Decode every chunk once, and pass on the rows of each band.
+
+        Args:
+            rows: Row numbers.
+            take_band: Called from any thread with the number of a band, its requested rows in full width, ascending
+                and without repeats, and their places among the requested rows of all bands.
+
+        Returns:
+            ``(len(rows),)`` where each of ``rows`` is among them.
+        """
+        cells, back = np.unique(rows, return_inverse=True)
+        bands, first = np.unique(cells // self._array.chunk_shape[0], return_index=True)
+        edges = np.append(first, len(cells))
+        across = self._array.grid[1]
+        blocks: dict[int, NDArray[Any]] = {}
+
+        def consume(i: int, values: NDArray[Any]) -> int:
+            band, column = divmod(i, across)
+            place = np.arange(edges[band], edges[band + 1])
+            inside = cells[place] - bands[band] * self._array.chunk_shape[0]
+            block = blocks[band] = self._place(blocks.get(band), inside, column, values)
+            if column < across - 1:
+                return 0
+            flags = take_band(band, block, place)
+            del blocks[band]
+            return flags
+
+        height, width = self._array.chunk_shape
+        numbers = (bands[:, None] * across + np.arange(across)).reshape(-1)
+        sizes = np.repeat((cells[edges[1:] - 1] - bands * height + 1) * width, across)
+        request = ChunkRequest(array=self._array, key=0, numbers=numbers, sizes=sizes, consume=consume, unit=across)
+        fetch([request], self._cache)
+        return back.astype(np.int64)
+
+    def _place(
+        self, block: NDArray[Any] | None, inside: NDArray[np.int64], column: int, values: NDArray[Any]
+    ) -> NDArray[Any]:
+        """Copy rows ``inside`` of one chunk into the block of full rows of their band."""
+        width, n_genes = self._array.chunk_shape[1], self._array.shape[1]
+        if block is None:
+            block = np.empty((len(inside), n_genes), values.dtype)
+        start = column * width
+        block[:, start : start + width] = values.reshape(-1, width)[inside, : n_genes - start]
+        return block
+
+
+def _nonzero(block: NDArray[Any], rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike) -> StoredRows:
+    indptr = np.empty(len(rows) + 1, np.int64)
+    total = gather.count_nonzero(block, rows, indptr)
+    indices, data = buffers.take(total, np.int32), buffers.take(total, dtype)
+    flags = gather.take_nonzero(block, rows, indptr, indices, data)
+    return StoredRows(indptr=indptr, indices=indices, data=data, flags=flags)
+
+
+def _joined(parts: list[StoredRows], order: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike) -> StoredRows:
+    """The rows of all parts, one part after the other, then taken in ``order``."""
+    if not parts:
+        return StoredRows(indptr=np.zeros(1, np.int64), indices=np.empty(0, np.int32), data=np.empty(0, dtype), flags=0)
+    sizes = np.concatenate([np.diff(part.indptr) for part in parts])
+    indptr = np.concatenate([[0], np.cumsum(sizes)])
+    indices = np.concatenate([part.indices for part in parts])
+    data = np.concatenate([part.data for part in parts])
+    n_genes = int(indices.max(initial=-1)) + 1
+    return MappedCSR(indptr, Pieces.one(indices), Pieces.one(data), n_genes).read(order, buffers, dtype)

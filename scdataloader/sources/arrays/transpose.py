@@ -16,9 +16,8 @@ from scipy.sparse import csc_matrix
 from scdataloader.errors import SourceFormatError
 from scdataloader.kernels.rows.transpose import count_cells, order_values, split_values
 from scdataloader.runtime.files import writing
-from scdataloader.sources.arrays.arrays import StoredArray
+from scdataloader.sources.arrays.arrays import StoredArray, pieces, whole
 from scdataloader.sources.arrays.mapped import FileMap
-from scdataloader.sources.arrays.matrices import pieces, whole
 from scdataloader.types import CSRMatrix
 
 _PIECE = 1 << 22
