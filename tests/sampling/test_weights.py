@@ -59,43 +59,6 @@ def test_weights_of_nothing_and_odd_options_are_refused(counts, options, reason)
         class_weights(np.array(counts, np.int64), *options)
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"unknown_share": 1.0}, "from 0 to below 1"),
-        ({"by": ["a"], "unknown_share": -0.1}, "from 0 to below 1"),
-        ({"num_samples": 0}, "at least 1"),
-        ({"by": ["a", "b", "a"]}, "by names a column twice"),
-        ({"cell_factors": ["nnz", "nnz"]}, "cell_factors names a column twice"),
-        ({"by": ["nnz"]}, "in cell_factors"),
-        ({"scheme": "uniform"}, "by names no column"),
-        ({"unknown_share": 0.1}, "by names no column"),
-        ({"by": "a", "scheme": "weird"}, "scheme must be one of"),
-        ({"by": "a", "tau": float("nan")}, "tau"),
-        ({"by": "a", "saturation": float("inf")}, "saturation"),
-    ],
-)
-def test_options_without_sense_are_refused(options, reason):
-    with pytest.raises(ValueError, match=reason):
-        Sampling(**options)
-
-
-def test_columns_are_a_list_however_they_are_given():
-    assert Sampling(by="a").columns == ["a"]
-    assert Sampling(by=["a", "b"]).columns == ["a", "b"]
-    assert Sampling().columns == []
-    assert Sampling(cell_factors=["nnz"]).factors == ["nnz"]
-
-
-def test_the_command_line_keeps_lists_as_lists():
-    import jsonargparse
-
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--sampling", type=Sampling)
-    parsed = parser.parse_args(["--sampling.by", '["cell_type", "donor"]', "--sampling.scheme", "uniform"])
-    assert Sampling(**parsed.sampling.as_dict()) == Sampling(by=["cell_type", "donor"], scheme="uniform")
-
-
 def test_unknown_cells_are_left_out_and_reported_unless_given_a_share():
     codes = np.array([0, 0, 2, -1, -1, -1], np.int32)
     left_out = weigh(codes, 3, Sampling(by="x", scheme="uniform"))
