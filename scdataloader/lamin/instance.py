@@ -1,4 +1,4 @@
-"""``scdataloader instance``: lamindb instances that need no network, made, connected to, and filled with terms."""
+"""Make lamindb instances and connect to them, without the network."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from scdataloader.lamin.session import ANONYMOUS, off_the_hub, quiet, told
+from scdataloader.lamin.session import ANONYMOUS, off_the_hub, quiet, translate_errors
 
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 (what lamindb takes for local, nothing is bound)
-"""Hosts of Postgres that lamindb asks no account for."""
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 (nothing is bound)
+"""Hosts of Postgres for which lamindb needs no account."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def init(storage: str | Path, *, name: str | None = None, db: str | None = None) -> str:
-    """Make a lamindb instance with bionty and mark the working directory as one of its places; asks no network.
+    """Make a lamindb instance with bionty and connect the working directory to it; needs no network.
 
     The same call again connects to it.
 
     Args:
-        storage: Local folder of its artifacts, and of its database if that is SQLite. Made if it does not exist.
-        name: What it is called, among all instances of this user. None makes a name of the folder's and a digest of
-            storage and database, which no other instance has.
-        db: ``postgresql://user:password@host:port/database``, of a database that exists. None for SQLite.
+        storage: Local folder for artifacts, and for the database if that is SQLite; made if it does not exist.
+        name: Name of the instance, unique for this user; None for the folder's name and a digest of storage and
+            database.
+        db: ``postgresql://user:password@host:port/database`` of an existing database; None for SQLite.
 
     Returns:
-        its name, as ``<owner>/<name>``.
+        The name of the instance, as ``<owner>/<name>``.
 
     Raises:
-        ValueError: the storage is no local folder, the name or the address of the database is none, there is an
-            instance of this name with another storage or database, the storage is another instance's, or the host of
-            the database is not local.
+        ValueError: the storage is not a local folder, the name or the address of the database is not valid, an
+            instance of this name has another storage or database, the storage belongs to another instance, or the host
+            of the database is not local.
         RuntimeError: the database does not answer.
     """
     import lamindb_setup
 
     if "://" in str(storage):
         raise ValueError(
-            f"{storage} cannot be the storage that an instance begins with, which lamindb makes in a bucket only for "
-            "users of its hub: give a local folder here, and the bucket where artifacts are registered"
+            f"{storage} is not a local folder, and lamindb can create an instance in a bucket only for hub users; give "
+            "a local folder, and the bucket as --storage when registering"
         )
     folder = Path(storage).expanduser().absolute()
     if db is not None:
         _check_address(db)
     name = name or _own_name(folder, db)
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name for an instance: give letters, digits, '-', '_' and '.'")
-    with quiet(), told():
+        raise ValueError(f"{name!r} is not a valid name of an instance; expected letters, digits, '-', '_' and '.'")
+    with quiet(), translate_errors():
         owner = str(lamindb_setup.settings.user.handle)
         _check_host(db, owner)
         _check_unused(owner, name, folder, db)
@@ -65,46 +65,46 @@ def _make(folder: Path, name: str, db: str | None) -> None:
     from lamindb_setup.errors import StorageAlreadyManaged
     from rich.console import Console
 
-    what = "making the tables, for which lamindb takes about a minute on Postgres"
+    what = "making tables, which takes lamindb about a minute on Postgres"
     try:
         with Console(stderr=True).status(what):
             lamindb_setup.init(storage=str(folder), name=name, db=db, modules="bionty")
     except StorageAlreadyManaged as error:
         raise ValueError(
-            f"{folder} is the storage of another instance, or of one that another user has made: give another "
-            "folder; to join that instance, copy its file instance--<owner>--<name>.env from that user's ~/.lamin "
-            "to your own, and connect to it with `scdataloader instance connect <name>`"
+            f"{folder} is the storage of another instance, perhaps of another user; give another folder, or to join "
+            "that instance, copy its file instance--<owner>--<name>.env from that user's ~/.lamin to your own, and "
+            "connect with `scdataloader instance connect <name>`"
         ) from error
 
 
 def connect(name: str) -> str:
-    """Connect to an instance that this user has made or joined: what runs in the working directory, and below, uses it.
+    """Connect the working directory, and all below it, to an instance that this user has made or joined.
 
     Args:
         name: ``<name>``, or ``<owner>/<name>``.
 
     Returns:
-        its name, as ``<owner>/<name>``.
+        The name of the instance, as ``<owner>/<name>``.
 
     Raises:
-        LookupError: there is no instance of this name; shows those that there are.
-        RuntimeError: its database is gone or does not answer.
+        LookupError: no instance has this name; lists the known ones.
+        RuntimeError: its database is missing or does not answer.
     """
     import lamindb_setup
 
-    with quiet(), told():
+    with quiet(), translate_errors():
         owner, _, short = name.rpartition("/")
         owner = owner or str(lamindb_setup.settings.user.handle)
         slug = f"{owner}/{short}"
         known = _known()
         if slug not in known and owner == ANONYMOUS:
             raise LookupError(
-                f"there is no lamindb instance {slug}; {', '.join(known) or 'none'} are known here; make it, or join "
-                "it on this machine, with `scdataloader instance init --name … --storage … [--db …]`"
+                f"no lamindb instance {slug} is known here (known: {', '.join(known) or 'none'}); make it, or join it "
+                "on this machine, with `scdataloader instance init --name … --storage … [--db …]`"
             )
         try:
             lamindb_setup.connect(slug)
-        except SystemExit as error:  # lamindb's way to say it
+        except SystemExit as error:  # raised by lamindb
             raise RuntimeError(f"cannot connect to {slug}: {error}; restore it, or make another instance") from error
         off_the_hub()
         _mark_here()
@@ -115,7 +115,7 @@ def _check_address(db: str) -> None:
     parts = urlsplit(db)
     if parts.scheme not in ("postgresql", "postgres") or not parts.hostname or len(parts.path) <= 1:
         raise ValueError(
-            f"{_without_password(db)} is no address of a Postgres database; expected "
+            f"{_without_password(db)} is not the address of a Postgres database; expected "
             "postgresql://user:password@host:port/database"
         )
 
@@ -124,14 +124,14 @@ def _check_host(db: str | None, owner: str) -> None:
     if db is None or owner != ANONYMOUS or urlsplit(db).hostname in LOCAL_HOSTS:
         return
     raise ValueError(
-        f"the database is on {urlsplit(db).hostname}, and lamindb takes databases on other machines only from users "
-        "who are logged in to its hub (`lamin login`). Without an account, lead a local port there, as in "
+        f"the database is on {urlsplit(db).hostname}, and lamindb accepts databases on other machines only from users "
+        "who are logged in to its hub (`lamin login`); without an account, forward a local port, as in "
         f"`ssh -N -L 5432:127.0.0.1:{urlsplit(db).port or 5432} {urlsplit(db).hostname}`, and give 127.0.0.1 as host"
     )
 
 
 def _check_answers(db: str | None) -> None:
-    """Before lamindb begins to write: of an instance whose database does not answer it would leave some files."""
+    """Check the database before lamindb writes files that it would leave behind."""
     if db is None:
         return
     import psycopg2
@@ -140,13 +140,13 @@ def _check_answers(db: str | None) -> None:
         psycopg2.connect(db, connect_timeout=10).close()
     except psycopg2.OperationalError as error:
         raise RuntimeError(
-            f"the database {_without_password(db)} does not answer ({str(error).splitlines()[0]}): check that the "
-            "server runs and that the database exists (createdb), and user and password"
+            f"the database {_without_password(db)} does not answer ({str(error).splitlines()[0]}); check the "
+            "server, that the database exists (createdb), user and password"
         ) from error
 
 
 def _check_unused(owner: str, name: str, folder: Path, db: str | None) -> None:
-    """Refuse a name that is another instance's, to which lamindb would connect without a word."""
+    """Refuse the name of another instance, to which lamindb would connect silently."""
     from lamindb_setup.core._settings_load import load_instance_settings
     from lamindb_setup.core._settings_store import instance_settings_file
 
@@ -154,12 +154,12 @@ def _check_unused(owner: str, name: str, folder: Path, db: str | None) -> None:
     if not file.exists():
         return
     there = load_instance_settings(file)
-    its_storage, its_db = Path(there.storage.root_as_str), there._db  # noqa: SLF001 (db would open the database)
+    its_storage, its_db = Path(there.storage.root_as_str), there._db  # noqa: SLF001 (the property db opens the database)
     if its_storage.resolve() != folder.resolve() or _place(its_db) != _place(db):
         raise ValueError(
-            f"there is an instance {owner}/{name} already, with its storage in {its_storage}"
-            f"{f' and its database at {_without_password(its_db)}' if its_db else ''}: give this one another --name, "
-            f"or connect to that one with `scdataloader instance connect {name}`"
+            f"the instance {owner}/{name} exists, with its storage in {its_storage}"
+            f"{f' and its database at {_without_password(its_db)}' if its_db else ''}; choose another --name, or "
+            f"connect to it with `scdataloader instance connect {name}`"
         )
 
 
@@ -173,7 +173,7 @@ def _known() -> list[str]:
 
 
 def _mark_here() -> None:
-    """Make this directory one of the instance's, as `lamin connect --here` does; home is everyone's and is left."""
+    """Connect the working directory, as `lamin connect --here` does, unless it is the home directory."""
     import lamindb_setup
 
     if Path.cwd().resolve() != Path.home().resolve():
@@ -187,7 +187,7 @@ def _own_name(folder: Path, db: str | None) -> str:
 
 
 def _place(db: str | None) -> tuple[Any, ...] | None:
-    """Host, port and name of a database, without the user, who may have another password tomorrow."""
+    """Host, port and name of a database; the user and password may change."""
     if db is None:
         return None
     parts = urlsplit(db)

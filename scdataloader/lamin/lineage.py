@@ -1,4 +1,4 @@
-"""What the stores that lamindb knows were made of: their cells have the labels of these artifacts."""
+"""Lineage of registered stores: which artifact each source of a store was converted from."""
 
 from __future__ import annotations
 
@@ -15,78 +15,66 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
-    """The source of a store that one artifact, of the collection that the store was made of, has become."""
+class StoreMember:
+    """The source of a store that holds the cells of one artifact."""
 
+    store: Artifact
     number: int
-    """Which of the sources."""
+    """Number of the source."""
     n_sources: int
-    """How many there are, if the store is of this collection."""
+    """Expected number of sources in the store."""
     names: tuple[str, ...]
-    """What the source may be called: as the artifact's file is, wherever it lay when it was converted."""
+    """Possible names of the source: those of the artifact's file, wherever it was when it was converted."""
     n_obs: int | None
-    """Its cells; None if lamindb does not know."""
+    """Expected number of cells; None if lamindb does not know."""
     collection: str
-    """The collection, as ``lamindb:<key>@<version>``."""
+    """The collection that the store was converted from, as ``lamindb:<key>@<version>``."""
 
-    def of(self, sources: Sequence[Source], store: Path) -> Source:
-        """The source, of those of the store.
+    def find(self, sources: Sequence[Source], path: Path) -> Source:
+        """The source, among all of the store.
 
         Raises:
-            ValueError: these are not what the collection has become.
+            ValueError: the sources are not those of the collection.
         """
-        what_to_do = f"convert {self.collection} with --register into a new folder, or name it as data itself"
+        remedy = f"convert {self.collection} with --register into a new folder, or name it as data itself"
         if len(sources) != self.n_sources:
             raise ValueError(
-                f"{store} has {len(sources):,} sources, and {self.collection}, which it was made of, "
-                f"{self.n_sources:,} artifacts: so labels cannot be told; {what_to_do}"
+                f"{path} has {len(sources):,} sources, but {self.collection}, which it was made of, has "
+                f"{self.n_sources:,} artifacts; {remedy}"
             )
         source = sources[self.number]
         if source.name not in self.names or self.n_obs not in (None, source.n_obs):
             cells = "" if self.n_obs is None else f" with {self.n_obs:,} cells"
             raise ValueError(
-                f"source {self.number} of {store} is {source.name} with {source.n_obs:,} cells, and in "
-                f"{self.collection}, which it was made of, it is {self.names[0]}{cells}: so labels cannot be told; "
-                f"{what_to_do}"
+                f"source {self.number} of {path} is {source.name} with {source.n_obs:,} cells, but in "
+                f"{self.collection}, which it was made of, it is {self.names[0]}{cells}; {remedy}"
             )
         return source
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Labelled:
-    """An AnnData that the instance has labels of, and where its cells are to be read."""
-
-    artifact: Artifact
-    """It."""
-    place: Artifact
-    """The artifact whose file is read: itself, or a store."""
-    member: Member | None = None
-    """Which source of the store it is."""
-
-
-def labelled(artifact: Artifact) -> Iterable[Labelled]:
-    """The artifact itself, or, of a store, all that it was made of, in the order of its sources.
+def converted_from(artifact: Artifact) -> Iterable[tuple[Artifact, StoreMember | None]]:
+    """The artifacts that the sources of a store were converted from, in order; any other artifact itself, and None.
 
     Raises:
-        LookupError: lamindb does not say what a store was made of.
+        LookupError: lamindb does not know which collection a store was made of.
     """
     if not is_store(artifact):
-        yield Labelled(artifact=artifact, place=artifact)
+        yield artifact, None
         return
     collection = origin(artifact)
     if collection is None:
         raise LookupError(
-            f"lamindb does not say which collection the store {artifact.key!r} was made of, so that its cells have no "
-            "labels in the registries: register it with `scdataloader convert lamindb:<collection> --out <the store> "
-            "--register`, or name the collection as data"
+            f"lamindb does not know which collection the store {artifact.key!r} was made of, and has no labels of its "
+            "cells; register it with `scdataloader convert lamindb:<collection> --out <the store> --register`, or name "
+            "the collection as data"
         )
     inputs = collection.ordered_artifacts.select_related("storage")
-    members = [file.artifact for given in inputs for file in labelled(given)]
+    members = [member for given in inputs for member, _ in converted_from(given)]
     for number, member in enumerate(members):
-        yield Labelled(
-            artifact=member,
-            place=artifact,
-            member=Member(
+        yield (
+            member,
+            StoreMember(
+                store=artifact,
                 number=number,
                 n_sources=len(members),
                 names=_names(member),
@@ -97,19 +85,19 @@ def labelled(artifact: Artifact) -> Iterable[Labelled]:
 
 
 def is_store(artifact: Artifact) -> bool:
-    """Whether it is a store, which has no suffix that lamindb knows."""
+    """Whether an artifact is a store; lamindb does not know its suffix."""
     return str(artifact.suffix or artifact.key).endswith(SUFFIX)
 
 
 def origin(artifact: Artifact) -> Collection | None:
-    """The version of a collection that a store holds: the one input of the run that made it; None if there is none."""
+    """The version of a collection that a store holds: the only input of the run that made it; None if there is none."""
     found: list[Collection] = [] if artifact.run is None else list(artifact.run.input_collections.all())
     return found[0] if len(found) == 1 else None
 
 
 def _names(artifact: Artifact) -> tuple[str, ...]:
-    """What its file is called: as it lies in a local storage, or by its key or uid in lamindb's cache."""
+    """Names of the file of an artifact: in a local storage, and by key or uid in lamindb's cache."""
     names = [PurePosixPath(artifact.key).name] if artifact.key else []
-    if artifact.storage.type == "local":  # the path of others takes the network
+    if artifact.storage.type == "local":  # the path of a remote artifact needs the network
         names.insert(0, artifact.path.name)
     return (*names, f"{artifact.uid}{artifact.suffix}", f"{artifact.uid[:16]}{artifact.suffix}")

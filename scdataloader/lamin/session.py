@@ -1,4 +1,4 @@
-"""The connected lamindb instance: quiet, off the network, and with errors that say what to do."""
+"""Sessions with the connected lamindb instance: quiet, without the network, with translated errors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 ANONYMOUS = "anonymous"
 """Owner of the instances of users who have not logged in to lamindb's hub."""
 TRASH, MAIN = -1, 1
-"""lamindb's branches of records that were deleted, but not for good, and of the others."""
+"""lamindb's branches of records in the trash and of all others."""
 
 
 @contextmanager
 def session() -> Iterator[ModuleType]:
-    """To write to an instance: the module ``lamindb``, which reports errors only and asks its hub nothing in vain.
+    """Yield the module ``lamindb``, set to report errors only and to leave its hub alone.
 
     Raises:
         RuntimeError: no instance is connected, or its database does not answer or is locked.
@@ -27,7 +27,7 @@ def session() -> Iterator[ModuleType]:
         ConnectionError: a bucket or a download cannot be reached.
     """
     check_connected()
-    with quiet(), told():
+    with quiet(), translate_errors():
         import lamindb
 
         off_the_hub()
@@ -40,22 +40,22 @@ def session() -> Iterator[ModuleType]:
 
 
 def check_connected() -> None:
-    """Before long work whose results are to be written to an instance.
+    """Check that an instance is connected.
 
     Raises:
-        RuntimeError: none is connected.
+        RuntimeError: no instance is connected.
     """
     import lamindb_setup
 
     if not lamindb_setup.settings.is_configured:
         raise RuntimeError(
-            "no lamindb instance is connected here: make one with `scdataloader instance init --storage <folder>`, "
-            "or choose one with `scdataloader instance connect <name>`"
+            "no lamindb instance is connected here; make one with `scdataloader instance init --storage <folder>`, "
+            "or connect to one with `scdataloader instance connect <name>`"
         )
 
 
 def check_bionty() -> None:
-    """Before registries of the connected instance are filled or read.
+    """Check that the connected instance has registries of ontologies and genes.
 
     Raises:
         RuntimeError: the instance was made without bionty.
@@ -64,13 +64,13 @@ def check_bionty() -> None:
 
     if "bionty" not in lamindb_setup.settings.instance.modules:
         raise RuntimeError(
-            "the connected lamindb instance was made without bionty, which holds ontologies and genes: make another "
-            "one with `scdataloader instance init`"
+            "the connected lamindb instance was made without bionty, which holds ontologies and genes; make another "
+            "with `scdataloader instance init`"
         )
 
 
 def local_roots() -> list[Path]:
-    """Folders whose files the connected instance registers where they lie."""
+    """Local storages of the connected instance, whose files are registered in place."""
     import lamindb
 
     roots = lamindb.Storage.filter(type="local").order_by("id").values_list("root", flat=True)
@@ -78,32 +78,30 @@ def local_roots() -> list[Path]:
 
 
 def local_storage() -> Path:
-    """The folder that the connected instance has its files in.
+    """The default storage of the connected instance.
 
     Raises:
-        RuntimeError: no instance is connected, or its files are not on this machine.
+        RuntimeError: no instance is connected, or its storage is not on this machine.
     """
     with session() as lamindb:
         storage = lamindb.settings.storage
         if storage.type != "local":
-            raise RuntimeError(
-                f"the instance keeps its files in {storage.root_as_str}, which is no folder here: give out"
-            )
+            raise RuntimeError(f"the storage of the instance is {storage.root_as_str}, not a local folder; give out")
         return Path(storage.root_as_str)
 
 
 def off_the_hub() -> None:
-    """Spare lamindb a question to its hub that needs a network: the hub knows no instance of an anonymous owner."""
+    """Keep lamindb from querying its hub, which needs the network, about an instance of an anonymous owner."""
     import lamindb_setup
 
     instance = lamindb_setup.settings.instance
     if instance.owner == ANONYMOUS:
-        instance._is_on_hub = False  # noqa: SLF001 (there is no public way to say so)
+        instance._is_on_hub = False  # noqa: SLF001 (no public equivalent)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep lamindb's notes off the terminal, but for errors."""
+    """Silence lamindb's log, except errors."""
     import lamindb_setup
 
     logger: Any = lamindb_setup.logger
@@ -112,8 +110,8 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Turn what databases, buckets and the network raise into one line that says what to do; see `session`."""
+def translate_errors() -> Iterator[None]:
+    """Translate errors of databases, buckets and the network into one line with a remedy; see `session`."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
     from django.db.utils import OperationalError
 
@@ -125,12 +123,12 @@ def told() -> Iterator[None]:
         if not _is_of_a_bucket(error):
             raise
         raise PermissionError(
-            f"the bucket refuses these credentials ({_first_line(error)}): check AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, and that they may list, read and write there"
+            f"the bucket refuses these credentials ({_first_line(error)}); check AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, and their permissions to list, read and write"
         ) from error
     except BotoCoreError as error:
         raise ConnectionError(
-            f"the bucket cannot be reached ({_first_line(error)}): check the network and the endpoint_url of the "
+            f"the bucket cannot be reached ({_first_line(error)}); check the network and the endpoint_url of the "
             "storage"
         ) from error
 
@@ -138,22 +136,22 @@ def told() -> Iterator[None]:
 def _database_message(reason: str) -> str:
     if "locked" in reason:
         return (
-            "the SQLite database of the lamindb instance is locked: another process is writing to it; wait for it and "
-            "do the same again, or keep the instance on Postgres, where several may write"
+            "the SQLite database of the lamindb instance is locked by another process that writes to it; wait and run "
+            "the same again, or use Postgres, which has concurrent writers"
         )
     if "no such table" in reason:
         return (
-            f"the SQLite database of the lamindb instance is gone, or is none of lamindb's ({reason}): restore it, or "
-            "make the instance again with `scdataloader instance init`"
+            f"the SQLite database of the lamindb instance is missing or damaged ({reason}); restore it, or make the "
+            "instance again with `scdataloader instance init`"
         )
     return (
-        f"the database of the lamindb instance does not answer ({reason.splitlines()[0]}): check that the server runs, "
-        "and the --db that the instance was made with"
+        f"the database of the lamindb instance does not answer ({reason.splitlines()[0]}); check the server, and the "
+        "--db that the instance was made with"
     )
 
 
 def _is_of_a_bucket(error: Exception) -> bool:
-    # s3fs turns a bucket's refusal into a PermissionError, which a folder's has an errno of
+    # the PermissionError that s3fs raises has no file name
     return not isinstance(error, PermissionError) or error.filename is None
 
 

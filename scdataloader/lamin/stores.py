@@ -1,4 +1,4 @@
-"""The store of a lamindb collection, registered as an artifact next to it: ``my/atlas`` has ``my/atlas.cells``."""
+"""Register the store of a collection as an artifact beside it: ``my/atlas`` has ``my/atlas.cells``."""
 
 from __future__ import annotations
 
@@ -18,38 +18,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreArtifact:
-    """What a store is to be registered as; made before the store, so that nothing is converted in vain."""
+    """The artifact of a store; planned before the conversion, so that nothing is converted in vain."""
 
     collection: str
-    """Uid of the collection whose cells it holds."""
+    """Uid of the collection that is converted."""
     key: str
-    """Of the artifact: that of the collection, with ``.cells``."""
+    """Key of the artifact: that of the collection with ``.cells``."""
     folder: Path
-    """The store."""
 
     @classmethod
     def plan(cls, data: Sequence[str], folder: Path) -> StoreArtifact:
-        """Look up what is converted, and whether the store can be registered where it is to lie.
+        """Look up the collection, and check that the store can be registered in its folder.
 
         Args:
             data: ``["lamindb:<key of a collection>"]``, or with ``@version``.
-            folder: The store, in a local storage of the instance.
+            folder: Path of the store, in a local storage of the instance.
 
         Raises:
-            ValueError: ``data`` is something else, or the folder is outside: lamindb would copy the store.
-            LookupError: there is no such collection.
+            ValueError: ``data`` is not one collection, or the folder is outside all storages of the instance.
+            LookupError: the collection does not exist.
             RuntimeError: no instance is connected.
         """
         if len(data) != 1 or not data[0].startswith(PREFIX):
-            raise ValueError(f"--register wants one lamindb:<key of a collection> to convert, not {', '.join(data)}")
+            raise ValueError(f"--register expects one lamindb:<key of a collection> to convert, got {', '.join(data)}")
         with session() as lamindb:
             record = find(data[0].removeprefix(PREFIX))
             if not isinstance(record, lamindb.Collection):
-                raise ValueError(f"--register wants a collection, and {data[0]} is an artifact")  # noqa: TRY004 (a key, not a call)
+                raise ValueError(f"--register expects a collection, and {data[0]} is an artifact")  # noqa: TRY004 (a key, not a call)
             roots = local_roots()
             if not any(folder.resolve().is_relative_to(root) for root in roots):
                 raise ValueError(
-                    f"{folder} lies in no storage of the lamindb instance, which would copy the store: give --out in "
+                    f"{folder} is not in a storage of the lamindb instance, which would copy the store; give --out in "
                     f"{' or '.join(map(str, roots))}"
                 )
             return cls(collection=record.uid, key=f"{record.key}{SUFFIX}", folder=folder)
@@ -57,13 +56,13 @@ class StoreArtifact:
     def save(self) -> str:
         """Register the store, with its lineage from the collection.
 
-        One that is registered already stays the version that it is; if its folder was moved, it is found again.
+        A store that is registered already keeps its version; if its folder was moved, its path is updated.
 
         Returns:
-            how to name it as data: ``lamindb:<key>@<version>``.
+            The name of the store as data: ``lamindb:<key>@<version>``.
 
         Raises:
-            ValueError: it is registered as the store of other artifacts, with the same counts.
+            ValueError: it is registered as the store of other artifacts with the same counts.
             RuntimeError: the database is locked or does not answer.
         """
         from django.db import transaction
@@ -75,7 +74,7 @@ class StoreArtifact:
                 self.folder,
                 key=self.key,
                 description=f"store of {collection.key}@{collection.version}",
-                overwrite_versions=False,  # of a folder, lamindb would otherwise open the newest version only
+                overwrite_versions=False,  # lamindb would open only the newest version of a folder
                 skip_hash_lookup=True,
             )
             known = lamindb.Artifact.filter(key=self.key, hash=made.hash).order_by("-id").first()
@@ -94,7 +93,7 @@ class StoreArtifact:
 
 
 def _move(artifact: Artifact, to: Artifact) -> None:
-    """Say that an artifact lies where another would: lamindb has only one of the same key, content and storage."""
+    """Update the path of an artifact: lamindb has only one of the same key, content and storage."""
     import lamindb
 
     names = ("storage_id", "_real_key", "_key_is_virtual")
@@ -103,13 +102,12 @@ def _move(artifact: Artifact, to: Artifact) -> None:
 
 
 def _check_same(held: Collection, wanted: Collection, folder: Path) -> None:
-    """See that two versions have the same artifacts: a store keeps the labels with which it was converted."""
+    """Check that two versions have the same artifacts: a store keeps the labels of its conversion."""
     of_held, of_wanted = (list(one.ordered_artifacts.values_list("id", flat=True)) for one in (held, wanted))
     if of_held != of_wanted:
         raise ValueError(
-            f"{folder} is registered as the store of {held.key}@{held.version}, whose counts are those of "
-            f"{wanted.key}@{wanted.version}, but other things of their artifacts, such as labels, are not: give --out "
-            "a new folder"
+            f"{folder} is registered as the store of {held.key}@{held.version}, which has the counts of "
+            f"{wanted.key}@{wanted.version}, but not its artifacts or labels; give --out a new folder"
         )
 
 

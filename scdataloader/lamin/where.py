@@ -1,8 +1,7 @@
-"""Which artifacts of a lamindb instance, and which of their cells, have some labels."""
+"""Filter lamindb artifacts and cells by label."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,29 +11,27 @@ from numpy.typing import NDArray
 
 from scdataloader.ontology.names import terms_in
 from scdataloader.protocols import Source, Where
+from scdataloader.runtime.messages import did_you_mean, shown, suggestion
 
 if TYPE_CHECKING:
     import pandas as pd
     from lamindb import Artifact
 
 BELOW = " and below"
-"""After a label, it stands for all labels of its hierarchy that are below it, too."""
-
-N_SHOWN = 5
-"""Labels that a message names at most."""
+"""After a label, includes all labels below it in its hierarchy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Having:
-    """Cells that have one of some labels, perhaps with others in a joint label, in one of some columns."""
+class CellFilter:
+    """Selects cells that have one of some labels, alone or in a joint label, in one of some columns."""
 
     columns: tuple[str, ...]
-    """Columns of obs; those that a file does not have are passed over, and without any all of its cells are meant."""
+    """Columns of obs; those that a file lacks are ignored, and without any, all of its cells pass."""
     labels: frozenset[str]
-    """What their values may be: ids and names."""
+    """Ids and names."""
 
-    def of(self, source: Source) -> NDArray[np.bool_]:
-        """``(n_obs,)`` which of a source's cells these are."""
+    def mask(self, source: Source) -> NDArray[np.bool_]:
+        """``(n_obs,)`` mask of the cells that pass."""
         found = [column for column in self.columns if column in source.obs_columns]
         if not found:
             return np.ones(source.n_obs, dtype=np.bool_)
@@ -45,26 +42,26 @@ class Having:
     def _in(self, values: pd.Series[Any]) -> NDArray[np.bool_]:
         column = values.astype("category")
         names = map(str, column.cat.categories)
-        # the last answers the code -1 of a missing value
+        # the last entry is for the code -1 of a missing value
         lut = np.array([*(not self.labels.isdisjoint({name, *terms_in(name)}) for name in names), False])
         return lut[column.cat.codes.to_numpy()]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Labels:
-    """Labels of one registry that are asked for."""
+    """Requested labels of one registry."""
 
     registry: Any
-    """bionty.CellType, or any other that artifacts are linked to."""
+    """bionty.CellType, or another registry that artifacts are linked to."""
     ids: frozenset[int]
-    """Their primary keys."""
+    """Primary keys."""
     texts: frozenset[str]
-    """What they are called in obs: by id, or by name."""
+    """Ids and names in obs."""
 
     def columns(self, artifacts: Sequence[Artifact]) -> dict[int, set[str]]:
-        """Artifacts that have one of them, and the features, which columns of obs are, under which they do."""
+        """{primary key: features} of artifacts that have one of the labels; a feature is a column of obs."""
         link = self.registry.artifacts.through
-        label = next(field.attname for field in link._meta.fields if field.related_model is self.registry)  # noqa: SLF001 (Django's public name for it)
+        label = next(field.attname for field in link._meta.fields if field.related_model is self.registry)  # noqa: SLF001 (public in Django)
         keys = {artifact.pk for artifact in artifacts}
         found: dict[int, set[str]] = {}
         pairs = link.objects.filter(**{f"{label}__in": self.ids}).values_list("artifact_id", "feature__name")
@@ -74,43 +71,44 @@ class _Labels:
         return found
 
 
-def chosen(artifacts: Sequence[Artifact], where: Where) -> list[tuple[Artifact, tuple[Having, ...]]]:
-    """Those of the artifacts that have all that is asked for, in order, and what their cells have to have.
+def filter_artifacts(artifacts: Sequence[Artifact], where: Where) -> dict[int, tuple[CellFilter, ...]]:
+    """{primary key: filters of its cells} of the artifacts that have all requested labels.
 
-    A label that is linked through a feature is one of the column of obs with the feature's name: cells are chosen by
-    it. A label that is linked to an artifact as a whole is one of all its cells.
+    A label that is linked through a feature belongs to the column of obs with the feature's name, by which cells are
+    filtered. A label that is linked to an artifact as a whole belongs to all its cells.
 
     Raises:
-        LookupError: artifacts have no such registry, it has no such label, or no artifact has what is asked for.
-        TypeError: ``where`` is no mapping, or a label is no text.
-        ValueError: a registry without a hierarchy is asked for what is below a label.
+        LookupError: a registry or label does not exist, or no artifact has the requested labels.
+        TypeError: ``where`` is not a mapping to texts.
+        ValueError: the labels of a registry have no hierarchy, and labels below another are requested.
     """
     _check_types(where)
     columns, texts = {}, {}
     for key, labels in where.items():
-        asked = _labels(key, [labels] if isinstance(labels, str) else labels)
-        columns[key], texts[key] = asked.columns(artifacts), asked.texts
+        requested = _labels(key, [labels] if isinstance(labels, str) else labels)
+        columns[key], texts[key] = requested.columns(artifacts), requested.texts
         if artifacts and not columns[key]:
-            raise LookupError(f"none of the {len(artifacts):,} artifacts has {labels!r} among its {key}{_there(key)}")
-    found = []
-    for artifact in artifacts:
-        if all(artifact.pk in of_key for of_key in columns.values()):
-            having = [
-                Having(columns=tuple(sorted(columns[key][artifact.pk])), labels=texts[key])
-                for key in where
-                if columns[key][artifact.pk]
-            ]
-            found.append((artifact, tuple(having)))
+            raise LookupError(f"none of the {len(artifacts):,} artifacts has {labels!r} in its {key}; {_linked(key)}")
+    found = {
+        artifact.pk: tuple(
+            CellFilter(columns=tuple(sorted(columns[key][artifact.pk])), labels=texts[key])
+            for key in where
+            if columns[key][artifact.pk]
+        )
+        for artifact in artifacts
+        if all(artifact.pk in of_key for of_key in columns.values())
+    }
     if artifacts and not found:
-        raise LookupError(f"no artifact of the {len(artifacts):,} has all of {dict(where)}, though each of it occurs")
+        raise LookupError(
+            f"none of the {len(artifacts):,} artifacts has all of {dict(where)}, though some have each of them"
+        )
     return found
 
 
 def _check_types(where: object) -> None:
     if not isinstance(where, Mapping) or not all(map(_are_labels, where.values())):
         raise TypeError(
-            f"where is a mapping from a registry to a label or several, such as {{'cell_types': 'T cell{BELOW}'}}; not "
-            f"{where!r}"
+            f"where must map a registry to a label or several, such as {{'cell_types': 'T cell{BELOW}'}}; got {where!r}"
         )
 
 
@@ -124,9 +122,8 @@ def _labels(key: str, labels: Sequence[str]) -> _Labels:
     registry = _registry(key)
     ids: set[int] = set()
     for label in labels:
-        name, below = (label.removesuffix(BELOW), True) if label.endswith(BELOW) else (label, False)
-        matched = _matching(registry, key, name)
-        ids |= _below(registry, key, matched) if below else matched
+        matched = _matching(registry, key, label.removesuffix(BELOW))
+        ids |= _with_descendants(registry, key, matched) if label.endswith(BELOW) else matched
     names = [field for field in ("ontology_id", "name") if hasattr(registry, field)]
     texts = {text for row in registry.filter(id__in=ids).values_list(*names) for text in row if text}
     return _Labels(registry=registry, ids=frozenset(ids), texts=frozenset(texts))
@@ -139,20 +136,19 @@ def _registry(key: str) -> Any:
 
     known = {
         field.name: field.related_model
-        for field in lamindb.Artifact._meta.get_fields()  # noqa: SLF001 (Django's public name for it)
-        if field.many_to_many and issubclass(field.related_model, CanCurate) and _is_of_labels(field)
+        for field in lamindb.Artifact._meta.get_fields()  # noqa: SLF001 (public in Django)
+        if field.many_to_many and issubclass(field.related_model, CanCurate) and _has_labels(field)
     }
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
         raise LookupError(
-            f"artifacts of this lamindb instance have no registry {key!r}"
-            f"{f' (did you mean {near[0]!r}?)' if near else ''}; expected one of {', '.join(sorted(known))}"
+            f"artifacts of this lamindb instance have no registry {key!r}{did_you_mean(key, known)}; expected one of "
+            f"{', '.join(sorted(known))}"
         )
     return known[key]
 
 
-def _is_of_labels(field: Any) -> bool:
-    """Whether a field of artifacts is the one by which they are labelled, of several that lead to a registry."""
+def _has_labels(field: Any) -> bool:
+    """Whether a field of artifacts holds their labels; other fields may lead to the same registry."""
     import lamindb
 
     through = getattr(getattr(field.related_model, "artifacts", None), "through", None)
@@ -160,14 +156,14 @@ def _is_of_labels(field: Any) -> bool:
 
 
 def _matching(registry: Any, key: str, name: str) -> set[int]:
-    """Records with this id, name or synonym; of several releases, all."""
+    """Records with this id, name or synonym, of all releases."""
     from django.db.models import Q
 
     fields = [field for field in ("ontology_id", "name", "uid", "scientific_name") if hasattr(registry, field)]
     for exact in ("exact", "iexact"):
         matches = Q()
         for field in fields:
-            # bionty has scientific names with a bar
+            # scientific names in bionty have underscores
             matches |= Q(**{f"{field}__{exact}": name.replace(" ", "_") if field == "scientific_name" else name})
         found = set(registry.filter(matches).values_list("id", flat=True))
         if found:
@@ -178,15 +174,12 @@ def _matching(registry: Any, key: str, name: str) -> set[int]:
         if found:
             return found
     names = [text for row in registry.filter().values_list(*fields[:2]) for text in row if text]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"the nearest are {', '.join(map(repr, near))}" if near else f"none of its {len(names):,} names is like it"
-    raise LookupError(f"there is no {name!r} in the registry {key} of this lamindb instance; {hint}")
+    raise LookupError(f"registry {key} of this lamindb instance has no {name!r}; {suggestion(name, names)}")
 
 
-def _below(registry: Any, key: str, ids: set[int]) -> set[int]:
-    """The records, and all that have them as parents, parents of parents, and so on."""
+def _with_descendants(registry: Any, key: str, ids: set[int]) -> set[int]:
     if not hasattr(registry, "parents"):
-        raise ValueError(f"the labels of {key} have no hierarchy; ask for them one by one, without {BELOW!r}")
+        raise ValueError(f"the labels of {key} have no hierarchy; name them one by one, without {BELOW!r}")
     through = registry.parents.through
     name = registry.__name__.lower()
     children: dict[int, list[int]] = {}
@@ -200,10 +193,9 @@ def _below(registry: Any, key: str, ids: set[int]) -> set[int]:
     return found
 
 
-def _there(key: str) -> str:
-    """Some of the labels that there are, for an error."""
+def _linked(key: str) -> str:
+    """Some of the labels that artifacts have, for a message."""
     link = _registry(key).artifacts.through
     label = next(field.name for field in link._meta.fields if field.related_model is _registry(key))  # noqa: SLF001 (as above)
     names = sorted(set(link.objects.values_list(f"{label}__name", flat=True)))
-    more = f" and {len(names) - N_SHOWN:,} more" if len(names) > N_SHOWN else ""
-    return f"; in this instance are {', '.join(map(repr, names[:N_SHOWN]))}{more}" if names else "; none has any"
+    return f"labels in this instance: {shown(map(repr, names)) or 'none'}"

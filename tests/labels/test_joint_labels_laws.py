@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scdataloader.curation.labels import UNKNOWN, cached_ontology, distinct_ids, standardised, with_values
 from scdataloader.labels.encoder import label_text
-from scdataloader.lamin.where import Having
+from scdataloader.lamin.where import CellFilter
 from scdataloader.ontology.names import is_joint, joint_label, terms_in
 from tests.cells import MemorySource
 
@@ -76,7 +76,7 @@ def test_the_ids_of_a_column_are_those_of_its_terms(labels):
 def test_a_cell_has_a_label_that_any_part_of_its_own_is(dtype, labels, asked):
     written = pd.Series(labels, dtype=object).astype(dtype)
     source = MemorySource("a", np.zeros((len(labels), 1), np.float32), ["g"], {"kind": written})
-    found = Having(columns=("kind", "elsewhere"), labels=frozenset(asked)).of(source)
+    found = CellFilter(columns=("kind", "elsewhere"), labels=frozenset(asked)).mask(source)
     expected = [label is not None and bool(asked & {label, *label.split(" || ")}) for label in labels]
     assert found.tolist() == expected
 

@@ -15,7 +15,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from scdataloader.errors import SourceFormatError
-from scdataloader.lamin.collections import LaminPath, is_lamin, resolve_lamin
+from scdataloader.lamin.collections import LaminFile, is_lamin, resolve_lamin
 from tests.lamin.s3 import s3_server
 
 
@@ -56,7 +56,7 @@ def test_a_collection_gives_its_files_in_its_own_order(collection, files: Path) 
     resolved = resolve_lamin(collection)
     assert [item.name for item in resolved] == ["atlas/c.h5ad", "atlas/a.zarr", "atlas/b.h5ad"]
     for item, original in zip(resolved, ["c.h5ad", "a.zarr", "b.h5ad"], strict=True):
-        assert isinstance(item, LaminPath)
+        assert isinstance(item, LaminFile)
         assert item.path.exists()
         np.testing.assert_array_equal(content(item.path), content(files / original))
 
@@ -77,7 +77,7 @@ def test_every_way_to_name_the_same_artifacts_agrees(lamin: ModuleType, collecti
 def test_a_file_in_the_instances_storage_is_used_where_it_lies(lamin: ModuleType) -> None:
     path = write(Path(lamin.settings.storage.root_as_str) / "in_place" / "x.h5ad", seed=30)
     lamin.Artifact(path).save()
-    assert resolve_lamin("lamindb:in_place/x.h5ad") == [LaminPath(path=path, name="in_place/x.h5ad")]
+    assert resolve_lamin("lamindb:in_place/x.h5ad") == [LaminFile(path=path, name="in_place/x.h5ad")]
 
 
 def test_an_artifact_without_a_key_goes_by_its_uid(lamin: ModuleType, files: Path) -> None:
@@ -106,12 +106,12 @@ def test_a_key_that_holds_an_at_sign_is_found(lamin: ModuleType, files: Path) ->
 
 
 def test_an_unknown_key_names_the_nearest(collection) -> None:
-    with pytest.raises(LookupError, match=r"no collection or artifact with the key 'atlas/al'; .*'atlas/all'"):
+    with pytest.raises(LookupError, match=r"no collection or artifact .* has the key 'atlas/al'; .*'atlas/all'"):
         resolve_lamin("lamindb:atlas/al")
 
 
 def test_an_unknown_key_like_none_says_so(collection) -> None:
-    with pytest.raises(LookupError, match=r"'######'; none of its \d+ is like it"):
+    with pytest.raises(LookupError, match=r"'######'; there are "):
         resolve_lamin("lamindb:######")
 
 
@@ -124,14 +124,14 @@ def test_an_artifact_that_is_no_anndata_is_refused_by_name(lamin: ModuleType) ->
 def test_a_file_that_is_gone_is_named(lamin: ModuleType, files: Path) -> None:
     artifact = lamin.Artifact(write(files / "gone.h5ad", seed=50), key="gone.h5ad").save()
     artifact.path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"'gone\.h5ad' should lie at .*restore the file"):
+    with pytest.raises(FileNotFoundError, match=r"'gone\.h5ad' is not at .*restore the file"):
         resolve_lamin(artifact)
 
 
 def test_nothing_to_resolve_is_an_error(lamin: ModuleType) -> None:
-    with pytest.raises(LookupError, match="holds no artifact"):
+    with pytest.raises(LookupError, match="contains no artifact"):
         resolve_lamin([])
-    with pytest.raises(LookupError, match="holds no artifact"):
+    with pytest.raises(LookupError, match="contains no artifact"):
         resolve_lamin(lamin.Artifact.filter(key="no such key"))
     with pytest.raises(TypeError, match=r"expected 'lamindb:<key>'.*got int"):
         resolve_lamin(3)  # type: ignore[arg-type]
@@ -208,7 +208,7 @@ def test_a_remote_artifact_is_fetched_once_into_the_cache(lamin: ModuleType, fil
 
         boto3.client("s3").delete_object(Bucket="atlas", Key="data/remote.h5ad")
         item.path.unlink()
-        with pytest.raises(FileNotFoundError, match=r"remote\.h5ad' should lie at s3://atlas.*restore"):
+        with pytest.raises(FileNotFoundError, match=r"remote\.h5ad' is not at s3://atlas.*restore"):
             resolve_lamin(artifact)
 
 

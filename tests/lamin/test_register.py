@@ -301,7 +301,7 @@ def test_a_locked_database_is_told_in_one_line(lamin: ModuleType, storage: Path,
     database = sqlite3.connect(connection.settings_dict["NAME"])
     try:
         database.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(RuntimeError, match=r"the SQLite database of the lamindb instance is locked: another"):
+        with pytest.raises(RuntimeError, match=r"the SQLite database of the lamindb instance is locked by another"):
             register([outcome], key=key, recipe=Recipe())
     finally:
         database.close()

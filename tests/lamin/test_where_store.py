@@ -196,7 +196,7 @@ def test_a_store_that_was_moved_is_registered_where_it_is(lamin: ModuleType, sto
     out, moved = storage / "before.cells", storage / "moved.cells"
     assert convert(out, data=f"lamindb:{key}") == 0
     out.rename(moved)
-    said = f"before.cells, and nothing is there: move it back, or register it .* convert lamindb:{key}@0000 --out"
+    said = f"before.cells; move it back, or register it .* convert lamindb:{key}@0000 --out"
     with pytest.raises(FileNotFoundError, match=said):
         Collection.open(f"lamindb:{key}.cells")
     for _ in range(2):
@@ -226,12 +226,12 @@ def test_a_store_that_is_not_what_was_registered_is_refused(lamin: ModuleType, s
     out = storage / "changed.cells"
     assert convert(out, data=f"lamindb:{key}") == 0
     assert main(["convert", str(made[1].output), "--out", str(out), "--append", "--processes", "1"]) == 0
-    said = rf"has 2 sources, and lamindb:{key}@0000, which it was made of, 1 artifacts: .*convert lamindb:{key}@0000"
+    said = rf"has 2 sources, but lamindb:{key}@0000, which it was made of, has 1 artifacts; convert lamindb:{key}@0000"
     with pytest.raises(ValueError, match=said):
         Collection.open(f"lamindb:{key}.cells", where={"cell_types": T})
     shutil.rmtree(out)
     assert main(["convert", str(made[2].output), "--out", str(out), "--processes", "1"]) == 0
-    with pytest.raises(ValueError, match=r"source 0 of .* is k\.h5ad with 3 cells, and in .* it is i\.h5ad with 3"):
+    with pytest.raises(ValueError, match=r"source 0 of .* is k\.h5ad with 3 cells, but in .* it is i\.h5ad with 3"):
         Collection.open(f"lamindb:{key}.cells", where={"cell_types": T})
 
 
@@ -254,4 +254,4 @@ def test_the_same_counts_with_other_labels_are_another_store(storage: Path, caps
 
 def test_only_a_store_of_one_collection_is_registered(storage: Path, capsys) -> None:
     assert convert(storage / "0.cells", "--append") == 2
-    assert "--register wants a store of one collection alone" in capsys.readouterr().err
+    assert "--register requires a store of one collection" in capsys.readouterr().err
