@@ -1,8 +1,8 @@
-"""Labels: columns of the cell table as integers.
+"""Label encoders: columns of obs as integer codes.
 
-Codes depend on the sorted set of labels that occur, and on nothing else: not on the order of files, rows or
-categories, not on unused categories, not on the process. Where labels are terms of an ontology (`Hierarchy`), some of
-them are above others: the leaves have the first codes and are the classes, the terms above them follow.
+Codes depend on the sorted set of labels that occur and on nothing else, such as the order of files, rows or categories,
+or unused categories. If labels are ontology terms (`Hierarchy`), the leaves have the first codes and are the classes;
+the terms above them follow.
 """
 
 from __future__ import annotations
@@ -15,39 +15,41 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scdataloader.ontology.graph import membership
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 UNKNOWN = frozenset({"", "unknown", "na", "nan"})
-"""Labels that mean "not known", in lower case; missing values mean it too. Their code is -1."""
+"""Labels that mean "not known", in lower case; their code is -1, as is that of missing values."""
 
 _STEP = 1 << 20
-"""Cells at a time: index arrays are cast to 64 bits, and those of 10⁸ cells should not all be so at once."""
+"""Cells per step, because NumPy casts index arrays to 64 bits, which takes 800 MB for 10⁸ cells."""
 _TABLE_LIMIT = 1 << 20
-"""A table of joint classes may have this many entries, or four per cell; past that, sorting is cheaper."""
+"""Largest table of joint classes, in entries, or four entries per cell; for more, sorting is cheaper."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelEncoder:
-    """Labels of one column to codes ``0 … n_classes - 1``, in sorted order; -1 is unknown.
+    """Maps the labels of a column to codes ``0 … n_classes - 1``, in sorted order; -1 is unknown.
 
     With a hierarchy the codes from ``n_classes`` on are inner labels: those that occur and are above some class.
 
     Raises:
-        ValueError: classes or inner labels are not sorted, occur twice, or hold a word for "unknown"; an inner label is
-            above no class or above one that there is not; or a label is mapped onto none of them.
+        ValueError: classes or inner labels are not sorted, occur twice, or contain a word for "unknown"; an inner label
+            is above no class or above one that does not exist; or a label is mapped to neither.
     """
 
     column: str
-    """Column of the cell table."""
+    """Column of obs."""
     classes: tuple[str, ...]
-    """Labels, sorted; the code of a label is its place. With a hierarchy those with no other below."""
+    """Labels without other labels below them, in the order of their codes."""
     inner: tuple[str, ...] = ()
-    """Labels above some of the classes, sorted; their codes go on from those of the classes."""
+    """Labels above some of the classes, sorted; their codes follow those of the classes."""
     leaves: tuple[tuple[int, ...], ...] = ()
-    """For each inner label the codes of the classes that it is above, ascending."""
+    """Codes of the classes below each inner label, ascending."""
     mapped: dict[str, str] = field(default_factory=dict, hash=False)
-    """{label as it is written: label that has the code}, where these differ: names, deprecated ids, rolled-up terms."""
+    """{label as written: label with the code} for names, deprecated ids and rolled-up terms."""
     ontology: str = ""
     """Name and release of the ontology; empty without a hierarchy."""
     encoder: dict[str, int] = field(init=False, repr=False, compare=False)
@@ -57,10 +59,10 @@ class LabelEncoder:
         object.__setattr__(self, "encoder", {label: code for code, label in enumerate(self.labels)})
         for what, labels in (("classes", self.classes), ("inner labels", self.inner)):
             if list(labels) != sorted(set(labels)):
-                raise ValueError(f"the {what} of {self.column!r} must be sorted and distinct, not {labels[:5]} …")
+                raise ValueError(f"the {what} of {self.column!r} are {labels[:5]} …; expected sorted distinct labels")
             if any(is_unknown(label) for label in labels):
                 raise ValueError(
-                    f"the {what} of {self.column!r} hold a word for 'unknown', which has the code -1 and no class"
+                    f"the {what} of {self.column!r} contain a word for 'unknown', whose code is -1; remove it"
                 )
         if len(self.encoder) < len(self.labels):
             raise ValueError(f"{self.column!r} has a label that is both a class and an inner label")
@@ -68,11 +70,11 @@ class LabelEncoder:
             not codes or list(codes) != sorted(set(codes) & set(range(self.n_classes))) for codes in self.leaves
         ):
             raise ValueError(
-                f"{self.column!r} needs, for each of {len(self.inner)} inner labels, ascending codes of the classes "
-                f"below it, from 0 to {self.n_classes - 1}, not {self.leaves[:5]} …"
+                f"the leaves of {self.column!r} are {self.leaves[:5]} …; expected for each of {len(self.inner)} inner "
+                f"labels the ascending codes of the classes below it, from 0 to {self.n_classes - 1}"
             )
         if not set(self.mapped.values()) <= set(self.encoder):
-            raise ValueError(f"{self.column!r} has labels that are mapped onto what is neither class nor inner label")
+            raise ValueError(f"{self.column!r} maps labels to others that are neither classes nor inner labels")
 
     @classmethod
     def fit(cls, column: str, parts: Iterable[pd.Series[Any]]) -> LabelEncoder:
@@ -91,7 +93,7 @@ class LabelEncoder:
         if not labels:
             raise ValueError(
                 f"all labels of {column!r} are unknown (missing, or one of {sorted(UNKNOWN)}) in {n_cells:,} cells; "
-                "name a column that holds labels"
+                "name a column that contains labels"
             )
         return cls(column=column, classes=tuple(sorted(labels)))
 
@@ -102,7 +104,7 @@ class LabelEncoder:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """All labels that have a code, in the order of their codes: classes, then inner labels."""
+        """All labels in the order of their codes: classes, then inner labels."""
         return self.classes + self.inner
 
     @property
@@ -118,24 +120,21 @@ class LabelEncoder:
     @property
     def membership(self) -> NDArray[np.bool_]:
         """``(n_inner, n_classes)`` True where the class is below the inner label: row i is code ``n_classes + i``."""
-        matrix = np.zeros((len(self.inner), self.n_classes), dtype=np.bool_)
-        for row, codes in zip(matrix, self.leaves, strict=True):
-            row[list(codes)] = True
-        return matrix
+        return membership(self.n_classes, self.hierarchy)
 
     def knows(self, label: str) -> bool:
-        """Whether a label, as it is written, has a code."""
+        """Whether a label, as written, has a code."""
         return self.mapped.get(label, label) in self.encoder
 
     def widened(self, mapped: Mapping[str, str]) -> LabelEncoder:
-        """This encoder, which also takes labels that are written otherwise; what it knows stays as it is."""
+        """The encoder with further spellings, ``{label as written: label}``; labels that it knows keep their codes."""
         more = {label: to for label, to in mapped.items() if to in self.encoder and not self.knows(label)}
         return replace(self, mapped={**self.mapped, **more})
 
     def encode(self, values: pd.Series[Any]) -> NDArray[np.int32]:
-        """``(n,)`` codes of ``values``; unknown labels, and labels that are no class (see `unseen`), are -1."""
+        """``(n,)`` codes of ``values``; -1 for unknown labels and for labels without a code (see `unseen`)."""
         names, codes = _factorize(values)
-        # the last entry answers the code -1 of a missing value
+        # the last entry is for the code -1 of a missing value
         lut = np.array([*(self.encoder.get(self.mapped.get(name, name), -1) for name in names), -1], dtype=np.int32)
         out = np.empty(len(codes), dtype=np.int32)
         for part in _steps(len(codes)):
@@ -143,7 +142,7 @@ class LabelEncoder:
         return out
 
     def unseen(self, values: pd.Series[Any]) -> dict[str, int]:
-        """Labels in ``values`` that are no class, though not unknown, with the number of their cells, most first."""
+        """``{label: cells}`` of the labels in ``values`` that have no code and are not unknown, most cells first."""
         names, codes = _factorize(values)
         if all(self.knows(name) or is_unknown(name) for name in names):
             return {}
@@ -162,7 +161,7 @@ class LabelEncoder:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> LabelEncoder:
-        """The encoder that `to_dict` described."""
+        """The encoder of which `to_dict` returned the values."""
         return cls(
             column=state["column"],
             classes=tuple(state["classes"]),
@@ -174,7 +173,7 @@ class LabelEncoder:
 
 
 def label_counts(parts: Iterable[pd.Series[Any]]) -> dict[str, int]:
-    """Cells of each label that occurs in ``parts``, the column in each source, by label; without unknown ones."""
+    """``{label: cells}``, sorted, of the known labels that occur in ``parts``, the column in each source."""
     counts: Counter[str] = Counter()
     for part in parts:
         counts.update(_counted(*_factorize(part)))
@@ -182,7 +181,7 @@ def label_counts(parts: Iterable[pd.Series[Any]]) -> dict[str, int]:
 
 
 def joint(codes: Sequence[NDArray[np.integer[Any]]], sizes: Sequence[int]) -> tuple[NDArray[np.int32], int]:
-    """Classes of cells by several columns at once.
+    """Joint classes of cells by several columns.
 
     Args:
         codes: ``(n,)`` codes of each column; -1 is unknown.
@@ -234,7 +233,7 @@ def _compress(codes: NDArray[np.integer[Any]], size: int) -> tuple[NDArray[np.in
 
 
 def _factorize(values: pd.Series[Any]) -> tuple[list[str], NDArray[np.integer[Any]]]:
-    """Names, perhaps repeated or unused, and each cell's place among them; -1 where missing."""
+    """Labels, which may be repeated or unused, and the position of each cell's label in them; -1 if missing."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         return [label_text(label) for label in values.cat.categories], values.cat.codes.to_numpy()
     codes, labels = pd.factorize(values)
@@ -242,7 +241,7 @@ def _factorize(values: pd.Series[Any]) -> tuple[list[str], NDArray[np.integer[An
 
 
 def _counted(names: Sequence[str], codes: NDArray[np.integer[Any]]) -> Counter[str]:
-    """Cells of each known label, given as places among ``names``."""
+    """Cells of each known label; ``codes`` are positions in ``names``."""
     counts = np.zeros(len(names) + 1, dtype=np.int64)
     for part in _steps(len(codes)):
         counts += np.bincount(codes[part].astype(np.int64) + 1, minlength=len(names) + 1)
@@ -256,8 +255,7 @@ def _counted(names: Sequence[str], codes: NDArray[np.integer[Any]]) -> Counter[s
 def label_text(label: object) -> str:
     """A label as text.
 
-    A whole number is the same label as an integer and as a float: one missing value turns a column of integers into
-    floats.
+    Whole numbers are written as integers, because one missing value turns a column of integers into floats.
     """
     if isinstance(label, float | np.floating) and float(label).is_integer():
         return str(int(label))
@@ -265,7 +263,7 @@ def label_text(label: object) -> str:
 
 
 def is_unknown(label: str) -> bool:
-    """Whether a label says that nothing is known: see `UNKNOWN`."""
+    """Whether a label means "not known"; see `UNKNOWN`."""
     return label.strip().lower() in UNKNOWN
 
 

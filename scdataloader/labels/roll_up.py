@@ -1,4 +1,4 @@
-"""Fewer classes out of the terms of an ontology: what is too fine goes up to a term above it."""
+"""Roll-up of ontology terms to fewer classes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from scdataloader.ontology.ontology import Ontology
 
 @dataclass(frozen=True, kw_only=True)
 class RollUp:
-    """Which terms labels go up to; one of the three.
+    """Rule by which labels are rolled up to terms above them; exactly one of the three.
 
     Args:
-        terms: Ids or names. A label goes up to the lowest of them that it is under, or is one of them; a label that is
+        terms: Ids or names. A label is rolled up to the lowest of these terms that it is under, or equals; a label
             under none of them stays.
-        depth: Edges from a root, on the shortest way. A label that is deeper goes up to the nearest term above it that
-            is not.
-        min_cells: A label goes up to its parent as long as it has fewer cells than this and no class is below it, and
-            counts there with what else is there. So every class has at least as many cells, but for roots. Of several
-            parents it takes the one with the fewest cells at and below it, which is the most specific.
+        depth: Edges on the shortest path to a root. A deeper label is rolled up to the nearest term above it with at
+            most this depth.
+        min_cells: A label with fewer cells and no class below it is rolled up to its parent, which then counts its
+            cells; this repeats, so that every class except roots has at least so many cells. Of several parents the
+            most specific is chosen, the one with the fewest cells at and below it.
 
     Raises:
-        ValueError: none of the three is given, or more than one, or it is out of its range.
+        ValueError: none of the three is given, or more than one, or it is out of range.
     """
 
     terms: list[str] | None = None
@@ -33,24 +33,26 @@ class RollUp:
     def __post_init__(self) -> None:
         given = [name for name in ("terms", "depth", "min_cells") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"a roll-up takes one of terms, depth and min_cells, not {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"a roll-up has {' and '.join(given) or 'none'}; expected exactly one of terms, depth and min_cells"
+            )
         terms: Any = self.terms
         if terms is not None and (isinstance(terms, str) or not terms):
-            raise ValueError(f"terms is a list of the terms to roll up to, at least one, not {self.terms!r}")
+            raise ValueError(f"terms is {self.terms!r}; expected a list of at least one term")
         if self.depth is not None and self.depth < 0:
-            raise ValueError(f"depth counts edges from a root, which has depth 0, and cannot be {self.depth}")
+            raise ValueError(f"depth is {self.depth}; expected 0 (roots) or more edges")
         if self.min_cells is not None and self.min_cells < 1:
-            raise ValueError(f"min_cells must be at least 1 cell, not {self.min_cells}")
+            raise ValueError(f"min_cells is {self.min_cells}; expected at least 1 cell")
 
     def classes(self, ontology: Ontology, counts: Mapping[str, int]) -> dict[str, str]:
-        """{term: the term that it goes up to, or itself}, for all terms that occur.
+        """{term: the term to which it is rolled up, or itself}, for all terms that occur.
 
         Args:
-            ontology: what is above what.
+            ontology: the ontology of the terms.
             counts: cells of each current term that occurs.
 
         Raises:
-            LookupError: the ontology has none of these ``terms``, or more than one of that name.
+            LookupError: one of ``terms`` is not in the ontology, or is ambiguous.
             ValueError: one of ``terms`` is above no label, or a label is under several, none above another.
         """
         if self.terms is not None:
@@ -67,8 +69,8 @@ def _to_terms(ontology: Ontology, labels: Sequence[str], terms: Sequence[str]) -
     for term in targets:
         if not any(term in terms_above for terms_above in above.values()):
             raise ValueError(
-                f"cannot roll up to {term} ({ontology.label(term)}): none of the {len(labels)} labels is a kind of it; "
-                "leave it out, or correct it"
+                f"cannot roll up to {term} ({ontology.label(term)}): it is above none of the {len(labels)} labels; "
+                "correct it, or leave it out"
             )
     under = [label for label in labels if above[label] & set(targets)]
     return {label: label for label in labels} | ontology.roll_up(under, targets)

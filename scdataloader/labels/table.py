@@ -1,4 +1,4 @@
-"""The label columns of a collection: their encoders, and the codes of every cell."""
+"""Label columns of a collection: encoders, and the codes of every cell."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class LabelTable:
     def fit(
         cls, collection: Collection, columns: Sequence[str], hierarchies: Mapping[str, Hierarchy] | None = None
     ) -> LabelTable:
-        """Encoders of all labels that occur in a collection, those of ``hierarchies`` with leaves and inner terms.
+        """Encoders of all labels that occur in a collection; columns in ``hierarchies`` have leaves and inner terms.
 
         Raises:
             KeyError: a column is in no source.
-            ValueError: all labels of a column are unknown, a column is named twice, or what `Hierarchy.fit` refuses.
+            ValueError: all labels of a column are unknown, a column is named twice, or see `Hierarchy.fit`.
         """
         if len(set(columns)) < len(columns):
-            raise ValueError(f"a label column is named twice: {list(columns)}")
+            raise ValueError(f"labels names a column twice: {list(columns)}")
         return cls(
             encoders={column: fit_encoder(column, collection.column(column), hierarchies or {}) for column in columns}
         )
@@ -51,12 +51,12 @@ class LabelTable:
         columns: Sequence[str] | None = None,
         hierarchies: Mapping[str, Hierarchy] | None = None,
     ) -> LabelTable:
-        """Encoders given as {column: {label: code}}, such as those that a trained model keeps.
+        """Encoders given as {column: {label: code}}, such as those of a trained model.
 
         Args:
             encoders: Codes of the labels of each column; negative ones are unknown.
-            columns: Those to take, in this order; all where not given.
-            hierarchies: Columns whose terms above others have the codes after all leaves.
+            columns: Columns to use, in this order; all by default.
+            hierarchies: Columns whose inner terms have the codes after all leaves.
 
         Raises:
             KeyError: a column is missing.
@@ -64,7 +64,7 @@ class LabelTable:
         """
         missing = [column for column in columns or () if column not in encoders]
         if missing:
-            raise KeyError(f"the encoders lack the label columns {missing}; they are of {list(encoders)}")
+            raise KeyError(f"the encoders lack the label columns {missing}; they have {list(encoders)}")
         table = {}
         for column in encoders if columns is None else columns:
             codes = encoders[column]
@@ -75,14 +75,14 @@ class LabelTable:
             classes = tuple(sorted(known))
             if [known[label] for label in classes] != list(range(len(classes))):
                 raise ValueError(
-                    f"the codes of {column!r} must be the places of its sorted labels, 0 … {len(classes) - 1}"
+                    f"the codes of {column!r} are not those of its sorted labels; expected 0 … {len(classes) - 1}"
                 )
             table[column] = LabelEncoder(column=column, classes=classes)
         return cls(encoders=table)
 
     @property
     def hierarchical(self) -> dict[str, LabelEncoder]:
-        """{column: encoder} of columns with a hierarchy."""
+        """{column: encoder} of the columns with a hierarchy."""
         return {column: encoder for column, encoder in self.encoders.items() if encoder.ontology}
 
     def codes(
@@ -92,13 +92,13 @@ class LabelTable:
         *,
         absent_ok: bool = False,
     ) -> NDArray[np.int32]:
-        """(n, C) codes of all cells; a label that has none becomes -1, with a warning that counts the cells.
+        """(n, C) codes of all cells; labels without a code are -1, with a warning that counts the cells.
 
-        Labels of columns with a hierarchy may be written otherwise than in training: as names, or as deprecated ids.
+        Labels of columns with a hierarchy may be spelt differently than in training: as names, or as deprecated ids.
 
         Raises:
-            KeyError: a column is in no source, and ``absent_ok`` does not take that for labels that are all unknown.
-            ValueError: a label is no term of its column's hierarchy.
+            KeyError: a column is in no source, and not ``absent_ok``, which encodes it as unknown.
+            ValueError: a label is not a term of its column's ontology.
         """
         columns = []
         for column, trained in self.encoders.items():
@@ -113,12 +113,12 @@ class LabelTable:
             unseen = _unseen(encoder, series)
             if unseen and hierarchies is not None and column in hierarchies:
                 encoder = encoder.widened(hierarchies[column].encoder.mapped)
-                # that joint labels are unknown was said when the hierarchy was fitted
+                # joint labels were reported when the hierarchy was fitted
                 unseen = Counter({label: n for label, n in _unseen(encoder, series).items() if not is_joint(label)})
             if unseen:
                 examples = ", ".join(f"{label} ({n:,})" for label, n in unseen.most_common(5))
                 logger.warning(
-                    "%s: %s cells have labels that training has not seen; their code is -1: %s",
+                    "%s: %s cells have labels not seen in training; encoded as -1: %s",
                     column,
                     f"{unseen.total():,}",
                     examples,
@@ -135,22 +135,22 @@ class LabelTable:
         """The encoders of a checkpoint.
 
         Args:
-            state: What `to_dict` gave.
-            columns: The columns that this run names; empty for those of the checkpoint.
+            state: Values that `to_dict` returned.
+            columns: The columns of this run; empty for those of the checkpoint.
 
         Raises:
             StateMismatchError: the checkpoint has other columns.
         """
         if columns and list(state) != list(columns):
             raise StateMismatchError(
-                f"the checkpoint was trained on labels {list(state)}, but this run names {list(columns)}; "
-                "name the same, in the same order, or none"
+                f"the checkpoint was trained on labels {list(state)}, but this run has {list(columns)}; "
+                "name the same columns in the same order, or none"
             )
         return cls(encoders={column: LabelEncoder.from_dict(kept) for column, kept in state.items()})
 
 
 def fit_encoder(column: str, parts: Sequence[pd.Series[Any]], hierarchies: Mapping[str, Hierarchy]) -> LabelEncoder:
-    """The encoder of all labels of a column, of which ``parts`` are what each source has; see `LabelTable.fit`."""
+    """The encoder of all labels in ``parts``, the column in each source; see `LabelTable.fit`."""
     return hierarchies[column].encoder if column in hierarchies else LabelEncoder.fit(column, parts)
 
 

@@ -1,7 +1,7 @@
-"""Two small reference models, so that training does something true out of the box.
+"""Two small reference models.
 
-Both take raw counts and normalise by themselves: ``log1p(x * 10,000 / depth)``. The command line gives them the data's
-``n_genes``, ``classes``, ``decoders`` and ``labels_hierarchy``; a checkpoint keeps these, so `load_from_checkpoint`
+Both take raw counts and normalise them to ``log1p(x * 10,000 / depth)``. The command line sets ``n_genes``,
+``classes``, ``decoders`` and ``labels_hierarchy`` from the data; checkpoints keep them, so that `load_from_checkpoint`
 needs no data.
 """
 

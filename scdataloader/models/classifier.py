@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassF1Score, MulticlassStatScores
+from torchmetrics.classification import MulticlassStatScores
 
 from scdataloader.models.losses import HierarchicalCrossEntropy, HierarchicalF1
 from scdataloader.models.reference import Batch, Reference, check, log_expression
 
-_TRUE_POSITIVES, _SUPPORT = 0, 4
-
 
 class LabelClassifier(Reference):
-    """Predicts labels from all genes of a cell: a multi-layer perceptron with one head for each label column.
+    """Predicts labels from all genes of a cell: a multi-layer perceptron with one head per label column.
 
-    Given ``labels_hierarchy`` it learns from inner labels too (`HierarchicalCrossEntropy`): a "T cell" is any of the
-    kinds of T cells. Without, labels above the classes are unknown.
+    Given ``labels_hierarchy`` it also learns from inner labels (`HierarchicalCrossEntropy`): a "T cell" is any of the
+    classes of T cells. Without it, inner labels are unknown.
     """
 
     def __init__(
@@ -34,27 +31,25 @@ class LabelClassifier(Reference):
         dropout: float = 0.1,
         learning_rate: float = 1e-3,
     ) -> None:
-        """Describe the model.
+        """Build the model.
 
         Args:
-            n_genes: Number of genes of the vocabulary; a command line takes it from the data.
-            classes: {label column: number of classes}, in the order of a batch's ``labels``; from the data as well.
-            decoders: {label column: {code: label}}, for the names in the logs; from the data as well.
-            labels_hierarchy: {label column: {code of an inner label: codes of the classes below it}}, of columns that
-                have one; from the data as well.
+            n_genes: Number of genes of the vocabulary; the command line sets it from the data.
+            classes: {label column: number of classes}, in the order of a batch's ``labels``; set from the data.
+            decoders: {label column: {code: label}}, for names in the logs; set from the data.
+            labels_hierarchy: {label column: {code of an inner label: codes of the classes below it}}, of columns with a
+                hierarchy; set from the data.
             width: Units of each hidden layer.
             n_layers: Number of hidden layers.
-            dropout: Share of the hidden units that is left out at random in training.
+            dropout: Fraction of the hidden units that is dropped in training.
             learning_rate: Step size of AdamW.
 
         Raises:
-            ValueError: there is no label column, or a hierarchy is of none or has other codes than its classes ask for.
+            ValueError: there is no label column, or a hierarchy does not fit the columns or their classes.
         """
         super().__init__()
         if not classes:
-            raise ValueError(
-                "LabelClassifier needs at least one label column to predict: name some in the data's labels"
-            )
+            raise ValueError("LabelClassifier has no label column to predict; name at least one in the data's labels")
         self.hierarchies = dict(labels_hierarchy or {})
         if not self.hierarchies.keys() <= classes.keys():
             raise ValueError(f"labels_hierarchy is of {list(self.hierarchies)}, but the labels are {list(classes)}")
@@ -68,12 +63,11 @@ class LabelClassifier(Reference):
             layers += [nn.Linear(size, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout)]
         self.trunk = nn.Sequential(*layers)
         self.heads = nn.ModuleList(nn.Linear(width, n) for n in classes.values())
-        below = [self.hierarchies.get(column, {}) for column in classes]
-        sizes = list(zip(classes.values(), below, strict=True))
-        self.losses = nn.ModuleList(HierarchicalCrossEntropy(n, inner) for n, inner in sizes)
-        self.metrics = nn.ModuleDict({stage: _metrics(self.classes) for stage in ("val", "test")})
-        self.f1 = nn.ModuleDict(
-            {stage: nn.ModuleList(HierarchicalF1(n, inner) for n, inner in sizes) for stage in ("val", "test")}
+        inner = [(n, self.hierarchies.get(column, {})) for column, n in classes.items()]
+        self.losses = nn.ModuleList(HierarchicalCrossEntropy(n, hierarchy) for n, hierarchy in inner)
+        self.f1 = nn.ModuleList(HierarchicalF1(n, hierarchy) for n, hierarchy in inner)
+        self.counts = nn.ModuleList(
+            MulticlassStatScores(max(n, 2), average="none", ignore_index=-1) for n in classes.values()
         )
 
     def forward(self, batch: Batch) -> list[Tensor]:
@@ -88,14 +82,6 @@ class LabelClassifier(Reference):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["row"]))
         return loss
 
-    def on_validation_epoch_end(self) -> None:
-        """Log macro-F1 and the recall of each class; with a hierarchy also its F1, and the recall of all leaves."""
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log macro-F1 and the recall of each class; with a hierarchy also its F1, and the recall of all leaves."""
-        self._log_metrics("test")
-
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
         """``row`` (B,) row numbers, ``codes`` (B, C) predicted codes, ``probabilities`` {column: (B, classes)}."""
         probabilities = [logits.softmax(dim=1) for logits in self(batch)]
@@ -109,63 +95,45 @@ class LabelClassifier(Reference):
         per_column = zip(self.losses, logits, labels.unbind(1), strict=True)
         return torch.stack([loss(scores, codes) for loss, scores, codes in per_column]).sum()
 
-    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        labels = self._known_labels(batch)
-        if "pad" in batch:  # rows repeated to keep ranks even are not to be counted twice
-            labels = labels.masked_fill(batch["pad"][:, None], -1)
-        logits = self(batch)
-        self.log(f"{stage}/loss", self._loss(logits, labels), batch_size=len(labels), sync_dist=True)
-        for (metrics, f1), scores, codes in zip(self._of_stage(stage), logits, labels.unbind(1), strict=True):
-            guessed = scores.argmax(dim=1)
-            metrics.update(guessed, codes.masked_fill(codes >= scores.shape[1], -1))
-            f1.update(guessed, codes)
-
     def _known_labels(self, batch: Batch) -> Tensor:
-        """(B, C) labels; those above the classes, where the model has no hierarchy, are unknown."""
+        """(B, C) labels; -1 for inner labels of columns without a hierarchy."""
         n_labels = [n + len(self.hierarchies.get(column, ())) for column, n in self.classes.items()]
         labels = batch["labels"]
         return labels.masked_fill(labels >= torch.tensor(n_labels, device=labels.device), -1)
 
-    def _of_stage(self, stage: str) -> list[tuple[MetricCollection, HierarchicalF1]]:
-        metrics, f1 = (cast("Iterable[Any]", found[stage]) for found in (self.metrics, self.f1))
-        return list(zip(metrics, f1, strict=True))
+    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        labels = self._known_labels(batch)
+        if "pad" in batch:  # rows repeated to keep ranks even must not count twice
+            labels = labels.masked_fill(batch["pad"][:, None], -1)
+        logits = self(batch)
+        self.log(f"{stage}/loss", self._loss(logits, labels), batch_size=len(labels), sync_dist=True)
+        for (counts, f1), scores, codes in zip(self._metrics(), logits, labels.unbind(1), strict=True):
+            predicted = scores.argmax(dim=1)
+            counts.update(predicted, codes.masked_fill(codes >= scores.shape[1], -1))
+            f1.update(predicted, codes)
 
-    def _log_metrics(self, stage: str) -> None:
-        found: dict[str, dict[str, Tensor]] = {"macro_f1": {}, "hierarchical_f1": {}, "leaf_recall": {}}
+    def _metrics(self) -> list[tuple[MulticlassStatScores, HierarchicalF1]]:
+        """The metrics of each label column."""
+        return list(zip(cast("Iterable[Any]", self.counts), cast("Iterable[Any]", self.f1), strict=True))
+
+    def _log_epoch(self, stage: str) -> None:
+        """Log macro-F1 and the recall of each class; with a hierarchy also its F1, and the recall over all leaves."""
         several = len(self.classes) > 1
-        for column, (metrics, f1) in zip(self.classes, self._of_stage(stage), strict=True):
-            values = metrics.compute()
-            counts = values["counts"].reshape(-1, 5)
-            found["macro_f1"][column] = values["macro_f1"]
+        scores: dict[str, list[Tensor]] = {}
+        for column, (counts, f1) in zip(self.classes, self._metrics(), strict=True):
+            right, wrong, _, missed, n_cells = counts.compute().reshape(-1, 5).unbind(1)
+            occurs = right + wrong + missed > 0
+            found = {"macro_f1": (2 * right / (2 * right + wrong + missed))[occurs].sum() / occurs.sum().clamp(min=1)}
             if column in self.hierarchies:
-                found["hierarchical_f1"][column] = f1.compute()
-                right, n_cells = counts[:, [_TRUE_POSITIVES, _SUPPORT]].sum(dim=0)
-                found["leaf_recall"][column] = right / n_cells.clamp(min=1)
-            self._log_recalls(f"{stage}/recall/{column}" if several else f"{stage}/recall", column, counts)
-            metrics.reset()
+                found |= {"hierarchical_f1": f1.compute(), "leaf_recall": right.sum() / n_cells.sum().clamp(min=1)}
+            for name, score in found.items():
+                scores.setdefault(name, []).append(score)
+                if several:
+                    self.log(f"{stage}/{name}/{column}", score)
+            prefix, names = f"{stage}/recall{f'/{column}' if several else ''}", self.decoders.get(column, {})
+            for code in n_cells.nonzero().flatten().tolist():
+                self.log(f"{prefix}/{names.get(code, code)}", right[code] / n_cells[code])
+            counts.reset()
             f1.reset()
-        for name, per_column in found.items():
-            if per_column:
-                mean = torch.stack(list(per_column.values())).mean()
-                self.log(f"{stage}/{name}", mean, prog_bar=name == "macro_f1")
-            if several:
-                self.log_dict({f"{stage}/{name}/{column}": value for column, value in per_column.items()})
-
-    def _log_recalls(self, prefix: str, column: str, counts: Tensor) -> None:
-        names = self.decoders.get(column, {})
-        for code, of_class in enumerate(counts):
-            if of_class[_SUPPORT]:  # recall has no value for a class that these cells do not have
-                self.log(f"{prefix}/{names.get(code, code)}", of_class[_TRUE_POSITIVES] / of_class[_SUPPORT])
-
-
-def _metrics(classes: Mapping[str, int]) -> nn.ModuleList:
-    """For each label column macro-F1 over the classes that occur, and the counts of each class."""
-    return nn.ModuleList(
-        MetricCollection(
-            {
-                "macro_f1": MulticlassF1Score(max(n, 2), average="macro", ignore_index=-1),
-                "counts": MulticlassStatScores(max(n, 2), average="none", ignore_index=-1),
-            }
-        )
-        for n in classes.values()
-    )
+        for name, of_columns in scores.items():
+            self.log(f"{stage}/{name}", torch.stack(of_columns).mean(), prog_bar=name == "macro_f1")

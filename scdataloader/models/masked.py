@@ -1,8 +1,6 @@
-"""A small transformer that predicts hidden expression."""
+"""A small transformer that predicts masked expression."""
 
 from __future__ import annotations
-
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +12,10 @@ from scdataloader.models.reference import Batch, Reference, check, log_expressio
 
 
 class MaskedExpression(Reference):
-    """Predicts the expression of hidden genes from the others of the same cell: a small transformer.
+    """Predicts the expression of masked genes from the other genes of the cell: a small transformer.
 
-    A gene of a cell is one token: an embedding of which gene it is plus one of how much it is expressed. A further
-    token stands for the cell and knows its depth. For batches of `SelectedGenes`.
+    A token is the sum of an embedding of the gene and one of its expression. One more token represents the cell and is
+    made from its depth. For batches of `SelectedGenes`.
     """
 
     def __init__(
@@ -30,15 +28,15 @@ class MaskedExpression(Reference):
         mask_share: float = 0.3,
         learning_rate: float = 1e-3,
     ) -> None:
-        """Describe the model.
+        """Build the model.
 
         Args:
-            n_genes: Number of genes of the vocabulary; a command line takes it from the data.
+            n_genes: Number of genes of the vocabulary; the command line sets it from the data.
             width: Width of the tokens; a multiple of ``n_heads``.
             n_layers: Number of transformer layers.
             n_heads: Attention heads in each layer.
-            dropout: Share of the activations that is left out at random in training.
-            mask_share: Share of a cell's selected genes that is hidden and to be predicted, between 0 and 1.
+            dropout: Fraction of the activations that is dropped in training.
+            mask_share: Fraction of a cell's selected genes that is masked and predicted, between 0 and 1.
             learning_rate: Step size of AdamW.
 
         Raises:
@@ -46,11 +44,11 @@ class MaskedExpression(Reference):
         """
         super().__init__()
         if not 0 < mask_share < 1:
-            raise ValueError(f"mask_share must be between 0 and 1, not {mask_share}: some genes hidden and some shown")
+            raise ValueError(f"mask_share is {mask_share}; expected a fraction between 0 and 1, exclusive")
         self.save_hyperparameters()
         self.mask_share = mask_share
         self.learning_rate = learning_rate
-        # gene -1, a place left empty, has the embedding 0 and is never attended to
+        # gene -1, which pads, has the embedding 0 and is not attended to
         self.gene = nn.Embedding(n_genes + 1, width, padding_idx=0)
         self.value = nn.Sequential(nn.Linear(1, width), nn.GELU(), nn.Linear(width, width))
         self.hidden_value = nn.Parameter(torch.zeros(width))
@@ -60,7 +58,7 @@ class MaskedExpression(Reference):
         )
         self.encoder = nn.TransformerEncoder(layer, n_layers, nn.LayerNorm(width), enable_nested_tensor=False)
         self.head = nn.Linear(width, 1)
-        self.r2 = nn.ModuleDict({stage: R2Score() for stage in ("val", "test")})
+        self.r2 = R2Score()
 
     def forward(self, values: Tensor, genes: Tensor, depth: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Predict expression.
@@ -69,7 +67,7 @@ class MaskedExpression(Reference):
             values: (B, L) expression of the genes, as `log_expression` gives it.
             genes: (B, L) vocabulary numbers; -1 pads.
             depth: (B,) total counts.
-            hidden: (B, L) True where the value is not to be seen.
+            hidden: (B, L) True where the value is masked.
 
         Returns:
             (B, L) predicted expression, and (B, width) a representation of each cell.
@@ -82,22 +80,22 @@ class MaskedExpression(Reference):
         return self.head(out[:, 1:]).squeeze(-1), out[:, 0]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean squared error over the hidden genes."""
-        # Not from the ambient generator: a resumed run hides the same genes.
+        """Mean squared error over the masked genes."""
+        # not from the global generator, so that a resumed run masks the same genes
         seed = int(derive_key(self.current_epoch, batch_idx, self.global_rank)) >> 1
         loss, _, _ = self._predict_hidden(batch, torch.Generator(self.device).manual_seed(seed))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["row"]))
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
-        """``row`` (B,) row numbers and ``embedding`` (B, width), with no gene hidden."""
+        """``row`` (B,) row numbers and ``embedding`` (B, width), with no gene masked."""
         check(self, batch, n_genes=None)
         values = log_expression(batch["x"], batch["depth"])
         none = torch.zeros_like(batch["genes"], dtype=torch.bool)
         return {"row": batch["row"], "embedding": self(values, batch["genes"], batch["depth"], none)[1]}
 
     def _predict_hidden(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss, and (n,) predicted and true values of all hidden genes."""
+        """The loss, and (n,) predicted and true values of all masked genes."""
         check(self, batch, n_genes=None)
         genes = batch["genes"]
         values = log_expression(batch["x"], batch["depth"])
@@ -113,6 +111,5 @@ class MaskedExpression(Reference):
         generator = torch.Generator(batch["genes"].device).manual_seed(batch_idx)
         loss, predicted, true = self._predict_hidden(batch, generator)
         self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=len(batch["row"]), sync_dist=True)
-        r2 = cast("R2Score", self.r2[stage])
-        r2.update(predicted, true)
-        self.log(f"{stage}/r2", r2, batch_size=len(batch["row"]))
+        self.r2.update(predicted, true)
+        self.log(f"{stage}/r2", self.r2, batch_size=len(batch["row"]))

@@ -1,4 +1,4 @@
-"""What the reference models have in common."""
+"""Parts that the reference models share."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def log_expression(x: Tensor, depth: Tensor) -> Tensor:
 
 
 def check(model: LightningModule, batch: Batch, *, n_genes: int | None) -> None:
-    """Say in a user's words what would fail further down as a shape or a key.
+    """Refuse a batch that would otherwise fail with an error about a shape or a key.
 
     Raises:
-        ValueError: the batch is not made for the model.
+        ValueError: the batch does not fit the model.
     """
     name = type(model).__name__
     if n_genes is None and "genes" not in batch:
         raise ValueError(
-            f"{name} needs batches of selected genes: set the data's collate to scdataloader.SelectedGenes"
+            f"{name} needs batches of selected genes; set the data's collate to scdataloader.SelectedGenes"
         )
     if n_genes is not None and batch["x"].shape[1] != n_genes:
         raise ValueError(
-            f"{name} was made for all {n_genes:,} genes of a vocabulary, but its batches have {batch['x'].shape[1]:,}: "
-            "set the data's collate to scdataloader.Sparse or scdataloader.Dense, with the vocabulary of the training"
+            f"{name} expects all {n_genes:,} genes of a vocabulary, but the batches have {batch['x'].shape[1]:,}; "
+            "set the data's collate to scdataloader.Sparse or scdataloader.Dense, and use the vocabulary of training"
         )
 
 
 class Reference(LightningModule):
-    """What both models have in common: how they are optimised, and that testing is like validating."""
+    """Base of the models: AdamW, and tests that equal validation."""
 
     learning_rate: float
 
@@ -50,12 +50,23 @@ class Reference(LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure how well validation cells are predicted."""
+        """Update and log the metrics of validation cells."""
         self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure how well test cells are predicted."""
+        """Update and log the metrics of test cells."""
         self._evaluate("test", batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the epoch."""
+        self._log_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the epoch."""
+        self._log_epoch("test")
 
     def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
         raise NotImplementedError
+
+    def _log_epoch(self, stage: str) -> None:
+        pass

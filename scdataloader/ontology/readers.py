@@ -1,4 +1,4 @@
-"""Where terms come from: the guide's wheel, a lamindb instance, an OBO or OWL file; all give a `TermTable`."""
+"""Readers of ontologies, which return a `TermTable`: cellxgene-ontology-guide, bionty, OBO and OWL files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 
 
 def read_guide(name: str, schema_version: str | None) -> TermTable:
-    """An ontology out of the wheel of cellxgene-ontology-guide, which holds those of the CELLxGENE schema."""
+    """An ontology of the CELLxGENE schema, from the package cellxgene-ontology-guide."""
     from cellxgene_ontology_guide.supported_versions import clear_ontology_file_cache, load_ontology_file
 
     schema = _guide_schema(schema_version)
     name = guide_name(name, schema_version)
-    # the guide keeps what it has parsed, several times as large as what is needed here, for as long as the process
-    # lives; where others use the guide too, its memory is theirs
+    # the guide caches parsed files, several times the size of a TermTable, for the life of the process; the cache stays
+    # if the user uses the guide too
     was_empty = load_ontology_file.cache_info().currsize == 0
     terms: dict[str, dict[str, Any]] = schema.ontology(name)
     if was_empty:
@@ -50,36 +50,36 @@ def _guide_schema(version: str | None) -> Any:
         return CXGSchema(version=version)
     except ValueError as error:
         raise ValueError(
-            f"the installed cellxgene-ontology-guide has no CELLxGENE schema {version!r}, only "
-            f"{', '.join(load_supported_versions())}; another release of the package has others"
+            f"the installed cellxgene-ontology-guide has no CELLxGENE schema {version!r}; it has "
+            f"{', '.join(load_supported_versions())}; install another release of the package"
         ) from error
 
 
 def guide_name(name: str, schema_version: str | None = None) -> str:
-    """The guide's own spelling of an ontology's name, of which some hold the terms of another; opens none.
+    """The guide's spelling of the name of an ontology, or of the one that contains its terms; nothing is opened.
 
     Raises:
-        ValueError: the guide has no such ontology or schema, or it is NCBITaxon.
+        ValueError: the guide has no such ontology or schema, or the ontology is NCBITaxon.
     """
     schema = _guide_schema(schema_version)
     if name.lower() == "ncbitaxon":
         raise ValueError(
-            "the guide's NCBITaxon takes half a minute and 1.5 GB of memory to load, and is not offered here: an "
-            "organism needs no ontology, its NCBITaxon id is enough; read a part of the taxonomy with Ontology.from_obo"
+            "NCBITaxon of the guide is not supported, because it takes half a minute and 1.5 GB of memory to load; an "
+            "organism needs no ontology but its id; for a part of the taxonomy use Ontology.from_obo"
         )
     names = {known.lower(): known for known in schema.supported_ontologies}
     names |= {part.lower(): whole for part, whole in schema.imported_ontologies.items()}
     if name.lower() not in names:
         offered = sorted(set(names.values()) - {"NCBITaxon"})
         raise ValueError(
-            f"cellxgene-ontology-guide has no ontology {name!r} in schema {schema.version}, only {', '.join(offered)}; "
-            "read another one with Ontology.from_obo"
+            f"cellxgene-ontology-guide has no ontology {name!r} in schema {schema.version}; it has "
+            f"{', '.join(offered)}; for others use Ontology.from_obo"
         )
     return str(names[name.lower()])
 
 
 def read_bionty(registry: Any) -> TermTable:
-    """The records of a bionty registry that have an ontology id, or, where it has none, its public reference."""
+    """The records of a bionty registry that have an ontology id, or its public source if none has one."""
     from lamindb_setup.errors import CurrentInstanceNotConfigured
 
     registry = _bionty_registry(registry)
@@ -90,9 +90,8 @@ def read_bionty(registry: Any) -> TermTable:
         pairs = list(registry.parents.through.objects.values_list(child, child.replace("from", "to", 1)))
     except CurrentInstanceNotConfigured as error:
         raise RuntimeError(
-            f"the registry bionty.{name} lies in a lamindb instance, and none is connected: run "
-            "`lamin connect <owner>/<name>` before starting Python, or use Ontology.from_guide, which needs neither an "
-            "instance nor a network"
+            f"bionty.{name} needs a lamindb instance, and none is connected; run `lamin connect <owner>/<name>` before "
+            "starting Python, or use Ontology.from_guide, which needs no instance and no network"
         ) from error
     version = ""
     if not records:
@@ -110,13 +109,13 @@ def _bionty_registry(registry: Any) -> Any:
         registry = getattr(bionty, registry, registry)
     if not hasattr(registry, "parents") or not hasattr(registry, "public"):
         raise TypeError(
-            f"expected a registry of bionty whose records have parents, such as bionty.CellType, got {registry!r}"
+            f"expected a bionty registry whose records have parents, such as bionty.CellType, got {registry!r}"
         )
     return registry
 
 
 def _public_records(registry: Any, name: str) -> tuple[str, list[tuple[Any, ...]], list[tuple[str, str]]]:
-    """What `registry.import_source()` would save, read without saving it."""
+    """Version, records and pairs of child and parent that `registry.import_source()` would save; nothing is saved."""
     import httpx
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -125,11 +124,11 @@ def _public_records(registry: Any, name: str) -> tuple[str, list[tuple[Any, ...]
         table = public.to_dataframe()
     except (BotoCoreError, ClientError, httpx.HTTPError, OSError) as error:
         raise ConnectionError(
-            f"no record of the registry bionty.{name} has an ontology id, and bionty.{name}.public(), which fetches "
-            f"the terms, got none over the network ({error}). Offline, use Ontology.from_guide, whose terms come with "
-            f"its wheel, or give bionty a table of terms: bionty.{name}.add_source(source, df=...)"
+            f"no record of bionty.{name} has an ontology id, and bionty.{name}.public() cannot download the terms "
+            f"({error}); offline, use Ontology.from_guide, or give bionty a table of terms with "
+            f"bionty.{name}.add_source(source, df=...)"
         ) from error
-    # what a table lacks is left empty: not all that bionty fetches have synonyms, or a list of parents in each row
+    # some tables of bionty have no synonyms, or rows without a list of parents
     table = table.reindex(columns=["name", "synonyms", "parents"])
     above = ((child, parents) for child, parents in table["parents"].items() if np.ndim(parents))
     pairs = [(child, parent) for child, parents in above for parent in parents]
@@ -154,7 +153,7 @@ def _from_records(
 
 
 def _text(value: Any) -> str:
-    """A text; an empty one for None and NaN."""
+    """The text; an empty one for None and NaN."""
     return value if isinstance(value, str) else ""
 
 
@@ -195,7 +194,7 @@ def _relation(ontology: Any, relation: str, path_or_url: str | Path) -> Any:
         return ontology.get_relationship(relation)
     except KeyError:
         declared = ", ".join(sorted(known.id for known in ontology.relationships())) or "none"
-        raise ValueError(f"{path_or_url} declares no relation {relation!r}, only {declared}") from None
+        raise ValueError(f"{path_or_url} declares no relation {relation!r}; it has {declared}") from None
 
 
 def _parsed(path_or_url: str) -> Any:
@@ -204,26 +203,26 @@ def _parsed(path_or_url: str) -> Any:
     is_url = _URL.match(path_or_url) is not None
     if not is_url and not Path(path_or_url).is_file():
         raise FileNotFoundError(
-            f"no ontology file at {path_or_url}; give the path of an .obo, .owl or .json file, or a URL"
+            f"ontology file {path_or_url} does not exist; give the path or URL of an .obo, .owl or .json file"
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what OWL says and pronto leaves out, none of it used here
+            warnings.simplefilter("ignore")  # about parts of OWL that pronto leaves out and that are not used here
             return pronto.ontology.Ontology(path_or_url, timeout=60)
     except OSError as error:
         if not is_url:
             raise
         raise ConnectionError(
-            f"cannot download {path_or_url} ({error}); offline, fetch the file by other means and give its path, or "
-            "use Ontology.from_guide, which needs no network"
+            f"cannot download {path_or_url} ({error}); offline, give the path of a local copy, or use "
+            "Ontology.from_guide, which needs no network"
         ) from error
     except KeyError as error:
         raise SourceFormatError(
-            f"{path_or_url} names {error} as a parent, and has no such term; add it to the file, or drop the line"
+            f"{path_or_url} has the parent {error}, but no such term; add the term, or remove the parent"
         ) from error
     except (ValueError, SyntaxError, TypeError) as error:
         raise SourceFormatError(
-            f"{path_or_url} cannot be read as an ontology ({error}); expected OBO, OWL in RDF/XML, or OBO graph JSON"
+            f"{path_or_url} is not a readable ontology ({error}); expected OBO, OWL in RDF/XML, or OBO graph JSON"
         ) from error
 
 

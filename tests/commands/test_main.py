@@ -192,7 +192,7 @@ def test_a_trained_model_is_applied_to_other_data(config, files, capsys):
     other.write_h5ad("other.h5ad")
     options = ["--config", config, "--ckpt_path", str(checkpoint), "--data.data", "other.h5ad"]
     assert main(["test", *options]) == 0
-    assert "cells have labels that training has not seen; their code is -1: another" in capsys.readouterr().err
+    assert "cells have labels not seen in training; encoded as -1: another" in capsys.readouterr().err
     del other.obs["cell_type"]
     other.write_h5ad("unlabelled.h5ad")
     assert main(["predict", *options[:-1], "unlabelled.h5ad"]) == 0

@@ -116,7 +116,7 @@ def test_an_ontology_is_an_object_a_name_or_a_file(tmp_path):
     assert hierarchy.encoder.labels == ("T:2", "T:1")
     with pytest.raises(TypeError, match=r"expected an Ontology, .*got 5"):
         fit("T:1", ontology=5)
-    with pytest.raises(FileNotFoundError, match="no ontology file at nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.obo"):
         fit("T:1", ontology="nowhere.obo")
 
 
@@ -131,14 +131,14 @@ def test_encoders_survive_json():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"inner": ("b", "a")}, "inner labels of 'x' must be sorted"),
-        ({"inner": ("na",)}, "inner labels of 'x' hold a word"),
+        ({"inner": ("b", "a")}, "inner labels of 'x' are .*sorted"),
+        ({"inner": ("na",)}, "inner labels of 'x' contain a word"),
         ({"inner": ("c",)}, "both a class and an inner label"),
         ({"leaves": ((0,), (0,))}, "for each of 1 inner labels"),
         ({"leaves": ((),)}, "for each of 1 inner labels"),
         ({"leaves": ((1, 0),)}, "for each of 1 inner labels"),
         ({"leaves": ((2,),)}, "from 0 to 1"),
-        ({"mapped": {"z": "e"}}, "mapped onto what is neither"),
+        ({"mapped": {"z": "e"}}, "neither classes nor inner labels"),
     ],
 )
 def test_encoders_that_break_the_contract_are_refused(changes, reason):
@@ -185,12 +185,12 @@ def test_of_several_parents_the_most_specific_takes_the_cells():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({}, "one of terms, depth and min_cells, not none"),
-        ({"depth": 1, "min_cells": 2}, "not depth and min_cells"),
-        ({"terms": []}, "at least one"),
-        ({"terms": "T:1"}, "terms is a list"),
-        ({"depth": -1}, "cannot be -1"),
-        ({"min_cells": 0}, "at least 1 cell"),
+        ({}, "has none; expected exactly one of terms, depth and min_cells"),
+        ({"depth": 1, "min_cells": 2}, "has depth and min_cells; expected exactly one"),
+        ({"terms": []}, "at least one term"),
+        ({"terms": "T:1"}, "list of at least one term"),
+        ({"depth": -1}, "depth is -1"),
+        ({"min_cells": 0}, "min_cells is 0"),
     ],
 )
 def test_roll_ups_without_sense_are_refused(options, reason):
@@ -201,7 +201,7 @@ def test_roll_ups_without_sense_are_refused(options, reason):
 @pytest.mark.parametrize(
     ("terms", "reason"),
     [
-        (["T:3"], r"type: cannot roll up to T:3 \(nerve\): none of the 2 labels is a kind of it"),
+        (["T:3"], r"type: cannot roll up to T:3 \(nerve\): it is above none of the 2 labels"),
         (["nerves"], "type: toy has no term 'nerves'; the nearest names"),
         (["T:10"], "type: 'T:10' is deprecated in toy"),
     ],
@@ -303,7 +303,7 @@ def test_a_checkpoint_brings_the_hierarchy_along(caplog):
         "unknown",
         "T:2",
     ]
-    assert "type: 20 cells have labels that training has not seen; their code is -1: T:3 (20)" in caplog.text
+    assert "type: 20 cells have labels not seen in training; encoded as -1: T:3 (20)" in caplog.text
 
 
 JOINT = ["T:4", "T:6 || T:8", "T:5", "T:8,T:6", "T:6", "T:6 || T:8"]
@@ -324,7 +324,7 @@ def test_a_joint_label_has_no_place_in_an_ontology_which_is_said_once(scheme, ca
     assert set(drawn.tolist()) == {0, 1, 2}
     dm.teardown("fit")
     said = [record.getMessage() for record in caplog.records]
-    assert [line for line in said if "joint" in line or "has not seen" in line] == [
+    assert [line for line in said if "joint" in line or "not seen" in line] == [
         "type: joint labels have no single place in toy and are encoded as -1, in 40 cells: 'T:6 || T:8', 'T:8,T:6'"
     ]
 
@@ -334,7 +334,7 @@ def test_joint_labels_that_a_trained_model_meets_are_unseen(caplog):
     later = module([source(labels=JOINT)], labels=["type"], hierarchies=None)
     later.load_state_dict(state)
     assert later.label_codes[:6, 0].tolist() == [5, -1, 0, -1, 1, -1]
-    assert "40 cells have labels that training has not seen; their code is -1: T:6 || T:8 (27), T:8,T:6" in caplog.text
+    assert "40 cells have labels not seen in training; encoded as -1: T:6 || T:8 (27), T:8,T:6" in caplog.text
 
 
 def test_a_column_of_joint_labels_alone_has_no_hierarchy():

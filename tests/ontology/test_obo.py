@@ -175,7 +175,7 @@ def test_more_relations_lead_up_where_they_are_asked_for(small: Path):
     terms = Ontology.from_obo(small, relations=["part_of"])
     assert terms.parents("MY:4") == ["MY:5", "X:3"]
     assert Ontology.from_obo(small, relations=["part_of", "near"]).parents("MY:4") == ["MY:1", "MY:5", "X:3"]
-    with pytest.raises(ValueError, match=r"small\.obo declares no relation 'develops_from', only .*near, part_of"):
+    with pytest.raises(ValueError, match=r"small\.obo declares no relation 'develops_from'; it has .*near, part_of"):
         Ontology.from_obo(small, relations=["develops_from"])
 
 
@@ -205,9 +205,9 @@ def test_names_in_any_script(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("\n[Term]\nid: MY:1\nis_a: MY:9\n", r"names 'MY:9' as a parent, and has no such term"),
-        ("\n[Term]\nid: MY:1\nnme: a\n", r"cannot be read as an ontology \(.*line 6"),
-        ("\n[Term]\nid: MY:1\nis_a:", "cannot be read as an ontology"),
+        ("\n[Term]\nid: MY:1\nis_a: MY:9\n", r"has the parent 'MY:9', but no such term"),
+        ("\n[Term]\nid: MY:1\nnme: a\n", r"is not a readable ontology \(.*line 6"),
+        ("\n[Term]\nid: MY:1\nis_a:", "is not a readable ontology"),
         ("\n[Typedef]\nid: part_of\n", "my has no current term"),
         (
             CYCLE,
@@ -222,13 +222,11 @@ def test_files_that_are_no_ontology_are_refused_by_name(tmp_path: Path, text: st
 
 def test_paths_and_addresses_that_lead_nowhere(tmp_path: Path):
     for nothing in (tmp_path / "none.obo", tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"no ontology file at .*; give the path of an \.obo"):
+        with pytest.raises(FileNotFoundError, match=r"ontology file .* does not exist; give the path .*\.obo"):
             Ontology.from_obo(nothing)
-    with pytest.raises(
-        ConnectionError, match=r"cannot download http://127\.0\.0\.1:9/x\.obo .*offline, fetch.*from_guide"
-    ):
+    with pytest.raises(ConnectionError, match=r"cannot download http://127\.0\.0\.1:9/x\.obo .*offline, .*from_guide"):
         Ontology.from_obo("http://127.0.0.1:9/x.obo")
     text = tmp_path / "notes.md"
     text.write_text("# Notes\n")
-    with pytest.raises(SourceFormatError, match=r"notes\.md cannot be read as an ontology .*; expected OBO, OWL"):
+    with pytest.raises(SourceFormatError, match=r"notes\.md is not a readable ontology .*; expected OBO, OWL"):
         Ontology.from_obo(text)

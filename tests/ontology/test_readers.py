@@ -129,12 +129,12 @@ def test_the_three_backends_give_the_same_answers(registries: ModuleType, guide:
 
 def test_a_registry_with_nothing_in_it_and_no_network_says_what_to_do(lamin: ModuleType, registries: ModuleType):
     with pytest.raises(
-        ConnectionError, match=r"bionty.Tissue\.public\(\), which fetches.*from_guide.*add_source"
+        ConnectionError, match=r"bionty.Tissue\.public\(\) cannot download.*from_guide.*add_source"
     ) as error:
         Ontology.from_bionty(registries.Tissue)
     assert "endpoint" in str(error.value)
     for wrong in (registries.Gene, "Gene", "NoRegistry", 3, lamin.ULabel):
-        with pytest.raises(TypeError, match="expected a registry of bionty whose records have parents"):
+        with pytest.raises(TypeError, match="expected a bionty registry whose records have parents"):
             Ontology.from_bionty(wrong)
 
 

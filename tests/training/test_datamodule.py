@@ -189,7 +189,7 @@ def test_a_checkpoint_that_split_the_same_cells_otherwise_is_refused():
 
 
 def test_encoders_that_lack_a_column_are_refused():
-    with pytest.raises(KeyError, match=r"lack the label columns \['donor'\]; they are of \['type'\]"):
+    with pytest.raises(KeyError, match=r"lack the label columns \['donor'\]; they have \['type'\]"):
         module().encoders = {"type": {"B cell": 0}}
 
 
@@ -199,7 +199,7 @@ def test_encoders_can_be_pushed_in_from_outside(caplog):
     assert dm.classes == {"type": 2}
     nk = (dm.collection.obs(["type"])["type"] == "NK cell").sum()
     assert (dm.label_codes[:, 0] == 1).sum() == (dm.collection.obs(["type"])["type"] == "T cell").sum()
-    assert f"type: {nk} cells have labels that training has not seen; their code is -1: NK cell ({nk})" in caplog.text
+    assert f"type: {nk} cells have labels not seen in training; encoded as -1: NK cell ({nk})" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_encoders_can_be_pushed_in_from_outside(caplog):
         ),
         ({"split": scd.Split(val=0.001)}, ValueError, "val=0.001 of 200 cells is less than one cell"),
         ({"split": scd.Split(val=0.2, by="source")}, KeyError, "no source has the obs column 'source'"),
-        ({"labels": ["type", "type"]}, ValueError, "a label column is named twice"),
+        ({"labels": ["type", "type"]}, ValueError, "labels names a column twice"),
         ({"data": []}, ValueError, "no data"),
         ({"data": "nowhere/*.h5ad"}, FileNotFoundError, r"no file matches 'nowhere/\*.h5ad'"),
         ({"data": "nowhere.h5ad"}, FileNotFoundError, "nowhere.h5ad does not exist"),
