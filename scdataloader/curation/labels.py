@@ -1,4 +1,4 @@
-"""Label columns, from what is written in them to current ids of their ontologies."""
+"""Standardise label columns: labels as written to current ids of their ontologies."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ cached_ontology = cache(open_ontology)
 
 Kind = MatchKind | Literal["joint"]
 _CHANGES: dict[Kind, str] = {
-    "name": "names made ids",
+    "name": "names set to ids",
     "deprecated": "deprecated terms replaced",
-    "joint": "joint labels put in order",
-    "unknown": f'labels that are no terms made "{UNKNOWN}"',
+    "joint": "joint labels normalised",
+    "unknown": f'labels that are not terms set to "{UNKNOWN}"',
 }
 
 
 def with_values(values: pd.Series[Any], put: Mapping[str | int, str]) -> tuple[pd.Categorical[Any], list[str | int]]:
-    """A column as text, with other values in place of some, and those of them that no cell has. Missing ones stay so.
+    """A column as text with some values replaced, and those of the values to replace that no cell has.
+
+    Missing values stay missing.
 
     Args:
         values: the column.
-        put: {value as text: what stands in its place}.
+        put: {value as text: its replacement}.
     """
     column = values.astype("category").cat.remove_unused_categories()
     names = [label_text(label) for label in column.cat.categories]
-    # the last answers the code -1 of a missing value
+    # the last entry is for the code -1 of a missing value
     lut = np.array([*(put.get(name, name) for name in names), None], dtype=object)
     return pd.Categorical(lut[column.cat.codes.to_numpy()]), [value for value in put if value not in names]
 
@@ -45,22 +47,22 @@ def with_values(values: pd.Series[Any], put: Mapping[str | int, str]) -> tuple[p
 def standardised(
     values: pd.Series[Any], ontologies: Sequence[str], organism: str
 ) -> tuple[pd.Categorical[Any], list[str]]:
-    """A column's labels as ids of current terms, and notes on what was changed, with numbers of cells.
+    """A column's labels as ids of current terms, and notes on the changes, with numbers of cells.
 
-    An id stays; a deprecated one goes to its replacement; a name or exact synonym becomes its id; what is missing, no
-    term, or may be several, becomes "unknown". Terms of a joint label are taken one by one, and it is written as the
-    CELLxGENE schema has it; where one of them is unknown, so is the label.
+    Ids of current terms stay; deprecated ones are replaced; names and exact synonyms become ids; missing and ambiguous
+    labels, and those that are not terms, become "unknown". The terms of a joint label are standardised one by one and
+    written in the form of the CELLxGENE schema; if one is unknown, so is the label.
 
     Args:
         values: the column.
-        ontologies: names of ontologies, or files; a name is looked for in each, in this order.
+        ontologies: registered names or files; a label is looked up in each, in this order.
         organism: NCBITaxon id of the cells; ontologies of other organisms are left out.
     """
     fitting = [name for name in ontologies if name not in ONTOLOGIES or ONTOLOGIES[name].organism in {None, organism}]
     counts = label_counts([values])
     found = {label: _resolved(label, fitting) for label in counts}
     column = values.astype("category")
-    # the last answers the code -1 of a missing value
+    # the last entry is for the code -1 of a missing value
     names = [*(label_text(label) for label in column.cat.categories), UNKNOWN]
     lut = np.array([found[name][0] if name in found else UNKNOWN for name in names], dtype=object)
     return pd.Categorical(lut[column.cat.codes.to_numpy()]), _notes(found, counts)
@@ -78,7 +80,7 @@ def resolve(label: str, ontologies: Sequence[str]) -> tuple[str, MatchKind]:
 
 
 def _resolved(label: str, ontologies: Sequence[str]) -> tuple[str, Kind]:
-    """The same of a label that may be joint."""
+    """The same for a label that may be joint."""
     whole, terms = resolve(label, ontologies), terms_in(label)
     if whole[0] != UNKNOWN or len(terms) == 1:
         return whole
@@ -91,15 +93,15 @@ def _resolved(label: str, ontologies: Sequence[str]) -> tuple[str, Kind]:
 
 
 def distinct_ids(values: pd.Series[Any]) -> list[str]:
-    """The ids that occur in a standardised column, alone or in joint labels, sorted; without "unknown"."""
+    """Sorted ids that occur in a standardised column, alone or in joint labels; without "unknown"."""
     return sorted({term for label in label_counts([values]) for term in terms_in(label)})
 
 
 def _notes(found: Mapping[str, tuple[str, Kind]], counts: Mapping[str, int]) -> list[str]:
     notes = []
-    for kind, said in _CHANGES.items():
+    for kind, change in _CHANGES.items():
         cells = Counter({label: counts[label] for label, (_, other) in found.items() if other == kind})
         if cells:
             some = (f"{label!r} to {found[label][0]}" if kind != "unknown" else repr(label) for label in cells)
-            notes.append(f"{said}: {len(cells):,}, of {cells.total():,} cells ({shown(some)})")
+            notes.append(f"{change}: {len(cells):,}, of {cells.total():,} cells ({shown(some)})")
     return notes

@@ -131,7 +131,7 @@ def test_columns_and_constants_of_the_rule_and_what_is_told_of_labels(tmp_path):
     assert set(found.obs["batch"]) == {"7"}
     assert outcome.labels == {CELL_TYPE: ["CL:0000084", "CL:0000236"], ASSAY: ["EFO:0009922"]}
     assert outcome.organism == "NCBITaxon:9606"
-    assert f"{CELL_TYPE}: labels that are no terms made \"unknown\": 1, of 2 cells ('?')" in outcome.notes
+    assert f"{CELL_TYPE}: labels that are not terms set to \"unknown\": 1, of 2 cells ('?')" in outcome.notes
 
 
 def test_values_of_the_rule_stand_in_place_of_those_of_the_file(tmp_path):
@@ -155,7 +155,7 @@ def test_values_of_the_rule_stand_in_place_of_those_of_the_file(tmp_path):
     assert found.obs["cluster"].dtype == np.float64
     assert outcome.organism == "NCBITaxon:9606"
     assert f"{CELL_TYPE}: values of the rule that no cell has: 1 ('9')" in outcome.notes
-    assert f"{CELL_TYPE}: labels that are no terms made \"unknown\": 1, of 2 cells ('5')" in outcome.notes
+    assert f"{CELL_TYPE}: labels that are not terms set to \"unknown\": 1, of 2 cells ('5')" in outcome.notes
     said = failed(written(tmp_path / "b.h5ad", raw), Recipe(rules={"*": Rule(values={"athor": {"a": "b"}})}))
     assert said.startswith("b.h5ad has no obs column 'athor' (the nearest are author")
     assert said.endswith("), whose values its rule replaces")
@@ -171,10 +171,10 @@ def test_labels_of_several_terms(tmp_path):
     assert outcome.labels == {column: [european, latin]}
     assert [note for note in outcome.notes if note.startswith(column)] == [
         (
-            f"{column}: joint labels put in order: 2, of 4 cells "
+            f"{column}: joint labels normalised: 2, of 4 cells "
             f"('{european},{latin}' to {both}, '{latin} || {european}' to {both})"
         ),
-        f"{column}: labels that are no terms made \"unknown\": 1, of 2 cells ('{latin} || ?')",
+        f"{column}: labels that are not terms set to \"unknown\": 1, of 2 cells ('{latin} || ?')",
     ]
 
 

@@ -24,9 +24,9 @@ def test_each_kind_of_label_and_what_is_noted():
         "CL:0000236",
     ]
     assert notes == [
-        "names made ids: 3, of 3 cells ('T cell' to CL:0000084, 'cl_0000236' to CL:0000236, 't-cell' to CL:0000084)",
+        "names set to ids: 3, of 3 cells ('T cell' to CL:0000084, 'cl_0000236' to CL:0000236, 't-cell' to CL:0000084)",
         "deprecated terms replaced: 1, of 1 cells ('CL:0000003' to CL:0000000)",
-        "labels that are no terms made \"unknown\": 2, of 2 cells ('B cells', 'CL:9999999')",
+        "labels that are not terms set to \"unknown\": 2, of 2 cells ('B cells', 'CL:9999999')",
     ]
 
 
@@ -59,16 +59,16 @@ HODGKIN, WEIL = "MONDO:0004604", "MONDO:0043004"
     ("written", "expected", "note"),
     [
         (f"{HODGKIN} || {WEIL}", f"{HODGKIN} || {WEIL}", None),
-        (f"{WEIL}||{HODGKIN} || {WEIL}", f"{HODGKIN} || {WEIL}", "joint labels put in order"),
-        (f"{WEIL},{HODGKIN}", f"{HODGKIN} || {WEIL}", "joint labels put in order"),  # before schema 6.0
-        (f"{HODGKIN} || {HODGKIN}", HODGKIN, "joint labels put in order"),
-        ("PATO:0000461 || weil's disease", f"{WEIL} || PATO:0000461", "names made ids"),
+        (f"{WEIL}||{HODGKIN} || {WEIL}", f"{HODGKIN} || {WEIL}", "joint labels normalised"),
+        (f"{WEIL},{HODGKIN}", f"{HODGKIN} || {WEIL}", "joint labels normalised"),  # before schema 6.0
+        (f"{HODGKIN} || {HODGKIN}", HODGKIN, "joint labels normalised"),
+        ("PATO:0000461 || weil's disease", f"{WEIL} || PATO:0000461", "names set to ids"),
         ("MONDO:0000002 || Weil's disease", f"MONDO:0009299 || {WEIL}", "deprecated terms replaced"),
-        ("hodgkin's lymphoma, lymphocytic-histiocytic predominance", HODGKIN, "names made ids"),  # one name
-        (f"{HODGKIN} || Weil", "unknown", 'labels that are no terms made "unknown"'),
-        (f"{HODGKIN},Weil's disease", "unknown", 'labels that are no terms made "unknown"'),
-        (f"{HODGKIN} || unknown", "unknown", 'labels that are no terms made "unknown"'),
-        (f"{HODGKIN} || ", "unknown", 'labels that are no terms made "unknown"'),
+        ("hodgkin's lymphoma, lymphocytic-histiocytic predominance", HODGKIN, "names set to ids"),  # one name
+        (f"{HODGKIN} || Weil", "unknown", 'labels that are not terms set to "unknown"'),
+        (f"{HODGKIN},Weil's disease", "unknown", 'labels that are not terms set to "unknown"'),
+        (f"{HODGKIN} || unknown", "unknown", 'labels that are not terms set to "unknown"'),
+        (f"{HODGKIN} || ", "unknown", 'labels that are not terms set to "unknown"'),
     ],
 )
 def test_joint_labels(written, expected, note):

@@ -174,7 +174,7 @@ def test_a_checkpoint_brings_its_encoders_along():
 
 def test_a_checkpoint_of_other_labels_or_genes_is_refused():
     state = module().state_dict()
-    with pytest.raises(StateMismatchError, match=r"labels \['type', 'donor'\], but this run names \['type'\]"):
+    with pytest.raises(StateMismatchError, match=r"labels \['type', 'donor'\], but this run has \['type'\]"):
         module(labels=["type"]).load_state_dict(state)
     with pytest.raises(StateMismatchError, match="trained on 30 genes, and this data has 20 others"):
         module(alignment=scd.GeneAlignment(vocabulary=GENES[:20])).load_state_dict(state)
