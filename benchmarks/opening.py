@@ -25,8 +25,8 @@ LABEL = "cell_type_ontology_term_id"
 def simulate(store: Path, folder: Path, n_cells: int) -> Path:
     import pandas as pd
 
-    from scdataloader.store.manifest import Manifest
-    from scdataloader.store.tables_store import write_table
+    from scdataloader.store.manifest import Manifest, file_record
+    from scdataloader.store.tables import write_table
 
     manifest, made = Manifest.load(store), folder / "simulated.cells"
     shard = manifest.shards[0]
@@ -44,7 +44,8 @@ def simulate(store: Path, folder: Path, n_cells: int) -> Path:
         os.link(store / file.path, made / file.path)
     codes = np.random.default_rng(0).integers(0, 700, n * shard.n_cells).astype(np.int16)
     labels = pd.Categorical.from_codes(codes, [f"CL:{i:07}" for i in range(700)])
-    obs = write_table(made, "obs/00000.parquet", pd.DataFrame({LABEL: labels}), "simulated")
+    write_table(made, "obs/00000.parquet", pd.DataFrame({LABEL: labels}), "simulated")
+    obs = file_record(made, "obs/00000.parquet")
     source = dataclasses.replace(source, n_cells=n * shard.n_cells, obs=obs, space=0)
     dataclasses.replace(
         manifest,

@@ -79,6 +79,14 @@ class HasNames(Protocol):
 
 
 @runtime_checkable
+class HasGenePositions(Protocol):
+    """A converted source, as those of a store, whose ``var`` is not in the order of the original source."""
+
+    def gene_positions(self) -> NDArray[np.int64]:
+        """``(len(var),)`` position of each gene in the original source. A further conversion keeps that order."""
+
+
+@runtime_checkable
 class HasMatrix(Protocol):
     """A source whose whole matrix can be addressed in memory; it is then read without calling ``read``."""
 

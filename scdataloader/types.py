@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,8 +60,7 @@ class CSRMatrix:
     """Whether a value that is no count is to be refused; whoever reads the arrays has to look."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RowBuffers:
+class RowBuffers(NamedTuple):
     """Room for sparse rows written in any order: row i has up to all of the entries ``[starts[i], starts[i + 1])``."""
 
     starts: NDArray[np.int64]

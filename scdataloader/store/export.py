@@ -1,32 +1,41 @@
-"""Sources of a store back to AnnData files, one each, a stretch of cells at a time."""
+"""Export: sources of a store back to AnnData, with the order of cells and genes that they had before conversion."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-import anndata as ad
-import h5py
 import numpy as np
-import zarr
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
+from scdataloader.kernels.records.unpack import check_records
+from scdataloader.kernels.rows.align import row_starts
 from scdataloader.runtime.files import writing
 from scdataloader.runtime.progress import Advance, progress_bar
-from scdataloader.store.original import Original, find_source
+from scdataloader.schema import ORGANISM
+from scdataloader.sources.anndata.writer import Values, new_anndata, write_anndata
 from scdataloader.store.reader import Store, StoreSource
+from scdataloader.store.shard import WHY
+from scdataloader.store.tables import POSITION, ROW, order_of
 
 Form = Literal["h5ad", "zarr"]
 _SUFFIXES = (".h5ad", ".zarr")
-_CHUNK = 1 << 19
-"""Values in a chunk of a zarr array."""
-_UNFIT = re.compile(r"[^\w.+-]|^\.")
-"""What the name of a file does not get from the name of a source, so that none leads elsewhere."""
+_FORBIDDEN = re.compile(r"[^\w.+-]|^\.")
+"""Characters of a source's name that file names do not get, so that none leads to another folder."""
+_BLOCK = 1 << 22
+"""Values that are unpacked at once, unless a single cell has more."""
+_EXACT_IN_FLOAT32 = 1 << 24
+"""Up to here float32 represents every whole number."""
+_NAMED = 20
+"""Sources that an error lists."""
 
 
 def export(
@@ -37,27 +46,28 @@ def export(
     form: Form | None = None,
     progress: bool | None = None,
 ) -> list[Path]:
-    """Write sources of a store as AnnData files that equal what it was made from; returns their paths.
+    """Write sources of a store as AnnData files that equal the converted ones; returns their paths.
 
-    Values are uncompressed float32, or uint32 where there are counts beyond 2^24. Of what a source had, the store keeps
-    its counts (now ``X``), ``obs`` and ``var``.
+    Of a source, the store keeps its counts (now ``X``), ``obs`` and ``var``. Values are uncompressed float32, or uint32
+    if there are counts beyond 2^24.
 
     Args:
         store: The store.
-        out: A file that ends in ``.h5ad`` or ``.zarr``, for one source; else a folder, for files named as the sources.
-        source: Which source, by name or number; None takes all.
-        form: "h5ad" or "zarr"; None says the ending of ``out``, or else "h5ad".
-        progress: Whether to show a bar on standard error; None to show it on a terminal.
+        out: A file ending in ``.h5ad`` or ``.zarr``, for one source; otherwise a folder, for files named like the
+            sources.
+        source: Name or number of one source; None for all.
+        form: "h5ad" or "zarr"; None for the suffix of ``out``, else "h5ad".
+        progress: Whether to show a bar on standard error; None for only on a terminal.
 
     Raises:
-        FileExistsError: a file is there already; nothing has been written.
+        FileExistsError: a file exists already; nothing has been written.
         LookupError: there is no such source.
         StoreFormatError: the store is damaged.
-        WriteError: a file cannot be written; nothing of it is left.
-        ValueError: ``out`` is one file, but there are several sources; or of another form.
+        WriteError: a file cannot be written; no part of it is left.
+        ValueError: ``out`` is one file but there are several sources, or its suffix does not match ``form``.
     """
     opened = Store.open(store)
-    sources = opened.sources if source is None else [find_source(opened, source)]
+    sources = opened.sources if source is None else [_find_source(opened, source)]
     paths = _paths(Path(out).expanduser(), sources, form)
     for path in paths:
         if path.exists():
@@ -66,80 +76,144 @@ def export(
     shown = sys.stderr.isatty() if progress is None else progress
     with progress_bar("exporting", n_bytes, shown=shown) as advance:
         for path, one in zip(paths, sources, strict=True):
-            original = Original.of(one)
+            original = _Original.of(one)
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with _at_once(path) as partial:
-                    _write(original, partial, path.suffix, advance)
+            with new_anndata(path, n_bytes=8 * int(original.indptr[-1])) as root:
+                blocks = original.blocks(advance)
+                write_anndata(root, original.tables(), original.indptr, blocks, dtype=original.dtype)
     return paths
 
 
+def to_anndata(store: Store | str | os.PathLike[str], source: int | str | None = None) -> AnnData:
+    """A source of a store, by number or name, in memory and in its original order; None for the only one.
+
+    ``X`` is float32, or uint32 if there are counts beyond 2^24, which float32 cannot represent.
+
+    Raises:
+        LookupError: there is no such source; names those there are.
+        StoreFormatError: the store is damaged.
+    """
+    opened = store if isinstance(store, Store) else Store.open(store)
+    original = _Original.of(_find_source(opened, source))
+    n, at = int(original.indptr[-1]), 0
+    data, indices = np.empty(n, original.dtype), np.empty(n, np.int32)
+    for values, genes in original.blocks():
+        data[at : at + len(values)], indices[at : at + len(values)] = values, genes
+        at += len(values)
+    adata = original.tables()
+    adata.X = csr_matrix((data, indices, original.indptr), adata.shape)
+    return adata
+
+
+def _find_source(store: Store, source: int | str | None) -> StoreSource:
+    """A source of a store, by number or name; None for the only one."""
+    names = [own.name for own in store.sources]
+    if source is None and len(names) == 1:
+        return store.sources[0]
+    if isinstance(source, str) and names.count(source) == 1:
+        return store.sources[names.index(source)]
+    if isinstance(source, int) and 0 <= source < len(names):
+        return store.sources[source]
+    wrong = f"{store.path} has no source {source!r}" if source is not None else f"{store.path} has {len(names)} sources"
+    listed = ", ".join(f"{number} {name!r}" for number, name in enumerate(names[:_NAMED]))
+    raise LookupError(f"{wrong}; name one of {listed}{' …' if len(names) > _NAMED else ''}, by name or number")
+
+
 def _paths(out: Path, sources: Sequence[StoreSource], form: Form | None) -> list[Path]:
-    """Where each source goes."""
+    """The file of each source."""
     if out.suffix in _SUFFIXES and not out.is_dir():
         if form is not None and out.suffix != f".{form}":
-            raise ValueError(f"{out} is to be {form}, but does not end in .{form}")
+            raise ValueError(f"{out} does not end in .{form}, as form={form!r} requires")
         if len(sources) != 1:
             raise ValueError(f"{out} is one file, but there are {len(sources)} sources; name a folder, or one source")
         return [out]
     suffix, taken = f".{form or 'h5ad'}", set[str]()
     paths = []
     for source in sources:
-        stem = _UNFIT.sub("_", source.name)
+        stem = _FORBIDDEN.sub("_", source.name)
         for known in _SUFFIXES:
             stem = stem.removesuffix(known)
         name, number = stem, 1
-        while name.lower() in taken:  # some disks do not tell upper from lower case
+        while name.lower() in taken:  # some file systems ignore case
             name, number = f"{stem}-{number}", number + 1
         taken.add(name.lower())
         paths.append(out / f"{name}{suffix}")
     return paths
 
 
-@contextmanager
-def _at_once(path: Path) -> Iterator[Path]:
-    """Another name to write to, which becomes ``path`` if all goes well, and nothing otherwise."""
-    partial = path.with_name(f".{path.name}.partial")
-    _remove(partial)
-    try:
-        yield partial
-        partial.rename(path)
-    finally:
-        _remove(partial)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Original:
+    """A source as it was before conversion."""
+
+    source: StoreSource
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    rows: NDArray[np.int64]
+    """``(n_obs,)`` rows of its cells in the store, in the original order."""
+    genes: NDArray[np.int32]
+    """``(n_space,)`` original position of each gene of its gene space; -1 for genes of other sources."""
+    indptr: NDArray[np.int64]
+    """``(n_obs + 1,)`` offsets of the values of each cell."""
+    dtype: np.dtype[Any]
+    """float32, or uint32 if there are counts beyond 2^24."""
+
+    @classmethod
+    def of(cls, source: StoreSource) -> Self:
+        """Read the tables of a source and, of counts, the largest."""
+        obs, rows = source.obs_table.read(n_rows=source.n_obs), source.rows
+        if ROW in obs:
+            order = order_of(source.obs_table, obs, ROW)
+            obs, rows = obs.drop(columns=ROW).iloc[order], rows[order]
+        positions = source.gene_positions()
+        indptr = row_starts(source.store.sizes()[rows].astype(np.int64))
+        exact = source.counts == "float32" or _largest(source.store, rows, indptr) <= _EXACT_IN_FLOAT32
+        return cls(
+            source=source,
+            obs=obs,
+            var=source.var.drop(columns=POSITION).iloc[np.argsort(positions)],
+            rows=rows,
+            genes=source.places.spread(positions.astype(np.int32), -1),
+            indptr=indptr,
+            dtype=np.dtype(np.float32 if exact else np.uint32),
+        )
+
+    def blocks(self, advance: Advance | None = None) -> Iterator[Values]:
+        """Values and genes of all cells in order, in blocks; ``advance`` receives their bytes."""
+        floats = self.source.counts == "float32"
+        for first, last in _blocks(self.indptr):
+            block = self.source.store.locate(self.rows[first:last]).unpack(self.genes, floats=floats)
+            yield block.data.astype(self.dtype, copy=False), block.indices
+            if advance is not None:
+                advance(8 * len(block.data))
+
+    def tables(self) -> AnnData:
+        """Everything but the matrix, with names as text; ``uns`` has the organism if the source had it there."""
+        stated = self.source.organism
+        key = ORGANISM if stated and stated.startswith("NCBITaxon:") else "organism"
+        obs, var = (table.set_axis(table.index.astype(str), axis=0) for table in (self.obs, self.var))
+        return AnnData(obs=obs, var=var, uns={key: stated} if stated else {})
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _blocks(indptr: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Ranges [first, last) of cells with about `_BLOCK` values each."""
+    first, n = 0, len(indptr) - 1
+    while first < n:
+        last = max(first + 1, int(np.searchsorted(indptr, indptr[first] + _BLOCK, side="right")) - 1)
+        yield first, last
+        first = last
 
 
-def _write(original: Original, path: Path, suffix: str, advance: Advance) -> None:
-    if suffix == ".h5ad":
-        with h5py.File(path, "w") as file:
-            _write_into(file, original, advance)
-    else:
-        # In the version of zarr that anndata itself would write.
-        _write_into(zarr.open_group(path, mode="w", zarr_format=ad.settings.zarr_write_format), original, advance)
-
-
-def _write_into(root: Any, original: Original, advance: Advance) -> None:
-    """Write the parts of an AnnData into an empty group."""
-    ad.io.write_elem(root, "/", original.without_x())
-    matrix = root.create_group("X")
-    matrix.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": list(original.shape)})
-    n = int(original.indptr[-1])
-    data = _array(matrix, "data", n, original.dtype)
-    indices = _array(matrix, "indices", n, np.dtype(np.int32))
-    _array(matrix, "indptr", len(original.indptr), np.dtype(np.int64))[:] = original.indptr
-    for block in original.blocks():
-        room = slice(block.start, block.start + len(block.data))
-        data[room], indices[room] = block.data, block.indices
-        advance(block.data.nbytes + block.indices.nbytes)
-
-
-def _array(group: Any, name: str, n: int, dtype: np.dtype[Any]) -> Any:
-    if isinstance(group, h5py.Group):
-        return group.create_dataset(name, (n,), dtype)  # in one piece, as it is read fastest
-    return group.create_array(name, shape=(n,), dtype=dtype, chunks=(min(max(n, 1), _CHUNK),))
+def _largest(store: Store, rows: NDArray[np.int64], indptr: NDArray[np.int64]) -> int:
+    """The largest count of cells ``rows``."""
+    largest = 0
+    no_table = np.empty(0, np.bool_), np.zeros(2, np.int64)  # genes are checked when values are unpacked
+    for first, last in _blocks(indptr):
+        located, n = store.locate(rows[first:last]), last - first
+        n_genes, table, status = np.full(n, (1 << 31) - 1, np.int64), np.zeros(n, np.int64), np.empty(n, np.uint8)
+        of_block = check_records(located.records, n_genes, table, *no_table, False, status)  # noqa: FBT003
+        if status.any():
+            at = int(np.argmax(status))
+            store.refuse(int(located.rows[at]), WHY[int(status[at])])
+        largest = max(largest, of_block)
+    return largest

@@ -1,63 +1,36 @@
-"""A store, opened for reading: as sources for a collection, and cells of all its sources in one pass."""
+"""Reading of a store: as sources of a collection, and cells of all its sources in one pass."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from scdataloader.errors import NotCountsError, StoreFormatError
 from scdataloader.kernels.records.decode import OK, decode_records, locate_records
-from scdataloader.protocols import OpenOptions
+from scdataloader.kernels.records.format import Records
+from scdataloader.kernels.records.unpack import BAD_GENE, unpack_records
+from scdataloader.kernels.rows.align import row_starts
+from scdataloader.protocols import OpenOptions, ReadCost, SourceSelection
+from scdataloader.runtime.memory import row_buffers
 from scdataloader.runtime.read_ahead import read_ahead
-from scdataloader.store.gene_spaces import GeneSpace
-from scdataloader.store.gene_tables import GeneTables
-from scdataloader.store.manifest import Manifest
+from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, GeneTables
+from scdataloader.store.manifest import MANIFEST, Manifest
 from scdataloader.store.shard import WHY, MappedShards
-from scdataloader.store.source import StoreSource
-from scdataloader.types import RowBuffers
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-__all__ = ["Located", "Store", "StoreSource"]
+from scdataloader.store.tables import POSITION, Table, order_of
+from scdataloader.types import CSRMatrix, CSRRows, RowBuffers
 
 _OFFSETS = 16
-"""Bytes of the index that say where a record begins and ends."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Located:
-    """Records of some cells, found but not decoded."""
-
-    rows: NDArray[np.int64]
-    """``(m,)`` the cells, by their number in the store."""
-    cell: NDArray[np.int64]
-    """``(m,)`` the same within their shards."""
-    address: NDArray[np.int64]
-    """``(m,)`` where in memory each record lies."""
-    length: NDArray[np.int64]
-    """``(m,)`` its bytes."""
-    size: NDArray[np.int64]
-    """``(m,)`` its values."""
-    shard: NDArray[np.int64]
-    """``(m,)`` the shards, by number."""
-    shards: MappedShards
-    """What keeps them there."""
-    store: Store
-    """Whose cells they are."""
-
-    def slice(self, start: int, stop: int) -> Located:
-        """Those from ``start`` to ``stop``, as views."""
-        arrays = ("rows", "cell", "address", "length", "size", "shard")
-        return replace(self, **{name: getattr(self, name)[start:stop] for name in arrays})
+"""Bytes of the index that give the beginning and the end of a record."""
 
 
 def open_stores(paths: Sequence[Path], options: OpenOptions) -> Iterator[StoreSource]:
@@ -69,7 +42,7 @@ def open_stores(paths: Sequence[Path], options: OpenOptions) -> Iterator[StoreSo
     for path in paths:
         sources = Store.open(path).sources
         other = [source.name for source in sources if source.counts != "counts"]
-        if options.values == "counts" and other:
+        if options.values == "counts" and other:  # noqa: PD011 (an option)
             raise NotCountsError(
                 f"{path} holds values that need not be counts ({other[0]}); pass values='any' to read them as they "
                 "are, or convert the sources again"
@@ -78,17 +51,16 @@ def open_stores(paths: Sequence[Path], options: OpenOptions) -> Iterator[StoreSo
 
 
 class Store:
-    """Cells of several sources in one numbering, in the order in which the store has them.
+    """Cells of several sources in one numbering, in the order of the store.
 
-    Reading is thread-safe. The object may be pickled and forked: another process maps the files anew.
+    Reading is thread-safe. The object can be pickled and forked: another process maps the files itself.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
         self.n_obs = manifest.n_cells
-        self._shard_start = np.zeros(len(manifest.shards) + 1, np.int64)
-        np.cumsum([shard.n_cells for shard in manifest.shards], out=self._shard_start[1:])
+        self._shard_start = np.cumsum([0, *(shard.n_cells for shard in manifest.shards)], dtype=np.int64)
         self._lock = threading.Lock()
         self._shards: MappedShards | None = None
         self._checked = np.zeros(self.n_obs // 8 + 1, np.uint8)
@@ -100,11 +72,11 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Open a store; reads its manifest, and maps its shards when the first cell is read.
+        """Open a store: read its manifest. Its shards are mapped when the first cell is read.
 
         Raises:
-            FileNotFoundError: there is no such folder.
-            StoreFormatError: it is no store, or unfinished, or damaged.
+            FileNotFoundError: the folder does not exist.
+            StoreFormatError: it is not a store, unfinished, or damaged.
         """
         folder = Path(path).expanduser().absolute()
         if not folder.is_dir():
@@ -113,7 +85,7 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of all that the store holds."""
+        """Hexadecimal digest of the content."""
         digest = blake2b(self.manifest.layout.encode(), digest_size=16)
         for file in self.manifest.files:
             digest.update(file.checksum.encode())
@@ -121,7 +93,7 @@ class Store:
 
     @property
     def shards(self) -> MappedShards:
-        """Its shards, mapped."""
+        """The mapped shards."""
         with self._lock:
             if self._shards is None:
                 n_genes = [source.space.n_genes for source in self.sources]
@@ -130,21 +102,15 @@ class Store:
 
     @property
     def is_mixed(self) -> bool:
-        """Whether cells of several sources lie between each other."""
+        """Whether cells of different sources are interleaved."""
         return bool((self._source_of_shard < 0).any())
-
-    def sources_of(self, found: Located) -> NDArray[np.int64]:
-        """``(m,)`` the sources, by number, of cells that were located."""
-        if self.is_mixed:
-            return self.source_of_cell[found.rows].astype(np.int64)
-        return self._source_of_shard[found.shard]
 
     @property
     def source_of_cell(self) -> NDArray[np.integer]:
-        """``(n_obs,)`` the source of each cell, by number.
+        """``(n_obs,)`` number of the source of each cell.
 
         Raises:
-            StoreFormatError: a shard says that a cell is of a source that is not there.
+            StoreFormatError: a shard states a source that does not exist.
         """
         if self._source_of_cell is None:
             n, tables = len(self.sources), []
@@ -154,7 +120,7 @@ class Store:
                 )
                 if len(tables[-1]) and tables[-1].max() >= n:
                     cell = int(np.argmax(tables[-1] >= n))
-                    why = f"it is said to be of source {tables[-1][cell]}, but there are {n}"
+                    why = f"its source is {tables[-1][cell]}, but there are {n}"
                     self.refuse(int(self._shard_start[number]) + cell, why)
             smallest = np.min_scalar_type(n)
             self._source_of_cell = np.concatenate([np.empty(0, smallest), *(t.astype(smallest) for t in tables)])
@@ -165,7 +131,7 @@ class Store:
         tables = [self.shards.sizes(number) for number in range(len(self.manifest.shards))]
         return np.concatenate([*tables, np.empty(0, np.uint32)])
 
-    def locate(self, rows: NDArray[np.int64]) -> Located:
+    def locate(self, rows: NDArray[np.int64]) -> RecordLocations:
         """Find the records of cells ``rows`` (int64, each in [0, n_obs)).
 
         Raises:
@@ -173,82 +139,45 @@ class Store:
         """
         shards = self.shards
         shard = self._shard_of(rows)
-        cell = rows - self._shard_start[shard]
-        read_ahead(shards.base[shard] + shards.index[shard] + 8 * cell, np.full(len(rows), _OFFSETS))
-        address, length, size = (np.empty(len(rows), np.int64) for _ in range(3))
-        at = locate_records(shards.base, shards.index, shards.n_cells, shard, cell, address, length, size)
+        records = Records(rows - self._shard_start[shard], *(np.empty(len(rows), np.int64) for _ in range(3)))
+        read_ahead(shards.base[shard] + shards.index[shard] + 8 * records.cell, np.full(len(rows), _OFFSETS))
+        at = locate_records(shards.base, shards.index, shards.n_cells, shard, records)
         if at >= 0:
-            self.refuse(int(rows[at]), "the index of its shard names no place in the file for it")
-        return Located(
-            rows=rows,
-            cell=cell,
-            address=address,
-            length=length,
-            size=size,
-            shard=shard,
-            shards=shards,
-            store=self,
-        )
+            self.refuse(int(rows[at]), "the index of its shard gives an impossible position or size of its record")
+        return RecordLocations(store=self, shards=shards, rows=rows, shard=shard, records=records)
+
+    def sources_of(self, located: RecordLocations) -> NDArray[np.int64]:
+        """``(m,)`` number of the source of each located cell."""
+        if self.is_mixed:
+            return self.source_of_cell[located.rows].astype(np.int64)
+        return self._source_of_shard[located.shard]
 
     def decode(
         self,
-        found: Located,
+        located: RecordLocations,
         source: NDArray[np.integer],
         genes: GeneTables,
         place: NDArray[np.int64],
-        slots: RowBuffers,
+        out: RowBuffers,
     ) -> None:
-        """Write cells, in the genes of a vocabulary, into slots of the output, as `align_rows` does for a matrix.
+        """Write cells in vocabulary genes to the rows ``place`` of ``out``, as `align_rows` does for a matrix.
 
-        Cell i is of source ``source[i]`` of those in ``genes``, and goes to slot ``place[i]``.
+        Cell i belongs to source ``source[i]`` of those in ``genes``.
 
         Raises:
             StoreFormatError: a record is damaged.
         """
-        status, at = decode_records(
-            found.address,
-            found.length,
-            found.size,
-            found.cell,
-            found.rows,
-            self._checked,
-            genes.of_part[source],
-            genes.luts,
-            genes.start,
-            genes.how,
-            genes.n_genes,
-            place,
-            slots.starts,
-            slots.indices,
-            slots.data,
-            slots.sizes,
-            slots.depth,
-        )
+        table = genes.of_source[source]
+        status, at = decode_records(located.records, located.rows, self._checked, genes.look_up, table, place, out)
         if status != OK:
-            self.refuse(int(found.rows[at]), WHY[status])
-
-    def to_anndata(self, source: int | str | None = None) -> AnnData:
-        """A source, by number or name, as it was before: its own order of cells and genes; None takes the only one.
-
-        ``X`` is float32, or uint32 where there are counts beyond 2^24, which float32 has not.
-
-        Raises:
-            LookupError: there is no such source; names those there are.
-            StoreFormatError: the store is damaged.
-        """
-        from scdataloader.store.original import Original, find_source
-
-        return Original.of(find_source(self, source)).anndata()
+            self.refuse(int(located.rows[at]), WHY[status])
 
     def close(self) -> None:
-        """Let go of the memory maps; a later read maps the files again."""
+        """Close the memory maps; a later read maps the files again."""
         self._shards = None
 
-    def _shard_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.searchsorted(self._shard_start, rows, side="right") - 1
-
     def refuse(self, row: int, why: str) -> NoReturn:
-        """Say what is wrong with the cell ``row`` of the store.
+        """Report a damaged cell, by its row in the store.
 
         Raises:
             StoreFormatError: always.
@@ -259,5 +188,262 @@ class Store:
             f"(cell {row} of the store): {why}; copy or convert the store again"
         )
 
+    def _shard_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.searchsorted(self._shard_start, rows, side="right") - 1
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.path, self.manifest)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordLocations:
+    """Records of some cells, located but not decoded."""
+
+    store: Store
+    shards: MappedShards
+    """The maps that hold the records; they stay open as long as this object exists."""
+    rows: NDArray[np.int64]
+    """``(m,)`` rows of the cells in the store."""
+    shard: NDArray[np.int64]
+    """``(m,)`` number of each cell's shard."""
+    records: Records
+
+    def slice(self, start: int, stop: int) -> RecordLocations:
+        """Cells ``[start, stop)`` of these, as views."""
+        return RecordLocations(
+            store=self.store,
+            shards=self.shards,
+            rows=self.rows[start:stop],
+            shard=self.shard[start:stop],
+            records=Records(*(array[start:stop] for array in self.records)),
+        )
+
+    def unpack(self, order: NDArray[np.int32], *, floats: bool) -> CSRMatrix:
+        """Exact values of the cells, uint32 or float32 (``floats``), sorted by gene within a cell.
+
+        Args:
+            order: ``(n_space,)`` number of each gene of the gene space in the result; -1 for genes of other sources.
+            floats: Kind of the values.
+
+        Raises:
+            StoreFormatError: a record is damaged, or has a gene of another source.
+        """
+        starts = row_starts(self.records.size)
+        indices, bits = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.uint32)
+        status, at = unpack_records(self.records, order, starts, indices, bits)
+        if status != OK:
+            self.store.refuse(int(self.rows[at]), WHY[status])
+        return CSRMatrix(indptr=starts, indices=indices, data=bits.view(np.float32) if floats else bits)
+
+
+class StoreSource:
+    """One of the sources that a store was converted from, with its cells in the order of the store."""
+
+    def __init__(self, store: Store, number: int) -> None:
+        self.store = store
+        self.number = number
+        record = store.manifest.sources[number]
+        self.name = record.name
+        self.n_obs = record.n_cells
+        self.organism = record.uns_organism
+        self.counts = record.kind
+        self.fingerprint = record.fingerprint
+        self.obs_table = Table(store.path, record.obs)
+        self.var_table = Table(store.path, store.manifest.genes[record.genes])
+        self.space = store.spaces[record.space]
+        self._columns: list[str] | None = None
+        self._var: pd.DataFrame | None = None
+        self._rows: NDArray[np.int64] | None = None
+
+    @property
+    def obs_columns(self) -> list[str]:
+        """Names of the columns of the cell table."""
+        if self._columns is None:
+            self._columns = self.obs_table.columns
+        return self._columns
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """Genes sorted by id, with an additional column of their positions in the original source."""
+        if self._var is None:
+            self._var = self.var_table.read()
+        return self._var
+
+    def gene_positions(self) -> NDArray[np.int64]:
+        """``(n_genes,)`` position of each gene of ``var`` in the original source.
+
+        Raises:
+            StoreFormatError: the gene table is damaged.
+        """
+        return np.argsort(order_of(self.var_table, self.var, POSITION))
+
+    @property
+    def places(self) -> GenePlaces:
+        """Numbers of its genes in records.
+
+        Raises:
+            StoreFormatError: a gene is not in the gene space, or a table is damaged.
+        """
+        name = self.store.manifest.sources[self.number].genes
+        return self.space.places(self.var_table, name, self.var.index)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """``(n_obs,)`` rows of its cells in the store, ascending."""
+        if self._rows is None:
+            rows = np.flatnonzero(self.store.source_of_cell == self.number)
+            if len(rows) != self.n_obs:
+                raise StoreFormatError(
+                    f"{self.store.path / MANIFEST} says that {self.name} has {self.n_obs:,} cells, the shards have "
+                    f"{len(rows):,}; copy or convert the store again"
+                )
+            self._rows = rows
+        return self._rows
+
+    def nnz(self) -> NDArray[np.int64]:
+        """``(n_obs,)`` number of values of each cell."""
+        return self.store.sizes()[self.rows].astype(np.int64)
+
+    def obs_names(self) -> pd.Index:
+        """``(n_obs,)`` names of the cells."""
+        return self.obs_table.index()
+
+    def obs(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Columns of the cell table.
+
+        Raises:
+            KeyError: a column is missing; names the source.
+            StoreFormatError: the table is damaged.
+        """
+        missing = [column for column in columns if column not in self.obs_columns]
+        if missing:
+            raise KeyError(f"{self.name} in {self.store.path} has no obs column {missing[0]!r}")
+        return self.obs_table.read(columns, n_rows=self.n_obs)
+
+    def read(self, rows: NDArray[np.int64]) -> CSRRows:
+        """Cells ``rows`` in that order, repeats allowed, in the genes of ``var``.
+
+        Raises:
+            IndexError: a row is outside [0, n_obs).
+            StoreFormatError: the store is damaged.
+        """
+        n_genes, located = len(self.var), self._locate(rows)
+        sizes, buffers = located.records.size, row_buffers(located.records.size)
+        # genes of other sources are marked -1 in this table, and left out by the decoder
+        genes = GeneTables([self._numbers()], [GenePlaces.all_of(self.space.n_genes)], n_genes)
+        self.store.decode(located, np.zeros(len(rows), np.int64), genes, np.arange(len(rows)), buffers)
+        if (buffers.sizes < sizes).any():
+            self.store.refuse(int(located.rows[np.argmax(buffers.sizes < sizes)]), WHY[BAD_GENE])
+        return CSRRows(data=buffers.data, indices=buffers.indices, indptr=buffers.starts, n_genes=n_genes)
+
+    def read_stored(self, rows: NDArray[np.int64]) -> CSRMatrix:
+        """As `read`, but counts are exact in uint32 instead of rounded to float32."""
+        return self._locate(rows).unpack(self._numbers(), floats=self.counts == "float32")
+
+    def _numbers(self) -> NDArray[np.int32]:
+        """``(n_space,)`` row in ``var`` of each gene of the gene space; -1 for genes of other sources."""
+        return self.places.spread(np.arange(len(self.var), dtype=np.int32), -1)
+
+    def _locate(self, rows: NDArray[np.int64]) -> RecordLocations:
+        rows = np.ascontiguousarray(rows, np.int64)
+        if len(rows) and not (rows.min() >= 0 and rows.max() < self.n_obs):
+            raise IndexError(f"{self.name} has cells 0 to {self.n_obs - 1}; got {rows.min()} to {rows.max()}")
+        return self.store.locate(self.rows[rows])
+
+    @property
+    def read_group(self) -> Store:
+        """The store: its sources are read together."""
+        return self.store
+
+    def open_group(
+        self, members: Sequence[SourceSelection], luts: Sequence[NDArray[np.int32]], n_genes: int
+    ) -> StoreGroup:
+        """A reader of several sources of the store."""
+        return StoreGroup(self.store, members, luts, n_genes)
+
+    def release(self) -> None:
+        """Release the memory of the store's maps to the system; a later read loads it again."""
+        self.store.shards.release()
+
+    def close(self) -> None:
+        """Close the store's memory maps, and drop the tables that were read."""
+        self.store.close()
+        self._columns = self._var = self._rows = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoreSource, (self.store, self.number)
+
+
+class StoreGroup:
+    """Cells of several sources of a store, decoded in one pass: all cells of the store, or a selection.
+
+    Rows are in the store's order wherever that mixes its sources, so that neighbouring rows are neighbours on disk.
+    """
+
+    read_cost = ReadCost(cell=1.0, neighbour=1.0)
+
+    def __init__(
+        self, store: Store, members: Sequence[SourceSelection], luts: Sequence[NDArray[np.int32]], n_genes: int
+    ) -> None:
+        sources = [member.source for member in members if isinstance(member.source, StoreSource)]
+        self._store, self._members, self._sources = store, members, sources
+        self._genes = GeneTables(luts, [source.places for source in sources], n_genes)
+        self._is_whole = sources == store.sources and all(member.rows is None for member in members)
+        self.is_interleaved = store.is_mixed
+        self.fingerprint = store.fingerprint
+
+    def locate(self, rows: NDArray[np.int64]) -> StoreRead:
+        """Where in the mapped files the records of ``rows`` are."""
+        if self._is_whole:
+            located = self._store.locate(rows)
+            return StoreRead(located, self._store.sources_of(located), self._genes)
+        cells, member, _ = self._selected
+        return StoreRead(self._store.locate(cells[rows]), member[rows].astype(np.int64), self._genes)
+
+    def arrange(self, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Values of each member's cells, one member after the other or, where the store mixes its sources, mixed."""
+        if not self.is_interleaved:
+            return values[0] if len(values) == 1 else np.concatenate(values)
+        if not self._is_whole:
+            return np.concatenate(values)[self._selected[2]]
+        out = np.empty(self._store.n_obs, np.result_type(*values))
+        for source, piece in zip(self._sources, values, strict=True):
+            out[source.rows] = piece
+        return out
+
+    @cached_property
+    def _selected(self) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.int64] | slice]:
+        """Of a selection: the cell of the store in each row, its member, and the order of the rows among the members.
+
+        Each is ``(n,)``; the order counts the cells member after member.
+        """
+        of_members = [
+            source.rows if member.rows is None else source.rows[member.rows]
+            for member, source in zip(self._members, self._sources, strict=True)
+        ]
+        cells = np.concatenate(of_members)
+        numbers = np.arange(len(of_members), dtype=np.min_scalar_type(len(of_members)))
+        member = np.repeat(numbers, [len(own) for own in of_members])
+        order = np.argsort(cells) if self.is_interleaved else slice(None)
+        return cells[order], member[order], order
+
+
+class StoreRead:
+    """Records of a store that are located and not decoded yet."""
+
+    def __init__(self, located: RecordLocations, member: NDArray[np.int64], genes: GeneTables) -> None:
+        """``member`` (m,) is the source of each record among those in ``genes``."""
+        self._located, self.member, self._genes = located, member, genes
+        self.sizes = located.records.size
+
+    def slice(self, start: int, stop: int) -> StoreRead:
+        """Cells ``[start, stop)`` of these, as views."""
+        return StoreRead(self._located.slice(start, stop), self.member[start:stop], self._genes)
+
+    def read_ahead(self) -> None:
+        """Ask the system to load the records."""
+        read_ahead(self._located.records.address, self._located.records.length)
+
+    def write(self, place: NDArray[np.int64], rows: RowBuffers) -> None:
+        """Decode, look up genes and write, in one pass."""
+        self._located.store.decode(self._located, self.member, self._genes, place, rows)

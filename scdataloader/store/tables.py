@@ -1,11 +1,14 @@
-"""The tables of a store, in parquet files: of cells, and of genes."""
+"""Tables of a store in parquet files: of cells, of genes, and of gene spaces."""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -13,23 +16,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from scdataloader.errors import StoreFormatError
+from scdataloader.errors import StoreFormatError, UnsupportedDataError
+from scdataloader.protocols import HasGenePositions, HasNames, Source
+from scdataloader.runtime.files import opened_atomically, writing
+from scdataloader.runtime.messages import shown
 from scdataloader.store.manifest import FileRecord, file_record
 
 POSITION = "__position__"
-"""Column of a gene table: where the gene was in its source."""
+"""Column of a gene table: position of the gene in its source."""
 ROW = "__row__"
-"""Column of a cell table, where the store has the cells in another order: where the cell was in its source."""
-
+"""Column of a cell table in a store with another order of cells: row of the cell in its source."""
 CATEGORIES = b"scdataloader.categories"
-"""Metadata of a file: the categories of columns that parquet itself does not keep, as it does text."""
+"""Metadata key of a file: categories of columns that are not text, which parquet does not keep."""
 
 _DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
-"""What parquet and pandas raise of bytes that are no table."""
+"""Errors of parquet and pandas for bytes that are not a table."""
+_ROWS_PER_GROUP = 1 << 17
+_KINDS_OF_CATEGORIES = "biuf"
+"""NumPy kinds of categories that can be kept, beside text."""
 
 
 class Table:
-    """A parquet file of a store, whose bytes are checked against the manifest before the first of them is used."""
+    """A parquet file of a store. Its checksum is checked before it is first used."""
 
     def __init__(self, folder: Path, record: FileRecord) -> None:
         self.path = folder / record.path
@@ -38,18 +46,18 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """The columns of a cell table, without the index and what the store itself has added.
+        """Columns of a cell table, without the index and `ROW`.
 
         Raises:
-            StoreFormatError: it is damaged.
+            StoreFormatError: the table is damaged.
         """
         return [column["name"] for column in self._described() if column["field_name"] != ROW]
 
     def read(self, columns: Sequence[str] | None = None, *, n_rows: int | None = None) -> pd.DataFrame:
-        """Some of its columns, with whatever index; or all, with the store's own and the index.
+        """Columns with a numbered index; or, with None, all columns, including the store's own, with their index.
 
         Raises:
-            StoreFormatError: it is damaged, or has not ``n_rows``.
+            StoreFormatError: the table is damaged, or does not have ``n_rows``.
         """
         self._check()
         try:
@@ -61,8 +69,21 @@ class Table:
             raise StoreFormatError(f"{self.path} has {len(frame):,} rows, the manifest says {n_rows:,}")
         return frame
 
+    def index(self) -> pd.Index:
+        """The index alone.
+
+        Raises:
+            StoreFormatError: the table is damaged.
+        """
+        self._check()
+        try:
+            index: pd.Index = pq.read_table(self.path, columns=[], use_pandas_metadata=True).to_pandas().index
+        except _DAMAGED as error:
+            raise self._refusal(error) from error
+        return index
+
     def _described(self) -> list[dict[str, Any]]:
-        """What pandas has written about the columns that are no index."""
+        """Metadata that pandas keeps on each column but the index."""
         self._check()
         try:
             described = pq.read_schema(self.path).pandas_metadata
@@ -84,8 +105,8 @@ class Table:
 
     def _refusal(self, error: BaseException) -> BaseException:
         if isinstance(error, OSError) and error.errno is not None:
-            return error  # of the disk, not of what is on it
-        return StoreFormatError(f"{self.path} is no table of a store: {error}")
+            return error  # of the disk, not of its content
+        return StoreFormatError(f"{self.path} is not a table of a store: {error}")
 
 
 def _with_categories(table: pa.Table) -> pd.DataFrame:
@@ -98,7 +119,7 @@ def _with_categories(table: pa.Table) -> pd.DataFrame:
 
 
 def order_of(table: Table, frame: pd.DataFrame, column: str) -> NDArray[np.int64]:
-    """The places of a table's rows in the order in which the source had them, from the store's own column.
+    """``(n,)`` the rows of a table in the order of the source, by the store's ``column``.
 
     Raises:
         StoreFormatError: the column is missing, or does not number the rows.
@@ -107,3 +128,169 @@ def order_of(table: Table, frame: pd.DataFrame, column: str) -> NDArray[np.int64
     if place.dtype.kind not in "iu" or not np.array_equal(np.sort(place), np.arange(len(frame))):
         raise StoreFormatError(f"{table.path} has no column {column} that numbers its {len(frame):,} rows")
     return np.argsort(place)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneList:
+    """The genes of a source in the form of a store."""
+
+    digest: str
+    """Digest of ids and columns in the source's order."""
+    ids: list[str]
+    """``(n_genes,)`` ids in the source's order."""
+    table: pd.DataFrame
+    """All columns, sorted by id, with the column `POSITION`."""
+
+    @classmethod
+    def of(cls, source: Source) -> Self:
+        """Sort the genes of a source by their ids, as Python sorts text.
+
+        Raises:
+            UnsupportedDataError: ids occur twice, or ``var`` has the column `POSITION`.
+        """
+        table = source.var
+        ids = np.array([str(gene) for gene in table.index], object)
+        order = np.argsort(ids, kind="stable").astype(np.int64)
+        _refuse_repeated(source.name, ids[order])
+        position = _position(source, table)
+        table = table.drop(columns=POSITION, errors="ignore").set_axis(pd.Index(ids, name=table.index.name), axis=0)
+        return cls(
+            digest=_digest(table.iloc[np.argsort(position)]),
+            ids=ids.tolist(),
+            table=table.iloc[order].assign(**{POSITION: position[order]}),
+        )
+
+
+def _position(source: Source, table: pd.DataFrame) -> NDArray[np.int64]:
+    """``(n_genes,)`` position of each gene in the source, or in the one that it was converted from."""
+    if isinstance(source, HasGenePositions):
+        return source.gene_positions()
+    if POSITION in table:
+        raise UnsupportedDataError(
+            f"{source.name} has the var column {POSITION!r}, a name that stores reserve; rename it"
+        )
+    return np.arange(len(table))
+
+
+def _refuse_repeated(name: str, ids: NDArray[Any]) -> None:
+    repeated = sorted(set(ids[1:][ids[1:] == ids[:-1]]))
+    if repeated:
+        raise UnsupportedDataError(
+            f"{name} has {len(repeated)} gene ids more than once ({shown(repeated)}); a store requires unique ids: use "
+            "`adata.var_names_make_unique()` or `adata.var_names = adata.var[<a column of unique ids>]`, and write the "
+            "file again"
+        )
+
+
+def whole_obs(source: Source) -> pd.DataFrame:
+    """The cell table of a source, indexed by the names of its cells if it has names."""
+    frame = source.obs(list(source.obs_columns))
+    return frame.set_axis(source.obs_names()) if isinstance(source, HasNames) else frame
+
+
+def write_table(folder: Path, path: str, frame: pd.DataFrame, name: str) -> None:
+    """Write a table to ``path`` (``obs/…``, ``var/…`` or ``genes/…``) of a store, with its index and dtypes.
+
+    Raises:
+        UnsupportedDataError: a column has a type that parquet lacks, or a name that the store uses; names both.
+        WriteError: the file cannot be written.
+    """
+    write_arrow(folder, path, _to_arrow(frame, path.partition("/")[0], name))
+
+
+def write_arrow(folder: Path, path: str, table: pa.Table) -> None:
+    """Write a table to ``path`` of a store, atomically.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    with writing(folder / path), opened_atomically(folder / path) as file:
+        pq.write_table(table, file, row_group_size=_ROWS_PER_GROUP, compression="zstd")
+
+
+def _to_arrow(frame: pd.DataFrame, kind: str, name: str) -> pa.Table:
+    if ROW in frame:
+        raise UnsupportedDataError(f"{name} has the {kind} column {ROW!r}, a name that stores reserve; rename it")
+    # without columns, pandas would take their names for numbers and reject one that is added later
+    frame = frame.set_axis(pd.Index([str(column) for column in frame.columns], dtype=object), axis=1)
+    kept: dict[str, Any] = {}
+    for column, values in frame.items():
+        dtype = values.dtype
+        # parquet keeps categories only if they are text and there is at least one row
+        if isinstance(dtype, pd.CategoricalDtype) and not (len(frame) and _are_text(dtype.categories)):
+            kept[str(column)] = _described(str(column), dtype, kind, name)
+            frame = frame.assign(**{str(column): _without_categories(values)})
+    try:
+        table = pa.Table.from_pandas(frame, preserve_index=True)
+        pq.write_table(table.slice(0, 0), io.BytesIO())
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise UnsupportedDataError(_unfit_column(frame, kind, name)) from error
+    if kept:
+        table = table.replace_schema_metadata({**table.schema.metadata, CATEGORIES: json.dumps(kept).encode()})
+    return table
+
+
+def _are_text(categories: pd.Index) -> bool:
+    return len(categories) > 0 and pd.api.types.infer_dtype(categories, skipna=False) == "string"
+
+
+def _described(column: str, dtype: pd.CategoricalDtype, kind: str, name: str) -> dict[str, Any]:
+    """Categories that parquet does not keep."""
+    categories = dtype.categories
+    if len(categories) and categories.dtype.kind not in _KINDS_OF_CATEGORIES and not _are_text(categories):
+        raise UnsupportedDataError(
+            f"{name}: the categories of {kind} column {column!r} are {categories.dtype}; a store keeps text, numbers "
+            f"and booleans: {_as_text(kind, column)}"
+        )
+    return {"dtype": str(categories.dtype), "categories": categories.tolist(), "ordered": bool(dtype.ordered)}
+
+
+def _as_text(kind: str, column: object) -> str:
+    of = f"adata.{kind}[{column!r}]"
+    return f"convert it to text (`{of} = {of}.astype(str)`) or drop it, and write the file again"
+
+
+def _without_categories(values: pd.Series[Any]) -> pd.Series[Any]:
+    if not len(values.cat.categories):
+        return pd.Series(np.full(len(values), np.nan), values.index)
+    kind: Any = values.cat.categories.dtype
+    # unlike NumPy's, pandas' integers and booleans can be missing
+    missing = {"i": kind.name.capitalize(), "u": "UInt" + kind.name[4:], "b": "boolean"}.get(kind.kind, kind)
+    return values.astype(missing)
+
+
+def _unfit_column(frame: pd.DataFrame, kind: str, name: str) -> str:
+    for column, values in frame.items():
+        try:
+            pq.write_table(pa.table({"column": pa.Array.from_pandas(values)}), io.BytesIO())
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            return (
+                f"{name}: {kind} column {column!r} ({values.dtype}) cannot be stored in parquet ({error}); "
+                f"{_as_text(kind, column)}"
+            )
+    return f"{name}: its {kind} table, with the index {frame.index.name!r}, cannot be stored in parquet"
+
+
+def _digest(table: pd.DataFrame) -> str:
+    """Digest of ids and columns with their dtypes, independent of library versions."""
+    digest = blake2b(digest_size=16)
+    for name, values in [("", table.index.to_series()), *table.items()]:
+        digest.update(json.dumps(str(name)).encode())
+        for part in _content(values):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _content(values: Any) -> Iterator[bytes]:
+    dtype = values.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        yield json.dumps(["category", len(values), bool(dtype.ordered)]).encode()
+        yield from _content(dtype.categories)
+        yield pd.Series(values).cat.codes.to_numpy(np.int64).tobytes()
+        return
+    yield json.dumps([str(dtype), len(values)]).encode()
+    if isinstance(dtype, np.dtype) and dtype.kind in "biufmM":
+        yield np.ascontiguousarray(values.to_numpy()).tobytes()
+    else:
+        texts = [None if missing else str(value) for value, missing in zip(values, pd.isna(values), strict=True)]
+        yield json.dumps(texts).encode()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import OK
-from scdataloader.kernels.records.format import HEADER
+from scdataloader.kernels.records.format import HEADER, Records
 from scdataloader.kernels.records.unpack import check_records
 from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, refuse_unsorted
@@ -242,10 +242,7 @@ class _ShardCheck:
         """``(m,)`` the first broken rule of each record, or `OK`."""
         status, genes, source = np.empty(len(cells), np.uint8), self._genes, self._source[cells]
         check_records(
-            self._mapped.base[0] + self._begin[cells],
-            self._length[cells],
-            self._size[cells],
-            cells,
+            Records(cells, self._mapped.base[0] + self._begin[cells], self._length[cells], self._size[cells]),
             genes.n_genes[source],
             genes.table[source],
             genes.has,

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scdataloader.store.export import to_anndata
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
 from scdataloader.types import CSRMatrix, CSRRows
@@ -135,7 +136,7 @@ def check(store: Store, sources: list[Stored]) -> None:
             expected = expected.astype(np.int64 if expected.dtype != np.uint64 else np.uint64)
         expected.sum_duplicates()
         expected.eliminate_zeros()
-        found = store.to_anndata(number)
+        found = to_anndata(store, number)
         np.testing.assert_array_equal(found.X.indptr, expected.indptr)
         np.testing.assert_array_equal(found.X.indices, expected.indices)
         np.testing.assert_array_equal(found.X.data, expected.data)

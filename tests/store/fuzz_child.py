@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tests.store.fuzz_files import Copy
-from tests.store.fuzz_records import Records
+from tests.store.fuzz_records import RecordFuzzer
 
 _ROOM = 1 << 30
 """Bytes that a case may ask for beyond what the process has to begin with."""
@@ -40,7 +40,7 @@ def main(store: Path, folder: Path) -> None:
     pa.set_memory_pool(pa.system_memory_pool())  # the others reserve addresses for later
     pa.set_cpu_count(1)
     copy = Copy(store, folder)
-    records = Records(next(content for name, content in copy.pristine.items() if name.startswith("shards/")))
+    records = RecordFuzzer(next(content for name, content in copy.pristine.items() if name.startswith("shards/")))
     for sample in (0, -1):
         records.run({"sample": sample, "steps": [], "longer": 0, "size": 0})
     limit_memory()

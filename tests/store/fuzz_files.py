@@ -15,8 +15,8 @@ import pandas as pd
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.format import record_checksum
 from scdataloader.runtime.memory import row_buffers
-from scdataloader.store.gene_tables import GeneTables
-from scdataloader.store.original import Original
+from scdataloader.store.export import to_anndata
+from scdataloader.store.gene_spaces import GeneTables
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
 from scdataloader.types import RowBuffers
@@ -235,11 +235,11 @@ def read(folder: Path, how: str) -> dict[str, Any]:
     for number, source in enumerate(store.sources):
         if how == "sources":
             cells = source.read(np.arange(source.n_obs))
-            parts = {"data": cells.data, "indices": cells.indices, "indptr": cells.indptr, "nnz": source.nnz}
+            parts = {"data": cells.data, "indices": cells.indices, "indptr": cells.indptr, "nnz": source.nnz()}
         elif how == "tables":
             parts = {"obs": source.obs(source.obs_columns), "var": source.var}
         else:
-            adata = Original.of(source).anndata()
+            adata = to_anndata(store, number)
             parts = {"obs": adata.obs, "data": adata.X.data, "indices": adata.X.indices, "indptr": adata.X.indptr}
         found.update({f"{name} of source {number}": part for name, part in parts.items()})
     store.close()
@@ -263,7 +263,7 @@ def _one_pass(store: Store) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for way in range(len(LUTS)):
         luts = [LUTS[(number + way) % len(LUTS)](len(own.place)) for number, own in enumerate(places)]
-        genes, slots = GeneTables(luts, places, n_genes), row_buffers(found.size)
+        genes, slots = GeneTables(luts, places, n_genes), row_buffers(found.records.size)
         store.decode(found, store.sources_of(found), genes, np.arange(len(rows)), slots)
         _see_genes(slots, n_genes)
         rooms = [np.arange(start, start + size) for start, size in zip(slots.starts[:-1], slots.sizes, strict=True)]

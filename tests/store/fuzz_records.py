@@ -14,12 +14,14 @@ from scdataloader.kernels.records.decode import (
     IN_ORDER,
     OK,
     SHIFTED,
+    LookUpTables,
     decode_records,
     locate_records,
 )
 from scdataloader.kernels.records.encode import encode_rows, most_words
-from scdataloader.kernels.records.format import F32, WIDTH_SHIFT, record_checksum
+from scdataloader.kernels.records.format import F32, WIDTH_SHIFT, Records, record_checksum
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND, check_records, unpack_records
+from scdataloader.types import RowBuffers
 from tests.store.fuzz_files import FOOT, HEAD, change, places, put
 from tests.store.guarded import Guarded
 from tests.store.reference_store import read_record
@@ -77,7 +79,7 @@ def _by_the_page(record: bytes, size: int, floats: bool) -> dict[int, str] | Non
     return {gene: str(value) for gene, value in found.items()}
 
 
-class Records:
+class RecordFuzzer:
     """Decodes damaged records and shards, and sees that nothing outside of what is theirs is touched."""
 
     def __init__(self, shard: bytes) -> None:
@@ -134,6 +136,7 @@ class Records:
     ) -> tuple[str, Any]:
         """Every way of decoding a record, with marks around its room; and its {gene: value} if it has no fault."""
         n = 1
+        records = Records(cell, address, length, size)
         starts = np.zeros(n + 1, np.int64)
         np.cumsum(size + _CANARY, out=starts[1:])
         starts += _CANARY
@@ -142,25 +145,10 @@ class Records:
             indices, data = (out.array(int(starts[-1]), np.int32, at_end=True) for out in self._out)
             indices[:], data[:] = _MARK, _MARK
             checked, sizes, depth = np.zeros(n // 8 + 1, np.uint8), np.zeros(n, np.int64), np.zeros(n, np.float32)
-            status, _ = decode_records(
-                address,
-                length,
-                size,
-                cell,
-                np.arange(n),
-                checked,
-                np.zeros(n, np.int64),
-                lut,
-                np.array([0, N_GENES]),
-                np.array([how], np.uint8),
-                N_GENES + _SHIFT,
-                np.arange(n),
-                starts,
-                indices,
-                data.view(np.float32),
-                sizes,
-                depth,
-            )
+            tables = LookUpTables(lut, np.array([0, N_GENES]), np.array([how], np.uint8), N_GENES + _SHIFT)
+            out = RowBuffers(starts, indices, data.view(np.float32), sizes, depth)
+            first = np.zeros(n, np.int64)
+            status, _ = decode_records(records, np.arange(n), checked, tables, first, np.arange(n), out)
             self._see(starts, size, indices, data, "decode_records")
             statuses.append(status)
             if status == OK:
@@ -169,13 +157,11 @@ class Records:
         indices, data = (out.array(int(starts[-1]), np.int32, at_end=True) for out in self._out)
         indices[:], data[:] = _MARK, _MARK
         order = self._luts[0][0]
-        statuses.append(
-            unpack_records(address, length, size, cell, order, starts[:-1], indices, data.view(np.uint32))[0]
-        )
+        statuses.append(unpack_records(records, order, starts[:-1], indices, data.view(np.uint32))[0])
         self._see(starts, size, indices, data, "unpack_records")
         per_record = np.zeros(n, np.uint8)
         known = np.zeros(n, np.int64), np.ones(N_GENES, np.bool_), np.array([0, N_GENES])
-        check_records(address, length, size, cell, np.full(n, N_GENES), *known, floats, per_record)
+        check_records(records, np.full(n, N_GENES), *known, floats, per_record)
         statuses.append(OK if per_record[0] in {BAD_FORM, BAD_KIND} else per_record[0])
         assert len(set(statuses)) == 1, f"decoders disagree: {statuses}"
         room = slice(starts[0], starts[0] + size[0])
@@ -216,13 +202,13 @@ class Records:
         placed = self._whole.filled(np.frombuffer(bytes(content), np.uint8), at_end=bool(case["size"] % 2))
         at, base = np.array([index]), np.array([placed.ctypes.data])
         cells = np.arange(n)
-        address, length, size = (np.empty(1, np.int64) for _ in range(3))
         said = []
         for cell in cells:
-            one, shard = np.array([cell]), np.zeros(1, np.int64)
-            if locate_records(base, at, np.array([n]), shard, one, address, length, size) >= 0:
+            one, *found = np.array([cell]), *(np.empty(1, np.int64) for _ in range(3))
+            if locate_records(base, at, np.array([n]), np.zeros(1, np.int64), Records(one, *found)) >= 0:
                 said.append(BAD_INDEX)
                 continue
+            address, length, size = found
             assert base[0] <= address[0] <= base[0] + index - length[0], "a record beyond the index"
             assert length[0] >= 16
             assert 0 <= size[0] <= length[0] // 2

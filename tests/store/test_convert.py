@@ -17,6 +17,7 @@ from scdataloader.protocols import OpenOptions
 from scdataloader.sources import open_source
 from scdataloader.sources.locate import open_sources
 from scdataloader.store.convert import convert
+from scdataloader.store.export import to_anndata
 from scdataloader.store.writing import tasks
 from tests.cells import MemorySource, named_values
 from tests.sources.source_files import H5_COMPRESSIONS, coordinates, make, stored_as, write_h5ad, write_zarr
@@ -113,7 +114,7 @@ def test_files_of_every_kind(tmp_path, out, dtype, kind, how):
         path = write_zarr(tmp_path / "a.zarr", adata, how)
     with pytest.warns(UserWarning, match="CSC") if kind == "csc" else nullcontext():
         store = here(path, out, cells_per_shard=25)
-    found = store.to_anndata()
+    found = to_anndata(store)
     np.testing.assert_array_equal(found.X.toarray(), x)
     pd.testing.assert_frame_equal(found.obs, ad.read_zarr(path).obs if path.is_dir() else ad.read_h5ad(path).obs)
     pd.testing.assert_frame_equal(found.var, adata.var)
@@ -126,7 +127,7 @@ def test_counts_that_float32_has_not(tmp_path, out, how, dtype):
     x[1, 2], x[3, 5], x[3, 0] = (1 << 24) + 1, LARGEST, 7
     for name, matrix in (("sparse", sp.csr_matrix(x)), ("dense", x)):
         path = write_h5ad(tmp_path / f"{name}.h5ad", make(matrix), H5_COMPRESSIONS[how])
-        found = here(path, tmp_path / f"{name}.cells").to_anndata()
+        found = to_anndata(here(path, tmp_path / f"{name}.cells"))
         np.testing.assert_array_equal(found.X.toarray(), x.astype(np.int64))
 
 
@@ -135,7 +136,7 @@ def test_a_source_of_the_users_own_needs_no_more_than_the_protocol(out):
     values = named_values(11, 30)
     source = MemorySource("own", values, [f"g{i}" for i in range(30)])
     del source.matrix, source.organism
-    found = here([source], out).to_anndata()
+    found = to_anndata(here([source], out))
     np.testing.assert_array_equal(found.X.toarray(), values)
     assert list(found.obs.columns) == []
 
@@ -162,7 +163,7 @@ def test_columns_keep_their_dtypes_categories_and_order(out):
     source.var = source.var.assign(kind=pd.Categorical(["b", "a", "b", "a", "a"], categories=["b", "a", "c"]))
     for layout in ("source", "shuffled"):
         store = here([source], out.with_suffix(f".{layout}"), layout=layout)
-        found = store.to_anndata()
+        found = to_anndata(store)
         pd.testing.assert_frame_equal(found.obs, source.table)
         pd.testing.assert_frame_equal(found.var, source.var)
         assert store.sources[0].obs_columns == list(source.table.columns)
@@ -210,8 +211,8 @@ def test_a_store_is_a_source_of_another(tmp_path, out):
     for number in range(2):
         rows = shuffled.sources[number].obs(["row"])["row"].to_numpy()
         expected = made[number].x[rows].toarray()
-        np.testing.assert_array_equal(back.to_anndata(number).X.toarray(), expected)
-        pd.testing.assert_frame_equal(back.to_anndata(number).obs, made[number].table.iloc[rows])
+        np.testing.assert_array_equal(to_anndata(back, number).X.toarray(), expected)
+        pd.testing.assert_frame_equal(to_anndata(back, number).obs, made[number].table.iloc[rows])
 
 
 def test_the_path_of_a_store_opens_all_its_sources(tmp_path, out):

@@ -14,6 +14,7 @@ import pytest
 
 from scdataloader.errors import StoreFormatError
 from scdataloader.store.convert import convert
+from scdataloader.store.export import to_anndata
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
 from tests.store.conversions import tree, write_files
@@ -112,7 +113,7 @@ def check_unfinished(out, old, whole):
     assert (out / "manifest.json").read_bytes() in manifests
     store = Store.open(out)
     for number in range(len(store.sources)):
-        store.to_anndata(number)
+        to_anndata(store, number)
 
 
 def test_killed_before_each_change_of_the_disk(forks, case, tmp_path):

@@ -11,9 +11,9 @@ import scipy.sparse as sp
 from scdataloader.commands.main import main
 from scdataloader.errors import StoreFormatError, WriteError
 from scdataloader.sources import open_source
-from scdataloader.store import original
+from scdataloader.store import export as exporting
 from scdataloader.store.convert import convert
-from scdataloader.store.export import export
+from scdataloader.store.export import export, to_anndata
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
 from tests.store.stores import Given, counts, floats, given_counts, given_floats, make_store, tables
@@ -54,17 +54,17 @@ def test_sources_come_back_in_memory(made):
     opened = Store.open(store)
     for number, item in enumerate(given):
         for source in (number, item.name):
-            adata = opened.to_anndata(source)
+            adata = to_anndata(opened, source)
             check(adata, item)
             assert adata.X.dtype == np.float32
-    assert dict(opened.to_anndata("b").uns) == {"organism": "human"}
-    assert dict(opened.to_anndata(0).uns) == {}
+    assert dict(to_anndata(opened, "b").uns) == {"organism": "human"}
+    assert dict(to_anndata(opened, 0).uns) == {}
 
 
 @pytest.mark.parametrize("form", ["h5ad", "zarr"])
 def test_sources_come_back_as_files(made, tmp_path, form, monkeypatch):
     store, given = made
-    monkeypatch.setattr(original, "_BLOCK", 150)  # some blocks of several cells, some of one
+    monkeypatch.setattr(exporting, "_BLOCK", 150)  # some blocks of several cells, some of one
     paths = export(store, tmp_path / "new" / "out", form=form)
     assert [path.name for path in paths] == [f"a.{form}", f"b.{form}"]
     assert {path.name for path in (tmp_path / "new" / "out").iterdir()} == {f"a.{form}", f"b.{form}"}
@@ -77,7 +77,7 @@ def test_float32_comes_back_bit_for_bit(tmp_path, mixed, form):
     given = given_floats("f", 8, 90, 3)
     store = make_store(tmp_path / "f.cells", [given], mixed=mixed)
     export(store, tmp_path / f"f.{form}")
-    for adata in (READ[form](tmp_path / f"f.{form}"), Store.open(store).to_anndata()):
+    for adata in (READ[form](tmp_path / f"f.{form}"), to_anndata(store)):
         pd.testing.assert_frame_equal(adata.obs, given.obs)
         assert adata.X.dtype == np.float32
         found, expected = adata.X.toarray(), floats(8, 90, seed=3).toarray()
@@ -109,7 +109,7 @@ def test_a_source_is_named_by_name_or_number(made):
     store = Store.open(made[0])
     for wrong in (2, -1, "c", None):
         with pytest.raises(LookupError, match=r"name one of 0 'a.h5ad', 1 'b'"):
-            store.to_anndata(wrong)
+            to_anndata(store, wrong)
 
 
 def test_names_of_files_stay_in_the_folder_and_are_told_apart(tmp_path):
@@ -139,11 +139,11 @@ def test_nothing_is_overwritten(made, tmp_path):
 
 @pytest.mark.parametrize("form", ["h5ad", "zarr"])
 def test_nothing_half_written_stays(made, tmp_path, form, monkeypatch):
-    def fail(self):
+    def fail(*_):
         raise OSError(28, "No space left on device")
         yield
 
-    monkeypatch.setattr(original.Original, "blocks", fail)
+    monkeypatch.setattr(exporting._Original, "blocks", fail)
     with pytest.raises(WriteError, match=r"cannot write .*: No space left on device"):
         export(made[0], tmp_path / "out", form=form)
     assert not list((tmp_path / "out").iterdir())
@@ -224,7 +224,7 @@ def test_real_files_there_and_back_again(tmp_path, real_data):
     paths = sorted(real_data.glob("*.h5ad"))
     store = convert(paths, tmp_path / "s.cells", layout="shuffled", n_processes=1)
     for source, path in zip(store.sources, paths, strict=True):
-        adata, expected, original = store.to_anndata(source.number), ad.read_h5ad(path), open_source(path)
+        adata, expected, original = to_anndata(store, source.number), ad.read_h5ad(path), open_source(path)
         matrix, _, layer = original.counts.partition("/")
         whole = expected.raw if matrix == "raw" else expected
         values = expected.layers[layer] if layer else whole.X
@@ -237,7 +237,7 @@ def test_tables_without_any_column(tmp_path):
     given = ad.AnnData(counts(12, 30, seed=0).astype(np.float32))
     given.write_h5ad(tmp_path / "bare.h5ad")
     store = convert(tmp_path / "bare.h5ad", tmp_path / "s.cells", layout="shuffled", n_processes=1)
-    adata = store.to_anndata()
+    adata = to_anndata(store)
     pd.testing.assert_frame_equal(adata.obs, given.obs)
     pd.testing.assert_frame_equal(adata.var, given.var)
     assert (given.X != adata.X).nnz == 0
@@ -246,5 +246,5 @@ def test_tables_without_any_column(tmp_path):
 def test_cells_without_names_come_back_numbered(tmp_path):
     given = given_counts("a", 4, 60, 5)
     given = dataclasses.replace(given, obs=given.obs.reset_index(drop=True))
-    adata = Store.open(make_store(tmp_path / "a.cells", [given])).to_anndata()
+    adata = to_anndata(make_store(tmp_path / "a.cells", [given]))
     assert adata.obs_names.tolist() == ["0", "1", "2", "3"]

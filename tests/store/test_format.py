@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.encode import encode_rows, most_words
 from scdataloader.kernels.records.format import record_checksum
+from scdataloader.store.export import to_anndata
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
 from tests.store import reference_store
@@ -110,7 +111,7 @@ def test_a_store_of_version_1_is_read_forever(name):
     assert [source.name for source in store.sources] == KEPT[name].sources
     for number, source in enumerate(KEPT[name].sources):
         expected = SOURCES[source]
-        adata = store.to_anndata(number)
+        adata = to_anndata(store, number)
         pd.testing.assert_frame_equal(adata.obs, expected.obs)
         pd.testing.assert_frame_equal(adata.var, expected.var)
         np.testing.assert_array_equal(adata.X.toarray(), dense(expected.cells, expected.n_genes, expected.dtype))

@@ -58,11 +58,11 @@ def _bad(value, dtype=np.float64):
         (lambda: _bad(LARGEST + 1, np.int64), "counts", ValueError, "is more than the 4,294,967,295 that a count"),
         (lambda: _bad(0.1), "any", ValueError, "0.1 at cell 7, gene 3 (ENSG00000000018) is no float32 number"),
         (lambda: _bad((1 << 24) + 1, np.int64), "any", ValueError, "16777217 at cell 7, gene 3"),
-        (lambda: _bad((1 << 53) + 1, np.int64), "any", ValueError, "is a whole number beyond 9,007,199,254,740,992"),
+        (lambda: _bad((1 << 53) + 1, np.int64), "any", ValueError, "whole number is larger than 9,007,199,254,740,992"),
     ],
 )
 def test_values_that_cannot_be_kept(out, source, values, error, said):
-    with pytest.raises(error, match=re.escape(f"bad.h5ad: {said}" if said[0] != "i" else said)):
+    with pytest.raises(error, match=f"bad.h5ad.*{re.escape(said)}"):
         here([source()], out, values=values, cells_per_shard=9)
     assert not out.exists()
 
@@ -77,9 +77,7 @@ def test_a_gene_number_out_of_range(out):
 def test_gene_ids_that_are_there_twice(out):
     source = counted("twice", 4, 5, 0)
     source.var.index = ["a", "b", "a", "c", "b"]
-    with pytest.raises(
-        ValueError, match=r"twice has 2 gene ids more than once, a, b among them.*var_names_make_unique"
-    ):
+    with pytest.raises(ValueError, match=r"twice has 2 gene ids more than once \(a, b\).*var_names_make_unique"):
         here([source], out)
     assert not out.exists()
 
@@ -94,12 +92,12 @@ def test_two_sources_that_are_the_same(tmp_path, out):
 @pytest.mark.parametrize(
     ("column", "said"),
     [
-        ({"mixed": ["a", 1, None, 2.5]}, "a: obs column 'mixed' (object) cannot be kept in a parquet file"),
+        ({"mixed": ["a", 1, None, 2.5]}, "a: obs column 'mixed' (object) cannot be stored in parquet"),
         (
             {"when": pd.Categorical(pd.date_range("2020", periods=4))},
             "the categories of obs column 'when' are datetime",
         ),
-        ({"__row__": range(4)}, "a has the obs column '__row__', a name that stores use: rename it"),
+        ({"__row__": range(4)}, "a has the obs column '__row__', a name that stores reserve; rename it"),
         ({"lists": [[1], ["a"], [], None]}, "obs column 'lists'"),
     ],
 )
@@ -116,7 +114,7 @@ def test_a_gene_column_of_the_stores_own_name(out, numbers):
     """Whatever is in it: it is not taken for the store's own, which would lose it and reorder the genes."""
     source = counted("a", 4, 20, 0)
     source.var = source.var.assign(__position__=numbers)
-    with pytest.raises(ValueError, match="a has the var column '__position__', a name that stores use: rename it"):
+    with pytest.raises(ValueError, match="a has the var column '__position__', a name that stores reserve; rename it"):
         here([source], out)
 
 
@@ -274,13 +272,12 @@ def test_no_room_for_a_table_leaves_the_old_store(tmp_path, out, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    for name in ("opened_atomically", "file_record"):
-        with monkeypatch.context() as patched:
-            patched.setattr(f"scdataloader.store.tables_store.{name}", full)
-            with pytest.raises(WriteError, match=r"cannot write \S+: No space left on device; nothing of it") as error:
-                here(made[1:], out, append=True)
-        assert error.value.errno == 28
-        assert tree(out) == before
+    with monkeypatch.context() as patched:
+        patched.setattr("scdataloader.store.tables.opened_atomically", full)
+        with pytest.raises(WriteError, match=r"cannot write \S+: No space left on device; nothing of it") as error:
+            here(made[1:], out, append=True)
+    assert error.value.errno == 28
+    assert tree(out) == before
     with monkeypatch.context() as patched:
         patched.setattr("scdataloader.store.manifest.Manifest.save", full)
         with pytest.raises(WriteError, match=r"2 of 2 shards are finished and were kept"):

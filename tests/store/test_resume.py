@@ -13,6 +13,7 @@ import pytest
 from scdataloader.errors import StoreFormatError
 from scdataloader.runtime import files
 from scdataloader.store.convert import convert
+from scdataloader.store.export import to_anndata
 from scdataloader.store.reader import Store
 from scdataloader.store.writing import lock as claim
 from scdataloader.store.writing import tasks
@@ -168,7 +169,7 @@ def test_a_reader_sees_the_old_store_until_all_is_there(out):
         here([second], out, append=True)
     found = Store.open(out)
     assert [source.name for source in found.sources] == ["a"]
-    np.testing.assert_array_equal(found.to_anndata().X.toarray(), first.x.toarray())
+    np.testing.assert_array_equal(to_anndata(found).X.toarray(), first.x.toarray())
     here([first], out)  # nothing to do, whatever is unfinished
     with pytest.raises(ValueError, match=r"c was b there.*or delete its conversion.json to give it up"):
         here([counted("c", 6, 40, 1)], out, append=True)

@@ -13,11 +13,9 @@ from scdataloader.collection.collection import Collection
 from scdataloader.errors import StoreFormatError
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.kernels.records.decode import COMPLETE, IN_ORDER, SHIFTED
-from scdataloader.store.choice import GeneNames, choose_spaces
 from scdataloader.store.convert import convert
-from scdataloader.store.export import export
-from scdataloader.store.gene_spaces import GenePlaces
-from scdataloader.store.gene_tables import GeneTables
+from scdataloader.store.export import export, to_anndata
+from scdataloader.store.gene_spaces import GeneNumbers, GenePlaces, GeneTables, choose_spaces
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
 from tests.store.conversions import Stored, check, tree
@@ -41,7 +39,7 @@ def here(data, out, **options):
 
 
 def chosen(sources, there=()):
-    names = GeneNames()
+    names = GeneNumbers()
     return choose_spaces(names, [names.numbers(genes) for genes in sources], there)
 
 
@@ -139,9 +137,9 @@ def test_in_the_vocabulary_of_all_genes_every_source_is_a_shift_away(tmp_path):
         part.organism = "mouse"
     store = here(made, tmp_path / "s.cells", layout="shuffled")
     collection = Collection.open(tmp_path / "s.cells")
-    (segment,) = collection._segments
-    assert (segment._genes.how & SHIFTED).all()
-    assert segment._genes.of_part.tolist() == [0, 1, 0, 1]  # one table for each space
+    (group,) = collection._groups
+    assert (group._genes.look_up.how & SHIFTED).all()
+    assert group._genes.of_source.tolist() == [0, 1, 0, 1]  # one table for each space
     rows = np.random.default_rng(0).integers(0, len(collection), 50)
     np.testing.assert_array_equal(
         collection.cells(rows).x.to_scipy().toarray(), reindexed(store, collection.vocabulary.ids)[rows]
@@ -181,8 +179,8 @@ def numberings(draw):
 def test_whatever_gene_a_record_has_its_number_is_in_range(numbering):
     own, lut, n_genes = numbering
     tables = GeneTables([lut, lut], [own, own], n_genes)
-    (how,), table = tables.how, tables.luts
-    assert tables.of_part.tolist() == [0, 0]
+    (how,), table = tables.look_up.how, tables.look_up.luts
+    assert tables.of_source.tolist() == [0, 0]
     assert len(table) == own.n_space
     assert table[own.place].tolist() == lut.tolist()
     assert table.max() < n_genes
@@ -241,10 +239,10 @@ def test_genes_that_a_source_has_not_are_refused(foreign, tmp_path):
             else:
                 np.testing.assert_array_equal(read(np.array([row])).data, before[cell][before[cell] != 0])
     np.testing.assert_array_equal(other.read(np.arange(6)).to_scipy().toarray(), before[other.rows])
-    for away in (lambda: opened.to_anndata(0), lambda: export(store, tmp_path / "out")):
+    for away in (lambda: to_anndata(opened, 0), lambda: export(store, tmp_path / "out")):
         with pytest.raises(StoreFormatError, match=WHY):
             away()
-    assert opened.to_anndata(1).shape == (6, 400)
+    assert to_anndata(opened, 1).shape == (6, 400)
     with pytest.raises(StoreFormatError) as caught:
         verify(store)
     n_wrong = int(before[one.rows][:, ~KEPT].any(1).sum())
@@ -270,8 +268,8 @@ def test_genes_that_a_source_has_not_are_never_out_of_range(foreign, vocabulary,
     store, before, ids = foreign
     chosen_ids = vocabulary(ids)
     collection = Collection.open(store, genes=GeneAlignment(vocabulary=chosen_ids, organisms="human"), values="any")
-    (segment,) = collection._segments
-    assert segment._genes.how[segment._genes.of_part[0]] == how
+    (group,) = collection._groups
+    assert group._genes.look_up.how[group._genes.of_source[0]] == how
     rows = np.random.default_rng(0).permutation(np.repeat(np.arange(len(collection)), 3))
     x = collection.cells(rows).x
     assert len(x.indices)
@@ -292,6 +290,11 @@ def test_a_source_whose_genes_are_not_all_in_its_space_is_refused(tmp_path):
     opened = Store.open(store)
     why = r"var/\w+.parquet has the gene 'ENSG00000000003', which is not in its gene space, genes/00000.parquet"
     read = opened.sources[0].read
-    for act in (lambda: read(np.array([0])), opened.to_anndata, lambda: Collection.open(store), lambda: verify(store)):
+    for act in (
+        lambda: read(np.array([0])),
+        lambda: to_anndata(opened),
+        lambda: Collection.open(store),
+        lambda: verify(store),
+    ):
         with pytest.raises(StoreFormatError, match=why):
             act()

@@ -11,7 +11,7 @@ from scdataloader.commands.main import main
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD, OK
 from scdataloader.kernels.records.encode import encode_rows, most_words
-from scdataloader.kernels.records.format import record_checksum
+from scdataloader.kernels.records.format import Records, record_checksum
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND, check_records
 from scdataloader.store.manifest import Manifest
 from scdataloader.store.shard import ShardWriter
@@ -159,14 +159,14 @@ def renumbered(frame):
 @pytest.mark.parametrize(
     ("name", "change", "why"),
     [
-        ("var", lambda frame: frame.iloc[::-1], "has gene ids that are no text, not sorted"),
+        ("var", lambda frame: frame.iloc[::-1], "has gene ids that are not text, not sorted"),
         ("var", lambda frame: frame.assign(__position__=0), "has no column __position__ that numbers its 400 rows"),
         ("var", lambda frame: frame.drop(columns="__position__"), "has no column __position__"),
         ("var", lambda frame: renumbered(frame.iloc[90:]), ": it has a gene that its source does not have"),
-        ("genes", lambda frame: frame.iloc[::-1], "has gene ids that are no text, not sorted, or not there once"),
-        ("genes", lambda frame: frame.assign(gene="ENSG0"), "has gene ids that are no text, not sorted, or not"),
-        ("genes", lambda frame: frame.rename(columns={"gene": "id"}), "has gene ids that are no text, not sorted"),
-        ("genes", lambda frame: frame.assign(gene=range(len(frame))), "has gene ids that are no text, not sorted"),
+        ("genes", lambda frame: frame.iloc[::-1], "has gene ids that are not text, not sorted, or not unique"),
+        ("genes", lambda frame: frame.assign(gene="ENSG0"), "has gene ids that are not text, not sorted, or not"),
+        ("genes", lambda frame: frame.rename(columns={"gene": "id"}), "has gene ids that are not text, not sorted"),
+        ("genes", lambda frame: frame.assign(gene=range(len(frame))), "has gene ids that are not text, not sorted"),
         ("genes", lambda frame: frame.iloc[1:], "has 699 rows, the manifest says 700"),
         (
             "genes",
@@ -175,7 +175,7 @@ def renumbered(frame):
         ),
         ("obs", lambda frame: frame.iloc[1:], "has 5 rows, the manifest says 6"),
         ("obs", lambda frame: frame.assign(__row__=1.5), "has no column __row__ that numbers its 6 rows"),
-        ("obs", lambda frame: b"no table", "is no table of a store"),
+        ("obs", lambda frame: b"no table", "is not a table of a store"),
     ],
 )
 def test_tables_that_break_a_rule(store, name, change, why):
@@ -255,7 +255,8 @@ def test_every_rule_of_a_record_is_checked(genes, values, byte, width, value, st
     words = np.frombuffer(bytes(content), np.uint64).copy()
     words.view(np.uint32)[0] = record_checksum(words, 0)
     size, found = np.array([len(genes)]), np.zeros(1, np.uint8)
-    at = np.array([words.ctypes.data]), np.array([words.nbytes]), size, np.array([0]), np.array([1000]), *ALL_KNOWN
+    at = Records(np.array([0]), np.array([words.ctypes.data]), np.array([words.nbytes]), size), np.array([1000])
+    at += ALL_KNOWN
     check_records(*at, False, found)
     assert found[0] == status
     words.view(np.uint32)[0] ^= 1
@@ -266,8 +267,8 @@ def test_every_rule_of_a_record_is_checked(genes, values, byte, width, value, st
 def test_the_largest_value_and_the_kind_of_a_record():
     for values, floats, status in (([7, 1 << 31], False, OK), ([7, 2], True, BAD_KIND)):
         words, found = record([0, 5], values, floats=floats), np.zeros(1, np.uint8)
-        at = np.array([words.ctypes.data]), np.array([words.nbytes]), np.array([2]), np.array([0]), np.array([1000])
-        at += ALL_KNOWN
+        records = Records(np.array([0]), np.array([words.ctypes.data]), np.array([words.nbytes]), np.array([2]))
+        at = records, np.array([1000]), *ALL_KNOWN
         assert check_records(*at, False, found) == (max(values) if status == OK else 0)
         assert found[0] == status
 

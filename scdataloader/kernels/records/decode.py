@@ -6,7 +6,7 @@ its exceptions (long gaps and large values), and, by the sum of its gaps, that n
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
@@ -21,6 +21,7 @@ from scdataloader.kernels.records.format import (
     U8,
     U16,
     WIDTH_SHIFT,
+    Records,
     record_checksum,
     record_length,
     value_width,
@@ -43,16 +44,14 @@ def locate_records(
     index: NDArray[np.int64],
     n_cells: NDArray[np.int64],
     shard: NDArray[np.integer],
-    cell: NDArray[np.int64],
-    address: NDArray[np.int64],
-    length: NDArray[np.int64],
-    size: NDArray[np.int64],
+    records: Records,
 ) -> int:
-    """Find the address, length in bytes, and number of values of the records of cells.
+    """Fill in address, length and size of ``records``, which are cells ``records.cell`` of shards ``shard``.
 
     Shard s is mapped at address ``base[s]``. From byte ``index[s]`` on it has the ``n_cells[s] + 1`` offsets of its
     records (int64), then their sizes (uint32). Returns the first i whose entries are impossible, or -1.
     """
+    cell, address, length, size = records
     for i in range(len(cell)):
         if i + _AHEAD < len(cell):
             s, k = shard[i + _AHEAD], cell[i + _AHEAD]
@@ -70,34 +69,40 @@ def locate_records(
     return -1
 
 
+class LookUpTables(NamedTuple):
+    """Vocabulary numbers of the genes of T tables."""
+
+    luts: NDArray[np.int32]
+    """The tables, concatenated: for each gene of a space a number below ``n_genes``, or -1 if not `COMPLETE`."""
+    start: NDArray[np.int64]
+    """``(T + 1,)`` offsets of the tables in ``luts``."""
+    how: NDArray[np.uint8]
+    """``(T,)`` flags `IN_ORDER`, `COMPLETE`, `SHIFTED`."""
+    n_genes: int
+    """Length of the vocabulary."""
+
+
 @nb.njit(nogil=True, cache=True)
 def decode_records(
-    address: NDArray[np.int64],
-    length: NDArray[np.int64],
-    size: NDArray[np.int64],
-    cell: NDArray[np.int64],
+    records: Records,
     row: NDArray[np.int64],
     checked: NDArray[np.uint8],
-    part: NDArray[np.integer],
-    luts: NDArray[np.int32],
-    lut_start: NDArray[np.int64],
-    how: NDArray[np.uint8],
-    n_genes: int,
+    tables: LookUpTables,
+    table: NDArray[np.integer],
     place: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    out_indices: NDArray[np.int32],
-    out_data: NDArray[np.float32],
-    out_size: NDArray[np.int64],
-    out_depth: NDArray[np.float32],
+    out: Any,
 ) -> tuple[int, int]:
-    """Write records into slots of the output in vocabulary genes, as `align_rows` does for matrices.
+    """Write records into row buffers in vocabulary genes, as `align_rows` does for matrices.
 
-    The genes of record i are looked up in ``luts[lut_start[p]:lut_start[p + 1]]``, p = ``part[i]``, with the flags
-    ``how[p]``: numbers below ``n_genes``, or -1 if not `COMPLETE`. It goes to slot ``place[i]``. The checksum of a
-    record is verified when its ``row`` is first read: ``checked`` has one bit per row.
+    Record i is looked up in table ``table[i]`` and written to row ``place[i]`` of ``out``, which are
+    `scdataloader.types.RowBuffers`. The checksum of a record is verified when its ``row`` is first read: ``checked``
+    has one bit per row.
 
-    Returns (status, i): `OK`, or the error of record i. Nothing outside the slots is written.
+    Returns (status, i): `OK`, or the error of record i. Nothing outside the buffers is written.
     """
+    cell, address, length, size = records
+    luts, lut_start, how, n_genes = tables
+    starts, out_indices, out_data, out_size, out_depth = out
     most = size.max() if len(size) and (how & (COMPLETE | IN_ORDER) != COMPLETE | IN_ORDER).any() else 0
     genes, values = np.empty(most, np.int32), np.empty(most, np.float32)
     dense = np.zeros(n_genes + 1 if most else 0, np.float32)
@@ -114,7 +119,7 @@ def decode_records(
             if np.uint32(words[0] & np.uint64(0xFFFFFFFF)) != record_checksum(words, cell[i]):
                 return BAD_CHECKSUM, i
             checked[row[i] >> 3] |= bit
-        p = part[i]
+        p = table[i]
         lut = luts[lut_start[p] : lut_start[p + 1]]
         n, slot = size[i], place[i]
         room = slice(starts[slot], starts[slot] + n)

@@ -17,6 +17,8 @@ A record begins at a multiple of 8 bytes. All numbers are little-endian.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,19 @@ LARGE_MASK = (1 << WIDTH_SHIFT) - 1
 _PRIME = np.uint64(0xD6E8FEB86659FD93)
 """Odd multiplier that mixes well (from the "rrmxmx" mixer of P. Evensen)."""
 _LANES = 4
+
+
+class Records(NamedTuple):
+    """Records of m cells in memory."""
+
+    cell: NDArray[np.int64]
+    """``(m,)`` number of each cell in its shard."""
+    address: NDArray[np.int64]
+    """``(m,)`` address of each record."""
+    length: NDArray[np.int64]
+    """``(m,)`` bytes."""
+    size: NDArray[np.int64]
+    """``(m,)`` number of values."""
 
 
 @nb.njit(inline="always", cache=True)

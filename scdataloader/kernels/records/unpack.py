@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scdataloader.kernels.machine.bits import drain
 from scdataloader.kernels.machine.memory import pointer
 from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD, OK, gene_numbers, header, is_valid, look_up
-from scdataloader.kernels.records.format import F32, HEADER, U8, U16, record_checksum, value_width
+from scdataloader.kernels.records.format import F32, HEADER, U8, U16, Records, record_checksum, value_width
 
 BAD_FORM, BAD_KIND, BAD_GENE = 4, 5, 6
 _BYTE, _TWO_BYTES = 1 << 8, 1 << 16
@@ -20,12 +20,9 @@ _MINUS_ZERO = 1 << 31
 
 @nb.njit(nogil=True, cache=True)
 def check_records(
-    address: NDArray[np.int64],
-    length: NDArray[np.int64],
-    size: NDArray[np.int64],
-    cell: NDArray[np.int64],
+    records: Records,
     n_genes: NDArray[np.int64],
-    part: NDArray[np.int64],
+    table: NDArray[np.int64],
     known: NDArray[np.bool_],
     known_start: NDArray[np.int64],
     floats: bool,
@@ -33,11 +30,11 @@ def check_records(
 ) -> int:
     """Check every rule of the format for every record: ``status[i]`` is `OK`, or the first rule that record i breaks.
 
-    Record i has ``length[i]`` bytes at ``address[i]`` and ``size[i]`` values in a space of ``n_genes[i]`` genes. It is
-    cell ``cell[i]`` of its shard, whose values are float32 if ``floats``. ``known[known_start[p]:known_start[p + 1]]``,
-    p = ``part[i]``, is True for the genes that its source has; if it is empty, any gene is accepted. Returns the
-    largest of all counts.
+    Record i is in a space of ``n_genes[i]`` genes and a shard whose values are float32 if ``floats``.
+    ``known[known_start[p]:known_start[p + 1]]``, p = ``table[i]``, is True for the genes that its source has; if it is
+    empty, any gene is accepted. Returns the largest of all counts.
     """
+    cell, address, length, size = records
     largest = np.uint32(0)
     for i in range(len(address)):
         words = carray(pointer(np.uintp(address[i])), (length[i] // 8,), np.uint64)
@@ -49,7 +46,7 @@ def check_records(
         elif (header(words)[3] == F32) != floats:
             status[i] = BAD_KIND
         else:
-            has = known[known_start[part[i]] : known_start[part[i] + 1]]
+            has = known[known_start[table[i]] : known_start[table[i] + 1]]
             if len(has) and not _are_known(words, size[i], has):
                 status[i] = BAD_GENE
             values = np.empty(size[i], np.uint32)
@@ -63,10 +60,7 @@ def check_records(
 
 @nb.njit(nogil=True, cache=True)
 def unpack_records(
-    address: NDArray[np.int64],
-    length: NDArray[np.int64],
-    size: NDArray[np.int64],
-    cell: NDArray[np.int64],
+    records: Records,
     order: NDArray[np.int32],
     starts: NDArray[np.int64],
     out_indices: NDArray[np.int32],
@@ -77,6 +71,7 @@ def unpack_records(
     Gene g of the records is ``order[g]`` in the output, distinct for each gene, or -1 if the source does not have it.
     Record i fills the entries from ``starts[i]`` on. Returns (status, i): `OK`, or the error of record i.
     """
+    cell, address, length, size = records
     dense, present = np.empty(len(order), np.uint32), np.zeros(len(order) // 64 + 1, np.uint64)
     for i in range(len(address)):
         words = carray(pointer(np.uintp(address[i])), (length[i] // 8,), np.uint64)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scdataloader.store.choice import GeneNames, Spaces, choose_spaces
-from scdataloader.store.gene_spaces import GeneSpace
+from scdataloader.store.gene_spaces import GeneNumbers, GeneSpace, SpaceSelection, choose_spaces
 from scdataloader.store.writing.folder import FolderState
 from scdataloader.store.writing.plan import Plan, PlannedShard
 from scdataloader.store.writing.scan import Options, Scanned
@@ -69,7 +68,7 @@ def is_done(state: FolderState, scanned: Sequence[Scanned], options: Options) ->
     )
 
 
-def spaces_of(state: FolderState, scanned: Sequence[Scanned], names: GeneNames) -> Spaces:
+def spaces_of(state: FolderState, scanned: Sequence[Scanned], names: GeneNumbers) -> SpaceSelection:
     """The gene spaces of what is to be converted; ``names`` are those of all its genes.
 
     Raises:
@@ -80,7 +79,9 @@ def spaces_of(state: FolderState, scanned: Sequence[Scanned], names: GeneNames) 
     return choose_spaces(names, [one.genes for one in scanned], ids)
 
 
-def plan_of(state: FolderState, scanned: Sequence[Scanned], spaces: Spaces, options: Options, layout: str) -> Plan:
+def plan_of(
+    state: FolderState, scanned: Sequence[Scanned], spaces: SpaceSelection, options: Options, layout: str
+) -> Plan:
     """What is to be done, which is what the unfinished conversion in the folder was to do, if there is one.
 
     Raises:

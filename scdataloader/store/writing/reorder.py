@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.draws.random import derive_key, permute_range
 from scdataloader.kernels.records.decode import locate_records
-from scdataloader.kernels.records.format import restamp_records
+from scdataloader.kernels.records.format import Records, restamp_records
+from scdataloader.kernels.rows.align import row_starts
 from scdataloader.runtime.files import opened_atomically, writing
 from scdataloader.store.manifest import Kind, ShardRecord
 from scdataloader.store.shard import MappedShards
-from scdataloader.store.tables import ROW
-from scdataloader.store.tables_store import write_arrow
+from scdataloader.store.tables import ROW, write_arrow
 from scdataloader.store.writing.plan import GROUPED, Plan, save_record, split_cells
 from scdataloader.store.writing.tasks import Place, Task, blocks, noting, shard_writer
 
@@ -127,7 +127,7 @@ class _Records:
     def offsets(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
         """``(n + 1,)`` offsets of the values of cells laid end to end."""
         *_, size = self._located(cells)
-        return _offsets(size)
+        return row_starts(size)
 
     def copied(
         self, cells: NDArray[np.int64], first_cell: int
@@ -138,7 +138,7 @@ class _Records:
             StoreFormatError: one is damaged.
         """
         shard, cell, begin, length, size = self._located(cells)
-        offsets = _offsets(length)
+        offsets = row_starts(length)
         words = np.empty(int(offsets[-1]) // 8, np.uint64)
         self._read(words.view(np.uint8).data, shard, begin, offsets)
         at = restamp_records(words, offsets[:-1], length, cell, first_cell)
@@ -150,13 +150,13 @@ class _Records:
         """Shard, number in it, first byte in its file, length and number of values of each cell."""
         shard = np.searchsorted(self._starts, cells, side="right") - 1
         cell = cells - self._starts[shard]
-        address, length, size = (np.empty(len(cells), np.int64) for _ in range(3))
+        records = Records(cell, *(np.empty(len(cells), np.int64) for _ in range(3)))
         mapped = self._mapped
-        at = locate_records(mapped.base, mapped.index, mapped.n_cells, shard, cell, address, length, size)
+        at = locate_records(mapped.base, mapped.index, mapped.n_cells, shard, records)
         mapped.release()
         if at >= 0:
             self._refuse(shard[at], cell[at])
-        return shard, cell, address - mapped.base[shard], length, size
+        return shard, cell, records.address - mapped.base[shard], records.length, records.size
 
     def _read(
         self, out: memoryview, shard: NDArray[np.int64], begin: NDArray[np.int64], offsets: NDArray[np.int64]
@@ -179,10 +179,6 @@ class _Records:
             f"{self._paths[shard]} is damaged at cell {cell}: delete it and give the same command again, which makes "
             "it anew"
         )
-
-
-def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
 def _ask_for(descriptor: int, _: memoryview, wanted: list[tuple[int, int, int]]) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.protocols import Closes, HasOrganism, Source
-from scdataloader.store.choice import GeneNames
+from scdataloader.store.gene_spaces import GeneNumbers
 from scdataloader.store.manifest import Kind
-from scdataloader.store.tables_store import GeneList
+from scdataloader.store.tables import GeneList
 from scdataloader.store.writing.plan import GROUPED, PlannedSource, split_cells
 from scdataloader.store.writing.tasks import stored_offsets
 
@@ -56,7 +56,7 @@ class Scanned:
     """Rows of its shards."""
 
 
-def scan(sources: Sequence[Source], layout: str, cells_per_shard: int, genes: GeneNames) -> list[Scanned]:
+def scan(sources: Sequence[Source], layout: str, cells_per_shard: int, genes: GeneNumbers) -> list[Scanned]:
     """Look at all sources, one after the other; no cell is read. Their genes are added to ``genes``.
 
     Raises:
@@ -81,7 +81,7 @@ def scan(sources: Sequence[Source], layout: str, cells_per_shard: int, genes: Ge
 
 
 def _scan(
-    source: Source, layout: str, cells_per_shard: int, names: GeneNames, lists: dict[str, NDArray[np.int32]]
+    source: Source, layout: str, cells_per_shard: int, names: GeneNumbers, lists: dict[str, NDArray[np.int32]]
 ) -> Scanned:
     if layout.startswith(GROUPED):
         source.obs([layout.removeprefix(GROUPED)])

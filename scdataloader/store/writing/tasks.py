@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from scdataloader.errors import NotCountsError, ScDataLoaderError, UnsupportedDataError
 from scdataloader.kernels.records.encode import first_unfit
 from scdataloader.kernels.rows import gather
+from scdataloader.kernels.rows.align import row_starts
 from scdataloader.protocols import Closes, HasMatrix, HasSizes, ReadsStored, Source
 from scdataloader.runtime.files import writing
 from scdataloader.runtime.processes import ProcessPool, WorkerDiedError, n_cores, uninterrupted
 from scdataloader.store.manifest import Kind
 from scdataloader.store.shard import ShardWriter
-from scdataloader.store.tables_store import whole_obs, write_table
+from scdataloader.store.tables import whole_obs, write_table
 from scdataloader.store.writing.lock import Claim
 from scdataloader.store.writing.plan import save_record
 from scdataloader.types import CSRMatrix
@@ -242,7 +243,7 @@ def stored_offsets(source: Source) -> NDArray[np.int64] | None:
     if matrix is not None:
         return matrix.indptr
     sizes = source.nnz() if isinstance(source, HasSizes) else None
-    return None if sizes is None else np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    return None if sizes is None else row_starts(sizes)
 
 
 def stored_rows(source: Source, first: int, last: int) -> CSRMatrix:

@@ -14,8 +14,7 @@ from scdataloader.errors import WriteError
 from scdataloader.protocols import Closes, Source
 from scdataloader.runtime.files import writing
 from scdataloader.runtime.progress import cells_bar
-from scdataloader.store.choice import GeneNames, Spaces
-from scdataloader.store.gene_spaces import GENE
+from scdataloader.store.gene_spaces import GENE, GeneNumbers, SpaceSelection
 from scdataloader.store.manifest import (
     VERSION,
     FileRecord,
@@ -25,7 +24,7 @@ from scdataloader.store.manifest import (
     SpaceRecord,
     file_record,
 )
-from scdataloader.store.tables_store import GeneList, write_table
+from scdataloader.store.tables import GeneList, write_table
 from scdataloader.store.writing.decision import is_done, layout_of, plan_of, spaces_of
 from scdataloader.store.writing.folder import FOLDERS, FolderState, clear
 from scdataloader.store.writing.lock import Claim, claimed
@@ -74,7 +73,7 @@ def write_store(folder: Path, sources: Sequence[Source], options: Options, help_
     """
     state = FolderState.of(folder)
     layout = layout_of(state, options)
-    names = GeneNames()
+    names = GeneNumbers()
     scanned = scan(sources, layout, options.cells_per_shard, names)
     done = is_done(state, scanned, options)
     if done and state.is_cleared and state.manifest is not None:
@@ -94,7 +93,13 @@ class _Conversion:
     """A conversion that nobody else works at."""
 
     def __init__(
-        self, state: FolderState, plan: Plan, scanned: Sequence[Scanned], spaces: Spaces, help_: Help, claim: Claim
+        self,
+        state: FolderState,
+        plan: Plan,
+        scanned: Sequence[Scanned],
+        spaces: SpaceSelection,
+        help_: Help,
+        claim: Claim,
     ) -> None:
         self._folder, self._before, self._goes_on = state.folder, state.manifest, state.plan is not None
         self._plan, self._scanned, self._spaces, self._help, self._claim = plan, scanned, spaces, help_, claim
