@@ -133,7 +133,7 @@ def find_gene_table(organism: str, tables: Mapping[str, str]) -> GeneTable | Non
     return _read_once(file.absolute(), status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _read_once(path: Path, size: int, mtime_ns: int) -> GeneTable:  # noqa: ARG001 (they are part of the key)
     return GeneTable.read(path)
 

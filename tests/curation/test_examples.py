@@ -120,7 +120,7 @@ def test_a_folder_as_cellxgene_has_it(tmp_path, monkeypatch):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "again.h5ad: dropped, 0 cells are left, fewer than the minimum of 50; cells of no primary data, dropped: 300",
+        "again.h5ad: dropped, 0 cells are left, fewer than the minimum of 50; cells of non-primary data, dropped: 300",
         "old.h5ad: kept, 400 of 400 cells",
         "other.h5ad: kept, 299 of 300 cells",
     ]
