@@ -66,19 +66,8 @@ class IndependentDraws:
         """Fill ``out``."""
         starts, cells = self._index.starts, self._index.cells
         if len(self._weights):
-            draw_weighted(
-                key,
-                start,
-                *tables,
-                starts,
-                cells,
-                self._weights,
-                self._first,
-                self._sums,
-                self._guide_start,
-                self._guide,
-                out,
-            )
+            weights, first, sums = self._weights, self._first, self._sums
+            draw_weighted(key, start, *tables, starts, cells, weights, first, sums, self._guide_start, self._guide, out)
         else:
             draw_equal(key, start, *tables, starts, cells, out)
 

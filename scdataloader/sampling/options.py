@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scdataloader.kernels.draws.classes import class_sizes
 from scdataloader.protocols import HasColumns, TrainingCells
 from scdataloader.runtime.messages import counted
 from scdataloader.sampling.samplers import ShuffleSampler, Subset, WeightedSampler, curriculum_weights
@@ -21,7 +22,6 @@ from scdataloader.sampling.weights import (
     check_scheme,
     class_tree,
     class_weights,
-    count_classes,
     factor_name,
 )
 
@@ -190,13 +190,13 @@ class Sampling:
         Raises:
             ValueError: all labels are unknown, or no cell can be drawn.
         """
-        counts = count_classes(codes, len(names))
+        counts = _sizes(codes, len(names))
         if not counts[:-1].any():
             raise ValueError(
                 f"all {len(codes):,} training cells are of unknown label in "
                 f"{', '.join(self.columns) or 'every column'}; name another column in by, or none"
             )
-        drawable = counts if factors is None else count_classes(codes, len(names), factors)
+        drawable = counts if factors is None else _sizes(codes[factors > 0], len(names))
         if not drawable[:-1].any():
             raise ValueError(
                 f"no cell can be drawn: each of the {counts[:-1].sum():,} training cells of known label has a factor "
@@ -255,6 +255,12 @@ def plan_columns(plan: object) -> list[str]:
     return list(plan.columns) if isinstance(plan, HasColumns) else []
 
 
+def _sizes(codes: NDArray[np.int32], n_classes: int) -> NDArray[np.int64]:
+    """``(n_classes + 1,)`` cells of each class, unknown last."""
+    known = class_sizes(codes, n_classes)
+    return np.append(known, len(codes) - known.sum())
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightedClasses:
     """Classes of training cells with their target shares, as `Sampling` draws them."""
@@ -278,11 +284,6 @@ class WeightedClasses:
     def n_unknown_left_out(self) -> int:
         """Cells of unknown label that are never drawn because their share is 0."""
         return 0 if self.shares[-1] else int(self.sizes[-1])
-
-    @property
-    def n_left_out(self) -> int:
-        """Training cells that are never drawn."""
-        return self.n_unknown_left_out + self.n_zero_left_out
 
     @property
     def n_drawable(self) -> int:

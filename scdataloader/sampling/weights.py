@@ -51,63 +51,36 @@ NNZ = "nnz"
 CellFactor = str | NDArray[Any] | Callable[[TrainingCells], Any]
 """A numeric column, an array over the collection, or a function that returns an array over the training cells."""
 
-_STEP = 1 << 20
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Classes:
-    """The arguments of a weighting scheme."""
+class SchemeArguments:
+    """What a weighting scheme can use."""
 
-    counts: NDArray[np.int64]
+    counts: NDArray[np.float64]
     """``(n_classes,)`` training cells of each class that can be drawn."""
-    tau: float = 0.5
+    tau: float
     """Exponent of ``power``."""
-    saturation: float = 100.0
+    saturation: float
     """s of ``saturating``, in cells."""
-    tree: Tree | None = None
-    """Positions of the classes in an ontology."""
+    tree: Tree | None
+    """Positions of the classes in an ontology, for ``tree``."""
 
 
-def natural(classes: Classes) -> NDArray[np.float64]:
-    """``(n_classes,)`` c."""
-    return classes.counts.astype(np.float64)
-
-
-def uniform(classes: Classes) -> NDArray[np.float64]:
-    """``(n_classes,)`` 1."""
-    return np.ones(len(classes.counts))
-
-
-def power(classes: Classes) -> NDArray[np.float64]:
-    """``(n_classes,)`` c^τ."""
-    return np.asarray(natural(classes) ** classes.tau, np.float64)
-
-
-def saturating(classes: Classes) -> NDArray[np.float64]:
-    """``(n_classes,)`` c / (s + c): the weight divided by s, which is finite for every s."""
-    counts = natural(classes)
-    return np.asarray(counts / (classes.saturation + counts), np.float64)
-
-
-def tree(classes: Classes) -> NDArray[np.float64]:
-    """``(n_classes,)`` `Tree.weights`.
-
-    Raises:
-        ValueError: the classes have no ontology.
-    """
+def _tree_weights(classes: SchemeArguments) -> NDArray[np.float64]:
     if classes.tree is None:
         raise ValueError("scheme 'tree' needs an ontology, but the classes have none; name the column in hierarchies")
     return classes.tree.weights(classes.counts)
 
 
-SCHEMES: dict[Scheme, Callable[[Classes], NDArray[np.float64]]] = {
-    "natural": natural,
-    "uniform": uniform,
-    "power": power,
-    "saturating": saturating,
-    "tree": tree,
+SCHEMES: dict[Scheme, Callable[[SchemeArguments], NDArray[np.float64]]] = {
+    "natural": lambda classes: classes.counts,
+    "uniform": lambda classes: np.ones(len(classes.counts)),
+    "power": lambda classes: classes.counts**classes.tau,
+    # divided by s, which is finite for every s
+    "saturating": lambda classes: classes.counts / (classes.saturation + classes.counts),
+    "tree": _tree_weights,
 }
-"""Weights of classes before normalisation, by scheme; those of classes without cells are ignored."""
+"""``(n_classes,)`` class weights before normalisation; those of classes without cells are ignored."""
 
 
 def check_scheme(scheme: str, tau: float, saturation: float) -> None:
@@ -152,40 +125,11 @@ def class_weights(
     present = counts > 0
     if not present.any():
         raise ValueError(f"no cell can be drawn: none of {len(counts)} classes has any")
-    unscaled = SCHEMES[scheme](Classes(counts=counts, tau=tau, saturation=saturation, tree=tree))[present]
+    arguments = SchemeArguments(counts=counts.astype(np.float64), tau=tau, saturation=saturation, tree=tree)
+    unscaled = SCHEMES[scheme](arguments)[present]
     weights = np.zeros(len(counts), dtype=np.float64)
     weights[present] = unscaled / unscaled.sum()
     return weights
-
-
-def count_classes(
-    codes: NDArray[np.int32], n_classes: int, factors: NDArray[np.float64] | None = None
-) -> NDArray[np.int64]:
-    """``(n_classes + 1,)`` cells of each class, those of a positive factor if given; unknown (-1) last."""
-    counts = np.zeros(n_classes + 1, dtype=np.int64)
-    for start in range(0, len(codes), _STEP):
-        part = codes[start : start + _STEP]
-        if factors is not None:
-            part = part[factors[start : start + _STEP] > 0]
-        counts += np.bincount(part.astype(np.int64) + 1, minlength=n_classes + 1)
-    return np.roll(counts, -1)
-
-
-def cell_probabilities(
-    codes: NDArray[np.int32], shares: NDArray[np.float64], factors: NDArray[np.float64] | None = None
-) -> NDArray[np.float64]:
-    """``(n,)`` probability of each cell in one draw, summing to 1: the specification of a weighted sampler.
-
-    Args:
-        codes: ``(n,)`` class of each cell; -1 is unknown.
-        shares: ``(n_classes + 1,)`` target share of each class, unknown last.
-        factors: ``(n,)`` factor of each cell; None is 1 everywhere.
-    """
-    weights = np.ones(len(codes)) if factors is None else factors
-    classes = np.where(codes < 0, len(shares) - 1, codes)
-    totals = np.bincount(classes, weights=weights, minlength=len(shares))
-    per_weight = np.divide(shares, totals, out=np.zeros_like(shares), where=totals > 0)
-    return np.asarray(per_weight[classes] * weights, dtype=np.float64)
 
 
 def cell_factors(cells: TrainingCells, factors: Sequence[CellFactor]) -> NDArray[np.float64] | None:
@@ -278,7 +222,7 @@ class Tree:
         """``(m,)`` sums by term of ``(n_classes,)`` values of classes, without the terms below."""
         return np.bincount(self.places, weights=values, minlength=len(self.graph.terms)).astype(np.float64)
 
-    def parents(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    def parents(self, counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.int64]:
         """``(m,)`` index of the one parent that each term is placed below; -1 for roots.
 
         Of the parents of a term this is the most specific one: the one with the fewest terms that have cells at or
@@ -299,7 +243,7 @@ class Tree:
 
         return np.array([min(parents, key=preference, default=-1) for parents in graph.parents], dtype=np.int64)
 
-    def weights(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    def weights(self, counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
         """Class weights: split evenly at each term, and by cells among the classes of one term.
 
         Each term is placed below one of its `parents`, so that a single path leads to each class. The roots that have

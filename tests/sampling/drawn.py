@@ -15,6 +15,17 @@ def assert_drawn_as(rows, probability):
     assert statistic < chi2.ppf(1 - 1e-5, max(len(expected) - 1, 1))
 
 
+def cell_probabilities(codes, shares, factors=None):
+    """``(n,)`` probability of each cell in one draw, which a weighted sampler has to meet.
+
+    ``codes`` ``(n,)`` are -1 for unknown, whose share is the last of ``shares`` ``(n_classes + 1,)``.
+    """
+    weights = np.ones(len(codes)) if factors is None else factors
+    classes = np.where(codes < 0, len(shares) - 1, codes)
+    totals = np.bincount(classes, weights=weights, minlength=len(shares))
+    return np.divide(shares, totals, out=np.zeros_like(shares), where=totals > 0)[classes] * weights
+
+
 def weigh(codes, n_classes, sampling, factors=None, tree=None):
     """The classes of cells with given codes, as ``sampling`` weighs them."""
     return sampling.weigh(codes, [f"class {number}" for number in range(n_classes)], factors, tree)

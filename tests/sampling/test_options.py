@@ -186,7 +186,7 @@ def test_factors_that_cannot_weigh_are_refused(cells, factor, reason):
 def test_values_of_cells_that_do_not_train_do_not_matter(cells):
     outside = np.setdiff1d(np.arange(400), ROWS)
     array = with_value(np.nan, outside)
-    assert Sampling(cell_factors=array).describe(cells).n_left_out == 0
+    assert Sampling(cell_factors=array).describe(cells).n_zero_left_out == 0
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from scdataloader.sampling.options import Sampling
-from scdataloader.sampling.weights import SCHEMES, Scheme, cell_factor, cell_probabilities, class_weights, nnz_factor
-from tests.sampling.drawn import weigh
+from scdataloader.sampling.weights import SCHEMES, Scheme, cell_factor, class_weights, nnz_factor
+from tests.sampling.drawn import cell_probabilities, weigh
 
 COUNTS = np.array([298, 0, 30, 2], np.int64)
 

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from scdataloader.sampling import weights as module
 from scdataloader.sampling.options import Sampling
-from scdataloader.sampling.weights import cell_probabilities, class_weights
-from tests.sampling.drawn import weigh
+from scdataloader.sampling.weights import class_weights
+from tests.sampling.drawn import cell_probabilities, weigh
 
 counts_of_classes = st.lists(st.integers(0, 10**12), min_size=1, max_size=8).filter(any)
 schemes = st.sampled_from(["natural", "uniform", "power", "saturating"])
@@ -86,16 +85,3 @@ def test_what_is_left_out_is_reported_to_the_cell(rows, how):
     n_drawn = int((cell_probabilities(codes, weights.shares, factors) > 0).sum())
     assert weights.n_drawable == n_drawn
     assert n_drawn + weights.n_unknown_left_out + weights.n_zero_left_out == len(codes)
-
-
-@given(cells)
-def test_working_in_steps_changes_nothing(rows):
-    codes = np.array([code for code, _ in rows], np.int32)
-    factors = np.array([factor for _, factor in rows])
-    assume(((codes >= 0) & (factors > 0)).any())
-    whole = weigh(codes, 4, Sampling(by="x"), factors)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_STEP", 5)
-        steps = weigh(codes, 4, Sampling(by="x"), factors)
-    np.testing.assert_array_equal(steps.shares, whole.shares)
-    np.testing.assert_array_equal(steps.sizes, whole.sizes)
