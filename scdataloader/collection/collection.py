@@ -18,6 +18,7 @@ from scdataloader.genes.alignment import AlignedSource, GeneAlignment, align
 from scdataloader.kernels.rows.align import all_equal, close_gaps
 from scdataloader.protocols import Closes, HasSizes, OpenOptions, PendingRead, ReadCost, Where
 from scdataloader.runtime.memory import BufferPool, row_buffers
+from scdataloader.sources.contract import fingerprint_of, obs_of, rows_of
 from scdataloader.sources.locate import open_sources
 from scdataloader.types import CellBatch, CSRRows, RowBuffers
 
@@ -83,12 +84,13 @@ class Collection:
         found = open_sources(data, OpenOptions(counts=counts, values=values), where)
         seen: dict[str, str] = {}
         for source in (selection.source for selection in found):
-            if source.fingerprint in seen:
+            fingerprint = fingerprint_of(source)
+            if fingerprint in seen:
                 raise ValueError(
-                    f"{seen[source.fingerprint]} and {source.name} hold the same cells "
-                    f"(fingerprint {source.fingerprint}); name the data once"
+                    f"{seen[fingerprint]} and {source.name} hold the same cells "
+                    f"(fingerprint {fingerprint}); name the data once"
                 )
-            seen[source.fingerprint] = source.name
+            seen[fingerprint] = source.name
         return cls(*align(found, genes or GeneAlignment()))
 
     def __len__(self) -> int:
@@ -142,7 +144,7 @@ class Collection:
         errors: list[KeyError] = []
         for part in self.parts:
             try:
-                values = part.source.obs([name])[name]
+                values = obs_of(part.source, [name])[name]
                 found = True
             except KeyError as error:
                 if name in part.source.obs_columns:
@@ -179,7 +181,7 @@ class Collection:
             if known is not None:
                 sizes.append(known[rows])
             else:
-                read = (part.source.read(rows[at : at + _WINDOW]) for at in range(0, len(rows), _WINDOW))
+                read = (rows_of(part.source, rows[at : at + _WINDOW]) for at in range(0, len(rows), _WINDOW))
                 sizes.append(np.concatenate([np.diff(cells.indptr) for cells in read]))
         return self.arrange(sizes)
 

@@ -15,6 +15,7 @@ from scdataloader.genes.alignment import AlignedSource
 from scdataloader.kernels.rows.align import BAD_INDEX, OK, align_rows
 from scdataloader.protocols import HasMatrix, HasReadCost, ReadCost, ReadGroup, ReadsTogether, Source, SourceSelection
 from scdataloader.runtime.read_ahead import read_ahead
+from scdataloader.sources.contract import rows_of
 from scdataloader.types import CSRMatrix, RowBuffers
 
 _MAPPED = ReadCost(cell=2.0, neighbour=2.0)
@@ -82,7 +83,7 @@ class SourceRead:
         matrix = matrix_of(self._source.source)
         if matrix is not None:
             return matrix, self._rows
-        read = self._source.source.read(self._rows)
+        read = rows_of(self._source.source, self._rows)
         return CSRMatrix(indptr=read.indptr, indices=read.indices, data=read.data), np.arange(len(self._rows))
 
     def slice(self, start: int, stop: int) -> SourceRead:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from scdataloader.genes.organisms import ENSEMBL_ID
 from scdataloader.runtime.messages import shown, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,10 @@ def gene_names(var: pd.DataFrame, *, column: str | None = None, source: str) -> 
 
     Raises:
         KeyError: ``var`` has no column ``column``; suggests the nearest ones.
+        TypeError: ``var`` is not a DataFrame.
     """
+    if not isinstance(var, pd.DataFrame):
+        raise TypeError(f"{source}: var must be a DataFrame indexed by gene id; got {type(var).__name__}")
     index = [str(label) for label in var.index]
     if column is None and are_ids(index):
         return without_version(index)

@@ -12,6 +12,7 @@ from typing import Any
 
 from scdataloader import registry
 from scdataloader.protocols import OpenOptions, SelectsCells, Source, SourceSelection, Where
+from scdataloader.sources.contract import check_source
 
 _GLOB_CHARACTERS = "*?["
 _MEMBERS = ("name", "n_obs", "fingerprint", "var", "obs_columns", "obs", "read")
@@ -50,13 +51,19 @@ def _opened(
 ) -> Iterable[Source | SourceSelection]:
     opener = None if name is _SOURCE else registry.load("source", name)
     if where is None:
-        return addresses if opener is None else opener(addresses, options)
+        return addresses if opener is None else _iterable(opener(addresses, options), name)
     if not isinstance(opener, SelectsCells):
         raise ValueError(  # noqa: TRY004 (the opener is right, the option is not)
             f"where={dict(where)} selects cells by the registries of lamindb, and {addresses[0]!r} is not opened "
             "through lamindb; name the data as 'lamindb:<key>', or remove where"
         )
-    return opener.select(addresses, options, where)
+    return _iterable(opener.select(addresses, options, where), name)
+
+
+def _iterable(opened: Any, name: str) -> Iterable[Source | SourceSelection]:
+    if not isinstance(opened, Iterable):
+        raise TypeError(f"the plug-in registered for {name!r} must return sources; got {_described(opened)}")
+    return opened
 
 
 def _named(data: Any) -> Iterator[tuple[str, Any]]:
@@ -81,11 +88,11 @@ def _named(data: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _selection(opened: object, name: str) -> SourceSelection:
-    if isinstance(opened, SourceSelection):
-        return opened
-    if not isinstance(opened, Source):
-        raise TypeError(f"the plug-in registered for {name!r} must return sources; got {_described(opened)}")
-    return SourceSelection(source=opened)
+    selection = opened if isinstance(opened, SourceSelection) else SourceSelection(source=opened)  # type: ignore[arg-type]
+    if not isinstance(selection.source, Source):
+        raise TypeError(f"the plug-in registered for {name!r} must return sources; got {_described(selection.source)}")
+    check_source(selection.source)
+    return selection
 
 
 def _described(thing: object) -> str:

@@ -20,6 +20,7 @@ from scdataloader.errors import StoreFormatError, UnsupportedDataError
 from scdataloader.protocols import HasGenePositions, HasNames, Source
 from scdataloader.runtime.files import opened_atomically, writing
 from scdataloader.runtime.messages import shown
+from scdataloader.sources.contract import obs_of
 from scdataloader.store.manifest import FileRecord, file_record
 
 POSITION = "__position__"
@@ -148,7 +149,9 @@ class GeneList:
         Raises:
             UnsupportedDataError: ids occur twice, or ``var`` has the column `POSITION`.
         """
-        table = source.var
+        table: Any = source.var
+        if not isinstance(table, pd.DataFrame):
+            raise TypeError(f"{source.name}: var must be a DataFrame indexed by gene id; got {type(table).__name__}")
         ids = np.array([str(gene) for gene in table.index], object)
         order = np.argsort(ids, kind="stable").astype(np.int64)
         _refuse_repeated(source.name, ids[order])
@@ -184,7 +187,7 @@ def _refuse_repeated(name: str, ids: NDArray[Any]) -> None:
 
 def whole_obs(source: Source) -> pd.DataFrame:
     """The cell table of a source, indexed by the names of its cells if it has names."""
-    frame = source.obs(list(source.obs_columns))
+    frame = obs_of(source, list(source.obs_columns))
     return frame.set_axis(source.obs_names()) if isinstance(source, HasNames) else frame
 
 

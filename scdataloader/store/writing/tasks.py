@@ -21,6 +21,7 @@ from scdataloader.kernels.rows.align import row_starts
 from scdataloader.protocols import Closes, HasMatrix, HasSizes, ReadsStored, Source
 from scdataloader.runtime.files import writing
 from scdataloader.runtime.processes import ProcessPool, WorkerDiedError, n_cores, uninterrupted
+from scdataloader.sources.contract import rows_of
 from scdataloader.store.manifest import Kind
 from scdataloader.store.shard import ShardWriter
 from scdataloader.store.tables import whole_obs, write_table
@@ -251,7 +252,7 @@ def stored_rows(source: Source, first: int, last: int) -> CSRMatrix:
     matrix = source.matrix if isinstance(source, HasMatrix) else None
     if matrix is None:
         rows = np.arange(first, last)
-        read = source.read_stored(rows) if isinstance(source, ReadsStored) else source.read(rows)
+        read = source.read_stored(rows) if isinstance(source, ReadsStored) else rows_of(source, rows)
         return CSRMatrix(indptr=read.indptr, indices=read.indices, data=read.data)
     begin, end = matrix.indptr[first], matrix.indptr[last]
     return CSRMatrix(
