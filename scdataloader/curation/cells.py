@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from scdataloader.curation.labels import with_values
 from scdataloader.curation.recipe import Recipe, Rule
 from scdataloader.genes.names import gene_names
 from scdataloader.genes.organisms import UNSTATED, find_organisms
-from scdataloader.runtime.messages import shown
+from scdataloader.runtime.messages import shown, suggestion
 from scdataloader.schema import ORGANISM_KEYS
 from scdataloader.sources import H5adSource, ZarrSource
 from scdataloader.sources.anndata.layout import Node, find_matrices, is_array, lookup, old_formats
@@ -163,9 +162,7 @@ def _organisms(source: FileSource, obs: pd.DataFrame, recipe: Recipe) -> list[tu
 
 
 def _lacks(name: str, column: str, columns: Iterable[object]) -> str:
-    known = [str(other) for other in columns]
-    near = difflib.get_close_matches(column, known, n=3, cutoff=0.5) or known[:10]
-    return f"{name} has no obs column {column!r} (the nearest are {', '.join(near) or 'none'})"
+    return f"{name} has no obs column {column!r} ({suggestion(column, columns)})"
 
 
 def _plain_values(uns: Node | None) -> dict[str, PlainValue]:

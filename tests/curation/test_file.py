@@ -157,7 +157,7 @@ def test_values_of_the_rule_stand_in_place_of_those_of_the_file(tmp_path):
     assert f"{CELL_TYPE}: values of the rule that no cell has: 1 ('9')" in outcome.notes
     assert f"{CELL_TYPE}: labels that are not terms set to \"unknown\": 1, of 2 cells ('5')" in outcome.notes
     said = failed(written(tmp_path / "b.h5ad", raw), Recipe(rules={"*": Rule(values={"athor": {"a": "b"}})}))
-    assert said.startswith("b.h5ad has no obs column 'athor' (the nearest are author")
+    assert said.startswith("b.h5ad has no obs column 'athor' (the nearest are 'author'")
     assert said.endswith("), whose values its rule replaces")
 
 
@@ -217,12 +217,12 @@ def unsaid(raw):
         (
             None,
             {"required": ["donor_id"]},
-            "has no obs column 'donor_id' (the nearest are organism), which is required",
+            "has no obs column 'donor_id' (there are 'organism'), which is required",
         ),
         (
             None,
             {"rules": {"*": Rule(columns={"organisms": "x"})}},
-            "has no obs column 'organisms' (the nearest are organism), from which its rule makes 'x'",
+            "has no obs column 'organisms' (the nearest are 'organism'), from which its rule makes 'x'",
         ),
         (unsaid, {}, "no organism found for a.h5ad (looked in obs, uns and gene ids)"),
     ],
