@@ -13,6 +13,10 @@ ARGS ?=
 RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip --disable-pip-version-check --quiet --quiet
 export PIP_ROOT_USER_ACTION ?= ignore
+# uv resolves and installs several times as fast as pip and keeps the installed torch. pip is used where uv fails, as
+# it does where only pip is configured for the package index.
+INSTALL = $(PIP) install uv && $(RUN)/uv pip install --quiet --python $(RUN)/python --editable '.[$(1)]' \
+	|| $(PIP) install --editable '.[$(1)]'
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test lint format docs bench clean
@@ -51,15 +55,15 @@ $(VENV)/.torch:
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer on the path; name one with make PYTHON=/path/to/python"; exit 1; }
 	@echo "1/2 making $(VENV) with $(PYTHON) and installing $(TORCH)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install $(TORCH)
+	@$(PIP) install --no-compile $(TORCH)
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.torch pyproject.toml
-	@echo "2/2 installing scdataloader and its tests' tools into $(VENV) (some minutes the first time)"
-	@$(PIP) install --editable '.[test]'
+	@echo "2/2 installing scdataloader and the tools of its tests into $(VENV) (a minute or two)"
+	@$(call INSTALL,test)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
-	@echo "2/2 installing scdataloader and all development tools into $(VENV) (some minutes the first time)"
-	@$(PIP) install --editable '.[dev]'
+	@echo "2/2 installing scdataloader and all development tools into $(VENV) (a minute or two)"
+	@$(call INSTALL,dev)
 	@touch $(VENV)/.installed-test $@

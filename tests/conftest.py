@@ -15,21 +15,25 @@ import anndata as ad
 import pytest
 from hypothesis import settings
 
-# A kernel's first call compiles it: time says nothing about a law.
-# A hundred times as many examples, others each time: for tests/test_store_fuzz.py, in a night. Registered before the
-# profile of that name below, from which it would inherit.
+from tests import kernel_cache
+
+kernel_cache.keep_between_runs()
+
+# No deadlines: the first call of a kernel compiles it.
+# A hundred times as many examples, random ones, for tests/store/test_fuzz.py. Registered before the profile "default",
+# from which it would inherit.
 settings.register_profile("nightly", deadline=None, max_examples=10_000)
-# The same examples in every run, so that a change is judged by what it does.
+# The same examples in every run.
 settings.register_profile("default", deadline=None, derandomize=True)
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
-# processes that tests start import the package and the tests' helpers from here
+# Processes that tests start import the package and the helpers of the tests from this folder.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
-# lamindb reads these when it is imported, which a test module may do at its top: so not in a fixture.
-# The closed port on loopback makes a stray call to the network fail at once instead of leaving this machine.
+# lamindb reads these when a test module imports it, which is before any fixture.
+# The closed port on loopback makes a stray network call fail at once.
 _LAMIN_ROOT = Path(tempfile.mkdtemp(prefix="scdataloader-lamin-"))
 atexit.register(shutil.rmtree, _LAMIN_ROOT, ignore_errors=True)
 os.environ["LAMIN_SETTINGS_DIR"] = str(_LAMIN_ROOT)
@@ -38,14 +42,14 @@ os.environ["AWS_MAX_ATTEMPTS"] = "1"
 os.environ["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
 os.environ.pop("LAMIN_CURRENT_INSTANCE", None)
 
-# anndata warns of its own defaults for zarr
+# anndata warns about its own defaults for zarr.
 ad.settings.zarr_write_format = 3
 ad.settings.auto_shard_zarr_v3 = False
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real files; tests that ask for it are skipped where it is missing."""
+    """Folder of real files; tests that use it are skipped where it is missing."""
     if not DATA.is_dir():
         pytest.skip(f"no real data: {DATA} does not exist")
     return DATA
@@ -53,7 +57,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def lamin() -> Iterator[ModuleType]:
-    """The module `lamindb`, connected to a fresh SQLite instance with bionty, that no network is needed for."""
+    """The module `lamindb`, connected to a fresh SQLite instance with bionty, without network."""
     import lamindb_setup
 
     root = _LAMIN_ROOT / "instance"

@@ -1,8 +1,8 @@
 """Whatever the bytes of a store are: reading it gives what was written, or our error; never a signal, never nonsense.
 
-``pytest tests/test_store_fuzz.py --hypothesis-profile=nightly -o faulthandler_timeout=0`` tries a hundred times as many
-cases, which takes half an hour. With ``NUMBA_BOUNDSCHECK=1`` in the environment, and a ``NUMBA_CACHE_DIR`` of its own,
-numba checks every index as well.
+``pytest tests/store/test_fuzz.py --hypothesis-profile=nightly -o faulthandler_timeout=0`` tries a hundred times as many
+cases, which takes half an hour. With ``NUMBA_BOUNDSCHECK=1`` in the environment, numba checks every index as
+well.
 """
 
 import json
