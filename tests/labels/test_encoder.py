@@ -96,7 +96,7 @@ def test_a_column_without_any_known_label_is_refused():
 
 @pytest.mark.parametrize(
     ("classes", "reason"),
-    [(("b", "a"), "sorted"), (("a", "a"), "distinct"), (("a", "unknown"), "no class")],
+    [(("b", "a"), "sorted"), (("a", "a"), "distinct"), (("a", "unknown"), "word for 'unknown'")],
 )
 def test_classes_that_break_the_contract_are_refused(classes, reason):
     with pytest.raises(ValueError, match=reason):
