@@ -9,6 +9,7 @@ from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 from scdataloader.lamin.session import MAIN, TRASH, check_bionty, session
+from scdataloader.ontology.locate import open_ontology
 from scdataloader.ontology.ontology import Ontology
 from scdataloader.runtime.messages import did_you_mean
 from scdataloader.schema import ONTOLOGIES, ORGANISMS, SchemaOntology
@@ -84,7 +85,7 @@ def save_terms(registry: Any, ids: Iterable[str]) -> None:
 
     Args:
         registry: Such as ``bionty.CellType``.
-        ids: Ids of any ontology of the guide, also of one that is not imported into this registry as a whole, such as
+        ids: Ids of any registered ontology, also of one that is not imported into this registry as a whole, such as
             PATO's "normal" into the diseases. Organisms that are not in `ORGANISMS` are named by their id.
 
     Raises:
@@ -100,7 +101,7 @@ def save_terms(registry: Any, ids: Iterable[str]) -> None:
     for reason in unsavable(registry, missing).values():
         raise LookupError(reason)
     for prefix, terms in _by_prefix(missing):
-        _restore(registry, _guide(prefix), terms)
+        _restore(registry, _ontology(prefix), terms)
         # saves all terms above them, too
         source = _source(registry, prefix)
         lamindb.save(registry.from_values(terms, field=registry.ontology_id, source=source, mute=True))
@@ -111,9 +112,9 @@ def unsavable(registry: Any, ids: Iterable[str]) -> dict[str, str]:
     name, reasons = registry.__name__, dict[str, str]()
     for prefix, terms in _by_prefix(_missing(registry, ids)) if name != "Organism" else ():
         try:
-            ontology = _guide(prefix)
-        except ValueError as error:
-            unknown, reason = terms, str(error)
+            ontology = _ontology(prefix)
+        except (LookupError, ValueError) as error:
+            unknown, reason = terms, str(error.args[0])
         else:
             unknown = [term for term in terms if term not in ontology]
             reason = f"{ontology!r} has no such current term"
@@ -136,9 +137,9 @@ def _by_prefix(ids: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 @lru_cache(maxsize=1)
-def _guide(name: str) -> Ontology:
-    """An ontology of the guide; the last one is cached."""
-    return Ontology.from_guide(name)
+def _ontology(name: str) -> Ontology:
+    """An ontology by its registered name; the last one is cached."""
+    return open_ontology(name)
 
 
 def _restore(registry: Any, ontology: Ontology, terms: Sequence[str]) -> None:
@@ -148,18 +149,19 @@ def _restore(registry: Any, ontology: Ontology, terms: Sequence[str]) -> None:
 
 
 def _source(registry: Any, name: str) -> Any:
-    """The table of an ontology of the guide as a source of bionty, which is made if it does not exist."""
+    """The table of a registered ontology as a source of bionty, which is made if it does not exist."""
     import bionty
 
     record: Any = bionty.Source
-    entity, ontology = registry.__name__, _guide(name)
+    entity, ontology = registry.__name__, _ontology(name)
     of_registry = {other.lower(): known for other, known in ONTOLOGIES.items() if known.registry == entity}
     known = of_registry.get(name.lower(), SchemaOntology())
     named = {"entity": f"bionty.{entity}", "name": name.lower(), "organism": known.source_organism}
-    source = record.filter(**named, version=ontology.version).one_or_none()
+    version = ontology.version or ontology.fingerprint[:8]
+    source = record.filter(**named, version=version).one_or_none()
     if source is None or source.dataframe_artifact_id is None:
         # not saved before add_source, or two would be in use for a while
-        source = record(**named, version=ontology.version, currently_used=True)
+        source = record(**named, version=version, currently_used=True)
         source = registry.add_source(source, df=_table(ontology))
     return source
 

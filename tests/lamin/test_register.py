@@ -11,7 +11,7 @@ from types import ModuleType
 import anndata as ad
 import pytest
 
-from scdataloader import Collection
+from scdataloader import Collection, registry
 from scdataloader.curation import Outcome, Recipe
 from scdataloader.lamin.collections import resolve_lamin
 from scdataloader.lamin.register import register
@@ -31,6 +31,7 @@ from tests.lamin.curated import (
     without_output,
 )
 from tests.lamin.killed import kill_at_each_step
+from tests.ontology.term_tables import ontology
 
 
 @pytest.fixture
@@ -94,6 +95,17 @@ def test_terms_come_with_all_that_is_above_them(lamin: ModuleType, storage: Path
     record = bionty.CellType.get(ontology_id=NAIVE_CD8)
     above = Ontology.from_guide("CL").ancestors(NAIVE_CD8)
     assert sorted(record.query_parents().to_list("ontology_id")) == above
+
+
+def test_terms_of_a_registered_ontology_are_saved(lamin: ModuleType, storage: Path, key: str, monkeypatch) -> None:
+    import bionty
+
+    toy = ontology({"TOY:1": [], "TOY:2": ["TOY:1"]}, name="TOY", labels={"TOY:2": "toy cell"})
+    monkeypatch.setitem(registry._registered, ("ontology", "TOY"), lambda _: toy)
+    register([curated(storage / "a.h5ad", ["TOY:2"])], key=key, recipe=Recipe())
+    record = bionty.CellType.get(ontology_id="TOY:2")
+    assert record.name == "toy cell"
+    assert record.query_parents().to_list("ontology_id") == ["TOY:1"]
 
 
 def test_terms_in_the_trash_are_taken_out_of_it(lamin: ModuleType, storage: Path, key: str) -> None:
