@@ -89,8 +89,7 @@ class GeneTable:
             source: How messages call the source.
 
         Returns:
-            ``(len(names),)`` ids, or the name itself where no gene is matched; and names that may be among these
-            because they are ambiguous.
+            ``(len(names),)`` ids, with names that are not matched unchanged; and the ambiguous names among these.
         """
         symbols_end_in_ids = not are_ids(names)
         found = [self._by_name(name, trailing=symbols_end_in_ids) for name in without_version(names)]
@@ -102,7 +101,7 @@ class GeneTable:
         unmatched = sorted({name for name in ids if name not in self.symbols})
         if unmatched:
             logger.info("%s: %d genes are not in the gene table (%s)", source, len(unmatched), shown(unmatched))
-        return ids, self.ambiguous | (set(synonyms) - set(clear))
+        return ids, (self.ambiguous | synonyms.keys() - clear.keys()).intersection(unmatched)
 
     def _by_name(self, name: str, *, trailing: bool) -> str:
         """The id by rules 1 to 3; the name itself if none applies."""

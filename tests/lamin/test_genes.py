@@ -1,4 +1,4 @@
-"""The genes of a lamindb instance: filled from a table, and in the place of a table when files are curated."""
+"""Genes of a lamindb instance: imported from a table, and used as one in curation."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_table_of_another_organism_is_refused(no_genes: ModuleType, tmp_path: 
 
 @pytest.fixture
 def curate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Outcome]]:
-    """Curates a file with three symbols, one of them a synonym, in a process of its own that must leave lamindb be."""
+    """Curates a file with three symbols, one of them a synonym, in a process that must not import lamindb."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "steps_of_genes.py").write_text(HOOKS)
     path = written(tmp_path / "a.h5ad", cells(["P53", "CD4", "FRESH"]))
@@ -178,7 +178,7 @@ def test_curating_by_the_genes_of_the_instance(
 
 
 @pytest.mark.filterwarnings("default")
-def test_the_instance_is_not_asked_unbidden_but_named(no_genes: ModuleType, tmp_path: Path, curate, caplog) -> None:
+def test_the_registry_is_used_on_request_only(no_genes: ModuleType, tmp_path: Path, curate, caplog) -> None:
     caplog.set_level("INFO")
     import_genes("human", table(tmp_path))
     (outcome,) = curate("tests/unbidden")
@@ -203,7 +203,7 @@ def test_a_recipe_that_names_bionty_has_no_hash() -> None:
         _ = Recipe(genes={"human": "bionty"}).hash
 
 
-def test_an_empty_registry_is_told_in_one_line(no_genes: ModuleType, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_an_empty_registry_is_reported_in_one_line(no_genes: ModuleType, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "a.h5ad", cells(["P53"]))
     (tmp_path / "curate.yaml").write_text("genes: {rabbit: bionty}\n")
@@ -215,7 +215,7 @@ def test_an_empty_registry_is_told_in_one_line(no_genes: ModuleType, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
-def test_without_an_instance_it_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_instance_is_reported_in_one_line(tmp_path: Path) -> None:
     written(tmp_path / "a.h5ad", cells(["P53"]))
     path = str(Path(__file__).parents[2])
     environment = {**os.environ, "LAMIN_SETTINGS_DIR": str(tmp_path / "settings"), "PYTHONPATH": path}
