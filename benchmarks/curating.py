@@ -1,11 +1,11 @@
-"""How fast files are curated, in how much memory, and how long a run takes that has nothing to do.
+"""Speed and memory of curation, and duration of a run in which all files are finished.
 
     python benchmarks/curating.py --folder DIR [--cells 50000 200000] [--gzip] [--csc] [--files 500]
 
-Synthetic human files are made in DIR (20,000 genes of which a cell has 1,800; three label columns) and removed again.
-`one file` is a process of its own that curates one file, start to finish, without imports: cells per second of wall
-time and of processor time, the peak of its anonymous memory and of all that is resident, mapped pages of files too.
-`many files` is the command, imports and processes included, on as many small files, and given once more.
+Makes synthetic human files in DIR (20,000 genes, 1,800 expressed per cell; three label columns) and removes them.
+`one file` curates one file in a process, without imports: cells per second of wall time and of processor time, peak
+anonymous memory, and peak resident memory including mapped pages. `many files` runs the command on small files,
+including imports and processes, and runs it again.
 """
 
 import argparse

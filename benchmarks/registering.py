@@ -1,12 +1,12 @@
-"""How long it takes to register curated files in lamindb, and to find that nothing has changed.
+"""Time to register curated files in lamindb, and to register them again unchanged.
 
     python benchmarks/registering.py --files 500                                            # SQLite
     python benchmarks/registering.py --files 500 --s3                                       # files go to a bucket
     python benchmarks/registering.py --files 500 --db postgresql://lamin:x@127.0.0.1:5432/empty
 
-Makes an instance in a folder of its own, and that many small curated files with labels in four columns; prints one line
-of JSON. Times are in seconds, those of `register` alone: files are written before. ``locked_s`` is the longest time for
-which another process could not write to the SQLite database meanwhile. The bucket is moto's, in a process on loopback.
+Makes an instance in a temporary folder, and small curated files with labels in four columns; prints one line of JSON.
+Times are in seconds, for `register` only. ``locked_s`` is the longest time for which another process could not write to
+the SQLite database. The bucket is moto's, in a process on loopback.
 """
 
 import argparse
@@ -44,7 +44,7 @@ N_CELLS, N_GENES = 100, 200
 
 
 def outcome(folder: Path, number: int) -> Outcome:
-    """A curated file with some of the labels, and what its curation would say of it."""
+    """Write a curated file with some of the labels; returns its outcome."""
     rng = np.random.default_rng(number)
     obs = pd.DataFrame(
         {column: pd.Categorical(rng.choice(ids, N_CELLS)) for column, ids in LABELS.items()},

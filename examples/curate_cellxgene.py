@@ -1,9 +1,9 @@
-"""A folder of datasets as CELLxGENE has them: primary cells of 10x assays, with their terms brought up to date.
+"""Curate a folder of CELLxGENE datasets: primary cells of 10x assays, with current terms.
 
     python examples/curate_cellxgene.py DOWNLOADS [--out curated] [--collection atlas/cellxgene]
 
-Such files have Ensembl ids, raw counts in ``raw`` where ``X`` is normalised, and ontology terms in columns that the
-recipe knows by itself; what differs is how old the terms are, and that the same cells are in several datasets.
+Such files have Ensembl ids, raw counts in ``raw`` where ``X`` is normalised, and ontology terms in the standard
+columns. They differ in the release of the terms, and the same cells occur in several datasets.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ RECIPE = Recipe(
     min_cells_per_file=50,
     compression="lzf",
 )
-"""Real atlases want some hundred genes per cell, and thousands of cells per file."""
+"""Real atlases need several hundred genes per cell, and thousands of cells per file."""
 
 
 def curate(downloads: Path, out: Path, collection: str | None = None) -> list[Outcome]:
-    """Curate all files of a folder; returns what became of each."""
+    """Curate all files of a folder; returns the outcome of each."""
     curator, files = Curator(out=out, recipe=RECIPE), downloads / "*.h5ad"
     return curator.run(files) if collection is None else curate_into(collection, curator, files)
 
 
 def main() -> None:
-    """Curate, tell, and end with 1 if a file failed."""
+    """Curate, print the outcomes, and exit with 1 if a file failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("downloads", type=Path)
     parser.add_argument("--out", type=Path, default=Path("curated"))
@@ -46,5 +46,5 @@ def main() -> None:
     sys.exit(any(outcome.status == "failed" for outcome in outcomes))
 
 
-if __name__ == "__main__":  # processes are started, which import this file
+if __name__ == "__main__":  # worker processes import this file
     main()

@@ -1,10 +1,10 @@
-"""Six public files, each wrong in its own way, made into one collection.
+"""Curate six public files, each with its own defects, into one collection.
 
     python examples/curate_six.py DATA GENES [--out curated] [--collection atlas/six]
 
-DATA holds the six files of `FILES`, GENES the gene tables of three organisms (``genes_homo_sapiens.csv.gz`` and so on:
-id and symbol in the first two columns). With --collection they end in the connected lamindb instance. Given once more,
-the command does nothing that is done.
+DATA contains the six files of `FILES`, GENES the gene tables of three organisms (``genes_homo_sapiens.csv.gz`` and so
+on: id and symbol in the first two columns). With --collection, the files are registered in the connected lamindb
+instance. Running it again skips finished files.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ FILES = {
     "mouse_brain_merfish.h5ad": "ids in a column of var, numbers for names",
     "worm_l2.h5ad": "ids of another kind; the authors' own cell types",
 }
-"""The files, and what is wrong with them."""
+"""The files and their defects."""
 
 
 def recipe(genes: Path) -> Recipe:
-    """What the files need."""
+    """The recipe, with rules for four of the files."""
     return Recipe(
         genes={
             "human": str(genes / "genes_homo_sapiens.csv.gz"),
@@ -47,13 +47,13 @@ def recipe(genes: Path) -> Recipe:
 
 
 def curate(data: Path, genes: Path, out: Path, collection: str | None) -> list[Outcome]:
-    """Curate the files; returns what became of each."""
+    """Curate the files; returns the outcome of each."""
     curator, files = Curator(out=out, recipe=recipe(genes)), [data / name for name in FILES]
     return curator.run(files) if collection is None else curate_into(collection, curator, files)
 
 
 def main() -> None:
-    """Curate, and tell."""
+    """Curate and print the outcomes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("genes", type=Path)
@@ -68,5 +68,5 @@ def main() -> None:
             print(f"  {note}")
 
 
-if __name__ == "__main__":  # processes are started, which import this file
+if __name__ == "__main__":  # worker processes import this file
     main()

@@ -1,4 +1,4 @@
-"""The hook of `curate_six`: the authors' own labels as names of the Cell Ontology."""
+"""The hook of `curate_six`: author labels to names of the Cell Ontology."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ NAMES = {
         "flp-1(+) interneurons": "interneuron",
     },
 }
-"""{column: {how a label begins: name of a cell type}}; of several beginnings the longest counts."""
+"""{column: {prefix of a label: name of a cell type}}; the longest prefix applies."""
 
 
 def author_labels(block: AnnData) -> AnnData:
-    """Cell types from the authors' labels, where there are some; what is not listed stays unknown."""
+    """Make cell types from the author labels of a block, if it has any; other labels become unknown."""
     for column, names in NAMES.items():
         if column in block.obs:
             known = {label: _name(str(label), names) for label in block.obs[column].unique()}
