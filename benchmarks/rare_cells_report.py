@@ -58,8 +58,8 @@ def tables(runs: pd.DataFrame) -> str:
         sizes = own[["n_train", "n_test", "n_classes", "n_rare", "largest_rare"]].mean().round().astype(int)
         parts.append(
             f"### {question}: {dataset}\n\n{own['seed'].nunique()} seeds; {sizes.n_train:,} training cells, "
-            f"{sizes.n_test:,} judged, of {sizes.n_classes} classes; the rarest third are {sizes.n_rare} classes of at "
-            f"most {sizes.largest_rare} training cells."
+            f"{sizes.n_test:,} test cells of {sizes.n_classes} classes; the rarest third are {sizes.n_rare} "
+            f"classes of at most {sizes.largest_rare} training cells."
         )
         if question == "weighting":
             parts.append(table(own, ["weighting"], {"weighting": "natural"}, list(METRICS)[:-1]))
