@@ -16,6 +16,7 @@ import scdataloader as scd
 from scdataloader.commands.main import main
 from scdataloader.curation.ledger import LEDGER
 from scdataloader.curation.report import REPORT
+from scdataloader.lamin import import_genes
 from tests.curation.helpers import IDS, cells, raw, table, written
 
 pytestmark = pytest.mark.filterwarnings("default")  # of libraries in worker processes
@@ -52,6 +53,20 @@ def test_without_out_files_go_to_the_folder_of_the_collection(tmp_path, lamin):
     storage = Path(lamin.settings.storage.root_as_str)
     assert (storage / "curated" / "tests" / "placed" / "0.h5ad").exists()
     assert len(scd.Collection.open("lamindb:tests/placed")) == 10
+
+
+def test_genes_of_the_instance_without_a_collection(working, lamin):
+    import bionty
+
+    raw(working / "raw", 1)
+    bionty.Gene.objects.all().delete()
+    import_genes("human", table(working))
+    try:
+        assert main(["curate", "raw/*.h5ad", "--out", "out", "--genes.human", "bionty", "--processes", "1"]) == 0
+    finally:
+        bionty.Gene.objects.all().delete()
+    assert list(ad.read_h5ad("out/0.h5ad").var["symbol"])[:2] == ["TP53", "CD4"]
+    assert len(list(Path("out/genes").iterdir())) == 1
 
 
 def test_the_command_reads_yaml_and_tells_of_all_files(working, capsys):

@@ -5,14 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import anndata as ad
 import pytest
 
-from scdataloader.curation import Curator, Recipe, Rule
+from scdataloader.curation import Curator, Recipe, Rule, curator
 from scdataloader.curation.ledger import LEDGER
-from tests.curation.helpers import IDS, cells, raw, written
+from scdataloader.runtime.processes import WorkerDiedError
+from tests.curation.helpers import IDS, cells, job, raw, written
 
 pytestmark = pytest.mark.filterwarnings("default")  # of libraries in processes of their own
 
@@ -232,3 +234,17 @@ def test_a_file_that_changes_while_it_is_curated_fails(working):
     assert statuses(outcomes) == [("0.h5ad", "kept"), ("1.h5ad", "failed")]
     assert "changed or removed while it was curated" in outcomes[1].reason
     assert set(outputs(working / "out")) == {"0.h5ad"}
+
+
+def test_a_defect_fails_one_file_and_processes_that_cannot_start_fail_the_run(tmp_path):
+    one = job(tmp_path / "a.h5ad", tmp_path / "out", Recipe())
+
+    def outcome(error):
+        future = Future()
+        future.set_exception(error)
+        return curator._outcomes(one, future)
+
+    assert [found.reason for found in outcome(AssertionError("one"))] == ["unexpected AssertionError: one"]
+    assert [found.reason for found in outcome(WorkerDiedError("killed"))] == ["killed"]
+    with pytest.raises(RuntimeError, match="no process"):
+        outcome(RuntimeError("no process starts"))
