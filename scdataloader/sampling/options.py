@@ -156,10 +156,13 @@ class Sampling:
             ValueError: no cell can be drawn, all labels are unknown, a cell factor is invalid, or the scheme is
                 ``tree`` and not exactly one column has an ontology.
         """
+        return self._describe(cells, cell_factors(cells, self.factors))
+
+    def _describe(self, cells: TrainingCells, factors: NDArray[np.float64] | None) -> WeightedClasses:
         tree = self._tree(cells) if self.scheme == "tree" else None
         codes, labels = cells.classes(self.columns)
         names = [" | ".join(joint) for joint in labels] if self.columns else ["all cells"]
-        return self.weigh(codes, names, cell_factors(cells, self.factors), tree)
+        return self.weigh(codes, names, factors, tree)
 
     def _tree(self, cells: TrainingCells) -> Tree:
         tree = class_tree(cells, self.columns)
@@ -208,7 +211,6 @@ class Sampling:
             sampling=self,
             names=names,
             codes=codes,
-            factors=factors,
             shares=np.append(known * (1 - unknown), unknown),
             sizes=drawable,
             n_zero_left_out=int((counts - drawable).sum()),
@@ -232,13 +234,14 @@ class Sampling:
             KeyError: see `describe`.
             ValueError: see `describe`.
         """
-        drawn = self.describe(cells)
+        factors = cell_factors(cells, self.factors)
+        drawn = self._describe(cells, factors)
         blocks: dict[str, Any] = {"block_size": self.block_size, "window": self.window(global_batch_size)}
         if not self.columns and not self.factors and self.num_samples is None:
             return Subset(sampler=ShuffleSampler(len(cells.rows), seed=seed, **blocks), rows=cells.rows)
-        by_class = bool(self.columns) or drawn.factors is None
+        by_class = bool(self.columns) or factors is None
         weighted = WeightedSampler(
-            drawn.factors,
+            factors,
             classes=np.where(drawn.codes < 0, len(drawn.names), drawn.codes) if by_class else None,
             class_weights=drawn.shares if by_class else None,
             num_samples=drawn.num_samples,
@@ -271,8 +274,6 @@ class WeightedClasses:
     """Class names; joint labels of several columns are joined by " | "."""
     codes: NDArray[np.int32]
     """``(n,)`` class of each training cell; -1 is unknown."""
-    factors: NDArray[np.float64] | None
-    """``(n,)`` factor of each cell within its class; None is 1 everywhere."""
     shares: NDArray[np.float64]
     """``(n_classes + 1,)`` target share of the draws, after the curriculum; unknown labels last."""
     sizes: NDArray[np.int64]

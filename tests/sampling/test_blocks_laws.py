@@ -29,7 +29,7 @@ def blocks_and_weightings():
 
 
 @pytest.mark.parametrize(("block_size", "classes", "shares", "weights"), list(blocks_and_weightings()))
-def test_every_draw_of_a_block_takes_every_cell_as_asked(block_size, classes, shares, weights):
+def test_every_draw_of_a_block_has_the_probabilities_of_the_cells(block_size, classes, shares, weights):
     sampler = WeightedSampler(
         weights,
         classes=classes,
@@ -59,7 +59,7 @@ def test_a_last_block_that_is_short_or_alone_is_exact(n):
         assert_drawn_as(at_place(sampler, place), weights / weights.sum())
 
 
-def test_cells_of_one_weight_come_once_for_each_time_their_block_is_chosen():
+def test_cells_of_equal_weight_are_drawn_once_per_drawn_block():
     sampler = WeightedSampler(np.ones(4096), num_samples=64 * 160, block_size=16, window=64 * 16)
     draws = sampler.draw(3, 0, 64 * 160).reshape(-1, 16, 64).transpose(0, 2, 1).reshape(-1, 16)
     assert (draws // 16 == draws[:, :1] // 16).all()
@@ -93,7 +93,7 @@ def blocks_of(sampler, epoch):
     return draws.reshape(-1, sampler.block_size, stride).transpose(0, 2, 1).reshape(-1, sampler.block_size)
 
 
-def test_a_shuffle_draws_neighbours_as_a_unit_and_other_ones_each_epoch():
+def test_a_shuffle_draws_neighbours_as_a_unit_with_new_blocks_each_epoch():
     sampler = ShuffleSampler(1600, seed=1, block_size=16, window=16 * 25)
     first_cells = []
     for epoch in (0, 1):
@@ -104,7 +104,7 @@ def test_a_shuffle_draws_neighbours_as_a_unit_and_other_ones_each_epoch():
     assert not first_cells[0] & first_cells[1]
 
 
-def test_every_place_of_a_shuffled_epoch_takes_every_cell_alike():
+def test_every_position_of_a_shuffled_epoch_has_equal_probabilities():
     rows = [ShuffleSampler(40, seed=seed, block_size=4, window=12).draw(0, 0, 40) for seed in range(20_000)]
     for place in (0, 1, 13, 39):
         assert_drawn_as(np.array(rows)[:, place], np.full(40, 1 / 40))

@@ -15,6 +15,7 @@ from scdataloader.sampling.options import Sampling, plan_columns
 from scdataloader.sampling.samplers import ShuffleSampler
 from scdataloader.sampling.tally import Tally
 from scdataloader.sampling.training_cells import CollectionCells
+from scdataloader.sampling.weights import cell_factors
 from tests.cells import MemorySource, named_values
 from tests.ontology.term_tables import ontology
 
@@ -147,9 +148,10 @@ def test_a_column_an_array_and_a_function_weigh_alike(collection, cells):
 
 
 def test_factors_are_multiplied(cells):
-    squared = Sampling(cell_factors=["quality", quality]).describe(cells).factors
+    squared = cell_factors(cells, ["quality", quality])
     np.testing.assert_array_equal(squared, quality(cells) ** 2)
-    np.testing.assert_array_equal(Sampling(cell_factors=Quality(2.0)).describe(cells).factors, squared)
+    np.testing.assert_array_equal(cell_factors(cells, [Quality(2.0)]), squared)
+    assert cell_factors(cells, []) is None
 
 
 def with_value(value, row=ROWS[2]):
@@ -205,7 +207,7 @@ def test_values_of_cells_that_do_not_train_do_not_matter(cells):
         ({"by": "a", "saturation": float("inf")}, "saturation"),
     ],
 )
-def test_options_without_sense_are_refused(options, reason):
+def test_invalid_options_are_refused(options, reason):
     with pytest.raises(ValueError, match=reason):
         Sampling(**options)
 

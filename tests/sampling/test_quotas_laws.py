@@ -1,4 +1,4 @@
-"""S3: without replacement every class gets its share of an epoch to within one, and no cell comes again too early."""
+"""S3: without replacement every class gets its share of an epoch to within one, and no cell repeats too early."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_every_class_gets_its_share_of_an_epoch_to_within_one(k, n, seed, epoch)
 
 
 @given(st.integers(1, 30), st.integers(1, 4 * MIXED), st.integers(0, 2**63))
-def test_no_cell_comes_again_before_its_class_is_used_up(k, n, seed):
+def test_no_cell_repeats_before_its_class_is_used_up(k, n, seed):
     rng = np.random.default_rng(seed)
     classes = rng.permutation(np.concatenate([np.arange(k), rng.integers(0, k, 5 * k)]))
     rows = quotas(classes, rng.random(k) + 0.01, n, seed).draw(1, 0, n)
@@ -55,7 +55,7 @@ def test_a_draw_by_quota_depends_on_its_position_alone(n, seed, data):
 
 
 @pytest.mark.parametrize("position", [0, 17, 699])
-def test_every_single_draw_has_the_probability_asked_for(position):
+def test_every_single_draw_has_the_target_probability(position):
     classes = np.repeat(np.arange(6), [1, 2, 3, 50, 7, 1])
     shares = np.array([0.0005, 0.2, 0.1, 0.4, 0.2995, 0])
     sampler = quotas(classes, shares, 700)
@@ -63,13 +63,13 @@ def test_every_single_draw_has_the_probability_asked_for(position):
     assert_drawn_as(rows, shares[classes] / np.bincount(classes)[classes])
 
 
-def test_a_class_too_rare_for_every_epoch_comes_in_its_share_of_epochs():
+def test_a_class_too_rare_for_every_epoch_is_drawn_in_its_share_of_epochs():
     sampler = quotas(np.repeat([0, 1], [5, 95]), [0.003, 0.997], 100)
     epochs = sum(np.isin(sampler.draw(epoch, 0, 100), np.arange(5)).sum() for epoch in range(10_000))
     assert epochs == pytest.approx(3000, abs=230)  # five standard deviations of 10,000 draws at 0.3
 
 
-def test_weighted_cells_come_once_at_most_and_as_often_as_asked():
+def test_weighted_cells_are_drawn_at_most_once_with_their_probability():
     weights = np.random.default_rng(0).random(400) + 0.3
     weights[::9] = 0
     sampler = WeightedSampler(weights, num_samples=150, replacement=False, seed=2)

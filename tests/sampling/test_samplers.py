@@ -1,10 +1,16 @@
-"""Golden streams (change only if you mean to), and what the samplers refuse."""
+"""Samplers: golden streams (change only if you mean to) and refusals."""
 
 import numpy as np
 import pytest
 
 from scdataloader.protocols import Sampler
-from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
+from scdataloader.sampling.samplers import (
+    SequentialSampler,
+    ShuffleSampler,
+    Subset,
+    WeightedSampler,
+    stream_fingerprint,
+)
 
 CLASSES = np.array([0, 0, 0, 1, 1, 2, -1, 0])
 SAMPLERS = {
@@ -65,7 +71,7 @@ def test_the_stream_is_the_golden_one(name):
         ),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(arguments, message):
+def test_invalid_weights_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         WeightedSampler(**arguments, num_samples=10)
 
@@ -74,6 +80,32 @@ def test_what_cannot_be_drawn_is_refused(arguments, message):
 def test_an_empty_epoch_is_refused(make):
     with pytest.raises(ValueError, match="must be 1 or more, not 0"):
         make(0)
+
+
+class Bare:
+    """A sampler with the members of the protocol alone."""
+
+    num_samples = 20_000
+
+    def __init__(self, step=7):
+        self.step = step
+
+    def draw(self, epoch, start, stop):
+        return np.arange(start, stop) * (self.step + epoch) % 50
+
+
+def test_a_sampler_without_a_fingerprint_is_identified_by_its_first_draws():
+    rows = np.arange(100, 150)
+    bare, subset = Bare(), Subset(sampler=Bare(), rows=rows)
+    looked_up = Subset(sampler=Subset(sampler=Bare(), rows=np.arange(50)), rows=rows)
+    assert stream_fingerprint(bare) == stream_fingerprint(Bare()) != stream_fingerprint(Bare(9))
+    assert subset.fingerprint == Subset(sampler=Bare(), rows=rows).fingerprint != stream_fingerprint(bare)
+    assert subset.fingerprint != Subset(sampler=Bare(9), rows=rows).fingerprint
+    assert np.array_equal(looked_up.draw(1, 5, 9), subset.draw(1, 5, 9))
+    assert subset.window is None
+    weighted = SAMPLERS["blocks"]
+    assert stream_fingerprint(weighted) == weighted.fingerprint
+    assert Subset(sampler=weighted, rows=np.arange(8)).window == weighted.window
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)

@@ -26,7 +26,7 @@ N_DRAWS = 1_000_000
 
 
 @pytest.mark.parametrize(("classes", "shares", "weights"), list(weightings()))
-def test_every_cell_and_every_class_is_drawn_as_asked(classes, shares, weights):
+def test_every_cell_and_every_class_is_drawn_with_its_probability(classes, shares, weights):
     sampler = WeightedSampler(weights, classes=classes, class_weights=shares, num_samples=N_DRAWS, seed=1)
     rows = sampler.draw(0, 0, N_DRAWS)
     k = classes.max() + 1
@@ -53,7 +53,7 @@ def test_weights_of_very_different_size_stay_exact():
     assert_drawn_as(rows, np.array([0, 0, 1 / 3, 0, 2 / 3]))
 
 
-def test_a_uniform_number_that_rounds_up_to_the_total_still_names_an_entry_with_a_share():
+def test_a_uniform_number_that_rounds_up_to_the_total_selects_an_entry_with_a_weight():
     sums = np.cumsum([9.0, 0.0, 1.0, 0.0, 2.0, 0.0])
     assert [first_above(sums, 0, 6, 0, target) for target in (8.9, 9.0, 9.5, 10.0, 12.0)] == [0, 2, 2, 4, 4]
     level = np.array([5.0, 5.0, 5.0])  # two parts that end alike: a part is not left, even so
@@ -61,7 +61,7 @@ def test_a_uniform_number_that_rounds_up_to_the_total_still_names_an_entry_with_
 
 
 @given(st.lists(st.lists(st.sampled_from([0.0, 1e-9, 0.1, 1.0, 7.0]), max_size=40), min_size=1, max_size=5))
-def test_a_guide_leads_to_what_a_full_search_finds(parts):
+def test_a_guide_gives_the_result_of_a_full_search(parts):
     parts = [[*part, 1.0] for part in parts]
     first = np.cumsum([0, *map(len, parts)])
     sums = np.concatenate([np.cumsum(part) for part in parts])
@@ -119,7 +119,7 @@ def test_a_curriculum_raises_the_class_weights(epoch, replacement):
     assert curriculum_weights(shares, epoch, 4) == pytest.approx(raised / raised.sum())
 
 
-def test_a_curriculum_in_blocks_raises_them_as_well():
+def test_a_curriculum_raises_the_class_weights_in_blocks():
     classes, shares = np.repeat([0, 1, 2], [50, 5, 1]), np.array([64.0, 8.0, 0.0])
     options = {"num_samples": 2 * N_DRAWS, "block_size": 2, "window": 2 * N_DRAWS, "curriculum_epochs": 3}
     sampler = WeightedSampler(classes=classes, class_weights=shares, **options)
@@ -185,7 +185,7 @@ def test_a_shuffle_takes_every_cell_once(n, seed, epoch):
     assert np.array_equal(np.sort(ShuffleSampler(n, seed=seed).draw(epoch, 0, n)), np.arange(n))
 
 
-def test_a_shuffle_has_another_order_each_epoch():
+def test_a_shuffle_has_a_new_order_each_epoch():
     sampler = ShuffleSampler(500, seed=0)
     assert not np.array_equal(sampler.draw(0, 0, 500), sampler.draw(1, 0, 500))
 

@@ -1,4 +1,4 @@
-"""Splits: exact sizes, golden rows, records, and what is refused."""
+"""Splits: exact sizes, golden rows, records and refusals."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_names_without_cells_are_not_recorded_and_change_nothing():
         ([160] * 400 + [100], 100 / 64_100, 0.0),  # only the last
     ],
 )
-def test_skewed_groups_come_within_half_of_what_is_asked_or_much_closer(sizes, val, test):
+def test_splits_of_skewed_groups_are_within_half_of_their_target_or_much_closer(sizes, val, test):
     n_cells = sum(sizes)
     for seed in range(5):
         splits = by_sizes(sizes, Split(val=val, test=test, by="donor", seed=seed))
@@ -134,7 +134,7 @@ def test_skewed_groups_come_within_half_of_what_is_asked_or_much_closer(sizes, v
         ([], 0.5, 0.0, "0 groups"),
     ],
 )
-def test_groups_that_cannot_be_shared_out_are_refused(sizes, val, test, reason):
+def test_groups_that_cannot_be_split_are_refused(sizes, val, test, reason):
     with pytest.raises(ValueError, match=reason):
         by_sizes(sizes, Split(val=val, test=test, by="donor"))
 
@@ -148,7 +148,7 @@ def test_groups_that_cannot_be_shared_out_are_refused(sizes, val, test, reason):
         (0, 0.0, 0.0, "leave none for training"),
     ],
 )
-def test_cells_that_cannot_be_shared_out_are_refused(n_cells, val, test, reason):
+def test_cells_that_cannot_be_split_are_refused(n_cells, val, test, reason):
     with pytest.raises(ValueError, match=reason):
         make_splits(n_cells, Split(val=val, test=test))
 
@@ -164,7 +164,7 @@ def test_cells_that_cannot_be_shared_out_are_refused(n_cells, val, test, reason)
         ({"seed": 2**64}, "seed"),
     ],
 )
-def test_options_without_sense_are_refused(options, reason):
+def test_invalid_options_are_refused(options, reason):
     with pytest.raises(ValueError, match=reason):
         Split(**options)
 
@@ -173,7 +173,7 @@ def test_the_largest_seed_works():
     assert len(make_splits(10, Split(val=0.1, seed=2**64 - 1)).val) == 1
 
 
-def test_groups_come_with_a_column_and_names_only():
+def test_groups_need_a_column_and_names():
     groups, names = np.zeros(3, np.int32), ["a"]
     for split, arguments in [
         (Split(val=0.3, by="d"), ()),
@@ -186,7 +186,7 @@ def test_groups_come_with_a_column_and_names_only():
             make_splits(3, split, *arguments)
 
 
-def test_a_record_is_json_and_comes_back(tmp_path):
+def test_a_record_is_saved_as_json_and_loaded(tmp_path):
     splits = by_sizes([5, 4, 3, 3, 2, 2, 1], Split(val=0.2, test=0.1, by="donor", seed=7))
     splits.save(tmp_path / "splits.json")
     saved = SplitRecord.load(tmp_path / "splits.json")
@@ -212,7 +212,7 @@ def test_rows_that_change_sides_are_other_rows():
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "split": {"x": 1}}', '{"format": 2}'])
-def test_another_file_is_no_record(tmp_path, text):
+def test_other_files_are_refused_as_records(tmp_path, text):
     path = tmp_path / "splits.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"splits\.json (is not a record|has format 2)"):

@@ -1,4 +1,4 @@
-"""Laws of splits: a partition, pure, whole groups, sizes as asked."""
+"""Laws of splits: a partition, pure, whole groups, sizes near their targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tally says of some draws, against counts made another way."""
+"""Tally: counts against NumPy, statistics, ranks, and the loader."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,11 @@ from scdataloader.batches.full import Dense
 from scdataloader.collection.collection import Collection
 from scdataloader.kernels.draws.count import count_rows
 from scdataloader.loading.loader import Loader
+from scdataloader.sampling.options import Sampling
 from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
 from scdataloader.sampling.tally import Tally
 from tests.cells import MemorySource, named_values
+from tests.sampling.drawn import weigh
 
 N = 1000
 NAMES = ["a", "b", "c", "d", "e"]
@@ -71,7 +73,7 @@ def test_cases_that_can_be_counted_by_hand(rows, repeated, effective):
 
 
 @pytest.mark.parametrize(("most", "step"), [(1000, 1), (999, 2), (500, 2), (499, 4), (100, 16), (1, 1024)])
-def test_of_a_large_collection_every_so_many_cells_are_tracked(most, step):
+def test_a_large_collection_is_tracked_at_every_2_to_the_k_th_cell(most, step):
     rows = np.random.default_rng(1).integers(0, N, 3000)
     tally = tally_of(rows, max_tracked=most)
     assert tally.step == step
@@ -81,16 +83,39 @@ def test_of_a_large_collection_every_so_many_cells_are_tracked(most, step):
     assert np.array_equal(tally.draws, tally_of(rows).draws)
 
 
-def test_tracked_cells_stand_for_all():
+def test_tracked_cells_represent_all():
     rows = WeightedSampler(np.arange(N) % 9, num_samples=20_000, seed=1).draw(0, 0, 20_000)
     whole, part = tally_of(rows), tally_of(rows, max_tracked=250)
     assert part.repeated_share == pytest.approx(whole.repeated_share, rel=0.05)
     assert part.effective_cells == pytest.approx(whole.effective_cells, rel=0.1)
 
 
-def test_before_the_first_draw_nothing_is_known():
+def test_statistics_are_nan_before_the_first_draw():
     tally = Tally(10)
     assert np.isnan([tally.repeated_share, tally.effective_cells, *tally.shares]).all()
+
+
+def test_a_tally_of_drawn_classes_counts_them():
+    rows = np.arange(0, N, 3)
+    sampling = Sampling(by="x", unknown_share=0.1)
+    tally = Tally.of(weigh(CLASSES[rows], 5, sampling), rows, N)
+    tally.add(rows)
+    assert tally.names == [f"class {number}" for number in range(5)] + ["unknown"]
+    assert tally.draws.tolist() == np.bincount(CLASSES[rows] % 6, minlength=6).tolist()
+    one_class = Tally.of(weigh(np.zeros(len(rows), np.int32), 1, Sampling()), rows, N)
+    one_class.add(rows)
+    assert (one_class.names, one_class.draws.tolist()) == (["class 0", "unknown"], [len(rows), 0])
+    assert Tally.of(None, rows, N).names == ["all cells", "unknown"]
+
+
+def test_an_epoch_is_counted_up_to_a_number_of_draws():
+    sampler = WeightedSampler(np.arange(1.0, N + 1), num_samples=5000, seed=1)
+    tally = Tally(N)
+    tally.add_epoch(sampler, 3)
+    assert np.array_equal(tally.counts, counted(sampler.draw(3, 0, 5000)))
+    tally.reset()
+    tally.add_epoch(sampler, 3, max_draws=700)
+    assert np.array_equal(tally.counts, counted(sampler.draw(3, 0, 700)))
 
 
 def test_tallies_of_several_ranks_add_up_to_that_of_all_draws():
@@ -148,7 +173,7 @@ def test_a_loader_tallies_every_pass_from_its_start_or_where_it_resumed(collecti
     assert np.array_equal(resumed.tally.counts, counted(rows[320:]))
 
 
-def test_what_is_tallied_does_not_depend_on_what_collate_keeps(collection):
+def test_a_tally_does_not_depend_on_the_keys_of_the_batch(collection):
     def collate(batch, rng):
         return {"x": Dense()(batch, rng)["x"]}
 

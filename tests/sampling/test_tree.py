@@ -1,4 +1,4 @@
-"""The weighting that follows an ontology: worked examples, and whole runs."""
+"""Weights that follow an ontology: worked examples and whole runs."""
 
 from __future__ import annotations
 
@@ -88,21 +88,21 @@ def test_the_worked_example_of_the_documentation():
         ),
     ],
 )
-def test_a_term_with_several_parents_stands_below_one(parents, terms, above, weights):
+def test_a_term_with_several_parents_is_placed_below_one(parents, terms, above, weights):
     tree, counts = Tree.of(ontology(parents), terms), np.ones(len(terms), np.int64)
     np.testing.assert_allclose(tree.weights(counts), weights)
     several = [term for term in terms if len(parents[term]) > 1]
     assert [tree.graph.terms[tree.parents(counts)[tree.graph.terms.index(term)]] for term in several] == [above]
 
 
-def test_where_a_term_stands_depends_on_which_classes_have_cells():
+def test_the_place_of_a_term_depends_on_the_classes_that_have_cells():
     dag = ontology({"T:0": [], "T:1": ["T:0"], "T:2": ["T:0"], "T:3": ["T:1", "T:2"], "T:4": ["T:1"], "T:5": ["T:2"]})
     tree = Tree.of(dag, ["T:3", "T:4", "T:5"])
     np.testing.assert_allclose(tree.weights(np.array([9, 1, 0], np.int64)), [1 / 2, 1 / 2, 0])
     np.testing.assert_allclose(tree.weights(np.array([9, 1, 5], np.int64)), [1 / 4, 1 / 4, 1 / 2])
 
 
-def test_several_roots_begin_with_the_same():
+def test_several_roots_get_equal_weights():
     dag = ontology({"T:0": [], "T:1": ["T:0"], "T:2": ["T:0"], "T:3": [], "T:4": []})
     weights = Tree.of(dag, ["T:1", "T:2", "T:3", "T:4"]).weights(np.array([1, 1, 9, 0], np.int64))
     np.testing.assert_allclose(weights, [1 / 4, 1 / 4, 1 / 2, 0])

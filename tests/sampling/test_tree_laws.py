@@ -50,7 +50,7 @@ def n_at_or_below(parents, term, terms, counts):
 
 
 @given(counted())
-def test_every_term_stands_below_the_one_parent_that_is_above_the_fewest(drawn):
+def test_every_term_is_placed_below_the_most_specific_parent(drawn):
     parents, terms, counts = drawn
     expected = placed(digraph(parents), cells_of(terms, counts))
     found = placed_here(*drawn)
@@ -59,7 +59,7 @@ def test_every_term_stands_below_the_one_parent_that_is_above_the_fewest(drawn):
 
 
 @given(counted())
-def test_weight_is_split_evenly_down_the_one_way_to_each_class(drawn):
+def test_weight_is_split_evenly_down_the_path_to_each_class(drawn):
     parents, terms, counts = drawn
     cells = cells_of(terms, counts)
     split = even_split(digraph(parents), cells)
@@ -108,7 +108,7 @@ def test_weights_sum_to_one_and_are_positive_just_where_there_are_cells(drawn):
 
 
 @given(counted(), st.integers(2, 1000))
-def test_how_many_cells_a_term_has_does_not_matter(drawn, times):
+def test_the_number_of_cells_of_a_term_does_not_matter(drawn, times):
     parents, terms, counts = drawn
     np.testing.assert_allclose(weights(parents, terms, counts * times), weights(*drawn))
     if len(set(terms)) == len(terms):
@@ -116,7 +116,7 @@ def test_how_many_cells_a_term_has_does_not_matter(drawn, times):
 
 
 @given(counted())
-def test_classes_without_cells_might_as_well_not_be_there(drawn):
+def test_classes_without_cells_have_no_effect(drawn):
     parents, terms, counts = drawn
     kept = counts > 0
     few = [term for term, keep in zip(terms, kept, strict=True) if keep]

@@ -1,4 +1,4 @@
-"""Weights: formulas, options and what is refused."""
+"""Class weights and cell factors: formulas and refusals."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_cells_of_factor_zero_do_not_count():
     np.testing.assert_allclose(cell_probabilities(codes, weights.shares, factors), [1 / 9, 5 / 9, 0, 1 / 3, 0, 0, 0])
 
 
-def test_weightings_that_leave_no_cell_are_refused():
+def test_options_that_leave_no_cell_are_refused():
     unknown = np.full(4, -1, np.int32)
     with pytest.raises(ValueError, match="all 4 training cells are of unknown label in cell_type, donor"):
         weigh(unknown, 2, Sampling(by=["cell_type", "donor"], unknown_share=0.5))
@@ -123,7 +123,7 @@ def test_any_numeric_column_is_a_factor(values):
     assert factors.dtype == np.float64
 
 
-def test_a_column_of_booleans_keeps_or_leaves_out():
+def test_a_column_of_booleans_selects_cells():
     assert cell_factor(pd.Series([True, False]), "'is_primary_data'").tolist() == [1, 0]
 
 

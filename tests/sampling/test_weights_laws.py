@@ -77,7 +77,7 @@ def test_every_class_gets_its_share_and_factors_divide_it_inside_only(rows, how)
 
 
 @given(cells, options)
-def test_what_is_left_out_is_reported_to_the_cell(rows, how):
+def test_every_cell_left_out_is_counted(rows, how):
     codes = np.array([code for code, _ in rows], np.int32)
     factors = np.array([factor for _, factor in rows])
     assume(((codes >= 0) & (factors > 0)).any())

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 import scdataloader as scd
 from scdataloader.loading.loader import Loader
+from scdataloader.sampling.samplers import SequentialSampler, Subset
 from scdataloader.training.monitor import SamplingMonitor
 from tests.cells import MemorySource, named_values
 
@@ -125,6 +126,24 @@ def test_unknown_labels_are_a_class_of_the_report(tmp_path):
     assert table["target"]["unknown"] == pytest.approx(0.4)
     assert table["observed"]["unknown"] == pytest.approx(0.4, abs=0.03)  # five standard errors
     assert table["draws"].sum() == 6400
+
+
+class EveryThird:
+    """A plan that does not describe its classes."""
+
+    def sampler(self, cells, *, seed, global_batch_size):
+        rows = cells.rows[::3]
+        return Subset(sampler=SequentialSampler(len(rows)), rows=rows)
+
+
+def test_a_plan_without_classes_is_reported_without_targets(tmp_path):
+    fit(tmp_path, module(sampling=EveryThird()))
+    (logged,) = scalars(tmp_path).to_dict("records")
+    assert logged["data/effective_cells"] == 96
+    assert "data/share_error" not in logged
+    (line,) = classes(tmp_path).to_dict("records")
+    assert (line["class"], line["observed"], line["draws"]) == ("all cells", 1.0, 96)
+    assert np.isnan(line["target"])
 
 
 def test_a_shuffled_epoch_repeats_nothing(tmp_path):
