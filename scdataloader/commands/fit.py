@@ -111,6 +111,26 @@ class TrainingCLI(LightningCLI):
         _say(f"written: {folder / f'predictions{rank}.pt'}")
 
 
+def fit(args: Sequence[str]) -> None:
+    """Train a model."""
+    TrainingCLI(["fit", *args])
+
+
+def validate(args: Sequence[str]) -> None:
+    """Evaluate a model on the validation cells."""
+    TrainingCLI(["validate", *args])
+
+
+def test(args: Sequence[str]) -> None:
+    """Evaluate a model on the test cells."""
+    TrainingCLI(["test", *args])
+
+
+def predict(args: Sequence[str]) -> None:
+    """Apply a model to every cell."""
+    TrainingCLI(["predict", *args])
+
+
 @contextmanager
 def _without_chatter() -> Iterator[None]:
     """Without what Lightning says of itself: tips for other products, and deprecations that are its own to mend."""

@@ -1,4 +1,4 @@
-"""The command line: ``scdataloader fit | validate | test | predict`` and ``inspect | curate | convert | …``.
+"""Entry point of the command line: dispatch, logging, and errors of the user's input in one line.
 
 Training is Lightning's own command line with our `DataModule` as data and any `LightningModule` as model. A model whose
 arguments are called ``n_genes``, ``classes``, ``decoders`` or ``labels_hierarchy`` gets them from the data.
@@ -12,27 +12,27 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 
 from scdataloader import __version__
 
-TRAINING = {
-    "fit": "train a model, validating it along the way",
-    "validate": "evaluate a trained model on the validation cells",
-    "test": "evaluate a trained model on the test cells",
-    "predict": "apply a trained model to every cell; writes predictions.pt",
+COMMANDS = {
+    "fit": ("fit:fit", "train a model, and validate it along the way"),
+    "validate": ("fit:validate", "evaluate a trained model on the validation cells"),
+    "test": ("fit:test", "evaluate a trained model on the test cells"),
+    "predict": ("fit:predict", "apply a trained model to every cell; writes predictions.pt"),
+    "inspect": ("inspect:main", "show what is in data, and how a weighting changes class shares"),
+    "curate": ("curate:main", "standardise downloaded files, and register them in lamindb"),
+    "convert": ("convert:main", "convert sources into a store, resumably and in bounded memory"),
+    "verify": ("store:verify_store", "read a whole store and check every checksum"),
+    "export": ("store:export_store", "write the sources of a store back to AnnData files"),
+    "instance": ("instance:main", "create, connect or fill a lamindb instance"),
 }
-INSPECT = "show what is in some data, and what a weighting does to its classes"
-CURATE = "turn files as they were downloaded into validated ones, and into a lamindb collection"
-CONVERT = "convert sources into a store, resumably and in bounded memory"
-INSTANCE = "make a lamindb instance, connect to it, fill it with terms and genes"
-STORE = {
-    "verify": "read a store whole and check every checksum in it",
-    "export": "write the sources of a store back to AnnData files",
-}
+"""{command: (module and function in this folder, summary)}; modules are imported when their command runs."""
 TRACEBACK = "SCDATALOADER_TRACEBACK"
-"""Set to 1 in the environment, it shows the whole traceback of an error that is otherwise told in one line."""
+"""Environment variable: 1 shows the traceback of errors that are otherwise reported in one line."""
 
 _PACKAGE = Path(__file__).parents[1]
 _BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError)
@@ -49,37 +49,14 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 after an error of the user's input, or 130 after an interrupt.
     """
-    # torch takes seconds to import, so the first word is looked at before anything else
     given = list(sys.argv[1:] if args is None else args)
-    options = _parser().parse_args(given[:1])
+    command = _parser().parse_args(given[:1]).command
+    module, _, function = COMMANDS[command][0].partition(":")
     with _logging():
         try:
-            if options.command == "inspect":
-                from scdataloader.report.tables import main as inspect
-
-                inspect(given[1:])
-            elif options.command == "curate":
-                from scdataloader.commands.curate import main as curate
-
-                curate(given[1:])
-            elif options.command == "convert":
-                from scdataloader.commands.convert import main as convert
-
-                convert(given[1:])
-            elif options.command == "instance":
-                from scdataloader.commands.instance import main as instance
-
-                instance(given[1:])
-            elif options.command in STORE:
-                from scdataloader.commands.store import main as store
-
-                store(options.command, given[1:])
-            else:
-                from scdataloader.commands.fit import TrainingCLI
-
-                TrainingCLI(given)
+            getattr(import_module(f"scdataloader.commands.{module}"), function)(given[1:])
         except _BAD_INPUT as error:
-            if os.environ.get(TRACEBACK) == "1" or not _is_told(error):
+            if os.environ.get(TRACEBACK) == "1" or not _is_explained(error):
                 raise
             sys.stderr.write(f"error: {_message(error)}\n")
             return 2
@@ -97,14 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"scdataloader {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
-    data = {"inspect": INSPECT, "curate": CURATE, "convert": CONVERT, **STORE, "instance": INSTANCE}
-    for name, line in {**TRAINING, **data}.items():
-        commands.add_parser(name, help=line, add_help=False)
+    for name, (_, summary) in COMMANDS.items():
+        commands.add_parser(name, help=summary, add_help=False)
     return parser
 
 
 class _logging:  # noqa: N801 (reads as a context)
-    """Within, the package's own notes go to standard error, each as one short line."""
+    """While active, the log messages of the package go to standard error, each as one short line."""
 
     def __enter__(self) -> None:
         self._handler = _StandardError()
@@ -123,7 +99,7 @@ class _logging:  # noqa: N801 (reads as a context)
 
 
 class _StandardError(logging.Handler):
-    """Writes to what is standard error at the moment: a progress bar takes its place for as long as it is shown."""
+    """Writes to the current standard error, which a progress bar replaces while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(self.format(record) + "\n")
@@ -135,13 +111,13 @@ class _Short(logging.Formatter):
         return prefix + record.getMessage()
 
 
-def _is_told(error: BaseException) -> bool:
-    """Whether an error was raised with a message for the user, by us or by the parser of options.
+def _is_explained(error: BaseException) -> bool:
+    """Whether an error was raised with a message for the user, by this package or by the parser of options.
 
-    Anything else is a defect, whose traceback is wanted: also what happens to fail in a line of ours.
+    Anything else is a defect and needs its traceback, also if an expression of this package fails.
     """
     if isinstance(error, OSError) and error.filename is not None:
-        return True  # a file that cannot be opened is the user's to mend, whoever tried
+        return True  # a file that cannot be opened, whoever tried
     frames = list(_frames(error.__traceback__))
     if not frames:
         return False
@@ -162,6 +138,6 @@ def _frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
 def _message(error: BaseException) -> str:
     # str() of a KeyError is the repr of its message
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    # the parser tells of every type that an option might have had; "none at all" is the one that is never meant
+    # the parser lists every type that an option accepts; None is never the one that was meant
     reasons = [line.strip(" -") for line in text.splitlines() if line.startswith("  - ") and "NoneType" not in line]
     return "; ".join(reasons) or text

@@ -13,12 +13,8 @@ from scdataloader.store.export import export
 from scdataloader.store.verify import verify
 
 
-def main(command: str, args: Sequence[str]) -> None:
-    """Run "verify" or "export"; raises what these raise."""
-    {"verify": _verify, "export": _export}[command](args)
-
-
-def _verify(args: Sequence[str]) -> None:
+def verify_store(args: Sequence[str]) -> None:
+    """Verify a store and report its size; raises all that `verify` raises."""
     parser = argparse.ArgumentParser(
         prog="scdataloader verify", description="Read a whole store and check every checksum and every rule."
     )
@@ -34,7 +30,8 @@ def _verify(args: Sequence[str]) -> None:
     sys.stdout.write("".join(f"not part of the store: {name}\n" for name in found.unnamed))
 
 
-def _export(args: Sequence[str]) -> None:
+def export_store(args: Sequence[str]) -> None:
+    """Export a store and list the files; raises all that `export` raises."""
     parser = argparse.ArgumentParser(
         prog="scdataloader export", description="Write the sources of a store back to AnnData files."
     )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from scdataloader.collection.collection import Collection
-from scdataloader.commands.inspect import parser, read_options
 from scdataloader.genes.organisms import UNSTATED
-from scdataloader.lamin.collections import is_lamin, origins
-from scdataloader.protocols import DescribesClasses, DrawnClasses, Sampler, SamplingPlan, TrainingCells
-from scdataloader.report.tree import show_mapped, show_tree
+from scdataloader.protocols import (
+    DescribesClasses,
+    DrawnClasses,
+    HasCountsLocation,
+    Sampler,
+    SamplingPlan,
+    TrainingCells,
+)
 from scdataloader.runtime.messages import counted
 from scdataloader.sampling.options import Sampling, plan_columns
 from scdataloader.sampling.samplers import AFTER_CURRICULUM
@@ -22,8 +24,6 @@ from scdataloader.sampling.tally import Tally
 from scdataloader.schema import ORGANISMS
 
 N_COLUMNS_LISTED = 40
-N_CHARACTERS_IN_A_FILE = 160
-"""Width where there is no terminal to ask."""
 
 
 def source_table(collection: Collection) -> pd.DataFrame:
@@ -38,7 +38,7 @@ def source_table(collection: Collection) -> pd.DataFrame:
                 "cells": part.n_obs,
                 "genes": len(part.genes.lut),
                 "organism": organism,
-                "counts in": getattr(part.source, "counts", ""),
+                "counts in": part.source.counts if isinstance(part.source, HasCountsLocation) else "",
                 "matched": part.genes.n_matched,
                 "dropped": part.genes.n_dropped,
                 "duplicates": len(part.genes.duplicates),
@@ -52,7 +52,7 @@ def column_table(collection: Collection) -> pd.DataFrame:
     sources = {id(part.source): part.source for part in collection.parts}.values()
     counts: dict[str, int] = {}
     for source in sources:
-        for column in getattr(source, "obs_columns", ()):
+        for column in source.obs_columns:
             counts[column] = counts.get(column, 0) + 1
     table = pd.DataFrame({"column": list(counts), "sources": list(counts.values())})
     return table.sort_values(["sources", "column"], ascending=[False, True], ignore_index=True)
@@ -81,38 +81,6 @@ def class_table(drawn: DrawnClasses, num_samples: int) -> pd.DataFrame:
     return pd.concat([known, last], ignore_index=True)
 
 
-def main(args: Sequence[str]) -> None:
-    """Show what ``args`` name on standard output.
-
-    Raises:
-        ValueError: no data is named; and all that opening data raises.
-    """
-    options = parser().parse_args(args)
-    asked = read_options(options)
-    collection = asked.open()
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, N_CHARACTERS_IN_A_FILE)
-    _show_sources(console, collection)
-    for item in [asked.data] if isinstance(asked.data, str) else asked.data:
-        for line in origins(item) if is_lamin(item) else ():
-            console.print(line, markup=False, soft_wrap=True)
-    _show_columns(console, collection)
-    plan = asked.sampling
-    columns = plan_columns(plan)
-    if options.tree and not columns:
-        raise ValueError("--tree shows the classes of a column: name it in --by")
-    if plan is None:
-        return
-    hierarchies = asked.hierarchies_of(collection)
-    cells = asked.training_cells(collection, hierarchies)
-    show_sampling(console, plan, cells, options.top)
-    for column in filter(hierarchies.__contains__, columns):
-        show_mapped(console, hierarchies[column])
-    if options.tree and isinstance(plan, DescribesClasses):
-        show_tree(console, cells, columns, plan.describe(cells), plan.sampler(cells, seed=0, global_batch_size=1))
-
-
 def show_sampling(console: Console, plan: SamplingPlan, cells: TrainingCells, top: int) -> None:
     """Print the ``top`` largest classes that a plan draws by, if it describes any, and the statistics of an epoch."""
     sampler = plan.sampler(cells, seed=0, global_batch_size=1)
@@ -129,7 +97,8 @@ def show_sampling(console: Console, plan: SamplingPlan, cells: TrainingCells, to
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _show_sources(console: Console, collection: Collection) -> None:
+def show_sources(console: Console, collection: Collection) -> None:
+    """Print the table of sources."""
     cells, genes = f"{len(collection):,} cells", f"{collection.n_genes:,} genes in the vocabulary"
     table = Table(title=f"{counted(len(collection.parts), 'source')}, {cells}, {genes}", title_justify="left")
     frame = source_table(collection)
@@ -141,7 +110,8 @@ def _show_sources(console: Console, collection: Collection) -> None:
     console.print(table)
 
 
-def _show_columns(console: Console, collection: Collection) -> None:
+def show_columns(console: Console, collection: Collection) -> None:
+    """Print the names of the obs columns: those of all sources, and those of some."""
     frame = column_table(collection)
     n_sources = int(frame["sources"].max()) if len(frame) else 0
     for line, chosen in (

@@ -7,7 +7,6 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from scdataloader.collection.collection import Collection
-from scdataloader.commands.inspect import DataOptions
 from scdataloader.commands.main import main
 from scdataloader.ontology.ontology import Ontology
 from scdataloader.report.tables import class_table, column_table, source_table
@@ -17,6 +16,7 @@ from scdataloader.sampling.samplers import AFTER_CURRICULUM, SequentialSampler, 
 from scdataloader.sampling.splits import Split
 from scdataloader.sampling.tally import Tally
 from scdataloader.sampling.weights import Tree, class_tree
+from scdataloader.training.config import DataConfig
 from tests.ontology.term_tables import ontology
 from tests.sampling.drawn import weigh
 
@@ -44,8 +44,8 @@ def files(tmp_path):
 
 
 def weighed(files, split=None, **sampling):
-    options = DataOptions(data=files, sampling=Sampling(by="cell_type", **sampling), split=split)
-    drawn = options.sampling.describe(options.training_cells(options.open()))
+    options = DataConfig(data=files, sampling=Sampling(by="cell_type", **sampling), split=split)
+    drawn = options.sampling.describe(options.training_cells_of(options.open()))
     return class_table(drawn, drawn.num_samples).set_index("class")
 
 
@@ -105,8 +105,8 @@ def test_the_terminal_shows_it_all(files, capsys):
 
 def epochs_of(files, sampling, epochs=(0,)):
     """Draws, repeated share and effective cells of epochs that are drawn with the seed of ``inspect``."""
-    options = DataOptions(data=files, sampling=sampling)
-    sampler = sampling.sampler(options.training_cells(options.open()))
+    options = DataConfig(data=files, sampling=sampling)
+    sampler = sampling.sampler(options.training_cells_of(options.open()))
     for epoch in epochs:
         tally = Tally(100)
         tally.add(sampler.draw(epoch, 0, sampler.num_samples))
@@ -172,10 +172,10 @@ def typed(files):
 
 
 def test_the_tree_has_every_class_below_what_it_is_a_kind_of(typed):
-    options = DataOptions(
+    options = DataConfig(
         data=typed, hierarchies=["term"], sampling=Sampling(by=["term", "donor"], scheme="tree", num_samples=960)
     )
-    cells = options.training_cells(options.open())
+    cells = options.training_cells_of(options.open())
     tree = class_tree(cells, options.sampling.columns)
     table = tree_table(tree, Ontology.from_guide("CL"), options.sampling.describe(cells), 960).set_index("name")
     t_cells = ["CD4-positive, alpha-beta T cell", "CD8-positive, alpha-beta T cell"]
@@ -225,7 +225,7 @@ def test_the_terminal_shows_the_tree_and_what_was_rolled_up(typed, capsys, tmp_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--tree"], "--tree shows the classes of a column: name it in --by"),
+        (["--tree"], "--tree shows the classes of a column; name it in --by"),
         (["--by", "term", "donor", "--tree"], "the classes of ['term', 'donor'] are not in one ontology; name one"),
         (["--by", "term", "donor", "--scheme", "tree"], "but none of ['term', 'donor'] has one"),
         (
@@ -268,13 +268,13 @@ def test_a_configuration_names_the_data_and_options_override_it(files, tmp_path,
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "no data is named"),
+        ([], "no data: name files"),
         (["nothing.h5ad"], "nothing.h5ad does not exist"),
         (["FILES", "--by", "celltype"], "no source has the obs column 'celltype'"),
         (["FILES", "--scheme", "uniform"], "by names no column"),
-        (["FILES", "--organisms", "a=human", "mouse"], "'mouse' is no such pair"),
+        (["FILES", "--organisms", "a=human", "mouse"], "NAME=VALUE pairs, got 'mouse'"),
         (["--config", "nothing.yaml"], "nothing.yaml"),
-        (["--config", "model.yaml"], "model.yaml has no section called data"),
+        (["--config", "model.yaml"], "model.yaml has no section data"),
         (["--config", "typo.yaml"], "schema"),
         (["--config", "broken.yaml"], "broken.yaml is not YAML"),
         (["FILES", "--by", "cell_type", "--block_size", "0"], "block_size must be 1 cell or more"),
