@@ -7,7 +7,8 @@ from scdataloader.registry import register
 from scdataloader.schema import LABEL_COLUMNS, ONTOLOGIES
 
 if TYPE_CHECKING:
-    from scdataloader.batches.full import Dense, SelectedGenes, Sparse
+    from scdataloader.batches.full import Dense, Sparse
+    from scdataloader.batches.selected_genes import SelectedGenes
     from scdataloader.batches.transforms import Log1p, Normalize, QuantileBins
     from scdataloader.collection.collection import Collection
     from scdataloader.genes.alignment import GeneAlignment
@@ -81,7 +82,8 @@ __all__ = [
 _NAMES = {
     "genes.alignment": "GeneAlignment",
     "sampling.class_index": "ClassIndex",
-    "batches.full": "Dense SelectedGenes Sparse",
+    "batches.full": "Dense Sparse",
+    "batches.selected_genes": "SelectedGenes",
     "collection.collection": "Collection",
     "store.convert": "convert",
     "training.datamodule": "DataModule",

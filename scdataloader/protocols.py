@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 
     from scdataloader.types import CellBatch, CSRMatrix, CSRRows, RowBuffers
 
-    Batch: TypeAlias = Mapping[str, Any]
-    Generator: TypeAlias = np.random.Generator
-    Rows: TypeAlias = NDArray[np.int64]
-else:
-    # The command line compares the annotations of a class with those of the protocol word for word. At run time these
-    # are Any, so that a plug-in may be annotated otherwise, or not at all.
-    CellBatch = Batch = Generator = Rows = Any
-
 # ------------------------------------------------------------------------------------------------------------- sources
 
 
@@ -62,7 +54,7 @@ class Source(Protocol):
             KeyError: a column is missing; the message names the source.
         """
 
-    def read(self, rows: Rows) -> CSRRows:
+    def read(self, rows: NDArray[np.int64]) -> CSRRows:
         """Cells ``rows`` in that order, repeats allowed, in the source's own gene numbering. Thread-safe.
 
         Raises:
@@ -99,7 +91,7 @@ class HasMatrix(Protocol):
 class ReadsStored(Protocol):
     """A source that can give values as stored: in their dtype, and unsorted within a cell. Conversion reads these."""
 
-    def read_stored(self, rows: Rows) -> CSRMatrix:
+    def read_stored(self, rows: NDArray[np.int64]) -> CSRMatrix:
         """Cells ``rows`` as `Source.read` gives them, but for the dtype of the values and their order within a cell."""
 
 
@@ -119,7 +111,7 @@ class HasMatrices(Protocol):
     def matrix_keys(self) -> Sequence[str]:
         """Keys such as "layers/spliced" (in the genes of ``var``) and "obsm/X_pca" (any columns)."""
 
-    def read_matrix(self, key: str, rows: Rows) -> CSRRows | NDArray[np.float32]:
+    def read_matrix(self, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32]:
         """Cells ``rows`` of a matrix: sparse rows for "layers/…", ``(len(rows), D)`` float32 for "obsm/…"."""
 
 
@@ -211,7 +203,7 @@ class PendingRead(Protocol):
     def read_ahead(self) -> None:
         """Ask the system to load the cells; returns at once."""
 
-    def write(self, place: Rows, rows: RowBuffers) -> None:
+    def write(self, place: NDArray[np.int64], rows: RowBuffers) -> None:
         """Write the cells, in vocabulary genes, into the slots ``place`` ``(m,)`` of ``rows``."""
 
 
@@ -233,7 +225,7 @@ class ReadGroup(Protocol):
     def arrange(self, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Values of the cells of each member, in the order of the group's rows."""
 
-    def locate(self, rows: Rows) -> PendingRead:
+    def locate(self, rows: NDArray[np.int64]) -> PendingRead:
         """Cells ``rows``, numbered from 0 in the group."""
 
 
@@ -459,7 +451,7 @@ class BatchContext:
 class Transform(Protocol):
     """A change of a batch's values or genes, before it is collated."""
 
-    def __call__(self, batch: CellBatch, rng: Generator, /) -> CellBatch:
+    def __call__(self, batch: CellBatch, rng: np.random.Generator, /) -> CellBatch:
         """A new batch; ``rng`` depends on (seed, epoch, position of the batch) alone."""
 
 
@@ -467,7 +459,7 @@ class Transform(Protocol):
 class Collate(Protocol):
     """The last step before the model: cells to a mapping of tensors, with any keys."""
 
-    def __call__(self, batch: CellBatch, rng: Generator, /) -> Batch:
+    def __call__(self, batch: CellBatch, rng: np.random.Generator, /) -> Mapping[str, Any]:
         """One batch; ``rng`` depends on (seed, epoch, position of the batch) alone."""
 
 
@@ -501,7 +493,7 @@ class WantsMatrices(Protocol):
 class CollatesMany(Protocol):
     """A collate function that treats each cell by itself and is faster for many cells at once."""
 
-    def many(self, cells: CellBatch, batch_size: int) -> Sequence[Batch]:
+    def many(self, cells: CellBatch, batch_size: int) -> Sequence[Mapping[str, Any]]:
         """What calls for one batch after another would give; used where there are no transforms."""
 
 
@@ -514,10 +506,10 @@ class Densifies(Protocol):
         """Keys of its batches whose tensors are sparse CSR."""
 
 
-# The command line accepts a class for one of these only if the annotations are equal word for word. They are removed at
-# run time, so that a plug-in can be annotated in its own way, or not at all.
+# The command line accepts a class as one of these only if its annotations are those of the protocol, or if those are
+# Any. At run time they are Any, so that a plug-in can be annotated in its own way, or not at all.
 for _method in (SamplingPlan.sampler, Transform.__call__, Collate.__call__):
-    _method.__annotations__.clear()
+    _method.__annotations__ = dict.fromkeys(_method.__annotations__, Any)
 
 
 # ----------------------------------------------------------------------------------------------------------- ontologies

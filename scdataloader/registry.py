@@ -82,7 +82,7 @@ def load(kind: Kind, name: str) -> Any:
         known = names(kind)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"registered: {', '.join(known) or 'none'}"
-        raise LookupError(f"{kind} {name!r} is not registered; {hint}")
+        raise LookupError(f"{kind} {name!r} is neither a registered name nor the path of a suitable class; {hint}")
     return _imported(kind, name, points[0].value)
 
 

@@ -1,4 +1,4 @@
-"""Changes of a batch's values, made on the sparse rows before they are collated."""
+"""Transforms of the values of a batch, applied to sparse rows before collation."""
 
 from __future__ import annotations
 
@@ -69,27 +69,30 @@ class QuantileBins:
 
 
 def transformed(batch: CellBatch, transform: Transform, rng: np.random.Generator) -> CellBatch:
-    """What a transform makes of a batch, once it is sure that compiled loops, which trust in rows, may read it.
+    """Apply a transform, and check its result before compiled loops, which trust their input, read it.
 
     Raises:
+        TypeError: the result is not a batch.
         ValueError: it has another number of cells, or its rows are not as `CSRRows` describes them.
     """
     made = transform(batch, rng)
+    if not isinstance(made, CellBatch):
+        raise TypeError(f"{transform!r} must return a CellBatch, got {type(made).__name__}; is it a collate function?")
     before, after = batch.x, made.x
     if len(after) != len(batch):
-        raise ValueError(f"{transform!r} made {len(after)} cells of {len(batch)}; a transform has to leave all of them")
+        raise ValueError(f"{transform!r} returned {len(after)} of {len(batch)} cells, must keep all")
     is_same = after.indices is before.indices and after.indptr is before.indptr and after.n_genes == before.n_genes
     if len(after.data) != len(after.indices) or not (is_same or _are_rows(after)):
         raise ValueError(
-            f"{transform!r} made rows that are none: {len(after.data):,} values, {len(after.indices):,} gene numbers, "
-            f"offsets from {after.indptr[0]:,} to {after.indptr[-1]:,}; offsets have to ascend from 0 to the number of "
-            f"values, and gene numbers, below {after.n_genes:,}, within each row, none twice"
+            f"{transform!r} returned invalid rows: {len(after.data):,} values, {len(after.indices):,} gene numbers, "
+            f"offsets from {after.indptr[0]:,} to {after.indptr[-1]:,}; offsets must ascend from 0 to the number of "
+            f"values, and gene numbers, below {after.n_genes:,}, must ascend strictly within each row"
         )
     return made
 
 
 def _are_rows(x: CSRRows) -> bool:
-    """Whether offsets and gene numbers are as they have to be."""
+    """Whether offsets and gene numbers are valid."""
     offsets_fit = x.indptr[0] == 0 and x.indptr[-1] == len(x.indices) and bool((np.diff(x.indptr) >= 0).all())
     if not offsets_fit or not len(x.indices):
         return offsets_fit

@@ -33,7 +33,7 @@ _WINDOW = 4096
 class Collection:
     """Many sources seen as one table of cells: rows 0 … n - 1, source after source, in the vocabulary's genes.
 
-    Make it with `open`. Reading is thread-safe. A file that mixes organisms counts as one source for each.
+    Create it with `open`. Reading is thread-safe. A file that mixes organisms counts as one source for each.
     """
 
     def __init__(self, vocabulary: GeneVocabulary, parts: Sequence[AlignedSource]) -> None:
@@ -63,11 +63,11 @@ class Collection:
         Args:
             data: Paths or globs of .h5ad files, AnnData .zarr folders and stores, "lamindb:<key>", a lamindb collection
                 or artifacts, whatever a plug-in has registered, `Source` objects; one or a list.
-            where: Which artifacts of lamindb, and which of their cells: {registry: labels}, such as
+            where: Labels that cells of lamindb data must have: {registry: labels}, such as
                 ``{"cell_types": "CL:0000084 and below", "organisms": ["human", "mouse"]}``. Labels are ids or names;
-                a cell has to have one of them for each registry. Labels that the instance links to a column of obs
-                choose cells, those that it links to whole artifacts choose artifacts. The cells of a registered store
-                have the labels of what it was made of.
+                a cell needs one of them for each registry. Labels that the instance links to a column of obs select
+                cells, labels that it links to whole artifacts select artifacts. The cells of a registered store
+                have the labels of the artifacts that it was converted from.
             genes: How genes are found and aligned.
             counts: Which matrix holds the counts: "X", "layers/<key>", "raw", or "auto" for the first of these that
                 holds integers.
@@ -75,10 +75,10 @@ class Collection:
 
         Raises:
             FileNotFoundError: a path does not exist, or a glob matches nothing.
-            SourceFormatError: a file is not what its name says.
+            SourceFormatError: a file has another format than its name says, or is damaged.
             NotCountsError: a file has no counts.
             GeneOverlapError: a source shares too few genes with the vocabulary.
-            LookupError: no cell has what ``where`` asks for, or there is no such label or registry.
+            LookupError: no cell has the labels of ``where``, or there is no such label or registry.
             ValueError: the same data is named twice, or organisms are unclear.
         """
         found = open_sources(data, OpenOptions(counts=counts, values=values), where)
@@ -113,7 +113,7 @@ class Collection:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of the sources' content, the cells that are meant, their order and the vocabulary."""
+        """Hexadecimal digest of the sources, the selected cells, their order and the vocabulary."""
         digest = hashlib.blake2b(self.vocabulary.digest.encode(), digest_size=16)
         for part in self.parts:
             digest.update(f"{part.source.fingerprint}:{part.organism}:{part.n_obs};".encode())
@@ -148,7 +148,7 @@ class Collection:
                 found = True
             except KeyError as error:
                 if name in part.source.obs_columns:
-                    raise  # it is there and cannot be read
+                    raise  # it exists and cannot be read
                 errors.append(error)
                 values = pd.Series(pd.Categorical([None] * part.source.n_obs, categories=pd.Index([], dtype=object)))
             series.append(values if part.rows is None else values.iloc[part.rows])
@@ -207,7 +207,7 @@ class Collection:
                 part.source.close()
 
     def cells(self, rows: NDArray[np.int64]) -> CellBatch:
-        """Cells ``rows`` with all that is known about them but labels, which are not the collection's business.
+        """Cells ``rows`` with everything known about them but label codes.
 
         Raises:
             IndexError: a row is outside [0, n).

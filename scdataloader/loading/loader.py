@@ -1,4 +1,4 @@
-"""The loader: draws rows, reads them ahead of the model, and hands out batches in order, resumable at every step."""
+"""Loader: draws rows, reads ahead of the model, and returns batches in order; resumable at every step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import StateMismatchError
 from scdataloader.loading.prefetch import Prefetcher
-from scdataloader.protocols import BatchContext, Binds, Collate, Sampler, Transform
+from scdataloader.protocols import BatchContext, Binds, Collate, Densifies, Sampler, Transform
 from scdataloader.sampling.samplers import stream_fingerprint
 from scdataloader.sampling.tally import Tally
 
@@ -27,13 +27,13 @@ STATE_VERSION = 1
 
 
 class Loader:
-    """Batches of one epoch after another, read ahead of the model by threads.
+    """Batches of successive epochs, read ahead of the model by threads.
 
     At step g the batches of all ranks together are the draws at positions [g·B·W, (g+1)·B·W): B cells on each of W
     ranks. The stream depends on the sampler, the seed and the global batch size B·W alone, not on threads or ranks.
 
-    Follows Lightning's way with loaders: a length, ``sampler.set_epoch``, lazy iteration, a position that counts what
-    was handed out. One iteration runs at a time: a new one ends the one before.
+    Follows Lightning's contract for loaders: a length, ``sampler.set_epoch``, lazy iteration, a position that counts
+    returned batches. One iteration runs at a time: a new one ends the previous one.
     """
 
     def __init__(  # noqa: PLR0913 (one per line of the docstring; all but the first three have a default)
@@ -55,7 +55,7 @@ class Loader:
         fixed_epoch: bool = False,
         tally: Tally | None = None,
     ) -> None:
-        """Describe the loader; nothing is read before the first batch is asked for.
+        """Describe the loader; nothing is read before the first batch.
 
         Args:
             collection: The cells.
@@ -65,18 +65,17 @@ class Loader:
             labels: (n, C) label codes of all cells of the collection; None for no labels.
             context: What the collate function can know of the labels; None for the vocabulary alone.
             transforms: Changes of a batch before it is collated, in order.
-            seed: Names the random choices made after the draw.
-            drop_last: Whether to leave out the last global batch if it is not full. Otherwise it is shorter, or, on
-                several ranks, filled up with repeated rows that ``pad`` marks.
-            rank: This process among those that share the batches.
-            world_size: How many processes share the batches.
+            seed: Seed of the random choices made after the draw.
+            drop_last: Whether to drop the last global batch if it is not full. Otherwise it is shorter, or, on several
+                ranks, filled with repeated rows that ``pad`` marks.
+            rank: Index of this process among those that share the batches.
+            world_size: Number of processes that share the batches.
             num_threads: Threads that read and collate.
-            window: Cells that one thread reads at once, rounded to whole batches. None is as many as make 24 MB of
-                tensors, up to 2,048, or 8,192 where chunks have to be decoded, each of which then serves several cells;
-                where the sampler has a ``window``, the draws over which it spreads neighbouring rows, this rank's part
-                of it or several, up to 8,192.
-            fixed_epoch: Whether every pass is the same, as for evaluation.
-            tally: Counts the rows that this rank hands out, from 0 in every pass.
+            window: Cells that one thread reads at once, rounded to whole batches. None is the number that makes 24 MB
+                of tensors, at most 2,048; 8,192 for sources with chunks to decode, each of which then serves several
+                cells; and for a sampler with a ``window``, this rank's part of one or several windows, up to 8,192.
+            fixed_epoch: Whether every pass is the same, for evaluation.
+            tally: Counts the rows that this rank returns, from 0 in every pass.
         """
         for name, value in (("batch_size", batch_size), ("num_threads", num_threads), ("window", window)):
             if value is not None and value < 1:
@@ -84,10 +83,11 @@ class Loader:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, world_size), not {rank} of {world_size}")
         if labels is not None and len(labels) != len(collection):
-            raise ValueError(f"there are labels for {len(labels)} cells, but the collection has {len(collection)}")
+            raise ValueError(f"labels are for {len(labels):,} cells, but the collection has {len(collection):,}")
         if isinstance(collate, Binds):
             collate = collate.bind(context or BatchContext(vocabulary=collection.vocabulary))
         self.dataset = collection
+        self.densify = tuple(collate.densify) if isinstance(collate, Densifies) else ()
         self.batch_size = batch_size
         self.tally = tally
         self._draws = sampler
@@ -118,7 +118,7 @@ class Loader:
         self._started: float | None = None
         if not len(self):
             raise ValueError(
-                f"an epoch of {sampler.num_samples} draws has no full batch of {batch_size} cells on each of "
+                f"an epoch of {sampler.num_samples:,} draws has no full batch of {batch_size:,} cells on each of "
                 f"{world_size} ranks; use smaller batches, or drop_last=False"
             )
 
@@ -135,19 +135,19 @@ class Loader:
         return running
 
     def close(self) -> None:
-        """End an iteration that is under way, with its threads."""
+        """End the current iteration and its threads."""
         if self._running is not None:
             self._running.close()
             self._running = None
 
     @property
     def epoch(self) -> int:
-        """The epoch of the pass under way, or of the last one."""
+        """The epoch of the current pass, or of the last one."""
         return self._epoch
 
     @property
     def n_drawn(self) -> int:
-        """Draws that this pass has handed out on this rank, without rows repeated to keep ranks even."""
+        """Draws that this pass has returned on this rank, without rows repeated to keep ranks even."""
         return self._n_drawn
 
     @property
@@ -157,32 +157,32 @@ class Loader:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since this pass was asked for its first batch; 0 before."""
+        """Seconds since the first batch of this pass was requested; 0 before."""
         return 0.0 if self._started is None else perf_counter() - self._started
 
     @property
     def sampler(self) -> Loader:
-        """What Lightning calls ``set_epoch`` on."""
+        """The object that Lightning calls ``set_epoch`` on."""
         return self
 
     @property
     def batch_sampler(self) -> None:
-        """There is none: the loader makes its own batches."""
+        """None: the loader makes its own batches."""
 
     @property
     def num_workers(self) -> int:
-        """Worker processes: none, threads read ahead."""
+        """Number of worker processes: 0, since threads read ahead."""
         return 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of ``epoch``, unless that is the one under way: then the position stays."""
+        """Go to the start of ``epoch``; if that is the current epoch, the position stays."""
         if epoch != self._epoch:
             self._epoch, self._step, self._resume = epoch, 0, False
         elif self._step >= len(self) and not self._resume:
-            self._step = 0  # it was asked for by name: the next pass is this epoch again
+            self._step = 0  # requested explicitly: the next pass is this epoch again
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands; ``samples_seen`` counts draws of this epoch, on all ranks together."""
+        """Position in the stream; ``samples_seen`` counts draws of this epoch, over all ranks."""
         global_batch_size = self.batch_size * self._world_size
         return {
             "version": STATE_VERSION,
@@ -195,30 +195,30 @@ class Loader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to where a saved stream stood: the next iteration continues there.
+        """Go to a saved position: the next iteration continues there.
 
         Raises:
-            StateMismatchError: the state is of another version, other data or another stream.
+            StateMismatchError: the state is from another version, other data or another stream.
         """
         own = self.state_dict()
         for key in ("version", "seed", "global_batch_size", "num_samples", "fingerprint"):
             if state.get(key) != own[key]:
-                remedy = "the stream would be another one; resume with the data, weights and seed of the saved run"
+                remedy = "resuming would change the order of cells; use the data, weights and seed of the saved run"
                 if key == "global_batch_size" and key in state:
                     remedy = _how_to_share(state[key], self._world_size)
                 raise StateMismatchError(
-                    f"the saved state has {key} {state.get(key)!r}, but this loader has {own[key]!r}: {remedy}, "
-                    "or start anew"
+                    f"the saved state has {key} {state.get(key)!r}, but this loader has {own[key]!r}; {remedy}, "
+                    "or start a new run"
                 )
         if self._running is not None and getgeneratorstate(self._running) != GEN_CREATED:
-            self.close()  # one that has not begun yet begins where the state says, as it does with a set_epoch
+            self.close()  # an iteration that has not begun yet begins at the state, as after set_epoch
         self._epoch = state["epoch"]
         self._step = -(-state["samples_seen"] // own["global_batch_size"])
         self._resume = True
 
     @cached_property
     def _fingerprint(self) -> str:
-        """Digest of the data and of the order: of the sampler's own fingerprint, or else of what it draws first."""
+        """Digest of the data and of the order: the sampler's fingerprint, or otherwise its first draws."""
         digest = hashlib.blake2b(self.dataset.fingerprint.encode(), digest_size=16)
         digest.update(stream_fingerprint(self._draws).encode())
         return digest.hexdigest()
@@ -240,7 +240,7 @@ class Loader:
                 asked = perf_counter()
 
     def _begin(self) -> int:
-        """Settle where this iteration starts; the epoch to draw."""
+        """Determine where this iteration starts; returns the epoch to draw."""
         if self._fixed_epoch:
             self._step = 0
             return 0
@@ -254,9 +254,9 @@ class Loader:
 
 
 def _how_to_share(global_batch_size: int, world_size: int) -> str:
-    """What to do to go on with the global batches of a saved run."""
+    """How to continue with the global batches of a saved run."""
     if global_batch_size % world_size == 0:
-        return f"to go on with its batches, give batch_size={global_batch_size // world_size} on {world_size} ranks"
+        return f"to continue its batches, use batch_size={global_batch_size // world_size} on {world_size} ranks"
     able = [n for n in range(1, global_batch_size + 1) if global_batch_size % n == 0]
     at = bisect(able, world_size)
     nearest = " or ".join(map(str, able[at - 1 : at + 1]))

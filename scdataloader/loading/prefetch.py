@@ -1,4 +1,4 @@
-"""Batches made ahead of the model: rows drawn, cells read and batches collated in threads, and given out in order."""
+"""Prefetching: rows are drawn, cells read and batches collated in threads ahead of the model, in order."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from scdataloader.batches.transforms import transformed
+from scdataloader.collection.extras import ObsColumn, check_columns, check_matrices, load_column, read_matrix
 from scdataloader.kernels.draws.random import derive_key
-from scdataloader.protocols import Collate, CollatesMany, HasWindow, Sampler, Transform
+from scdataloader.protocols import Collate, CollatesMany, HasWindow, Sampler, Transform, WantsMatrices, WantsObs
 from scdataloader.types import CellBatch
 
 if TYPE_CHECKING:
@@ -24,20 +26,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What the random bits are for, so that no two uses in one epoch share a stream; the sampler's own are keyed otherwise.
+# Purposes of random bits, so that no two uses in one epoch share a stream; the sampler has keys of its own.
 _ROW_BITS, _BATCH_BITS = 1, 2
 _WINDOW = 8192
-"""Cells that the disk is asked for at one time; read at once as well, where chunks serve several of them."""
+"""Cells that are requested from the disk at a time; also read at once where one chunk serves several of them."""
 _MAPPED = 2048
-"""Cells that one thread reads at once, at most, where each is read by itself."""
+"""Most cells that one thread reads at once where each is read by itself."""
 _TASK_BYTES = 24 << 20
-"""Tensors that a thread makes in one go: enough to outweigh the waiting of threads for each other, few enough to hold
+"""Bytes of tensors that a thread makes at once: enough to outweigh the synchronisation of threads, few enough to hold
 several."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawn:
-    """Draws whose cells were found."""
+    """Draws whose cells are located."""
 
     positions: NDArray[np.int64]
     """``(m,)`` their positions in the epoch."""
@@ -47,7 +49,7 @@ class Drawn:
     """``(m, C)`` their label codes."""
 
     def slice(self, start: int, stop: int) -> Drawn:
-        """The draws from ``start`` to ``stop``, as views."""
+        """Draws ``[start, stop)``, as views."""
         part = slice(start, stop)
         return Drawn(positions=self.positions[part], located=self.located.slice(start, stop), labels=self.labels[part])
 
@@ -57,49 +59,44 @@ class MadeBatch:
     """A batch that is ready for the model."""
 
     rows: NDArray[np.int64]
-    """Rows that were drawn for it, without those repeated to keep ranks even: whatever the collate function kept."""
+    """Rows that were drawn for it, without rows repeated to keep ranks even, whatever the collate function kept."""
     tensors: Mapping[str, Any]
-    """What the collate function made."""
+    """Result of the collate function."""
 
 
 @dataclass(kw_only=True)
 class Prefetcher:
-    """Makes the batches of any stretch of an epoch in threads, ahead of whoever takes them, in order.
+    """Makes the batches of any range of steps of an epoch in threads, ahead of their consumer, in order.
 
-    Which batches there are depends on the sampler, the seed, ``batch_size``, ``rank`` and ``world_size`` alone.
+    The batches depend on the sampler, the seed, ``batch_size``, ``rank`` and ``world_size`` only. The fields are
+    arguments of `Loader`.
     """
 
     collection: Collection
-    """The cells."""
     sampler: Sampler
-    """Which rows, in which order."""
     collate: Collate
-    """Makes tensors of a batch."""
     transforms: tuple[Transform, ...]
-    """Changes of a batch before that, in order."""
     labels: NDArray[np.int32] | None
-    """``(n, C)`` label codes of all cells of the collection; None for no labels."""
     seed: int
-    """Names the random choices made after the draw."""
     batch_size: int
-    """Cells per batch on each rank."""
     mark_pad: bool
-    """Whether batches say which of their rows lie beyond the epoch's end."""
+    """Whether batches mark the rows beyond the end of the epoch."""
     rank: int
-    """This process among those that share the batches."""
     world_size: int
-    """How many processes share the batches."""
     num_threads: int
-    """Threads that read, and as many that collate."""
+    """Threads that read; as many more collate."""
     window: int | None
-    """Cells that one thread reads at once; None chooses."""
 
     def __post_init__(self) -> None:
-        self._cells_per_task = self.batch_size  # until it is known what the batches take
+        self._obs_columns = tuple(self.collate.obs) if isinstance(self.collate, WantsObs) else ()
+        self._matrix_keys = tuple(self.collate.matrices) if isinstance(self.collate, WantsMatrices) else ()
+        check_columns(self.collection, self._obs_columns)
+        check_matrices(self.collection, self._matrix_keys)
+        self._cells_per_task = self.batch_size  # until the size of a batch is known
 
     def batches(self, epoch: int, step: int, n_steps: int) -> Generator[MadeBatch, None, None]:
         """The batches of steps [step, n_steps) of ``epoch``; threads run from the first until it is closed."""
-        # A pool for each kind of work, so that what is wanted now does not queue behind what is for later.
+        # A pool for each kind of work, so that urgent work does not queue behind work for later.
         drawer = ThreadPoolExecutor(1, "scdataloader-draw")
         readers, makers = (ThreadPoolExecutor(self.num_threads, f"scdataloader-{job}") for job in ("read", "make"))
         try:
@@ -115,10 +112,10 @@ class Prefetcher:
                 pool.shutdown(cancel_futures=True)
 
     def _windows(self, step: int, n_steps: int) -> Iterator[tuple[int, int]]:
-        """Stretches [first, last) of steps that are drawn together, from ``step`` on, up to multiples of their length.
+        """Ranges [first, last) of steps that are drawn together, from ``step`` on, up to multiples of their length.
 
-        So the disk is asked for neighbouring rows that a sampler spreads over a window of draws at one time, wherever a
-        pass began. The first stretch is short, so that the model need not wait for a whole window.
+        So neighbouring rows that a sampler spreads over a window of draws are requested from the disk together,
+        wherever a pass began. The first range is short, so that the model does not wait for a whole window.
         """
         length = max(1, self._cells_ahead() // self.batch_size)
         first, last = step, step + max(1, length // 8)
@@ -128,14 +125,14 @@ class Prefetcher:
             first, last = last, last + length
 
     def _cells_ahead(self) -> int:
-        """Cells that are drawn together: whole windows of the sampler, this rank's part of them."""
+        """Cells that are drawn together: this rank's part of whole windows of the sampler."""
         usual = max(_WINDOW, self.window or 0)
         spread = self.sampler.window if isinstance(self.sampler, HasWindow) else None
         share: int = 1 if spread is None else max(1, spread // self.world_size)
         return max(1, usual // share) * share
 
     def _drawn(self, epoch: int, first: int, last: int) -> Drawn:
-        """The draws of steps [first, last); the disk is asked for all of them."""
+        """The draws of steps [first, last), requested from the disk."""
         positions = self._positions(first, last)
         rows = self._rows(epoch, positions)
         located = self.collection.locate(rows)
@@ -144,7 +141,7 @@ class Prefetcher:
         return Drawn(positions=positions, located=located, labels=labels)
 
     def _pieces(self, drawn: Drawn) -> Iterator[Drawn]:
-        """The draws that are read at once, one after the other."""
+        """Pieces of the draws, each read at once."""
         start = 0
         while start < len(drawn.positions):
             stop = min(start + self._cells_per_read(), len(drawn.positions))
@@ -152,19 +149,19 @@ class Prefetcher:
             start = stop
 
     def _cells_per_read(self) -> int:
-        """Cells that one thread reads at once: what the user says; else what it then makes, or more to share chunks."""
+        """Cells that one thread reads at once: the user's choice, or one task, or more to share chunks."""
         if self.window is None and self.collection.read_cost.is_flat:
             return min(self._cells_per_task, max(1, _MAPPED // self.batch_size) * self.batch_size)
         return max(1, (self.window or _WINDOW) // self.batch_size) * self.batch_size
 
     def _positions(self, first: int, last: int) -> NDArray[np.int64]:
-        """This rank's positions at steps [first, last); on several ranks also those beyond the epoch's end."""
+        """This rank's positions at steps [first, last); on several ranks also beyond the end of the epoch."""
         starts = (np.arange(first, last, dtype=np.int64) * self.world_size + self.rank) * self.batch_size
         positions = (starts[:, None] + np.arange(self.batch_size)).ravel()
         return positions if self.world_size > 1 else positions[positions < self.sampler.num_samples]
 
     def _rows(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows drawn at ``positions``; beyond the epoch's end its start is repeated."""
+        """The rows drawn at ``positions``; beyond the end of the epoch its start is repeated."""
         wrapped = positions % self.sampler.num_samples
         runs = np.split(wrapped, np.flatnonzero(np.diff(wrapped) != 1) + 1)
         return np.concatenate([self.sampler.draw(epoch, int(run[0]), int(run[-1]) + 1) for run in runs])
@@ -182,10 +179,16 @@ class Prefetcher:
             position=drawn.positions,
             key=int(derive_key(self.seed, epoch, _ROW_BITS)),
             pad=drawn.positions >= self.sampler.num_samples if self.mark_pad else None,
+            obs={column: values.take(located.rows) for column, values in self._obs.items()},
+            matrices={key: read_matrix(self.collection, key, located.rows) for key in self._matrix_keys},
         )
 
+    @cached_property
+    def _obs(self) -> dict[str, ObsColumn]:
+        return {column: load_column(self.collection, column) for column in self._obs_columns}
+
     def _prepare(self, epoch: int, drawn: Drawn) -> tuple[list[MadeBatch], list[CellBatch]]:
-        """The batches of some draws: as many as one task makes, made, and the cells of the others by task."""
+        """The batches of the first task of some draws, and the cells of each further task."""
         cells, n = self._read(epoch, drawn), self._cells_per_task
         first, *rest = (cells.slice(*edge) for edge in pairwise([*range(0, len(cells), n), len(cells)]))
         return self._made(epoch, first), rest
@@ -209,17 +212,21 @@ class Prefetcher:
         rows = _own_rows(batch, 0, len(batch))
         for transform in self.transforms:
             batch = transformed(batch, transform, rng)
-        return MadeBatch(rows=rows, tensors=self.collate(batch, rng))
+        made: object = self.collate(batch, rng)
+        if not isinstance(made, Mapping):
+            name = type(made).__name__
+            raise TypeError(f"{self.collate!r} must return a mapping of tensors, got {name}; is it a transform?")
+        return MadeBatch(rows=rows, tensors=made)
 
 
 def _own_rows(cells: CellBatch, start: int, stop: int) -> NDArray[np.int64]:
-    """Those of the cells [start, stop) that are not repeated to keep ranks even."""
+    """Rows of the cells [start, stop) without those repeated to keep ranks even."""
     rows = cells.row[start:stop]
     return rows if cells.pad is None else rows[~cells.pad[start:stop]]
 
 
 class _Generators(threading.local):
-    """A generator for each thread, set to where it is to begin: to make one takes as long as to make a batch."""
+    """One generator per thread, whose state is set: creating one takes as long as making a batch."""
 
     def __init__(self) -> None:
         self._bits = np.random.Philox(key=0)
@@ -237,7 +244,7 @@ _GENERATORS = _Generators()
 
 
 def _n_bytes(value: object) -> int:
-    """About how much memory a part of a batch takes; the two arrays of a CSR tensor are of the same width."""
+    """Approximate memory of a value of a batch; the indices of a CSR tensor take as much as its values."""
     if not isinstance(value, torch.Tensor):
         return 0
     if value.layout is torch.strided:
@@ -246,7 +253,7 @@ def _n_bytes(value: object) -> int:
 
 
 def _in_order(futures: Iterator[Future[T]], depth: int) -> Iterator[T]:
-    """The results of futures in order; ``depth`` of them are submitted at once, and stay so ahead of what is taken."""
+    """Results of futures in order; ``depth`` of them are kept submitted ahead of the consumer."""
     return _results(deque(islice(futures, depth)), futures)
 
 

@@ -10,8 +10,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from scdataloader import registry
 from scdataloader.protocols import OpenOptions, SelectsCells, Source, SourceSelection, Where
+from scdataloader.registry import load, names, source_for
 from scdataloader.sources.contract import check_source
 
 _GLOB_CHARACTERS = "*?["
@@ -49,7 +49,7 @@ def open_sources(data: Any, options: OpenOptions | None = None, where: Where | N
 def _opened(
     name: str, addresses: Sequence[Any], options: OpenOptions, where: Where | None
 ) -> Iterable[Source | SourceSelection]:
-    opener = None if name is _SOURCE else registry.load("source", name)
+    opener = None if name is _SOURCE else load("source", name)
     if where is None:
         return addresses if opener is None else _iterable(opener(addresses, options), name)
     if not isinstance(opener, SelectsCells):
@@ -70,12 +70,12 @@ def _named(data: Any) -> Iterator[tuple[str, Any]]:
     """Each thing that ``data`` names, after the registered name that stands for it."""
     if isinstance(data, Source | SourceSelection):
         yield _SOURCE, data
-    elif isinstance(data, str) and (name := registry.source_for(data)):
+    elif isinstance(data, str) and (name := source_for(data)):
         yield name, data
     elif isinstance(data, str | PathLike):
         for path in expand(fspath(data)):
-            yield str(registry.source_for(path)), path
-    elif name := registry.source_for(data):
+            yield str(source_for(path)), path
+    elif name := source_for(data):
         yield name, data
     elif isinstance(data, Iterable) and not isinstance(data, Mapping):
         for item in data:
@@ -110,7 +110,7 @@ def expand(path: str) -> list[Path]:
         ValueError: it is a URL that no source is registered for.
     """
     if "://" in path:
-        prefixes = [name for name in registry.names("source") if name.endswith((":", "/"))]
+        prefixes = [name for name in names("source") if name.endswith((":", "/"))]
         raise ValueError(
             f"{path} is not a path on this machine, and no source is registered for its prefix "
             f"(registered: {', '.join(prefixes)}); download or mount it, and give the path of the copy"

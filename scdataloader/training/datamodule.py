@@ -1,16 +1,15 @@
-"""The wiring for Lightning: collection, labels, weighting, splits and loaders put together; it decides nothing."""
+"""Lightning DataModule that assembles the stages; it has no logic of its own."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
@@ -19,137 +18,103 @@ from scdataloader.batches.full import Sparse
 from scdataloader.collection.collection import Collection
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.labels.hierarchy import Hierarchies
-from scdataloader.labels.roll_up import RollUp
 from scdataloader.labels.table import LabelTable
 from scdataloader.loading.loader import Loader
-from scdataloader.protocols import (
-    Collate,
-    DescribesClasses,
-    DrawnClasses,
-    Sampler,
-    SamplingPlan,
-    Transform,
-)
-from scdataloader.sampling.options import Sampling, plan_columns
+from scdataloader.protocols import BatchContext, Collate, DescribesClasses, DrawnClasses, Sampler, Transform
+from scdataloader.registry import load
+from scdataloader.sampling.options import plan_columns
 from scdataloader.sampling.samplers import SequentialSampler, Subset
-from scdataloader.sampling.splits import Split, SplitRecord, Splits, split_cells
+from scdataloader.sampling.splits import SplitRecord, Splits
 from scdataloader.sampling.tally import Tally
 from scdataloader.sampling.training_cells import CollectionCells
-from scdataloader.training.checkpoint import check_genes, kept_of_data
+from scdataloader.training.checkpoint import STATE_KEY, STATE_VERSION, check_genes, read_state
+from scdataloader.training.config import DataConfig
 from scdataloader.training.monitor import SamplingMonitor
 from scdataloader.training.resume import ExactResume
 
 logger = logging.getLogger(__name__)
 
 
-class DataModule(LightningDataModule):
+@dataclass(eq=False, repr=False)
+class DataModule(DataConfig, LightningDataModule):
     """Cells of many datasets for training, validation, test and prediction.
 
-    What it says of the data (``genes``, ``classes``, ``encoders``, ``labels_hierarchy``, ``splits`` …) is valid right
-    after construction: metadata is read when first asked for, the matrices only by the loaders.
+    The properties that describe the data (``genes``, ``classes``, ``encoders``, ``labels_hierarchy``, ``splits`` …) are
+    valid right after construction: metadata is read on first access, the matrices by the loaders only.
+
+    Args:
+        data: Paths or globs of .h5ad files, AnnData .zarr folders and stores, "lamindb:<collection key>", or what a
+            plug-in has registered; one or a list. From Python also `Source` objects, lamindb collections and artifacts.
+        labels: Columns of the cell table whose codes every batch carries, in this order.
+        where: Labels that the cells of lamindb data must have, as {registry: labels}; see `Collection.open`.
+        hierarchies: Columns of labels, or to sample by, whose labels are terms of the ontologies of their ids; or
+            {column: ontology, or a list of several}, by name ("CL") or file; from Python also an `Ontology`.
+        roll_up: {column: `RollUp`} for fewer classes in columns of ``hierarchies``.
+        sampling: How training cells are drawn: `Sampling`, another `SamplingPlan`, or the registered name of one. By
+            default every cell once per epoch, in random order.
+        split: How cells are divided into training, validation and test; by default all train.
+        alignment: How genes are found and aligned to one vocabulary; by default every gene of every source.
+        counts: Which matrix has the counts: "X", "layers/<key>", "raw", or "auto" for the first that has integers.
+        values: "counts" refuses values that are negative or fractions, "any" takes them.
+        collate: What a batch looks like, as an object, a class path or a registered name; by default `Sparse`, written
+            out in full on the model's device.
+        transforms: Changes of the values before they are collated, in order; by default raw counts.
+        batch_size: Cells per batch on each rank.
+        num_threads: Threads that read ahead of the model.
+        window: Cells that one thread reads at once; None chooses by the cost of reading.
+        seed: Names the stream of draws and of every random choice after it.
+        densify: Whether sparse tensors that the collate function names are written out in full on the device.
+        checkpoint: Checkpoint of an earlier run, to apply its model to other data: its genes are the vocabulary and
+            its label codes hold; a label that it does not know is -1.
+        report: Whether to count what is drawn, and how long the model waits for it, and log both once per epoch; see
+            `SamplingMonitor`.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 (a command line is made of them; each has a default but the first)
-        self,
-        data: list[str] | str | Any,
-        labels: list[str] | None = None,
-        where: dict[str, list[str] | str] | None = None,
-        hierarchies: list[str] | dict[str, Any] | None = None,
-        roll_up: dict[str, RollUp] | None = None,
-        sampling: Sampling | SamplingPlan | None = None,
-        split: Split | None = None,
-        alignment: GeneAlignment | None = None,
-        collate: Collate | None = None,
-        transforms: list[Transform] | None = None,
-        batch_size: int = 64,
-        num_threads: int = 2,
-        window: int | None = None,
-        seed: int = 0,
-        counts: str = "auto",
-        values: Literal["counts", "any"] = "counts",
-        densify: bool = True,  # noqa: FBT001, FBT002 (as above)
-        checkpoint: str | None = None,
-        report: bool = True,  # noqa: FBT001, FBT002 (as above)
-    ) -> None:
-        """Describe the data; nothing is opened yet.
+    collate: Collate | str | None = None
+    transforms: list[Transform] | None = None
+    batch_size: int = 64
+    num_threads: int = 2
+    window: int | None = None
+    seed: int = 0
+    densify: bool = True
+    checkpoint: str | None = None
+    report: bool = True
 
-        Args:
-            data: Paths or globs of .h5ad files and AnnData .zarr folders, or "lamindb:<collection key>"; one or a list.
-                From Python also lamindb collections and artifacts, and `Source` objects.
-            labels: Columns of the cell table whose codes every batch carries, in this order.
-            where: Which artifacts of lamindb, and which of their cells: {registry: labels}; see `Collection.open`.
-            hierarchies: Columns of labels, or to sample by, whose labels are terms of the ontologies of their ids; or
-                {column: ontology, or a list of several}, by name ("CL") or file; from Python also an `Ontology`.
-            roll_up: {column: `RollUp`} for fewer classes in columns of ``hierarchies``.
-            sampling: Sampling plan of the training cells: `Sampling` or another `SamplingPlan`; by default every cell
-                once per epoch, in random order.
-            split: How cells are shared between training, validation and test; by default all train.
-            alignment: How genes are found and brought onto one vocabulary; by default every gene of every source.
-            collate: What a batch looks like; by default `Sparse`, written out in full on the model's device.
-            transforms: Changes of the values before they are collated, in order; by default raw counts.
-            batch_size: Cells per batch on each rank.
-            num_threads: Threads that read ahead of the model.
-            window: Cells that one thread reads at once; None chooses by how the files are stored.
-            seed: Names the stream of draws and of every random choice after it.
-            counts: Which matrix has the counts: "X", "layers/<key>", "raw", or "auto" for the first that has integers.
-            values: "counts" refuses values that are negative or fractions, "any" takes them.
-            densify: Whether sparse ``x`` is written out in full on the device, so that a model sees a usual tensor.
-            checkpoint: Checkpoint of an earlier run, to apply its model to other data: its genes are the vocabulary and
-                its label codes hold; a label that it does not know is -1.
-            report: Whether to count what is drawn, and how long the model waits for it, and log both once per epoch;
-                see `SamplingMonitor`.
-        """
-        super().__init__()
-        self.data = data
-        self.labels = list(labels or [])
-        self.where = where
-        self.hierarchies = hierarchies or []
-        self.roll_up = roll_up or {}
-        self.sampling: SamplingPlan = sampling or Sampling()
-        self.split = split or Split()
-        self.alignment = alignment or GeneAlignment()
-        self.collate: Collate = collate or Sparse()
-        self.transforms = list(transforms or [])
-        self.batch_size = batch_size
-        self.num_threads = num_threads
-        self.window = window
-        self.seed = seed
-        self.counts = counts
-        self.values = values
-        self.densify = densify
-        self.checkpoint = checkpoint
-        self.report = report
+    def __post_init__(self) -> None:
+        LightningDataModule.__init__(self)
         self._absent_labels_are_unknown = False
+        self._restored: Any = None
         self._loaders: list[Loader] = []
+        self._sparse_keys: tuple[str, ...] = ()
 
     @cached_property
     def collection(self) -> Collection:
         """The table of cells."""
-        alignment = self.alignment
+        alignment = self.alignment or GeneAlignment()
         if self._trained and alignment.vocabulary is None:
             alignment = replace(alignment, vocabulary=self._trained["genes"])
-        return Collection.open(self.data, where=self.where, genes=alignment, counts=self.counts, values=self.values)
+        return self.open(alignment)
 
     @cached_property
     def _trained(self) -> dict[str, Any]:
-        """What the checkpoint of an earlier run keeps of its data; empty if there is none."""
-        return {} if self.checkpoint is None else kept_of_data(self.checkpoint, type(self).__qualname__)
+        """State of the data of the earlier run; empty if there is none."""
+        return {} if self.checkpoint is None else read_state(self.checkpoint)
 
     @cached_property
     def splits(self) -> Splits:
         """Which rows train, validate and test."""
-        return split_cells(self.collection, self.split)
+        return self.splits_of(self.collection)
 
     @cached_property
     def _label_table(self) -> LabelTable:
         if self._trained:
-            return LabelTable.from_dict(self._trained["encoders"], self.labels)
-        return LabelTable.fit(self.collection, self.labels, self._hierarchies)
+            return LabelTable.from_dict(self._trained["encoders"], self.labels or [])
+        return LabelTable.fit(self.collection, self.labels or [], self._hierarchies)
 
     @cached_property
     def _hierarchies(self) -> Hierarchies:
-        used = None if self._trained else [*self.labels, *plan_columns(self.sampling)]
-        return Hierarchies(self.collection, self.hierarchies, self.roll_up, used)
+        used = None if self._trained else [*(self.labels or []), *plan_columns(self.plan)]
+        return Hierarchies(self.collection, self.hierarchies or [], self.roll_up, used)
 
     @property
     def encoders(self) -> dict[str, dict[str, int]]:
@@ -158,7 +123,7 @@ class DataModule(LightningDataModule):
 
     @encoders.setter
     def encoders(self, encoders: Mapping[str, Mapping[str, int]]) -> None:
-        self._use(LabelTable.from_encoders(encoders, self.labels, self._hierarchies))
+        self._use(LabelTable.from_encoders(encoders, self.labels or [], self._hierarchies))
 
     @property
     def decoders(self) -> dict[str, dict[int, str]]:
@@ -203,11 +168,14 @@ class DataModule(LightningDataModule):
     @cached_property
     def drawn_classes(self) -> DrawnClasses | None:
         """The classes that the sampling plan draws by; None if it does not describe them."""
-        plan = self.sampling
+        plan = self.plan
         return plan.describe(self.training_cells) if isinstance(plan, DescribesClasses) else None
 
     def setup(self, stage: str) -> None:
-        """Open the data, refuse what is wrong with it, and write ``splits.json`` next to the run's logs."""
+        """Open the data, refuse what is wrong with it, and write ``splits.json`` next to the logs of the run."""
+        trainer = self.trainer
+        if trainer is not None:
+            ExactResume.join(trainer)
         if stage == "predict" and self.checkpoint is not None:
             self._absent_labels_are_unknown = True
         (n, n_labels), n_genes = self.label_codes.shape, f"{self.collection.n_genes:,}"
@@ -215,12 +183,11 @@ class DataModule(LightningDataModule):
         logger.info("%s cells, sources: %d, genes: %s, label columns: %d", *found)
         if stage == "fit":
             self._log_classes()
-            if self.trainer is not None:
-                folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+            if trainer is not None:
+                folder = Path(trainer.log_dir or trainer.default_root_dir)
                 rank_zero_only(self.splits.save)(folder / "splits.json")
-                ExactResume.join(self.trainer)
                 if self.report:
-                    SamplingMonitor.join(self.trainer, self.drawn_classes)
+                    SamplingMonitor.join(trainer, self.drawn_classes)
 
     def _log_classes(self) -> None:
         drawn = self.drawn_classes
@@ -232,9 +199,7 @@ class DataModule(LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Training cells as the sampling plan draws them; a last batch that is not full is left out."""
         world_size = self.trainer.world_size if self.trainer is not None else 1
-        sampler = self.sampling.sampler(
-            self.training_cells, seed=self.seed, global_batch_size=self.batch_size * world_size
-        )
+        sampler = self.plan.sampler(self.training_cells, seed=self.seed, global_batch_size=self.batch_size * world_size)
         return self._loader(sampler, training=True)
 
     def val_dataloader(self) -> Loader | list[Loader]:
@@ -250,10 +215,11 @@ class DataModule(LightningDataModule):
         return self._in_order(np.arange(len(self.collection)))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """Write sparse ``x`` out in full, now that it is on the model's device."""
-        if self.densify and isinstance(batch, dict) and batch["x"].layout is torch.sparse_csr:
-            return {**batch, "x": batch["x"].to_dense()}
-        return batch
+        """Write sparse tensors out in full, now that they are on the model's device."""
+        if not (self.densify and self._sparse_keys and isinstance(batch, Mapping)):
+            return batch
+        full = {key: batch[key].to_dense() for key in self._sparse_keys if key in batch}
+        return {**batch, **full}
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002
         """End the loaders' threads."""
@@ -266,8 +232,9 @@ class DataModule(LightningDataModule):
         self.teardown("fit")
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the label encoders, the vocabulary, and which cells of which data trained."""
+        """What a checkpoint stores: the label encoders, the vocabulary, and which cells of which data trained."""
         return {
+            STATE_KEY: STATE_VERSION,
             "encoders": self._label_table.to_dict(),
             "genes": self.genes_dict,
             "fingerprint": self.collection.fingerprint,
@@ -281,8 +248,8 @@ class DataModule(LightningDataModule):
             StateMismatchError: the checkpoint has other label columns or other genes, or it split the same data in
                 another way, so that cells that trained would validate or test.
         """
-        self._use(LabelTable.from_dict(state_dict["encoders"], self.labels))
-        check_genes(state_dict["genes"], self.genes_dict, type(self).__name__)
+        self._use(LabelTable.from_dict(state_dict["encoders"], self.labels or []))
+        check_genes(state_dict["genes"], self.genes_dict)
         same_data = state_dict["fingerprint"] == self.collection.fingerprint
         predicting = self.trainer is not None and self.trainer.predicting
         if same_data and not predicting:
@@ -304,15 +271,30 @@ class DataModule(LightningDataModule):
             return []  # Lightning's way to say that there is none
         return self._loader(Subset(sampler=SequentialSampler(len(rows)), rows=rows), training=False)
 
+    def _restore(self) -> None:
+        """Take the state of the checkpoint that the Trainer has restored.
+
+        Lightning restores the data only if its class is called as in the checkpoint, which a subclass is not.
+
+        Raises:
+            StateMismatchError: the checkpoint has no state of the data; or see `load_state_dict`.
+        """
+        path = None if self.trainer is None else self.trainer.ckpt_path
+        if path is not None and path != self._restored:
+            self.load_state_dict(read_state(path))
+        self._restored = path
+
     def _loader(self, sampler: Sampler, *, training: bool) -> Loader:
+        self._restore()
         trainer = self.trainer
         loader = Loader(
             self.collection,
             sampler,
-            self.collate,
+            self._collate,
             batch_size=self.batch_size,
             labels=self.label_codes,
-            transforms=self.transforms,
+            context=self._context,
+            transforms=self.transforms or (),
             seed=self.seed,
             drop_last=training,
             rank=trainer.global_rank if trainer is not None else 0,
@@ -323,4 +305,27 @@ class DataModule(LightningDataModule):
             tally=self._tally() if training and self.report else None,
         )
         self._loaders.append(loader)
+        self._sparse_keys = loader.densify
         return loader
+
+    @cached_property
+    def _collate(self) -> Collate:
+        """``collate`` as an object.
+
+        Raises:
+            LookupError: no collate function is registered under the name.
+            TypeError: what is given, or registered under the name, cannot be called.
+        """
+        collate = load("collate", self.collate)() if isinstance(self.collate, str) else self.collate
+        if collate is None:
+            return Sparse()
+        if not isinstance(collate, Collate):
+            raise TypeError(f"collate must be called with a batch and a generator; got {type(collate).__name__}")
+        return collate
+
+    @property
+    def _context(self) -> BatchContext:
+        classes = {
+            column: [decoder[code] for code in range(len(decoder) - 1)] for column, decoder in self.decoders.items()
+        }
+        return BatchContext(vocabulary=self.collection.vocabulary, labels=tuple(self.labels or ()), classes=classes)

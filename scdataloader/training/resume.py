@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from scdataloader.loading.loader import Loader
+from scdataloader.training.checkpoint import STATE_KEY
 
 
 class ExactResume(Callback):
@@ -35,16 +36,19 @@ class ExactResume(Callback):
 
     def on_save_checkpoint(
         self,
-        trainer: Trainer,  # noqa: ARG002
+        trainer: Trainer,
         pl_module: LightningModule,  # noqa: ARG002
         checkpoint: dict[str, Any],
     ) -> None:
-        """Leave out the batch that is not trained on yet."""
+        """Store the state of the data under its own key, and leave out the batch that is not trained on yet."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, LightningDataModule) and STATE_KEY in (state := data.state_dict()):
+            checkpoint[STATE_KEY] = state
         fit = checkpoint["loops"]["fit_loop"]
-        state = _loader_state(fit)
-        if state is not None:
+        position = _loader_state(fit)
+        if position is not None:
             n_trained = fit["epoch_loop.batch_progress"]["current"]["processed"]
-            state["samples_seen"] = min(state["samples_seen"], n_trained * state["global_batch_size"])
+            position["samples_seen"] = min(position["samples_seen"], n_trained * position["global_batch_size"])
 
     def on_load_checkpoint(
         self,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from scdataloader.batches.full import Dense, SelectedGenes, Sparse
+from scdataloader.batches.full import Dense, Sparse
+from scdataloader.batches.selected_genes import SelectedGenes
 from scdataloader.batches.transforms import Log1p, Normalize, QuantileBins, transformed
 from scdataloader.collection.collection import Collection
 from scdataloader.protocols import BatchContext, Collate, Transform
@@ -53,7 +54,7 @@ def with_rows(**changed):
     ],
 )
 def test_rows_that_a_kernel_could_not_trust_are_refused(batch, transform):
-    with pytest.raises(ValueError, match="made"):
+    with pytest.raises(ValueError, match="returned"):
         transformed(batch, transform, RNG)
 
 

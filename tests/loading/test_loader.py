@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from scdataloader.batches.full import Dense, SelectedGenes, Sparse
+from scdataloader.batches.full import Dense, Sparse
+from scdataloader.batches.selected_genes import SelectedGenes
 from scdataloader.batches.transforms import Log1p
 from scdataloader.collection.collection import Collection
 from scdataloader.errors import StateMismatchError

@@ -11,6 +11,7 @@ import torch
 
 import scdataloader as scd
 from scdataloader.errors import StateMismatchError
+from scdataloader.types import CSRRows
 from tests.cells import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(30)]
@@ -176,8 +177,128 @@ def test_a_checkpoint_of_other_labels_or_genes_is_refused():
     state = module().state_dict()
     with pytest.raises(StateMismatchError, match=r"labels \['type', 'donor'\], but this run has \['type'\]"):
         module(labels=["type"]).load_state_dict(state)
-    with pytest.raises(StateMismatchError, match="trained on 30 genes, and this data has 20 others"):
+    with pytest.raises(StateMismatchError, match=r"trained on 30 genes.*20 others"):
         module(alignment=scd.GeneAlignment(vocabulary=GENES[:20])).load_state_dict(state)
+
+
+class Renamed(scd.DataModule):
+    """A DataModule under another name, as every integration is."""
+
+
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_codes_of_a_checkpoint_hold_whatever_the_class_is_called(tmp_path, weights_only):
+    run = trainer(tmp_path, limit_val_batches=0)
+    run.fit(Recorder(), module())
+    run.save_checkpoint(tmp_path / "run.ckpt", weights_only=weights_only)
+    fewer = sources()[1:]
+    fewer[0]._obs["type"] = pd.Categorical(["T cell", "NK cell"] * 40)
+    labels = []
+
+    class Labels(Recorder):
+        def test_step(self, batch, batch_idx):
+            labels.extend(batch["labels"][:, 0].tolist())
+
+    dm = Renamed(fewer, labels=["type", "donor"], split=scd.Split(test=0.5))
+    trainer(tmp_path).test(Labels(), datamodule=dm, ckpt_path=tmp_path / "run.ckpt", weights_only=False)
+    assert set(labels) == {1, 2}  # as trained: B cell 0, NK cell 1, T cell 2
+    applied = Renamed(fewer, labels=["type", "donor"], checkpoint=str(tmp_path / "run.ckpt"))
+    assert applied.encoders["type"] == {"B cell": 0, "NK cell": 1, "T cell": 2}
+
+
+def test_a_checkpoint_without_our_state_is_refused(tmp_path):
+    run = trainer(tmp_path)
+    loader = module(collate=scd.Dense()).train_dataloader()
+    run.fit(Recorder(), train_dataloaders=loader, val_dataloaders=loader)
+    run.save_checkpoint(tmp_path / "other.ckpt", weights_only=False)
+    with pytest.raises(StateMismatchError, match=r"other\.ckpt has no entry 'scdataloader'"):
+        trainer(tmp_path, limit_val_batches=0).fit(Recorder(), datamodule=module(), ckpt_path=tmp_path / "other.ckpt")
+    with pytest.raises(StateMismatchError, match=r"other\.ckpt has no entry 'scdataloader'"):
+        module(checkpoint=str(tmp_path / "other.ckpt")).setup("fit")
+
+
+def test_the_state_of_the_data_has_one_key(tmp_path):
+    run = trainer(tmp_path, limit_val_batches=0)
+    run.fit(Recorder(), datamodule=Renamed(sources(), labels=["type", "donor"], batch_size=16))
+    run.save_checkpoint(tmp_path / "run.ckpt", weights_only=False)
+    assert set(torch.load(tmp_path / "run.ckpt", weights_only=False)["scdataloader"]) >= {"encoders", "genes", "split"}
+
+
+class Tokens:
+    """A collate function without "x", not annotated, which binds the vocabulary and wants columns of obs."""
+
+    obs = ("quality", "type")
+
+    def bind(self, context):
+        assert context.vocabulary.ids == GENES
+        assert context.labels == ("type", "donor")
+        assert context.classes["type"] == ["B cell", "NK cell", "T cell"]
+        return self
+
+    def __call__(self, batch, rng):
+        assert batch.obs["quality"].dtype == np.float64
+        kinds = [{None: -1}.get(kind, kind) for kind in batch.obs["type"]]
+        return {
+            "input_ids": torch.zeros(len(batch), 4),
+            "kind": kinds,
+            "quality": batch.obs["quality"],
+            "row": batch.row,
+        }
+
+
+class TokenModel(Recorder):
+    def training_step(self, batch, _):
+        self.rows += list(zip(batch["row"].tolist(), batch["kind"], batch["quality"].tolist(), strict=True))
+        return (batch["input_ids"].sum(1) * self.weight).mean()
+
+
+def test_a_collate_function_without_x_trains_and_gets_columns_of_obs(tmp_path):
+    model, dm = TokenModel(), module(collate=Tokens())
+    trainer(tmp_path, limit_val_batches=0).fit(model, datamodule=dm)
+    obs = dm.collection.obs(["type", "quality"])
+    assert len(model.rows) == 200 // 16 * 16
+    for row, kind, quality in model.rows:
+        assert (kind, quality) == (obs["type"][row], obs["quality"][row])
+
+
+def test_a_column_or_matrix_that_a_source_lacks_is_refused_by_name():
+    lacking = sources()
+    lacking[1]._obs = lacking[1]._obs.drop(columns="quality")
+    lacking[1].obs_columns.remove("quality")
+    with pytest.raises(KeyError, match="b has no obs column 'quality'"):
+        module(data=lacking, collate=Tokens()).train_dataloader()
+    wants = Tokens()
+    wants.matrices = ["layers/spliced"]
+    with pytest.raises(KeyError, match="a has no matrix 'layers/spliced'"):
+        module(collate=wants).train_dataloader()
+
+
+def test_further_matrices_come_in_vocabulary_genes():
+    class Layered(MemorySource):
+        matrix_keys = ("layers/twice", "obsm/place")
+
+        def read_matrix(self, key, rows):
+            cells = self.read(rows)
+            if key == "obsm/place":
+                return np.stack([rows, rows * 2], axis=1).astype(np.float32)
+            return CSRRows(data=cells.data * 2, indices=cells.indices, indptr=cells.indptr, n_genes=cells.n_genes)
+
+    seen = []
+
+    class Both(Tokens):
+        matrices = ("layers/twice", "obsm/place")
+
+        def __call__(self, batch, rng):
+            twice = batch.matrices["layers/twice"].to_scipy().toarray()
+            assert np.array_equal(twice, 2 * batch.x.to_scipy().toarray())
+            own = np.where(batch.source == 0, batch.row, batch.row - 120)
+            assert np.array_equal(batch.matrices["obsm/place"], np.stack([own, own * 2], axis=1))
+            seen.extend(batch.row)
+            return {"row": batch.row}
+
+    layered = [Layered(one.name, one.dense, list(one.var.index), dict(one._obs)) for one in sources()]
+    for _ in module(data=layered, collate=Both()).train_dataloader():
+        pass
+    assert len(seen) == 192
 
 
 def test_a_checkpoint_that_split_the_same_cells_otherwise_is_refused():

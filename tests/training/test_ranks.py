@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import scdataloader as scd
-from scdataloader.batches.full import SelectedGenes
+from scdataloader.batches.selected_genes import SelectedGenes
 from scdataloader.collection.collection import Collection
 from scdataloader.errors import StateMismatchError
 from scdataloader.loading.loader import Loader

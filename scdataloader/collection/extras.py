@@ -1,0 +1,154 @@
+"""What a batch can carry beside counts and label codes: columns of obs, and further matrices."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scdataloader.collection.collection import without_gaps
+from scdataloader.errors import SourceFormatError
+from scdataloader.kernels.rows.align import OK, align_rows
+from scdataloader.protocols import HasMatrices
+from scdataloader.runtime.memory import row_buffers
+from scdataloader.types import CSRRows
+
+if TYPE_CHECKING:
+    from scdataloader.collection.collection import Collection
+    from scdataloader.genes.alignment import AlignedSource
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObsColumn:
+    """A column of obs of all cells of a collection."""
+
+    values: NDArray[Any]
+    """``(n,)`` numbers, or the position of each label in ``labels``."""
+    labels: NDArray[Any] | None = None
+    """The labels as strings, and None last, for missing ones; None of a column of numbers."""
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """``(len(rows),)`` numbers, or strings and None."""
+        return self.values[rows] if self.labels is None else self.labels[self.values[rows]]
+
+
+def check_columns(collection: Collection, columns: Iterable[str]) -> None:
+    """See that every source has columns of obs.
+
+    Raises:
+        KeyError: a source lacks one; names both.
+    """
+    for column in columns:
+        for part in collection.parts:
+            if column not in part.source.obs_columns:
+                raise KeyError(_lacks(part.source.name, "obs column", column, part.source.obs_columns))
+
+
+def check_matrices(collection: Collection, keys: Iterable[str]) -> None:
+    """See that every source has matrices.
+
+    Raises:
+        KeyError: a source lacks one; names both.
+    """
+    for key in keys:
+        for part in collection.parts:
+            has = part.source.matrix_keys if isinstance(part.source, HasMatrices) else ()
+            if key not in has:
+                raise KeyError(_lacks(part.source.name, "matrix", key, has))
+
+
+def load_column(collection: Collection, column: str) -> ObsColumn:
+    """A column of obs that every source has: numbers where all sources have numbers, otherwise labels."""
+    series = collection.column(column)
+    if all(pd.api.types.is_numeric_dtype(values.dtype) for values in series):
+        return ObsColumn(values=collection.arrange([_numbers(values) for values in series]))
+    categories = [values.astype("category") for values in series]
+    labels = sorted({str(label) for values in categories for label in values.cat.categories})
+    position = {label: number for number, label in enumerate(labels)}
+    codes = []
+    for values in categories:
+        # the last entry answers the code -1 of a missing value
+        lut = np.array([*(position[str(label)] for label in values.cat.categories), len(labels)], np.int32)
+        codes.append(lut[values.cat.codes.to_numpy()])
+    return ObsColumn(values=collection.arrange(codes), labels=np.array([*labels, None], object))
+
+
+def read_matrix(collection: Collection, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32]:
+    """Cells ``rows`` of a further matrix.
+
+    Returns:
+        Rows in vocabulary genes of "layers/…"; ``(len(rows), D)`` float32 of "obsm/…".
+
+    Raises:
+        SourceFormatError: a source returns a matrix of another shape than it must have.
+        ValueError: the sources have different numbers of columns.
+    """
+    pieces = []
+    for part, place, own in collection.rows_in_parts(rows):
+        if not isinstance(part.source, HasMatrices):
+            raise KeyError(_lacks(part.source.name, "matrix", key, ()))
+        piece = part.source.read_matrix(key, own)
+        n_rows = len(piece)
+        if n_rows != len(own):
+            raise SourceFormatError(f"{part.source.name} returned {n_rows} cells of {key}, expected {len(own)}")
+        pieces.append((part, place, piece))
+    if key.startswith("layers/"):
+        return _aligned(key, len(rows), collection.n_genes, pieces)
+    return _stacked(key, len(rows), pieces)
+
+
+def _aligned(key: str, n_rows: int, n_genes: int, pieces: Sequence[tuple[AlignedSource, Any, Any]]) -> CSRRows:
+    sizes = np.zeros(n_rows, np.int64)
+    for part, place, piece in pieces:
+        if not isinstance(piece, CSRRows) or piece.n_genes != len(part.genes.lut):
+            raise SourceFormatError(f"{part.source.name} must return {key} as rows of {len(part.genes.lut):,} genes")
+        sizes[place] = np.diff(piece.indptr)
+    buffers = row_buffers(sizes)
+    for part, place, piece in pieces:
+        status, at = align_rows(
+            piece.indptr,
+            piece.indices,
+            piece.data,
+            np.arange(len(place)),
+            part.genes.lut,
+            n_genes,
+            part.genes.monotone,
+            False,  # noqa: FBT003 (a compiled loop takes no keywords): other matrices need not be counts
+            place,
+            buffers.starts,
+            buffers.indices,
+            buffers.data,
+            buffers.sizes,
+            buffers.depth,
+        )
+        if status != OK:
+            raise SourceFormatError(f"{part.source.name} has a gene number out of range in {key}, cell {at} as read")
+    return without_gaps(buffers, sizes, n_genes)
+
+
+def _stacked(key: str, n_rows: int, pieces: Sequence[tuple[AlignedSource, Any, Any]]) -> NDArray[np.float32]:
+    widths = {part.source.name: piece.shape[1] for part, _, piece in pieces}
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"{key} has different numbers of columns: {', '.join(f'{n} {w}' for n, w in widths.items())}")
+    out = np.empty((n_rows, next(iter(widths.values()), 0)), np.float32)
+    for _, place, piece in pieces:
+        out[place] = piece
+    return out
+
+
+def _numbers(values: pd.Series[Any]) -> NDArray[Any]:
+    if isinstance(values.dtype, np.dtype):
+        return values.to_numpy()
+    # nullable columns: whole numbers stay so where none is missing
+    return values.to_numpy(np.float64, na_value=np.nan) if values.isna().any() else values.to_numpy(values.dtype.type)
+
+
+def _lacks(source: str, kind: str, name: str, has: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, has, n=3, cutoff=0.5)
+    hint = f"the nearest is {near[0]!r}" if near else f"it has {', '.join(has[:5]) or 'none'}"
+    return f"{source} has no {kind} {name!r}, which the collate function needs; {hint}"
