@@ -89,9 +89,11 @@ def with_ancestry(parents: Parents, ancestry: Mapping[str, Collection[str]]) -> 
 def restricted(parents: Parents, keep: Collection[str]) -> dict[str, tuple[str, ...]]:
     """The graph of the terms to keep. A path through other terms becomes an edge, unless another path exists."""
     kept = {}
+    dropped = parents.keys() - keep
     for term in keep:
-        above = tuple(parent for parent in parents[term] if parent in keep)
-        if len(above) < len(parents[term]):
+        above = tuple(parents[term])
+        if not dropped.isdisjoint(above):
+            above = tuple(parent for parent in above if parent in keep)
             further = {other for other in steps_up(parents, term) if other in keep}
             ancestry = {other: further & steps_up(parents, other).keys() for other in further}
             above = _with_further(term, above, further, ancestry)
@@ -103,6 +105,8 @@ def _with_further(
     term: str, parents: Collection[str], ancestors: Collection[str], ancestry: Mapping[str, Collection[str]]
 ) -> tuple[str, ...]:
     """A term's parents, and those of its ancestors that are neither above a parent nor above another such ancestor."""
+    if len(ancestors) <= len(parents):
+        return tuple(parents)
     missing = set(ancestors).difference((term,), parents, *(ancestry.get(parent, ()) for parent in parents))
     if not missing:
         return tuple(parents)

@@ -129,19 +129,9 @@ class TermNames:
         current = [term for term in self.labels if term not in self.deprecated]
         found: dict[str, tuple[str, ...]] = {}
         for terms in (current, deprecated):
-            self._add_names(found, {term: [self.labels[term]] for term in terms})
-            self._add_names(found, {term: self.synonyms.get(term, ()) for term in terms})
+            found |= _new_names(found, ((term, (self.labels[term],)) for term in terms))
+            found |= _new_names(found, ((term, self.synonyms.get(term, ())) for term in terms))
         return found
-
-    @staticmethod
-    def _add_names(found: dict[str, tuple[str, ...]], names: Mapping[str, Iterable[str]]) -> None:
-        """Add names that are not in ``found`` yet; a name may belong to several terms."""
-        new: dict[str, tuple[str, ...]] = {}
-        for term, some in names.items():
-            for name in {_folded(name) for name in some} - {""}:
-                if name not in found:
-                    new[name] = (*new.get(name, ()), term)
-        found |= new
 
     def _near_ids(self, text: str) -> str:
         near = [term for id_key in _one_edit(_id_key(text)) for term in self._by_id.get(id_key, ())]
@@ -150,6 +140,20 @@ class TermNames:
     def _near_names(self, text: str) -> str:
         close = difflib.get_close_matches(_folded(text), self._by_name, n=N_SHOWN, cutoff=0.7)
         return ", ".join(f"{name!r} ({term})" for name in close for term in self._by_name[name])
+
+
+def _new_names(
+    known: Mapping[str, tuple[str, ...]], names: Iterable[tuple[str, Iterable[str]]]
+) -> dict[str, tuple[str, ...]]:
+    """``{name: its terms}`` of the names of each term that are not known yet."""
+    new: dict[str, tuple[str, ...]] = {}
+    for term, some in names:
+        for name in map(_folded, some):
+            if name and name not in known:
+                terms = new.get(name, ())
+                if term not in terms:
+                    new[name] = (*terms, term)
+    return new
 
 
 def _folded(text: str) -> str:

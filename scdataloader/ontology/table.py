@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import chain
+from typing import Any
 
 from scdataloader.ontology.graph import Parents, find_cycle, restricted, with_ancestry
 from scdataloader.ontology.names import prefix_of
@@ -63,10 +66,12 @@ def build(table: TermTable, prefixes: Sequence[str] | str | None = None) -> Term
         raise ValueError(f"{table.name} has a cycle of terms and their parents: {path}; remove one of these edges")
     if table.ancestry is not None:
         parents = with_ancestry(parents, table.ancestry)
-    starts = "" if prefixes is None else tuple(prefix.rstrip(":_") + mark for prefix in prefixes for mark in ":_")
-    inside = sorted(term for term in table.labels if term.startswith(starts))
+    inside = sorted(table.labels)
+    if prefixes is not None:
+        starts = tuple(prefix.rstrip(":_") + mark for prefix in prefixes for mark in ":_")
+        inside = [term for term in inside if term.startswith(starts)]
     deprecated = frozenset(table.deprecated).intersection(inside)
-    current = {term: None for term in inside if term not in deprecated}
+    current = dict.fromkeys(term for term in inside if term not in deprecated)
     if not current:
         which = f" whose id begins with {', '.join(prefixes)}" if prefixes else ""
         raise ValueError(f"{table.name} has no current term{which}")
@@ -74,8 +79,9 @@ def build(table: TermTable, prefixes: Sequence[str] | str | None = None) -> Term
         table,
         labels={term: table.labels[term] for term in inside},
         parents=restricted(parents, current),
-        synonyms={term: tuple(table.synonyms[term]) for term in inside if term in table.synonyms},
+        synonyms={term: table.synonyms[term] for term in inside if table.synonyms.get(term)},
         deprecated=deprecated,
+        replaced_by={term: new for term, new in table.replaced_by.items() if term in deprecated},
         ancestry=None,
     )
 
@@ -86,37 +92,62 @@ def merge(tables: Sequence[TermTable]) -> TermTable:
     Name, synonyms, deprecation and replacement of a term are those of the table with the most terms of its prefix: a
     file of UBERON contains some terms of CL, perhaps of an older release.
     """
-    parents: dict[str, set[str]] = {}
-    # ties are broken by the title and then by content
-    words: dict[str, tuple[int, str, bool, str, Sequence[str], str]] = {}
+
+    @cache
+    def n_terms(number: int) -> Counter[str]:
+        return Counter(map(prefix_of, tables[number].labels))
+
+    def rank(number: int, term: str) -> tuple[Any, ...]:
+        table = tables[number]
+        words = (table.labels[term], tuple(table.synonyms.get(term, ())), table.replaced_by.get(term, ""))
+        return (-n_terms(number)[prefix_of(term)], table.title, term in table.deprecated, *words, number)
+
+    labels: dict[str, str] = {}
+    parents: dict[str, Collection[str]] = {}
+    synonyms: dict[str, Sequence[str]] = {}
+    replaced_by: dict[str, str] = {}
+    deprecated: set[str] = set()
+    shared: set[str] = set()
     for table in tables:
-        n_terms = Counter(map(prefix_of, table.labels))
-        for term, label in table.labels.items():
-            own = (table.title, term in table.deprecated, label, table.synonyms.get(term, ()))
-            rank = (-n_terms[prefix_of(term)], *own, table.replaced_by.get(term, ""))
-            words[term] = min(words.get(term, rank), rank)
-            parents.setdefault(term, set()).update(table.parents.get(term, ()))
+        shared |= labels.keys() & table.labels.keys()
+        labels |= table.labels
+        parents |= table.parents
+        synonyms |= table.synonyms
+        replaced_by |= table.replaced_by
+        deprecated |= set(table.deprecated)
+    for term in shared:
+        owners = [number for number, table in enumerate(tables) if term in table.labels]
+        best = tables[min(rank(number, term) for number in owners)[-1]]
+        labels[term] = best.labels[term]
+        parents[term] = [parent for number in owners for parent in tables[number].parents.get(term, ())]
+        synonyms[term] = best.synonyms.get(term, ())
+        if term not in best.deprecated:
+            deprecated.discard(term)
+        replaced_by.pop(term, None)
+        if term in best.replaced_by:
+            replaced_by[term] = best.replaced_by[term]
     return TermTable(
         name=_SEPARATOR.join(sorted({title for table in tables for title in table.title.split(_SEPARATOR)})),
-        labels={term: label for term, (_, _, _, label, _, _) in words.items()},
+        labels=labels,
         parents=parents,
-        synonyms={term: synonyms for term, (_, _, _, _, synonyms, _) in words.items()},
-        deprecated={term for term, (_, _, deprecated, _, _, _) in words.items() if deprecated},
-        replaced_by={term: new for term, (_, _, _, _, _, new) in words.items() if new},
+        synonyms=synonyms,
+        deprecated=deprecated,
+        replaced_by=replaced_by,
     )
 
 
 def _parents(table: TermTable) -> Parents:
     """The distinct parents of every term, sorted; a term is not its own parent."""
-    parents = {}
-    for term in table.labels:
-        above = {*table.parents.get(term, ())} - {term}
-        if unknown := [parent for parent in above if parent not in table.labels]:
-            raise ValueError(
-                f"{table.name} has the parent {min(unknown)!r} of {term!r}, which is not one of its terms; add it to "
-                "labels, or remove it from parents"
-            )
-        parents[term] = tuple(sorted(above))
-    if stray := table.parents.keys() - table.labels.keys():
+    parents: dict[str, tuple[str, ...]] = dict.fromkeys(table.labels, ())
+    for term, above in table.parents.items():
+        if above:
+            parents[term] = tuple(sorted({*above} - {term}))
+    if stray := parents.keys() - table.labels.keys():
         raise ValueError(f"{table.name} has parents of {min(stray)!r}, which is not one of its terms; add it to labels")
+    if unknown := set(chain.from_iterable(parents.values())) - table.labels.keys():
+        child = next(term for term, above in parents.items() if not unknown.isdisjoint(above))
+        raise ValueError(
+            f"{table.name} has the parent {min(unknown.intersection(parents[child]))!r} of {child!r}, which is not one "
+            "of its terms; add it to labels, or remove it from parents"
+        )
     return parents
