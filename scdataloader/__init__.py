@@ -17,17 +17,12 @@ if TYPE_CHECKING:
     from scdataloader.labels.roll_up import RollUp
     from scdataloader.loading.loader import Loader
     from scdataloader.ontology.ontology import Ontology
-    from scdataloader.protocols import Collate, Sampler, Source, Transform
-    from scdataloader.sampling.class_index import ClassIndex
     from scdataloader.sampling.options import Sampling
-    from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
     from scdataloader.sampling.splits import Split
-    from scdataloader.sampling.tally import Tally
     from scdataloader.sources import open_source
     from scdataloader.store.convert import convert
     from scdataloader.store.reader import Store
     from scdataloader.training.datamodule import DataModule
-    from scdataloader.training.monitor import SamplingMonitor
     from scdataloader.types import CellBatch, CSRRows
 
 __version__ = "0.1.0"
@@ -47,8 +42,6 @@ __all__ = [
     "CSRRows",
     "CellBatch",
     "CellDataset",
-    "ClassIndex",
-    "Collate",
     "Collection",
     "DataModule",
     "Dense",
@@ -60,57 +53,71 @@ __all__ = [
     "Ontology",
     "QuantileBins",
     "RollUp",
-    "Sampler",
     "Sampling",
-    "SamplingMonitor",
     "SelectedGenes",
-    "SequentialSampler",
-    "ShuffleSampler",
-    "Source",
     "Sparse",
     "Split",
     "Store",
-    "Tally",
-    "Transform",
-    "WeightedSampler",
     "convert",
     "open_source",
     "register",
 ]
 
 # Modules are imported when a name of theirs is first used: torch takes seconds, and reading a file does not need it.
-_NAMES = {
-    "genes.alignment": "GeneAlignment",
-    "sampling.class_index": "ClassIndex",
-    "batches.full": "Dense Sparse",
-    "batches.selected_genes": "SelectedGenes",
-    "collection.collection": "Collection",
-    "store.convert": "convert",
-    "training.datamodule": "DataModule",
-    "integrations.mapped_collection": "CellDataset",
-    "genes.vocabulary": "GeneVocabulary",
-    "loading.loader": "Loader",
-    "training.monitor": "SamplingMonitor",
-    "ontology.ontology": "Ontology",
-    "labels.roll_up": "RollUp",
-    "sampling.samplers": "SequentialSampler ShuffleSampler WeightedSampler",
-    "sources": "open_source",
-    "sampling.splits": "Split",
-    "store.reader": "Store",
-    "sampling.tally": "Tally",
-    "batches.transforms": "Log1p Normalize QuantileBins",
-    "protocols": "Collate Sampler Source Transform",
-    "types": "CSRRows CellBatch",
-    "sampling.options": "Sampling",
+_MODULE_OF = {
+    "CSRRows": "types",
+    "CellBatch": "types",
+    "CellDataset": "integrations.mapped_collection",
+    "Collection": "collection.collection",
+    "DataModule": "training.datamodule",
+    "Dense": "batches.full",
+    "GeneAlignment": "genes.alignment",
+    "GeneVocabulary": "genes.vocabulary",
+    "Loader": "loading.loader",
+    "Log1p": "batches.transforms",
+    "Normalize": "batches.transforms",
+    "Ontology": "ontology.ontology",
+    "QuantileBins": "batches.transforms",
+    "RollUp": "labels.roll_up",
+    "Sampling": "sampling.options",
+    "SelectedGenes": "batches.selected_genes",
+    "Sparse": "batches.full",
+    "Split": "sampling.splits",
+    "Store": "store.reader",
+    "convert": "store.convert",
+    "open_source": "sources",
 }
-_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
+_ROOMS = (
+    "batches",
+    "collection",
+    "curation",
+    "genes",
+    "integrations",
+    "labels",
+    "lamin",
+    "loading",
+    "models",
+    "ontology",
+    "protocols",
+    "registry",
+    "report",
+    "sampling",
+    "schema",
+    "sources",
+    "store",
+    "testing",
+    "training",
+    "types",
+)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return ["__version__", *__all__]
+    return ["__version__", *__all__, *_ROOMS]
