@@ -71,7 +71,7 @@ def test_a_dask_cluster_writes_the_same(tmp_path, out):
 def test_an_executor_and_a_number_of_processes(out):
     with pytest.raises(ValueError, match="not both"), ThreadPoolExecutor(1) as executor:
         convert([counted("a", 3, 5, 0)], out, executor=executor, n_processes=2)
-    with pytest.raises(ValueError, match="n_processes must be 1 or more, not 0"):
+    with pytest.raises(ValueError, match="n_processes must be 1 or more; got 0"):
         convert([counted("a", 3, 5, 0)], out, n_processes=0)
 
 

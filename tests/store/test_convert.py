@@ -194,7 +194,7 @@ def test_a_cell_without_values_and_a_source_without_cells(out):
     made = [empty, counted("a", 3, 7, 1), replace(empty, name="empty too")]
     made[1].x = sp.csr_matrix(made[1].x.shape, dtype=np.float32)
     check(here(made, out), made)
-    with pytest.raises(ValueError, match="there is no cell in empty"):
+    with pytest.raises(ValueError, match="there are no cells in empty"):
         here([empty], out.with_name("b.cells"))
 
 

@@ -153,7 +153,7 @@ def test_ordering_goes_on_where_it_stopped(tmp_path, out, monkeypatch, append):
         patched.setattr(tasks, "run_task", lambda task: stops(task) if _orders(task) else run(task))
         with pytest.raises(OSError, match="enough") as stopped:
             here(made[:2], out, layout="shuffled", append=append)
-    assert f"5 of 5 shards are finished and were kept in {out}/unordered" in stopped.value.__notes__[0]
+    assert f"5 of 5 shards are finished and kept in {out}/unordered" in stopped.value.__notes__[0]
     if append:
         assert [source.name for source in Store.open(out).sources] == ["c"]
     else:
@@ -184,7 +184,7 @@ def test_a_damaged_cell_is_not_copied(out, monkeypatch):
     run, damaged = tasks.run_task, []
     with monkeypatch.context() as patched:
         patched.setattr(tasks, "run_task", damage)
-        with pytest.raises(StoreFormatError, match=r"unordered/shards/00001.cells is damaged at cell 0: delete it"):
+        with pytest.raises(StoreFormatError, match=r"unordered/shards/00001.cells is damaged at cell 0; delete it"):
             here(made, out, layout="shuffled")
     (out / "unordered" / "shards" / "00001.cells").unlink()
     check(here(made, out, layout="shuffled"), made)

@@ -52,11 +52,11 @@ def _bad(value, dtype=np.float64):
 @pytest.mark.parametrize(
     ("source", "values", "error", "said"),
     [
-        (lambda: _bad(-1.0), "counts", NotCountsError, "-1.0 at cell 7, gene 3 (ENSG00000000018) is no count"),
-        (lambda: _bad(0.5), "counts", NotCountsError, "0.5 at cell 7, gene 3 (ENSG00000000018) is no count"),
+        (lambda: _bad(-1.0), "counts", NotCountsError, "-1.0 at cell 7, gene 3 (ENSG00000000018) is not a count"),
+        (lambda: _bad(0.5), "counts", NotCountsError, "0.5 at cell 7, gene 3 (ENSG00000000018) is not a count"),
         (lambda: _bad(np.nan), "counts", NotCountsError, "nan at cell 7"),
-        (lambda: _bad(LARGEST + 1, np.int64), "counts", ValueError, "is more than the 4,294,967,295 that a count"),
-        (lambda: _bad(0.1), "any", ValueError, "0.1 at cell 7, gene 3 (ENSG00000000018) is no float32 number"),
+        (lambda: _bad(LARGEST + 1, np.int64), "counts", ValueError, "is larger than 4,294,967,295"),
+        (lambda: _bad(0.1), "any", ValueError, "0.1 at cell 7, gene 3 (ENSG00000000018) is not a float32 number"),
         (lambda: _bad((1 << 24) + 1, np.int64), "any", ValueError, "16777217 at cell 7, gene 3"),
         (lambda: _bad((1 << 53) + 1, np.int64), "any", ValueError, "whole number is larger than 9,007,199,254,740,992"),
     ],
@@ -85,7 +85,7 @@ def test_gene_ids_that_are_there_twice(out):
 def test_two_sources_that_are_the_same(tmp_path, out):
     (path,) = write_files(tmp_path, (5,))
     shutil.copy(path, tmp_path / "copy.h5ad")
-    with pytest.raises(ValueError, match=r"copy.h5ad and 0.h5ad hold the same \(fingerprint [0-9a-f]+\)"):
+    with pytest.raises(ValueError, match=r"copy.h5ad and 0.h5ad hold the same cells \(fingerprint [0-9a-f]+\)"):
         here([path, tmp_path / "copy.h5ad"], out)
 
 
@@ -135,23 +135,23 @@ def test_an_obs_of_another_length(out):
 @pytest.mark.parametrize("layout", ["shufled", "grouped:", "grouped"])
 def test_a_layout_that_is_none(out, layout):
     with pytest.raises(
-        ValueError, match=f"layout must be one of source, shuffled, grouped:<obs column>; not '{layout}'"
+        ValueError, match=f"layout must be one of source, shuffled, grouped:<obs column>; got '{layout}'"
     ):
         here([counted("a", 4, 5, 0)], out, layout=layout)
 
 
 def test_shards_of_no_cells(out):
-    with pytest.raises(ValueError, match="cells_per_shard must be 1 or more, not 0"):
+    with pytest.raises(ValueError, match="cells_per_shard must be 1 or more; got 0"):
         here([counted("a", 4, 5, 0)], out, cells_per_shard=0)
 
 
 def test_a_folder_of_something_else(tmp_path, out):
     out.write_text("a file")
-    with pytest.raises(FileExistsError, match="is a file; a store is a folder"):
+    with pytest.raises(FileExistsError, match="is a file, but a store is a folder"):
         here([counted("a", 4, 5, 0)], out)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("meow")
-    with pytest.raises(FileExistsError, match=r"has 1 files or folders in it, cat.jpg among them, and is neither"):
+    with pytest.raises(FileExistsError, match=r"holds 1 other files or folders .cat.jpg., and neither"):
         here([counted("a", 4, 5, 0)], tmp_path / "photos")
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
@@ -206,8 +206,8 @@ def test_a_disk_that_fills_up(tmp_path, out, layout):
     assert failed.returncode == 2
     said = failed.stderr.splitlines()[-1]
     assert re.fullmatch(
-        rf"error: cannot write {out}/\S+\.cells: File too large; (\d of 8 shards are finished and were kept in "
-        rf"{out}\S*: give the same command again to go on|nothing of it was kept)",
+        rf"error: cannot write {out}/\S+\.cells: File too large; (\d of 8 shards are finished and kept in "
+        rf"{out}\S*: rerun the same command to continue|no files were kept)",
         said,
     )
     if "kept in" in said:
@@ -248,10 +248,10 @@ def test_a_disk_that_is_full_in_truth(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "ended with 2\n"
     assert re.search(
-        rf"error: cannot write {out}/\S+: No space left on device; \d of 8 shards are finished and were kept in",
+        rf"error: cannot write {out}/\S+: No space left on device; \d of 8 shards are finished and kept in",
         done.stderr,
     )
-    assert "by an earlier try" in done.stderr
+    assert "by an earlier run" in done.stderr
     assert tree(copy) == expected
 
 
@@ -274,13 +274,13 @@ def test_no_room_for_a_table_leaves_the_old_store(tmp_path, out, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr("scdataloader.store.tables.opened_atomically", full)
-        with pytest.raises(WriteError, match=r"cannot write \S+: No space left on device; nothing of it") as error:
+        with pytest.raises(WriteError, match=r"cannot write \S+: No space left on device; no files were kept") as error:
             here(made[1:], out, append=True)
     assert error.value.errno == 28
     assert tree(out) == before
     with monkeypatch.context() as patched:
         patched.setattr("scdataloader.store.manifest.Manifest.save", full)
-        with pytest.raises(WriteError, match=r"2 of 2 shards are finished and were kept"):
+        with pytest.raises(WriteError, match=r"2 of 2 shards are finished and kept"):
             here(made[1:], out, append=True)
     assert [source.name for source in Store.open(out).sources] == ["a"]
     check(here(made[1:], out, append=True), made)

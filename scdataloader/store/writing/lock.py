@@ -1,4 +1,4 @@
-"""One conversion at a time in a folder: a lock that ends with the processes that hold it, however they end."""
+"""Lock of a folder for one conversion at a time; it ends with the processes that hold it, however they end."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from scdataloader.runtime.files import try_lock, writing
 
 LOCK = "conversion.lock"
 _PATIENCE = 5.0
-"""Seconds in which the processes of a conversion that was killed have to end."""
+"""Seconds that the processes of a killed conversion have to end."""
 
 
 class ConversionStoppedError(RuntimeError):
-    """A task goes on though its conversion has ended."""
+    """A task is running although its conversion has ended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """A conversion's right to write into a folder; its tasks, on whatever machine, share it."""
+    """Right of a conversion to write into a folder, which its tasks share on all machines."""
 
     path: Path
-    """The lock file, which all tasks hold, and which has the token in it as long as the conversion goes on."""
+    """The lock file. All tasks lock it, and it contains the token as long as the conversion runs."""
     token: str
-    """Random: no other conversion has it."""
+    """Random text that identifies the conversion."""
 
     def check(self) -> None:
-        """Refuse to go on for a conversion that has failed, was interrupted, or has given way to another one.
+        """Raise unless the conversion is still running.
 
         Raises:
-            ConversionStoppedError: it has ended.
+            ConversionStoppedError: it has failed, was interrupted, or was replaced by another one.
         """
         try:
             found = self.path.read_text(encoding="ascii")
@@ -44,13 +44,13 @@ class Claim:
             raise ConversionStoppedError(f"the conversion into {self.path.parent} has been stopped")
 
     def stop(self) -> None:
-        """Have all tasks end at their next `check`."""
+        """Make all tasks end at their next `check`."""
         with suppress(FileNotFoundError):
             os.truncate(self.path, 0)
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Hold the lock for one task, so that no other conversion begins while its process lives.
+        """Hold the lock for a task, so that no other conversion begins while its process lives.
 
         Raises:
             ConversionStoppedError: the conversion has ended.
@@ -70,11 +70,11 @@ class Claim:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[Claim]:
-    """Keep all other conversions out of a folder, which is made, and removed again if nothing is written into it.
+    """Lock a folder for one conversion. It is created if missing, and removed if it is empty at the end.
 
     Raises:
         RuntimeError: another conversion is writing there.
-        WriteError: the folder cannot be made or written to.
+        WriteError: the folder cannot be created or written to.
     """
     path = folder / LOCK
     with writing(folder):
@@ -85,7 +85,7 @@ def claimed(folder: Path) -> Iterator[Claim]:
         with writing(path):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, claim.token.encode("ascii"), 0)
-        is_ours = try_lock(descriptor, shared=True)  # from here on, tasks have their share of it
+        is_ours = try_lock(descriptor, shared=True)  # from here on, tasks can share it
         if not is_ours:
             raise RuntimeError(_refusal(folder))
         yield claim
@@ -105,7 +105,7 @@ def _exclusive(path: Path) -> int:
         if try_lock(descriptor):
             if _is_at(descriptor, path):
                 return descriptor
-            os.close(descriptor)  # of a conversion that has just ended and removed it
+            os.close(descriptor)  # another conversion has just ended and removed it
             continue
         os.close(descriptor)
         if time.monotonic() > deadline:
@@ -122,8 +122,8 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 def _refusal(folder: Path) -> str:
     return (
-        f"another conversion is writing into {folder}, or tasks of one that was interrupted still are; wait until they "
-        "have ended, or name another folder"
+        f"another conversion, or a task of an interrupted one, is writing into {folder}; wait until it has ended, or "
+        "name another folder"
     )
 
 

@@ -1,8 +1,11 @@
-"""What a conversion will write, fixed before its first cell is read: so that another try goes on where one stopped."""
+"""Plan of a conversion, fixed before the first cell is read, and the state of the folder that it writes into."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
@@ -12,29 +15,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
-from scdataloader.runtime.files import write_atomically, writing
-from scdataloader.store.manifest import Kind, ShardRecord, shard_record
+from scdataloader.runtime.files import PARTIAL, write_atomically, writing
+from scdataloader.store.manifest import MANIFEST, Kind, Manifest, ShardRecord, shard_record
+from scdataloader.store.writing.lock import LOCK
 
 PLAN = "conversion.json"
 UNORDERED = "unordered"
-"""Folder of the cells in the order of their sources, where they are to be put into another one."""
+"""Folder of the cells in the order of their sources, before they are reordered."""
 GROUPED = "grouped:"
-"""Begins the layout by an obs column."""
+"""Prefix of the layout by an obs column."""
+FOLDERS = ("obs", "var", "genes", "shards")
 _VERSION = 1
 _MOST_VALUES = 1 << 32
-"""That a shard can hold."""
+"""Largest number of values of a shard."""
+_OWN_FILE = re.compile(r"[0-9a-f]{5,32}\.(parquet|cells|json)(\.partial|\.progress)?")
+"""Names of all files that a conversion writes into `FOLDERS`."""
+_BEFORE_A_PLAN = {LOCK, PLAN + PARTIAL}
+"""All files that a conversion killed at its very beginning leaves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedSource:
-    """A source that is to be converted."""
+    """A source to convert."""
 
     name: str
-    """What it is called."""
     fingerprint: str
-    """Of its content."""
     n_cells: int
-    """How many cells it has."""
     genes: str
     """Digest of its gene table."""
     uns_organism: str | None
@@ -46,63 +52,63 @@ class PlannedShard:
     """A shard of cells of one source."""
 
     source: int
-    """Which of the plan's sources."""
+    """Number of the source in the plan."""
     first: int
-    """Its first row there."""
+    """First row in the source."""
     last: int
-    """One more than its last."""
+    """One more than the last row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """All that decides what a conversion writes."""
+    """Everything that decides what a conversion writes, so that another try can continue it."""
 
     version: int = _VERSION
-    """Of this file."""
+    """Version of the plan's file."""
     layout: str
-    """How cells will be ordered."""
+    """Order of the cells."""
     seed: int
-    """Of the order, if it is a random one."""
+    """Seed of a random order; 0 for others."""
     kind: Kind
-    """What values will be kept as."""
+    """Kind of the values."""
     cells_per_shard: int
     """At most."""
     appended_to: str | None
-    """Digest of the manifest that these sources are added to; None for a new store."""
+    """Digest of the manifest that the sources are appended to; None for a new store."""
     first_source: int
     """Number of the first of the sources in the store."""
     first_shard: int
     """Number of the first new shard."""
     sources: tuple[PlannedSource, ...]
-    """In the order in which they were named."""
+    """In the order of the command."""
     spaces: tuple[str, ...]
     """Digests of the new gene spaces."""
     space_of: tuple[int, ...]
-    """(sources) the gene space of each, by its number in the store."""
+    """Number in the store of the gene space of each source."""
     shards: tuple[PlannedShard, ...]
-    """In the order of their cells; before these are put into another one."""
+    """In the order of their cells, before these are reordered."""
 
     @property
     def digest(self) -> str:
-        """Names the plan."""
+        """Identifies the plan."""
         return blake2b(self._json(), digest_size=16).hexdigest()
 
     @property
     def n_cells(self) -> int:
-        """Cells that it is for."""
+        """Cells of all sources."""
         return sum(source.n_cells for source in self.sources)
 
     def save(self, folder: Path) -> None:
-        """Write it into the folder of the store."""
+        """Write the plan into the folder of the store."""
         with writing(folder / PLAN):
             write_atomically(folder / PLAN, self._json())
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """The plan of the unfinished conversion in a folder; None where there is none.
+        """The plan of the unfinished conversion in a folder; None if there is none.
 
         Raises:
-            StoreFormatError: what lies there is no plan.
+            StoreFormatError: the file is not a plan of this release.
         """
         path = folder / PLAN
         if not path.is_file():
@@ -115,35 +121,35 @@ class Plan:
             return cls(**found, sources=sources, shards=shards)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreFormatError(
-                f"{path} is no plan of a conversion of this release ({error}); delete it to start over"
+                f"{path} is not a plan of a conversion of this release ({error}); delete it to start over"
             ) from error
 
     def difference(self, other: Self) -> str | None:
-        """What another plan has otherwise, in words; None where they are the same."""
+        """First difference of this plan from the unfinished ``other``, for a message; None if they are equal."""
         if self == other:
             return None
         ours, theirs = ([(s.name, s.fingerprint) for s in plan.sources] for plan in (self, other))
         for (name, digest), (other_name, other_digest) in zip(ours, theirs, strict=False):
             if digest != other_digest:
-                changed = f"{name} has changed since" if name == other_name else f"{name} was {other_name} there"
-                return f"{changed} (fingerprint {digest}, there {other_digest})"
+                changed = f"{name} has changed since" if name == other_name else f"{name} was {other_name} then"
+                return f"{changed} (fingerprint {digest}, then {other_digest})"
         if len(ours) != len(theirs):
-            return f"{len(ours)} sources were named, there it is {len(theirs)}"
+            return f"there are {len(ours)} sources, then {len(theirs)}"
         if self.appended_to != other.appended_to:
-            return "one is to make a new store, or the store has changed since"
+            return "only one of them makes a new store, or the store has changed since"
         for field in fields(self):
             if field.name not in {"sources", "spaces", "space_of", "shards"}:
-                asked, there = getattr(self, field.name), getattr(other, field.name)
-                if asked != there:
-                    return f"{field.name} is {asked!r}, there it is {there!r}"
+                mine, theirs_ = getattr(self, field.name), getattr(other, field.name)
+                if mine != theirs_:
+                    return f"{field.name} is {mine!r}, then {theirs_!r}"
         return "sources have other names, or genes"
 
     def shard_path(self, index: int) -> str:
-        """Path of a new shard, relative to the folder that it lies in."""
+        """Path of a new shard, relative to its base folder."""
         return f"shards/{self.first_shard + index:05}.cells"
 
     def obs_path(self, index: int) -> str:
-        """Path of the cell table of one of its sources, relative to the folder that it lies in."""
+        """Path of the cell table of a source, relative to its base folder."""
         return f"obs/{self.first_source + index:05}.parquet"
 
     def space_path(self, index: int) -> str:
@@ -157,9 +163,9 @@ class Plan:
 def split_cells(
     n_cells: int, cells_per_shard: int, offsets: NDArray[np.int64] | None, n_genes: int
 ) -> list[tuple[int, int]]:
-    """Ranges of cells for shards of about the same size, none with more cells or values than a shard can hold.
+    """Ranges of cells for shards of similar size, within the limits of cells and values per shard.
 
-    ``offsets`` ``(n_cells + 1,)`` number the cells' values; None where they are not known, and genes bound them.
+    ``offsets`` ``(n_cells + 1,)`` are those of the cells' values; without them, a cell has at most ``n_genes``.
     """
     if offsets is None:
         cells_per_shard = max(1, min(cells_per_shard, _MOST_VALUES // max(1, n_genes)))
@@ -172,16 +178,16 @@ def split_cells(
 
 
 def save_record(folder: Path, record: ShardRecord, plan: str) -> None:
-    """Note beside a finished shard what it holds, and by which plan: from then on it is done."""
-    path = _beside(folder, record.file.path)
+    """Write the record of a finished shard beside it, with the digest of its plan; the shard counts as done then."""
+    path = _record_path(folder, record.file.path)
     with writing(path):
         write_atomically(path, json.dumps({"plan": plan, "record": asdict(record)}).encode())
 
 
 def load_record(folder: Path, shard: str, plan: str) -> ShardRecord | None:
-    """The record of the shard at path ``shard`` of a folder, if it was finished by this very plan; else None."""
+    """The record of the shard at path ``shard`` of a folder; None unless it was finished by this very plan."""
     try:
-        found = json.loads(_beside(folder, shard).read_bytes())
+        found = json.loads(_record_path(folder, shard).read_bytes())
         record = shard_record(found["record"])
         is_whole = found["plan"] == plan and (folder / shard).stat().st_size == record.file.n_bytes
     except (OSError, ValueError, TypeError, KeyError):
@@ -189,5 +195,63 @@ def load_record(folder: Path, shard: str, plan: str) -> ShardRecord | None:
     return record if is_whole and record.file.path == shard else None
 
 
-def _beside(folder: Path, shard: str) -> Path:
+def _record_path(folder: Path, shard: str) -> Path:
     return (folder / shard).with_suffix(".json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderState:
+    """Content of a folder: a store (``manifest``), an unfinished conversion (``plan``), both (an append), or none."""
+
+    folder: Path
+    manifest: Manifest | None
+    digest: str | None
+    """Digest of the manifest's bytes."""
+    plan: Plan | None
+    is_clear: bool
+    """Whether no file of a finished or running conversion is left."""
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Look at a folder, which need not exist.
+
+        Raises:
+            FileExistsError: it is a file, or holds something else.
+            StoreFormatError: the store in it is damaged.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"{folder} is a file, but a store is a folder; choose another name")
+        plan, path = Plan.load(folder), folder / MANIFEST
+        manifest = Manifest.load(folder) if path.is_file() else None
+        digest = blake2b(path.read_bytes(), digest_size=16).hexdigest() if manifest is not None else None
+        if manifest is None and plan is None:
+            _refuse_foreign(folder)
+        # the manifest is written last: a plan for an earlier manifest has been completed
+        ended = plan is not None and manifest is not None and plan.appended_to != digest
+        is_clear = not ended and not (folder / LOCK).exists()
+        return cls(folder=folder, manifest=manifest, digest=digest, plan=None if ended else plan, is_clear=is_clear)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    foreign = [name for name in there if name not in _BEFORE_A_PLAN]
+    if foreign:
+        raise FileExistsError(
+            f"{folder} holds {len(foreign)} other files or folders ({foreign[0]}), and neither a store nor an "
+            "unfinished conversion; name a new folder, or empty this one"
+        )
+
+
+def clear(folder: Path, manifest: Manifest | None) -> None:
+    """Remove everything that conversions have written into a folder but the store of this manifest; the plan last."""
+    kept = set() if manifest is None else {file.path for file in manifest.files}
+    shutil.rmtree(folder / UNORDERED, ignore_errors=True)
+    for name in FOLDERS:
+        inside = sorted((folder / name).iterdir()) if (folder / name).is_dir() else []
+        for file in inside:
+            if _OWN_FILE.fullmatch(file.name) and f"{name}/{file.name}" not in kept:
+                file.unlink(missing_ok=True)
+        with suppress(OSError):  # those of a store are not empty
+            (folder / name).rmdir()
+    for name in (MANIFEST + PARTIAL, PLAN + PARTIAL, PLAN):
+        (folder / name).unlink(missing_ok=True)

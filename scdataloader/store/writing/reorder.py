@@ -1,4 +1,4 @@
-"""Cells that were converted source by source, into the order that was asked for: records are copied, not decoded."""
+"""Reordering of converted cells: records are copied, not decoded."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from scdataloader.store.writing.plan import GROUPED, Plan, save_record, split_ce
 from scdataloader.store.writing.tasks import Place, Task, blocks, noting, shard_writer
 
 ORDER, PLACES = "order.npy", "places.npy"
-"""Which cell comes at each place, and at which place each cell comes; cells numbered source by source."""
+"""Cell at each place of the new order, and place of each cell; cells are numbered source after source."""
 _ORDER_STREAM = 0x0C0D
-"""Keeps the random order apart from others of the same seed."""
+"""Separates the random order from other streams of the same seed."""
 
 
-def relayout_tasks(
+def reorder_tasks(
     place: Place, unordered: Path, plan: Plan, records: Sequence[ShardRecord], n_genes: Sequence[int]
 ) -> list[Task]:
-    """What is to be done once all cells are in ``unordered``, where ``records`` say what each shard holds.
+    """The tasks that move all cells from ``unordered``, with the shards ``records``, into the order of the plan.
 
-    ``n_genes`` are the numbers of genes of the gene spaces of the plan's sources.
+    ``n_genes`` is the number of genes of the gene space of each of the plan's sources.
     """
     order = _ordered(unordered, plan)
     starts = np.cumsum([0, *(source.n_cells for source in plan.sources)])
@@ -67,24 +67,19 @@ def relayout_tasks(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CopyCells:
-    """Some cells, in the new order, to a shard."""
+    """Writes the cells at places [first, last) of the new order to a shard."""
 
     place: Place
-    """Where to."""
     path: str
-    """Of the shard."""
     unordered: Path
-    """Folder where the cells are."""
+    """Folder of the cells in the order of their sources."""
     records: tuple[ShardRecord, ...]
-    """The shards there, in the order of their cells."""
+    """Shards in ``unordered``, in the order of their cells."""
     n_genes: tuple[int, ...]
-    """Of the gene space of each source in the store."""
+    """Number of genes of the gene space of each source in the store."""
     first: int
-    """The first cell's place in the new order."""
     last: int
-    """One more than the last cell's."""
     kind: Kind
-    """What values are kept as."""
 
     @property
     def n_cells(self) -> int:
@@ -113,9 +108,9 @@ class CopyCells:
 
 
 class _Records:
-    """The cells of some shards in one numbering, to be copied.
+    """Records of the cells of some shards, in one numbering.
 
-    They are read, not mapped: random records of a map would bring all that lies around them into memory.
+    They are read, not mapped: random accesses to a map would load the pages around each record as well.
     """
 
     def __init__(self, folder: Path, records: Sequence[ShardRecord], n_genes: Sequence[int]) -> None:
@@ -125,17 +120,17 @@ class _Records:
         self._sources = np.array([record.source for record in records], np.uint32)
 
     def offsets(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
-        """``(n + 1,)`` offsets of the values of cells laid end to end."""
+        """``(n + 1,)`` offsets of the values of cells."""
         *_, size = self._located(cells)
         return row_starts(size)
 
     def copied(
         self, cells: NDArray[np.int64], first_cell: int
     ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint32]]:
-        """Records of cells, as cells ``first_cell`` and on of another shard, and offsets, sizes and sources of these.
+        """Records, with checksums of cells ``first_cell`` and on of another shard; their offsets, sizes and sources.
 
         Raises:
-            StoreFormatError: one is damaged.
+            StoreFormatError: a record is damaged.
         """
         shard, cell, begin, length, size = self._located(cells)
         offsets = row_starts(length)
@@ -147,7 +142,7 @@ class _Records:
         return words, offsets[:-1], size.astype(np.uint32), self._sources[shard]
 
     def _located(self, cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-        """Shard, number in it, first byte in its file, length and number of values of each cell."""
+        """Shard, number in the shard, first byte in its file, length in bytes and number of values of each cell."""
         shard = np.searchsorted(self._starts, cells, side="right") - 1
         cell = cells - self._starts[shard]
         records = Records(cell, *(np.empty(len(cells), np.int64) for _ in range(3)))
@@ -161,27 +156,26 @@ class _Records:
     def _read(
         self, out: memoryview, shard: NDArray[np.int64], begin: NDArray[np.int64], offsets: NDArray[np.int64]
     ) -> None:
-        """Fill ``out`` with what lies in the shards from bytes ``begin`` on: `offsets` says where it goes.
+        """Fill ``out``, at ``offsets``, with the bytes of the shards from ``begin`` on.
 
-        The system is told of all that will be read before any of it is: disks are many times faster so.
+        All reads are announced to the system before the first one, which makes disks many times faster.
         """
         order = np.lexsort((begin, shard))
         numbers, first = np.unique(shard[order], return_index=True)
         wanted = list(zip(begin.tolist(), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
         groups = [[wanted[i] for i in group.tolist()] for group in np.split(order, first[1:])]
-        for act in (_ask_for, _fill):
+        for act in (_announce, _fill):
             for number, group in zip(numbers.tolist(), groups, strict=True):
                 with self._paths[number].open("rb", buffering=0) as file:
                     act(file.fileno(), out, group)
 
     def _refuse(self, shard: int, cell: int) -> None:
         raise StoreFormatError(
-            f"{self._paths[shard]} is damaged at cell {cell}: delete it and give the same command again, which makes "
-            "it anew"
+            f"{self._paths[shard]} is damaged at cell {cell}; delete it, and rerun the same command to write it again"
         )
 
 
-def _ask_for(descriptor: int, _: memoryview, wanted: list[tuple[int, int, int]]) -> None:
+def _announce(descriptor: int, _: memoryview, wanted: list[tuple[int, int, int]]) -> None:
     if hasattr(os, "posix_fadvise"):
         for begin, to, end in wanted:
             os.posix_fadvise(descriptor, begin, end - to, os.POSIX_FADV_WILLNEED)
@@ -189,31 +183,28 @@ def _ask_for(descriptor: int, _: memoryview, wanted: list[tuple[int, int, int]])
 
 def _fill(descriptor: int, out: memoryview, wanted: list[tuple[int, int, int]]) -> None:
     for begin, to, end in wanted:
-        os.preadv(descriptor, [out[to:end]], begin)  # of a file cut short, the checksums do not match
+        os.preadv(descriptor, [out[to:end]], begin)  # if the file is truncated, checksums do not match
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SortObs:
-    """The cell table of one source, in the order in which the store has its cells."""
+    """Writes the cell table of a source in the order of the store."""
 
     place: Place
-    """Where to."""
     path: str
-    """Of the table, here and there."""
+    """Path of the table, in ``unordered`` and in the store."""
     unordered: Path
-    """Folder where the table is in the order of the source."""
+    """Folder of the table in the order of the source."""
     first: int
-    """The source's first cell, cells numbered source by source."""
+    """First cell of the source; cells are numbered source after source."""
     last: int
-    """One more than its last."""
     n_cells: int = 0
-    """It writes no shard."""
 
     def run(self) -> None:
         """Write the file.
 
         Raises:
-            WriteError: it cannot be written.
+            WriteError: the file cannot be written.
         """
         places = np.load(self.unordered / PLACES, mmap_mode="r")[self.first : self.last]
         rows = np.argsort(places)
@@ -222,7 +213,7 @@ class SortObs:
 
 
 def _ordered(unordered: Path, plan: Plan) -> NDArray[np.int64]:
-    """``(n_cells,)`` which cell comes at each place; worked out once and kept beside the cells."""
+    """``(n_cells,)`` cell at each place; computed once and saved beside the cells."""
     path = unordered / ORDER
     if not path.exists():
         if plan.layout.startswith(GROUPED):
@@ -244,7 +235,7 @@ def _save(path: Path, values: NDArray[Any]) -> None:
 
 
 def _labels(unordered: Path, plan: Plan, column: str) -> NDArray[np.int32]:
-    """``(n_cells,)`` the rank of each cell's label among the sorted labels of all sources; missing ones come last."""
+    """``(n_cells,)`` rank of each cell's label among the sorted labels of all sources; missing labels are last."""
     codes, names = [], []
     for i in range(len(plan.sources)):
         values = pq.read_table(unordered / plan.obs_path(i), columns=[column]).column(column).to_pandas()

@@ -1,4 +1,4 @@
-"""What is to be known of sources before they are converted, and what cannot be converted at all."""
+"""Scan of the sources of a conversion: their genes and shards, and sources that cannot be converted at all."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ LAYOUTS = ("source", "shuffled", f"{GROUPED}<obs column>")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """How sources are to be written."""
+    """How sources are written."""
 
     layout: str | None = None
-    """How cells are ordered, see `LAYOUTS`; None for that of the store that is added to, or else the sources'."""
+    """Order of the cells, see `LAYOUTS`; None for that of the store, or "source" for a new one."""
     append: bool = False
-    """Whether to add to a store, or to make a new one."""
+    """Whether to add to an existing store."""
     seed: int = 0
-    """Of the random order."""
+    """Seed of the shuffled order."""
     kind: Kind = "counts"
-    """What values are kept as."""
+    """Kind of the values."""
     cells_per_shard: int = 1 << 17
     """At most."""
 
@@ -37,52 +37,50 @@ class Options:
         layout = self.layout
         is_known = layout is None or layout in LAYOUTS[:2] or (layout.startswith(GROUPED) and layout != GROUPED)
         if not is_known:
-            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; not {layout!r}")
+            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
         if self.cells_per_shard < 1:
-            raise ValueError(f"cells_per_shard must be 1 or more, not {self.cells_per_shard}")
+            raise ValueError(f"cells_per_shard must be 1 or more; got {self.cells_per_shard}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scanned:
-    """A source about to be converted."""
+class ScannedSource:
+    """A source to convert."""
 
     source: Source
-    """It."""
     planned: PlannedSource
-    """What the plan says of it."""
     genes: NDArray[np.int32]
-    """``(n_genes,)`` its genes in its own order, by their numbers among the names of all."""
+    """``(n_genes,)`` its genes in its own order, as `GeneNumbers`."""
     ranges: list[tuple[int, int]]
-    """Rows of its shards."""
+    """Rows [first, last) of its shards."""
 
 
-def scan(sources: Sequence[Source], layout: str, cells_per_shard: int, genes: GeneNumbers) -> list[Scanned]:
-    """Look at all sources, one after the other; no cell is read. Their genes are added to ``genes``.
+def scan(sources: Sequence[Source], layout: str, cells_per_shard: int, genes: GeneNumbers) -> list[ScannedSource]:
+    """Look at all sources, one after the other, without reading cells. Their genes are added to ``genes``.
 
     Raises:
-        ValueError: there is no cell, a source is named twice, or has gene ids more than once.
+        ValueError: there are no cells, a source occurs twice, or has gene ids more than once.
         KeyError: a source lacks the column to group by.
     """
     lists: dict[str, NDArray[np.int32]] = {}
     names: dict[str, str] = {}
-    found = []
+    scanned = []
     for source in sources:
-        found.append(_scan(source, layout, cells_per_shard, genes, lists))
-        planned = found[-1].planned
+        scanned.append(_scan(source, layout, cells_per_shard, genes, lists))
+        planned = scanned[-1].planned
         if planned.fingerprint in names:
             raise ValueError(
-                f"{planned.name} and {names[planned.fingerprint]} hold the same (fingerprint {planned.fingerprint}); "
-                "name a source once"
+                f"{planned.name} and {names[planned.fingerprint]} hold the same cells (fingerprint "
+                f"{planned.fingerprint}); name a source once"
             )
         names[planned.fingerprint] = planned.name
-    if not any(one.planned.n_cells for one in found):
-        raise ValueError(f"there is no cell in {', '.join(names.values())}")
-    return found
+    if not any(one.planned.n_cells for one in scanned):
+        raise ValueError(f"there are no cells in {', '.join(names.values())}")
+    return scanned
 
 
 def _scan(
     source: Source, layout: str, cells_per_shard: int, names: GeneNumbers, lists: dict[str, NDArray[np.int32]]
-) -> Scanned:
+) -> ScannedSource:
     if layout.startswith(GROUPED):
         source.obs([layout.removeprefix(GROUPED)])
     genes = GeneList.of(source)
@@ -98,4 +96,4 @@ def _scan(
     ranges = split_cells(source.n_obs, cells_per_shard, stored_offsets(source), len(genes.ids))
     if isinstance(source, Closes):
         source.close()  # gene tables and offsets of thousands of sources would not fit into memory
-    return Scanned(source=source, planned=planned, genes=lists[genes.digest], ranges=ranges)
+    return ScannedSource(source=source, planned=planned, genes=lists[genes.digest], ranges=ranges)

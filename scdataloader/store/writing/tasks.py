@@ -1,4 +1,4 @@
-"""The tasks that a conversion consists of: each writes one file, in whatever process or machine it runs."""
+"""Tasks of a conversion. Each writes one file, in any process or machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from scdataloader.store.writing.plan import save_record
 from scdataloader.types import CSRMatrix
 
 PROGRESS = ".progress"
-"""Ends the name of the file that says how many cells of a shard are done."""
+"""Suffix of the file with the number of cells of an unfinished shard that are done."""
 _CELLS_PER_BLOCK = 1 << 12
 _VALUES_PER_BLOCK = 1 << 21
 _SECONDS_PER_NOTE = 0.5
@@ -45,35 +45,35 @@ class Place:
     folder: Path
     """Folder that paths are relative to."""
     claim: Claim
-    """The conversion's right to write there."""
+    """Lock of the conversion."""
     plan: str
-    """Digest of the conversion's plan."""
+    """Digest of the plan."""
 
 
 class Task(Protocol):
-    """Something that writes one file."""
+    """A task that writes one file."""
 
     @property
     def place(self) -> Place:
-        """Where."""
+        """Where it writes."""
 
     @property
     def path(self) -> str:
-        """The file."""
+        """Path of the file."""
 
     @property
     def n_cells(self) -> int:
-        """How many cells it puts into a shard."""
+        """Cells that it writes into a shard; 0 for tables."""
 
     def run(self) -> None:
         """Write the file."""
 
 
 def run_task(task: Task) -> None:
-    """Do a task, while its conversion goes on.
+    """Run a task under the lock of its conversion.
 
     Raises:
-        ConversionStoppedError: it does not any more.
+        ConversionStoppedError: the conversion has ended.
         WriteError: the file cannot be written.
     """
     with task.place.claim.shared():
@@ -131,26 +131,20 @@ def run_tasks(tasks: Sequence[Task], executor: Executor, claim: Claim, on_progre
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeCells:
-    """A range of cells of one source to a shard."""
+    """Writes rows [first, last) of a source to a shard."""
 
     place: Place
-    """Where to."""
     path: str
-    """Of the shard."""
     source: Source
-    """Whose cells."""
     number: int
-    """Of the source, in the store."""
+    """Number of the source in the store."""
     first: int
-    """Its first row."""
     last: int
-    """One more than its last row."""
     kind: Kind
-    """What values are kept as."""
     rank: NDArray[np.int32]
-    """``(n_genes,)`` the place of each of the source's genes in its gene space."""
+    """``(n_genes,)`` position of each gene in the gene space."""
     n_space: int
-    """Genes of that space."""
+    """Number of genes of the space."""
 
     @property
     def n_cells(self) -> int:
@@ -161,8 +155,8 @@ class EncodeCells:
         """Write the shard, then its record.
 
         Raises:
-            NotCountsError: a value is no count, where only counts are kept.
-            UnsupportedDataError: a value does not fit; names the source, the cell and the gene.
+            NotCountsError: a value is not a count, and the store keeps only counts.
+            UnsupportedDataError: a value cannot be kept; names the source, the cell and the gene.
             WriteError: the shard cannot be written.
         """
         source, folder = self.source, self.place.folder
@@ -187,11 +181,11 @@ class EncodeCells:
         except ValueError as error:
             summed = _summed(rows)
             if summed is None:
-                raise self._in_words(rows, first, error) from error
+                raise self._explain(rows, first, error) from error
             self._append(writer, summed, first)
 
-    def _in_words(self, rows: CSRMatrix, first: int, error: ValueError) -> UnsupportedDataError | NotCountsError:
-        """What is wrong with cells from number ``first`` on, which could not be appended."""
+    def _explain(self, rows: CSRMatrix, first: int, error: ValueError) -> UnsupportedDataError | NotCountsError:
+        """The error for ``rows``, the cells from ``first`` on, which could not be appended."""
         name, at = self.source.name, first_unfit(rows.data, self.kind == "counts")
         if at < 0:
             return UnsupportedDataError(f"{name}, among cells {first} to {first + len(rows.indptr) - 2}: {error}")
@@ -199,35 +193,31 @@ class EncodeCells:
         found = f"{name}: {rows.data[at]!s} at cell {cell}, gene {gene} ({self.source.var.index[gene]})"
         if self.kind == "float32":
             return UnsupportedDataError(
-                f"{found} is no float32 number, which a store keeps exactly; round values to float32 first"
+                f"{found} is not a float32 number, as a store of values='any' requires; round values to float32 first"
             )
         if rows.data[at] > 0 and rows.data[at] == np.floor(rows.data[at]):
-            return UnsupportedDataError(f"{found} is more than the {_LARGEST:,} that a count in a store can be")
+            return UnsupportedDataError(f"{found} is larger than {_LARGEST:,}, the largest count of a store")
         return NotCountsError(
-            f"{found} is no count: name the matrix that holds counts with counts=..., or pass values='any' to keep "
-            "float32 values as they are"
+            f"{found} is not a count; select the matrix of counts with counts=..., or pass values='any' to keep "
+            "float32 values"
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WriteObs:
-    """The cell table of one source to a parquet file."""
+    """Writes the cell table of a source."""
 
     place: Place
-    """Where to."""
     path: str
-    """Of the file."""
     source: Source
-    """Whose cells."""
     n_cells: int = 0
-    """It writes no shard."""
 
     def run(self) -> None:
         """Write the file.
 
         Raises:
-            UnsupportedDataError: it has a column that cannot be kept, or is of another length than the source.
-            WriteError: it cannot be written.
+            UnsupportedDataError: a column cannot be kept, or the table has another length than the source.
+            WriteError: the file cannot be written.
         """
         with of_source(self.source, 0, self.source.n_obs):
             frame = whole_obs(self.source)
@@ -239,7 +229,7 @@ class WriteObs:
 
 
 def stored_offsets(source: Source) -> NDArray[np.int64] | None:
-    """``(n_obs + 1,)`` offsets of the values of a source's cells; None where only reading them would tell."""
+    """``(n_obs + 1,)`` offsets of the values of a source's cells; None if it does not know them without reading."""
     matrix = source.matrix if isinstance(source, HasMatrix) else None
     if matrix is not None:
         return matrix.indptr
@@ -248,7 +238,7 @@ def stored_offsets(source: Source) -> NDArray[np.int64] | None:
 
 
 def stored_rows(source: Source, first: int, last: int) -> CSRMatrix:
-    """Cells ``[first, last)`` with values as they are stored, where the source can tell; as views where they lie so."""
+    """Cells ``[first, last)`` with values as stored, if the source can read them; views of a matrix in memory."""
     matrix = source.matrix if isinstance(source, HasMatrix) else None
     if matrix is None:
         rows = np.arange(first, last)
@@ -261,7 +251,7 @@ def stored_rows(source: Source, first: int, last: int) -> CSRMatrix:
 
 
 def blocks(n_cells: int, offsets: NDArray[np.int64] | None, n_genes: int) -> Iterator[tuple[int, int]]:
-    """Ranges of cells whose values, numbered by ``offsets`` ``(n_cells + 1,)``, fit into memory many times over."""
+    """Ranges of cells of bounded memory, by the ``offsets`` ``(n_cells + 1,)`` of their values if these are known."""
     start = 0
     while start < n_cells:
         if offsets is None:
@@ -275,7 +265,7 @@ def blocks(n_cells: int, offsets: NDArray[np.int64] | None, n_genes: int) -> Ite
 
 @contextmanager
 def shard_writer(folder: Path, path: str, kind: Kind, n_genes: int, *, mixed: bool = False) -> Iterator[ShardWriter]:
-    """Begin a shard, of which nothing is left where an exception ends it.
+    """Begin a shard; an exception removes it.
 
     Raises:
         WriteError: it cannot be written.
@@ -288,7 +278,7 @@ def shard_writer(folder: Path, path: str, kind: Kind, n_genes: int, *, mixed: bo
 
 @contextmanager
 def noting(place: Place, path: str) -> Iterator[Callable[[int], None]]:
-    """Tell whoever looks how many cells of a shard are done, and stop where the conversion has ended."""
+    """Yield a function that notes how many cells of a shard are done, and raises if the conversion has ended."""
     noted, file = time.monotonic(), place.folder / f"{path}{PROGRESS}"
 
     def note(n_done: int) -> None:
@@ -306,7 +296,7 @@ def noting(place: Place, path: str) -> Iterator[Callable[[int], None]]:
 
 
 def noted_cells(folder: Path, path: str) -> int:
-    """How many cells of an unfinished shard are done."""
+    """Number of cells of an unfinished shard that are done."""
     with suppress(OSError, ValueError):
         return int((folder / f"{path}{PROGRESS}").read_text(encoding="ascii"))
     return 0
@@ -314,7 +304,7 @@ def noted_cells(folder: Path, path: str) -> int:
 
 @contextmanager
 def of_source(source: Source, first: int, last: int) -> Iterator[None]:
-    """Have errors of reading say of which cells."""
+    """Add to errors of reading which cells were read."""
     try:
         yield
     except BaseException as error:
@@ -323,7 +313,7 @@ def of_source(source: Source, first: int, last: int) -> Iterator[None]:
 
 
 def _summed(rows: CSRMatrix) -> CSRMatrix | None:
-    """The same cells with values added up that are of the same cell and gene; None where there are none."""
+    """The cells with values of the same cell and gene added up; None if there are no such values."""
     lengths = np.diff(rows.indptr)
     cells = np.repeat(np.arange(len(lengths)), lengths)
     order = np.lexsort((rows.indices, cells))
@@ -335,7 +325,3 @@ def _summed(rows: CSRMatrix) -> CSRMatrix | None:
     indptr, indices = rows.indptr.copy(), rows.indices.astype(np.int32)
     gather.sort_rows(indptr, indices, data)
     return CSRMatrix(indptr=indptr, indices=indices[: indptr[-1]], data=data[: indptr[-1]])
-
-
-def nothing() -> None:
-    """What a source has to give back that has no memory map."""
