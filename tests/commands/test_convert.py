@@ -14,19 +14,7 @@ from scdataloader.commands.main import main
 from scdataloader.errors import NotCountsError
 from scdataloader.store.convert import convert
 from scdataloader.store.reader import Store
-from scdataloader.store.writing import tasks
-from tests.store.conversions import Stored, counted, tree, write_files
-
-
-def here(data, out, **options):
-    """Convert in this process, in shards of a few cells."""
-    return convert(data, out, **{"n_processes": 1, "cells_per_shard": 5, "progress": False} | options)
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(tasks, "_CELLS_PER_BLOCK", 3)
-    monkeypatch.setattr(tasks, "_SECONDS_PER_NOTE", 0.0)
+from tests.store.conversions import Stored, counted, here, tree, write_files
 
 
 @pytest.fixture

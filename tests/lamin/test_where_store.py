@@ -66,8 +66,9 @@ def cells(data: object, where: dict) -> list[tuple[str, str, str]] | None:
         return None
     found = []
     for part in collection.parts:
-        table = part.source.whole_obs().iloc[slice(None) if part.rows is None else part.rows]
-        found += [(part.source.name, *cell) for cell in zip(table.index, table[CELL_TYPE], strict=True)]
+        rows = slice(None) if part.rows is None else part.rows
+        names, labels = part.source.obs_names()[rows], part.source.obs([CELL_TYPE])[CELL_TYPE].iloc[rows]
+        found += [(part.source.name, *cell) for cell in zip(names, labels, strict=True)]
     assert len(found) == len(collection)
     return sorted(found)
 

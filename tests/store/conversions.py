@@ -12,10 +12,16 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scdataloader.store.convert import convert
 from scdataloader.store.export import to_anndata
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
 from scdataloader.types import CSRMatrix, CSRRows
+
+
+def here(data, out, **options):
+    """Convert in this process, in shards of a few cells."""
+    return convert(data, out, **{"n_processes": 1, "cells_per_shard": 5, "progress": False} | options)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -16,30 +17,12 @@ from scdataloader.errors import NotCountsError, StoreFormatError
 from scdataloader.protocols import OpenOptions
 from scdataloader.sources import open_source
 from scdataloader.sources.locate import open_sources
-from scdataloader.store.convert import convert
 from scdataloader.store.export import to_anndata
-from scdataloader.store.writing import tasks
 from tests.cells import MemorySource, named_values
 from tests.sources.source_files import H5_COMPRESSIONS, coordinates, make, stored_as, write_h5ad, write_zarr
-from tests.store.conversions import Stored, check, counted, tables, tree, write_files
+from tests.store.conversions import Stored, check, counted, here, tables, tree, write_files
 
 LARGEST = (1 << 32) - 1
-
-
-def here(data, out, **options):
-    """Convert in this process, in shards of a few cells."""
-    return convert(data, out, **{"n_processes": 1, "cells_per_shard": 5, "progress": False} | options)
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(tasks, "_CELLS_PER_BLOCK", 3)
-    monkeypatch.setattr(tasks, "_SECONDS_PER_NOTE", 0.0)
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "atlas.cells"
 
 
 DTYPES = ("u1", "i2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
@@ -246,3 +229,22 @@ def test_mapped_files_take_no_memory_for_long(tmp_path, out):
     source = Watched.open(tmp_path / "0.h5ad")
     here([source], out)
     assert given == ["0.h5ad"] * 6  # 13 cells in three shards, three cells at a time
+
+
+def test_a_source_with_the_members_of_the_protocol_alone(out):
+    whole = counted("bare", 13, 40, 0)
+    members = ("name", "n_obs", "fingerprint", "var", "obs_columns", "obs", "read")
+    store = here([SimpleNamespace(**{member: getattr(whole, member) for member in members})], out)
+    found = to_anndata(store)
+    np.testing.assert_array_equal(found.X.toarray(), whole.x.toarray())
+    pd.testing.assert_frame_equal(found.obs.reset_index(drop=True), whole.table.reset_index(drop=True))
+
+
+def test_a_store_of_a_store_keeps_names_and_order(tmp_path, out):
+    made = [counted("a", 13, 40, 0), counted("b", 6, 30, 1)]
+    here(made, out, layout="shuffled")
+    again = here(out, tmp_path / "again.cells")
+    for number, one in enumerate(made):
+        found = to_anndata(again, number)
+        assert found.var_names.tolist() == one.var.index.tolist()
+        assert sorted(found.obs_names) == sorted(map(str, one.table.index))

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,25 +14,12 @@ from hypothesis import strategies as st
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.encode import encode_rows, most_words
 from scdataloader.kernels.records.format import restamp_records
-from scdataloader.store.convert import convert
 from scdataloader.store.reader import Store
 from scdataloader.store.writing import tasks
 from tests.store.conversions import Stored, check, counted, tables, tree
+from tests.store.conversions import here as convert_here
 
-
-def here(data, out, **options):
-    """Convert in this process, in shards of a few cells."""
-    return convert(data, out, **{"n_processes": 1, "cells_per_shard": 7, "progress": False} | options)
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(tasks, "_CELLS_PER_BLOCK", 3)
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "atlas.cells"
+here = partial(convert_here, cells_per_shard=7)
 
 
 def order(store):

@@ -15,27 +15,11 @@ import scipy.sparse as sp
 from scdataloader.errors import NotCountsError, StoreFormatError, WriteError
 from scdataloader.store.convert import convert
 from scdataloader.store.reader import Store
-from scdataloader.store.writing import plan, tasks
+from scdataloader.store.writing import plan
 from scdataloader.store.writing.plan import split_cells
-from tests.store.conversions import check, counted, tree, write_files
+from tests.store.conversions import check, counted, here, tree, write_files
 
 LARGEST = (1 << 32) - 1
-
-
-def here(data, out, **options):
-    """Convert in this process, in shards of a few cells."""
-    return convert(data, out, **{"n_processes": 1, "cells_per_shard": 5, "progress": False} | options)
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(tasks, "_CELLS_PER_BLOCK", 3)
-    monkeypatch.setattr(tasks, "_SECONDS_PER_NOTE", 0.0)
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "atlas.cells"
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

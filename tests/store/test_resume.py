@@ -1,42 +1,26 @@
 """Conversions that go on, add to a store, or have to wait: what is kept, refused, and not done again."""
 
 import concurrent.futures
+import fcntl
 import logging
 import multiprocessing
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from scdataloader.errors import StoreFormatError
 from scdataloader.runtime import files
-from scdataloader.store.convert import convert
 from scdataloader.store.export import to_anndata
 from scdataloader.store.reader import Store
 from scdataloader.store.writing import lock as claim
-from scdataloader.store.writing import tasks
 from scdataloader.store.writing.lock import claimed
-from tests.store.conversions import Stored, check, counted, tree, write_files
+from tests.store.conversions import Stored, check, counted, here, tree, write_files
 
 LARGEST = (1 << 32) - 1
-
-
-def here(data, out, **options):
-    """Convert in this process, in shards of a few cells."""
-    return convert(data, out, **{"n_processes": 1, "cells_per_shard": 5, "progress": False} | options)
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(tasks, "_CELLS_PER_BLOCK", 3)
-    monkeypatch.setattr(tasks, "_SECONDS_PER_NOTE", 0.0)
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "atlas.cells"
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------
@@ -262,7 +246,8 @@ def test_where_files_cannot_be_locked_conversions_run_all_the_same(out, monkeypa
     def no_locks(*_):
         raise OSError(files.errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    constants = {name: getattr(fcntl, name) for name in ("LOCK_EX", "LOCK_SH", "LOCK_NB")}
+    monkeypatch.setattr(files, "fcntl", SimpleNamespace(**constants, flock=no_locks))
     made = [counted("a", 6, 40, 0)]
     check(here(made, out), made)
 
