@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from scdataloader.errors import SourceFormatError
 from scdataloader.kernels.rows.align import OK, align_rows
 from scdataloader.protocols import HasMatrices
 from scdataloader.runtime.memory import row_buffers
+from scdataloader.runtime.messages import suggestion
 from scdataloader.types import CSRRows
 
 if TYPE_CHECKING:
@@ -149,6 +149,4 @@ def _numbers(values: pd.Series[Any]) -> NDArray[Any]:
 
 
 def _lacks(source: str, kind: str, name: str, has: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, has, n=3, cutoff=0.5)
-    hint = f"the nearest is {near[0]!r}" if near else f"it has {', '.join(has[:5]) or 'none'}"
-    return f"{source} has no {kind} {name!r}, which the collate function needs; {hint}"
+    return f"{source} has no {kind} {name!r}, which the collate function needs; {suggestion(name, has)}"

@@ -42,20 +42,9 @@ class DataModule(DataConfig, LightningDataModule):
     The properties that describe the data (``genes``, ``classes``, ``encoders``, ``labels_hierarchy``, ``splits`` …) are
     valid right after construction: metadata is read on first access, the matrices by the loaders only.
 
+    The first options are those of `DataConfig`: which cells there are, and how they are split, weighted and drawn.
+
     Args:
-        data: Paths or globs of .h5ad files, AnnData .zarr folders and stores, "lamindb:<collection key>", or what a
-            plug-in has registered; one or a list. From Python also `Source` objects, lamindb collections and artifacts.
-        labels: Columns of the cell table whose codes every batch carries, in this order.
-        where: Labels that the cells of lamindb data must have, as {registry: labels}; see `Collection.open`.
-        hierarchies: Columns of labels, or to sample by, whose labels are terms of the ontologies of their ids; or
-            {column: ontology, or a list of several}, by name ("CL") or file; from Python also an `Ontology`.
-        roll_up: {column: `RollUp`} for fewer classes in columns of ``hierarchies``.
-        sampling: How training cells are drawn: `Sampling`, another `SamplingPlan`, or the registered name of one. By
-            default every cell once per epoch, in random order.
-        split: How cells are divided into training, validation and test; by default all train.
-        alignment: How genes are found and aligned to one vocabulary; by default every gene of every source.
-        counts: Which matrix has the counts: "X", "layers/<key>", "raw", or "auto" for the first that has integers.
-        values: "counts" refuses values that are negative or fractions, "any" takes them.
         collate: What a batch looks like, as an object, a class path or a registered name; by default `Sparse`, written
             out in full on the model's device.
         transforms: Changes of the values before they are collated, in order; by default raw counts.
