@@ -21,8 +21,6 @@ from scdataloader.ontology.names import Match, TermNames
 from scdataloader.ontology.readers import read_bionty, read_guide, read_obo
 from scdataloader.ontology.table import TermTable, build, merge
 
-__all__ = ["Match", "Ontology", "Subgraph", "TermTable"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Ontology:

@@ -40,7 +40,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.ontology.ontology import Ontology, Subgraph
+from scdataloader.ontology import Ontology, Subgraph
 from scdataloader.protocols import TrainingCells
 
 Scheme = Literal["natural", "uniform", "power", "saturating", "tree"]

@@ -9,7 +9,7 @@ from fractions import Fraction
 import networkx as nx
 from hypothesis import strategies as st
 
-from scdataloader.ontology.ontology import Ontology, TermTable
+from scdataloader.ontology import Ontology, TermTable
 
 
 def table(parents: Mapping[str, Iterable[str]], **fields) -> TermTable:

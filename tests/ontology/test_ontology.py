@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from scdataloader.ontology.ontology import Ontology, TermTable
+from scdataloader.ontology import Ontology, TermTable
 from tests.ontology.term_tables import ontology, table
 
 # A diamond with a tail beside the way, and a lone term:
