@@ -17,14 +17,14 @@ from scdataloader.genes.names import gene_names
 from scdataloader.genes.organisms import UNSTATED, find_organisms
 from scdataloader.runtime.messages import shown, suggestion
 from scdataloader.schema import ORGANISM_KEYS
-from scdataloader.sources import H5adSource, ZarrSource
+from scdataloader.sources import AnnDataSource
 from scdataloader.sources.anndata.layout import Node, find_matrices, is_array, lookup, old_formats
 
 MAX_CHARACTERS = 10_000
 """Longer texts of ``uns`` are left out."""
 _N_NAMED = 8
 
-FileSource = H5adSource | ZarrSource
+FileSource = AnnDataSource
 PlainValue = str | int | float | bool
 
 

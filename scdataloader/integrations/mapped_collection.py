@@ -1,14 +1,12 @@
-"""CellDataset: AnnData files as a map-style torch dataset, item for item what lamindb's MappedCollection gives."""
+"""CellDataset: AnnData files as a map-style torch dataset with the items of lamindb's MappedCollection."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -16,13 +14,15 @@ import pandas as pd
 from numpy.typing import DTypeLike, NDArray
 from torch.utils.data import Dataset
 
-from scdataloader.integrations.columns import make_encoder, read_column
-from scdataloader.integrations.stored import Columns, StoredMatrix
+from scdataloader.errors import SourceFormatError
 from scdataloader.lamin.collections import is_lamin, resolve_lamin
-from scdataloader.sources.anndata.file import AnnDataFile
-from scdataloader.sources.anndata.layout import frame_length, read_frame
+from scdataloader.sources import AnnDataFile, open_file
+from scdataloader.sources.anndata.layout import MatrixLayout, matrix_keys
 
 Item = dict[str, Any]
+Columns = NDArray[np.int64] | None
+_MISSING = -1
+"""Code of a missing label."""
 
 
 class CellDataset(Dataset[Item]):
@@ -81,37 +81,36 @@ class CellDataset(Dataset[Item]):
         self.obsm_keys = _listed(obsm_keys)
         encoded = _encoded_keys(encode_labels, self.obs_keys, unknown_label)
         self._dtype = None if dtype is None else np.dtype(dtype)
-        self._files = [AnnDataFile(Path(path)) for path in _paths(paths)]
-        with ExitStack() as opened:
-            # a forked worker shall not inherit open files, nor a failure leave them behind
-            for file in self._files:
-                opened.callback(file.close)
-            self._rows = _kept_rows(self._files, obs_filter or {})
-            self._offsets = np.cumsum([0, *map(len, self._rows)])
-            self.var_joint, to_joint = _join_genes(self._files, join)
-            self._matrices = [self._find_matrices(file, to) for file, to in zip(self._files, to_joint, strict=True)]
-            _check_found([*self.layers_keys, *(f"obsm_{key}" for key in self.obsm_keys)], self._matrices, self._files)
-            self._labels = {key: read_column(self._files, key) for key in self.obs_keys}
+        self._files = [open_file(path) for path in _paths(paths)]
+        self._rows = _kept_rows(self._files, obs_filter or {})
+        self._offsets = np.cumsum([0, *map(len, self._rows)])
+        self.var_joint, to_joint = _join_genes(self._files, join)
+        self._matrices = [self._find_matrices(file, to) for file, to in zip(self._files, to_joint, strict=True)]
+        _check_found([*self.layers_keys, *(f"obsm_{key}" for key in self.obsm_keys)], self._matrices, self._files[0])
+        self._labels = {key: _read_column(self._files, key) for key in self.obs_keys}
         self.encoders: dict[str, dict[Any, int]] = {}
         for key in encoded:
             unknown = unknown_label.get(key) if isinstance(unknown_label, dict) else unknown_label
-            self.encoders[key] = make_encoder(key, self._labels[key], unknown)
+            self.encoders[key] = _make_encoder(key, self._labels[key], unknown)
             self._labels[key] = [column.encoded(self.encoders[key]) for column in self._labels[key]]
 
-    def _find_matrices(self, file: AnnDataFile, to_joint: Columns) -> dict[str, _Joined]:
+    def _find_matrices(self, file: AnnDataFile, to_joint: Columns) -> dict[str, _Matrix]:
+        keys = {key: {"X": "X", "raw.X": "raw"}.get(key, f"layers/{key}") for key in self.layers_keys}
+        keys |= {f"obsm_{key}": f"obsm/{key}" for key in self.obsm_keys}
         found = {}
-        for key in self.layers_keys:
-            # before anndata 0.7 the parts of raw lay at the top, with a dot in their names
-            places = {"X": ["X"], "raw.X": ["raw/X", "raw.X"]}.get(key, [f"layers/{key}"])
-            stored = next((matrix for place in places if (matrix := StoredMatrix.find(file, place))), None)
-            if stored is not None:
-                to = None if key == "raw.X" else to_joint
-                shape = stored.shape[1:] if to is None else (self.n_vars,)
-                found[key] = _Joined(stored=stored, to=to, shape=shape)
-        for key in self.obsm_keys:
-            stored = StoredMatrix.find(file, f"obsm/{key}")
-            if stored is not None:
-                found[f"obsm_{key}"] = _Joined(stored=stored, to=None, shape=stored.shape[1:])
+        for key, stored_key in keys.items():
+            stored = file.find_matrix(stored_key)
+            if stored is None:
+                continue
+            if stored.kind == "csc":
+                raise SourceFormatError(
+                    f"{stored_key} in {file.path} is stored as csc, expected a CSR matrix or a dense array; "
+                    "write it again from scipy.sparse.csr_matrix(...)"
+                )
+            to = to_joint if stored.var == "var" else None
+            found[key] = _Matrix(
+                file=file, stored=stored, to=to, row_shape=stored.row_shape if to is None else (self.n_vars,)
+            )
         return found
 
     @property
@@ -159,9 +158,7 @@ class CellDataset(Dataset[Item]):
 
     def _read(self, file: int, rows: NDArray[np.int64]) -> Iterator[tuple[str, Iterable[Any]]]:
         for key, matrix in self._matrices[file].items():
-            out = np.zeros((len(rows), *matrix.shape), self._dtype or matrix.stored.dtype)
-            matrix.stored.fill(out, np.arange(len(rows)), rows, matrix.to)
-            yield key, out
+            yield key, matrix.read(rows, self._dtype)
         for key, columns in self._labels.items():
             labels = columns[file].take(rows)
             yield key, labels.tolist() if key in self.encoders else labels
@@ -193,16 +190,14 @@ class CellDataset(Dataset[Item]):
         return np.asarray(weights[codes])
 
     def _label_strings(self, key: str) -> NDArray[np.object_]:
-        columns = read_column(self._files, key)
+        columns = _read_column(self._files, key)
         merged = np.hstack([column.take(rows) for column, rows in zip(columns, self._rows, strict=True)])
         return merged.astype(str).astype(object)
 
     def close(self) -> None:
         """Close the files; reading opens them again."""
-        for file, matrices in zip(self._files, self._matrices, strict=True):
+        for file in self._files:
             file.close()
-            for matrix in matrices.values():
-                matrix.stored.close()
 
     def __enter__(self) -> Self:
         return self
@@ -212,15 +207,100 @@ class CellDataset(Dataset[Item]):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Joined:
+class _Matrix:
     """A matrix of one file, and its place in the items."""
 
-    stored: StoredMatrix
+    file: AnnDataFile
+    """The file."""
+    stored: MatrixLayout
     """The matrix."""
     to: Columns
-    """Where its columns go."""
-    shape: tuple[Any, ...]
-    """Of one row of an item."""
+    """The column of an item for each column of the matrix, -1 for none; None if they are the same."""
+    row_shape: tuple[Any, ...]
+    """Shape of a row of an item."""
+
+    def read(self, rows: NDArray[np.int64], dtype: np.dtype[Any] | None) -> NDArray[Any]:
+        """``(len(rows), *row_shape)`` dense rows; of the stored type if ``dtype`` is None."""
+        out = np.zeros((len(rows), *self.row_shape), dtype or self.stored.dtype)
+        if self.stored.kind == "dense":
+            block = self.file.read_dense(self.stored, rows).reshape(len(rows), *self.stored.row_shape)
+            if self.to is None:
+                out[:] = block
+            else:
+                out[:, self.to[self.to >= 0]] = block[:, self.to >= 0]
+            return out
+        read = self.file.read_exact(self.stored, rows)
+        cells, columns, data = np.repeat(np.arange(len(rows)), np.diff(read.indptr)), read.indices, read.data
+        if self.to is not None:
+            columns = self.to[columns]
+            kept = columns >= 0
+            cells, columns, data = cells[kept], columns[kept], data[kept]
+        out[cells, columns] = data
+        return out
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _LabelColumn:
+    """A column of the obs of one file, as codes and categories whatever its type."""
+
+    codes: NDArray[np.integer[Any]]
+    """``(n_obs,)`` number of the category of each cell, -1 where the label is missing."""
+    categories: NDArray[Any]
+    """Labels, or their codes."""
+    missing: Any = np.nan
+    """Value of a missing label."""
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """The labels of some cells, in the dtype of the categories if it can hold all of them."""
+        codes = self.codes[rows]
+        known = codes >= 0
+        if known.all():
+            return np.asarray(self.categories[codes])
+        holds = self.categories.dtype.kind == "f" or not isinstance(self.missing, float)
+        out = np.full(len(rows), self.missing, self.categories.dtype if holds else object)
+        out[known] = self.categories[codes[known]]
+        return out
+
+    def encoded(self, encoder: Mapping[Any, int]) -> _LabelColumn:
+        """The same column with codes for labels."""
+        codes = np.array([encoder[label] for label in self.categories.tolist()], np.int64)
+        return _LabelColumn(codes=self.codes, categories=codes, missing=_MISSING)
+
+
+def _read_column(files: Sequence[AnnDataFile], key: str) -> list[_LabelColumn]:
+    """A column of each file; all missing where a file lacks it."""
+    if not any(key in file.obs_columns for file in files):
+        known = sorted({column for file in files for column in file.obs_columns})
+        raise KeyError(f"no file has the obs column {key!r}; there are {', '.join(known) or 'none'}")
+    return [_label_column(file, key) for file in files]
+
+
+def _label_column(file: AnnDataFile, key: str) -> _LabelColumn:
+    if key not in file.obs_columns:
+        return _LabelColumn(codes=np.full(file.n_obs, _MISSING, np.int8), categories=np.empty(0, object))
+    values = file.obs([key])[key]
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return _LabelColumn(codes=values.cat.codes.to_numpy(), categories=values.cat.categories.to_numpy())
+    codes, categories = pd.factorize(values)
+    return _LabelColumn(codes=codes, categories=categories.to_numpy())
+
+
+def _make_encoder(key: str, columns: Iterable[_LabelColumn], unknown: str | None) -> dict[Any, int]:
+    """Codes from 0 for the sorted labels of all columns; -1 for ``unknown``, if it is one of them.
+
+    Raises:
+        TypeError: the labels have no common order.
+    """
+    labels = {label for column in columns for label in column.categories.tolist()}
+    try:
+        known = sorted(labels - {unknown})
+    except TypeError as error:
+        kinds = sorted({type(label).__name__ for label in labels})
+        raise TypeError(
+            f"labels of obs column {key!r} have several types ({', '.join(kinds)}), which cannot be sorted; "
+            "write the column with one type, or leave it out of encode_labels"
+        ) from error
+    return ({unknown: _MISSING} if unknown in labels else {}) | {label: code for code, label in enumerate(known)}
 
 
 def _listed(keys: list[str] | str | None) -> list[str]:
@@ -249,11 +329,11 @@ def _encoded_keys(encode: list[str] | bool, keys: list[str], unknown: dict[str, 
 
 def _kept_rows(files: Sequence[AnnDataFile], obs_filter: Mapping[str, Any]) -> list[NDArray[np.int64]]:
     """Rows of each file that pass the filter."""
-    kept = [np.ones(frame_length(file.root["obs"]), bool) for file in files]
+    kept = [np.ones(file.n_obs, bool) for file in files]
     for key, values in obs_filter.items():
         wanted = list(values) if isinstance(values, list | tuple) else [values]
         known = [value for value in wanted if not pd.isna(value)]
-        for i, column in enumerate(read_column(files, key)):
+        for i, column in enumerate(_read_column(files, key)):
             passes = np.append(np.isin(column.categories, known), len(known) < len(wanted))
             kept[i] &= passes[column.codes]
     return [np.flatnonzero(mask) for mask in kept]
@@ -266,7 +346,7 @@ def _join_genes(
     as_stored: list[Columns] = [None] * len(files)
     if join is None:
         return None, as_stored
-    genes = [read_frame(file.root, "var").index for file in files]
+    genes = [file.var_names() for file in files]
     if all(genes[0].equals(other) for other in genes[1:]):
         return genes[0], as_stored
     for file, names in zip(files, genes, strict=True):
@@ -284,9 +364,10 @@ def _join_genes(
     return joint, [joint.get_indexer(names) for names in genes]
 
 
-def _check_found(keys: Iterable[str], matrices: Sequence[Mapping[str, object]], files: Sequence[AnnDataFile]) -> None:
+def _check_found(keys: Iterable[str], matrices: Sequence[Mapping[str, object]], file: AnnDataFile) -> None:
+    """Check that some file has a matrix for every key; ``file`` serves as the example in the message."""
     for key in keys:
         if not any(key in found for found in matrices):
-            root = files[0].root
-            there = [f"{group}/{name}" for group in ("layers", "obsm") if group in root for name in sorted(root[group])]
-            raise KeyError(f"no file has {key!r}; {files[0].path} has X{''.join(f', {name}' for name in there)}")
+            with file.opened() as root:
+                there = [name for group in ("layers", "obsm") for name in matrix_keys(root, group)]
+            raise KeyError(f"no file has {key!r}; {file.path} has {', '.join(['X', *there])}")

@@ -9,15 +9,13 @@ from pathlib import Path
 
 from scdataloader.protocols import OpenOptions
 from scdataloader.sources.anndata.counts import Values
-from scdataloader.sources.anndata.h5ad import H5adSource
-from scdataloader.sources.anndata.zarr import ZarrSource
+from scdataloader.sources.anndata.file import AnnDataFile
+from scdataloader.sources.anndata.source import AnnDataSource
 
-__all__ = ["H5adSource", "ZarrSource", "open_source"]
+__all__ = ["AnnDataFile", "AnnDataSource", "open_file", "open_source"]
 
 
-def open_source(
-    path: str | PathLike[str], *, counts: str = "auto", values: Values = "counts"
-) -> H5adSource | ZarrSource:
+def open_source(path: str | PathLike[str], *, counts: str = "auto", values: Values = "counts") -> AnnDataSource:
     """Open an ``.h5ad`` file or a zarr folder that AnnData wrote; no cell is read yet.
 
     Args:
@@ -35,19 +33,33 @@ def open_source(
     """
     if values not in ("counts", "any"):
         raise ValueError(f"values must be 'counts' or 'any', not {values!r}")
+    return AnnDataSource.open(_existing(path), counts=counts, values=values)
+
+
+def open_file(path: str | PathLike[str]) -> AnnDataFile:
+    """Open an ``.h5ad`` file or a zarr folder for its tables and matrices by key, whatever these hold.
+
+    Raises:
+        FileNotFoundError: no such path; names the nearest ones.
+        ValueError: the path is a URL.
+        SourceFormatError: not an AnnData.
+    """
+    return AnnDataFile.open(_existing(path))
+
+
+def open_anndata(paths: Sequence[Path], options: OpenOptions) -> Iterator[AnnDataSource]:
+    """Open AnnData files and folders; registered for every path that is registered for nothing else."""
+    for path in paths:
+        yield open_source(path, counts=options.counts, values=options.values)
+
+
+def _existing(path: str | PathLike[str]) -> Path:
     if "://" in fspath(path):
         raise ValueError(f"{path} is not a path on this machine; download or mount it, and give the path of the copy")
     found = Path(path).expanduser()
     if not found.exists():
         raise FileNotFoundError(_no_such_path(fspath(path), found))
-    source = ZarrSource if found.is_dir() else H5adSource
-    return source.open(found.absolute(), counts=counts, values=values)
-
-
-def open_anndata(paths: Sequence[Path], options: OpenOptions) -> Iterator[H5adSource | ZarrSource]:
-    """Open AnnData files and folders; registered for every path that is registered for nothing else."""
-    for path in paths:
-        yield open_source(path, counts=options.counts, values=options.values)
+    return found.absolute()
 
 
 def _no_such_path(written: str, path: Path) -> str:

@@ -105,7 +105,7 @@ def test_a_file_that_is_cut_or_goes_meanwhile_fails_in_one_line_and_leaves_nothi
     again = {Path(outcome.source).stem: outcome for outcome in curator.run("raw/*.h5ad")}
     assert set(again) == {"a", "z", "cut", "cut_gzip", "replaced", "replaced_gzip"}
     for name in ("cut", "cut_gzip"):
-        assert f"{name}.h5ad is truncated (4096 bytes are there" in again[name].reason
+        assert f"{name}.h5ad is truncated (4096 bytes" in again[name].reason
     assert again["replaced"].status == "kept"
 
 

@@ -80,13 +80,9 @@ def test_auto_passes_over_a_matrix_of_zeros(tmp_path: Path, kind: str, write: st
 @pytest.mark.parametrize("compression", ["contiguous", "gzip"])
 def test_named_matrix_without_counts_is_refused(tmp_path: Path, kind: str, value: float, compression: str) -> None:
     path = write_h5ad(tmp_path / "a.h5ad", make(stored_as(spoiled(value), kind)), H5_COMPRESSIONS[compression])
-    with pytest.raises(NotCountsError) as error:
+    place = rf"a.h5ad: X .* {value} at cell 5, gene 2 \(ENSG00000000002\).*counts=.*values='any'"
+    with pytest.raises(NotCountsError, match=place):
         open_source(path, counts="X")
-    assert str(error.value) == (
-        f"a.h5ad: X does not hold counts: {value} at cell 5, gene 2 (ENSG00000000002), where whole numbers from 0 up "
-        "were expected; name the matrix that holds them with counts=..., or pass values='any' to read values "
-        "that are not counts"
-    )
 
 
 def test_no_counts_anywhere_says_what_was_found_in_each_place(tmp_path: Path) -> None:
@@ -98,7 +94,7 @@ def test_no_counts_anywhere_says_what_was_found_in_each_place(tmp_path: Path) ->
         open_source(path)
     assert str(error.value) == (
         "a.h5ad: no counts found (X: 0.5 at cell 5, gene 2 (ENSG00000000002); "
-        "layers/counts: 0.5 at cell 5, gene 2 (ENSG00000000002); raw: not there). Expected whole numbers from 0 up in "
+        "layers/counts: 0.5 at cell 5, gene 2 (ENSG00000000002); raw: missing). Expected whole numbers from 0 up in "
         "X, layers/counts or raw; name another matrix with counts=... (there are: layers/umi), "
         "or pass values='any' to read values that are not counts"
     )
@@ -124,7 +120,7 @@ def test_a_bad_value_outside_the_sample_is_refused_when_it_is_read(tmp_path: Pat
 def test_any_values_are_read_as_they_are(tmp_path: Path, caplog) -> None:
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csr_matrix(spoiled(NEGATIVE))), {})
     with caplog.at_level(logging.INFO, "scdataloader"), open_source(path, values="any") as source:
-        assert "no matrix holds counts; reading X as it is" in caplog.text
+        assert "no matrix holds counts; reading X" in caplog.text
         np.testing.assert_array_equal(source.read(np.arange(N_OBS)).to_scipy().toarray(), spoiled(NEGATIVE))
         assert source.matrix is not None
         assert not source.matrix.counts_only
@@ -154,7 +150,7 @@ def test_a_scaled_matrix_is_refused() -> None:
     path = Path(scanpy.datasets.__file__).parent / "10x_pbmc68k_reduced.h5ad"
     if not path.exists():
         pytest.skip("this scanpy does not ship the file")
-    with pytest.raises(NotCountsError, match=r"X: -.* at cell 0.*; layers/counts: not there; raw: 2\.177 at cell 0"):
+    with pytest.raises(NotCountsError, match=r"X: -.* at cell 0.*; layers/counts: missing; raw: 2\.177 at cell 0"):
         open_source(path)
     with open_source(path, values="any") as source:
         expected = scanpy.datasets.pbmc68k_reduced().X

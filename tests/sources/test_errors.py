@@ -96,7 +96,7 @@ def test_truncated(tmp_path: Path, compression: str) -> None:
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csr_matrix(coordinates())), H5_COMPRESSIONS[compression])
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3])
-    with pytest.raises(SourceFormatError, match=r"a.h5ad is truncated \(\d+ bytes are there.*fetch or write"):
+    with pytest.raises(SourceFormatError, match=r"a.h5ad is truncated \(\d+ bytes.*write the file again"):
         open_source(path)
 
 

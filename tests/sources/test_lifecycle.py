@@ -151,7 +151,7 @@ def test_closing_leaves_no_file_thread_or_map(path: Path) -> None:
 def test_opening_reads_little_and_keeps_nothing_open(path: Path) -> None:
     source = open_source(path)
     assert not [name for name in open_files() if name.startswith(str(path.parent))]
-    assert source._stored is None
+    assert not source._matrices
 
 
 def test_reading_decodes_in_several_threads(tmp_path: Path, monkeypatch) -> None:

@@ -1,71 +1,238 @@
-"""An open AnnData file: its tree of groups and arrays."""
+"""AnnData files and folders: their tables, and their matrices by key."""
 
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, Protocol, Self
 
-import h5py
 import numpy as np
-import zarr
+import pandas as pd
 from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
-from scdataloader.sources.anndata.layout import Node, check_is_anndata
+from scdataloader.kernels.rows import gather
+from scdataloader.runtime.memory import BufferPool
+from scdataloader.sources.anndata import h5ad, layout, zarr
+from scdataloader.sources.anndata.layout import MatrixLayout, Node
+from scdataloader.sources.anndata.matrix import StoredMatrix, open_matrix
+from scdataloader.sources.arrays.arrays import StoredArray
+from scdataloader.sources.arrays.mapped import FileMap
+from scdataloader.sources.arrays.matrices import DenseReader, StoredRows
+from scdataloader.sources.arrays.transpose import Transpose, transpose_in_memory
+from scdataloader.types import CSRMatrix
+
+_MEMORY = BufferPool()
+"""Memory of all reads in this process: there may be thousands of files."""
+
+
+class Format(Protocol):
+    """A file format of AnnData; the modules `h5ad` and `zarr` are the two."""
+
+    def opened(self, path: Path, /) -> AbstractContextManager[Node]:
+        """The root group, for the duration of a with statement."""
+
+    def require_codecs(self, node: Node, path: Path, /) -> None:
+        """Check that an array can be decoded.
+
+        Raises:
+            SourceFormatError: it cannot.
+        """
+
+    def describe(self, file: FileMap, node: Node, dtype: np.dtype[Any] | None = None, /) -> StoredArray:
+        """How an array can be read once the root group is closed; ``dtype`` replaces its own."""
+
+
+_FORMATS: dict[str, Format] = {"h5ad": h5ad, "zarr": zarr}
 
 
 class AnnDataFile:
-    """An .h5ad file or .zarr folder, opened when first read, once in each process.
+    """An ``.h5ad`` file or a ``.zarr`` folder.
 
-    Safe to fork and to pickle: handles are not shared between processes. ``close()`` may be called at any time; the
-    next read opens the file again.
+    The object holds a path and metadata, so it can be pickled, forked and shared by threads. Library handles are open
+    within a call only; memory maps and decoded chunks are kept until `close`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, root: Node) -> None:
+        layout.check_is_anndata(root, path)
         self.path = path
-        self._root: Node | None = None
-        self._process = -1
-        self._indptr: dict[str, NDArray[np.int64]] = {}
+        self.name = path.name
+        self.obs_columns: list[str] = layout.frame_columns(root["obs"])
+        self.n_obs = layout.frame_length(root["obs"])
+        self._layouts: dict[str, MatrixLayout | None] = {}
+        self.transpose: Transpose = transpose_in_memory
+        """Transposes a CSC matrix, when the first of its cells is read."""
+        self._drop()
 
-    def __getstate__(self) -> Path:
-        return self.path
-
-    def __setstate__(self, path: Path) -> None:
-        self.__init__(path)  # type: ignore[misc]
-
-    @property
-    def root(self) -> Node:
-        """The top group.
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read the metadata of a file.
 
         Raises:
-            FileNotFoundError: the path does not exist.
-            SourceFormatError: it is not an AnnData.
+            SourceFormatError: not an AnnData.
         """
-        if self._root is None or self._process != os.getpid():
-            self._root = self._open()
-            self._process = os.getpid()
-        return self._root
+        with format_of(path).opened(path) as root:
+            return cls(path, root)
 
-    def _open(self) -> Node:
-        if not self.path.exists():
-            raise FileNotFoundError(f"no AnnData at {self.path} (working directory {Path.cwd()})")
-        try:
-            root = zarr.open_group(self.path, mode="r") if self.path.is_dir() else h5py.File(self.path, "r")
-        except (OSError, zarr.errors.GroupNotFoundError) as error:
+    def opened(self) -> AbstractContextManager[Node]:
+        """The root group, for the duration of a with statement."""
+        return format_of(self.path).opened(self.path)
+
+    def obs(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Columns of the cell table, ``n_obs`` rows; categoricals stay categorical. Not cached.
+
+        Raises:
+            KeyError: a column is missing; the message names the file and the nearest columns.
+        """
+        with self.opened() as root:
+            return layout.read_columns(root, columns, self.name)
+
+    def whole_obs(self) -> pd.DataFrame:
+        """The whole cell table, with its index. Not cached."""
+        with self.opened() as root:
+            return layout.read_frame(root, "obs")
+
+    def obs_names(self) -> pd.Index:
+        """Names of the cells: the index of the cell table. Not cached."""
+        with self.opened() as root:
+            return layout.read_index(root, "obs")
+
+    def var_names(self) -> pd.Index:
+        """Names of the genes of X and layers: the index of the gene table. Not cached."""
+        with self.opened() as root:
+            return layout.read_index(root, "var")
+
+    @property
+    def organism(self) -> str | None:
+        """The organism that ``uns`` states, as ontology term or else name; None if it states none, or several."""
+        with self.opened() as root:
+            return layout.uns_organism(root)
+
+    def find_matrix(self, key: str) -> MatrixLayout | None:
+        """The matrix "X", "layers/<name>", "raw", "obsm/<name>" or "obsp/<name>"; None if the file has none.
+
+        Raises:
+            SourceFormatError: it is neither an array nor a sparse matrix, or has not ``n_obs`` rows.
+        """
+        if key not in self._layouts:
+            with self.opened() as root:
+                found = layout.find_matrix(root, key, self.path)
+            if found is not None and found.shape[0] != self.n_obs:
+                raise SourceFormatError(
+                    f"{self.path} contradicts itself: {key} has {found.shape[0]} rows, obs has {self.n_obs}; "
+                    "write the file again"
+                )
+            self._layouts[key] = found
+        return self._layouts[key]
+
+    def read_exact(self, matrix: MatrixLayout, rows: NDArray[np.int64]) -> CSRMatrix:
+        """Rows of a matrix with values as exact as stored: integers in 64 bits, without the zeros of a dense matrix.
+
+        Raises:
+            IndexError: a row is outside ``[0, n_obs)``.
+            SourceFormatError: the file is damaged.
+        """
+        return self._read(matrix, rows, self.exact_dtype(matrix)).in_order()
+
+    def exact_dtype(self, matrix: MatrixLayout) -> np.dtype[Any]:
+        """The dtype of `read_exact`."""
+        dtype = self._stored(matrix).arrays[0].dtype
+        return np.dtype(f"{dtype.kind}8") if dtype.kind in "iu" else dtype
+
+    def read_dense(self, matrix: MatrixLayout, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """``(len(rows), n_columns)`` rows of a dense matrix, as stored.
+
+        Raises:
+            IndexError: a row is outside ``[0, n_obs)``.
+            SourceFormatError: the file is damaged.
+        """
+        reader = self._stored(matrix).reader
+        if not isinstance(reader, DenseReader):
+            raise TypeError(f"{matrix.key} of {self.name} is not stored as a dense matrix")
+        return reader.read_dense(self._valid(rows))
+
+    def _read(self, matrix: MatrixLayout, rows: NDArray[np.int64], dtype: np.dtype[Any]) -> StoredRows:
+        """Rows with checked gene numbers."""
+        rows = self._valid(rows)
+        read = self._stored(matrix).reader.read(rows, _MEMORY, dtype)
+        if read.flags & gather.OUT_OF_RANGE:
+            n_genes = matrix.shape[1]
+            bad = (read.indices < 0) | (read.indices >= n_genes)
+            # An invalid 64-bit number may be valid in 32 bits; then it is only known to be among these cells.
+            cell = f"cell {rows[read.row_of(int(bad.argmax()))]}" if bad.any() else f"a cell among {rows[:3]}..."
             raise SourceFormatError(
-                f"{self.path} is not an AnnData ({error}); expected an .h5ad file or a .zarr folder"
-            ) from error
-        check_is_anndata(root, self.path)
-        return root
+                f"{self.path} is damaged: {matrix.key} has a gene number outside 0 to {n_genes - 1} in {cell}; "
+                "download or write the file again"
+            )
+        return read
 
-    def indptr(self, location: str) -> NDArray[np.int64]:
-        """``(n_rows + 1,)`` row offsets of a CSR matrix, read once."""
-        if location not in self._indptr:
-            self._indptr[location] = np.asarray(self.root[location]["indptr"][...], dtype=np.int64)
-        return self._indptr[location]
+    def _valid(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+            raise TypeError(f"rows must be a list of integers; got shape {rows.shape}, dtype {rows.dtype}")
+        rows = np.ascontiguousarray(rows, np.int64)
+        if rows.size and not (rows.min() >= 0 and rows.max() < self.n_obs):
+            raise IndexError(f"{self.name} has cells 0 to {self.n_obs - 1}; got rows from {rows.min()} to {rows.max()}")
+        return rows
+
+    def _stored(self, matrix: MatrixLayout) -> StoredMatrix:
+        """An opened matrix; opened once, at its first use."""
+        if self._process != os.getpid():
+            # Another thread may have held the lock when this process was forked.
+            self._renew_lock()
+        if (stored := self._matrices.get(matrix.key)) is not None:
+            return stored
+        with self._lock:
+            if matrix.key not in self._matrices:
+                self._matrices[matrix.key] = self._open_matrix(matrix)
+            return self._matrices[matrix.key]
+
+    def _open_matrix(self, matrix: MatrixLayout) -> StoredMatrix:
+        form = format_of(self.path)
+        with form.opened(self.path) as root:
+            return open_matrix(
+                lambda array, dtype: form.describe(self._map, array, dtype),
+                layout.lookup(root, matrix.location),
+                matrix,
+                file=self._map,
+                transpose=self.transpose,
+            )
+
+    def release(self) -> None:
+        """Free the memory of mapped pages; later reads map them again."""
+        for stored in tuple(self._matrices.values()):
+            stored.file.release()
 
     def close(self) -> None:
-        """Close the file."""
-        root, self._root = self._root, None
-        if root is not None and self._process == os.getpid() and isinstance(root, h5py.File):
-            root.close()
+        """Close memory maps and drop decoded chunks; a later read opens them again."""
+        self._drop()
+
+    def _drop(self) -> None:
+        self._renew_lock()
+        self._map = FileMap(self.path)
+        self._matrices: dict[str, StoredMatrix] = {}
+
+    def _renew_lock(self) -> None:
+        self._process, self._lock = os.getpid(), threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        dropped = ("_process", "_lock", "_map", "_matrices")
+        return {key: value for key, value in self.__dict__.items() if key not in dropped}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._drop()
+
+
+def format_of(path: Path) -> Format:
+    """The format of a file or a folder."""
+    return _FORMATS["zarr" if path.is_dir() else "h5ad"]

@@ -1,4 +1,4 @@
-"""AnnData in HDF5 files."""
+"""AnnData in HDF5 files (.h5ad)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.files import opening
-from scdataloader.sources.anndata.layout import MatrixLayout, Node, is_array
-from scdataloader.sources.anndata.source import AnnDataSource
 from scdataloader.sources.arrays.arrays import (
     ChunkedArray,
     EncodedChunks,
@@ -32,46 +30,30 @@ from scdataloader.sources.arrays.codecs import Codecs, hdf5_codecs
 from scdataloader.sources.arrays.mapped import FileMap
 
 
-class H5adSource(AnnDataSource):
-    """An ``.h5ad`` file, read as it lies: mapped into memory where it can be, else decoded chunk by chunk."""
-
-    @classmethod
-    @contextmanager
-    def _opened(cls, path: Path) -> Iterator[Node]:
-        with _open(path) as file:
-            yield file
-
-    @classmethod
-    def _describe(cls, file: FileMap, node: Node, dtype: np.dtype[Any] | None = None) -> StoredArray:
-        path = file.path
-        name = f"{path.name}: {node.name.lstrip('/')}"
-        working = dtype or working_dtype(node.dtype, name)
-        if not node.size:
-            return MappedArray(values=np.empty(node.shape, working))
-        _require_filters(node, path)
-        plain = node.file.userblock_size == 0 and not node.is_virtual and node.external is None
-        offset = node.id.get_offset() if plain else None
-        if offset is not None and working == node.dtype:
-            return file.array(offset, node.shape, working, name)
-        chunked = _chunked(file, node, working, name) if plain and node.chunks else None
-        rows = node.chunks[0] if node.chunks else None
-        sliced = library_array(node.shape, node.dtype, rows, partial(_open_array, path, node.name), name, working)
-        return chunked or sliced
-
-    @classmethod
-    def _sampled(cls, root: Node, found: MatrixLayout) -> Node:
-        node = super()._sampled(root, found)
-        for array in [node] if is_array(node) else [node["data"], node["indices"], node["indptr"]]:
-            _require_filters(array, Path(root.filename))
-        return node
+def describe(file: FileMap, node: h5py.Dataset, dtype: np.dtype[Any] | None = None) -> StoredArray:
+    """How a dataset can be read: mapped, decoded chunk by chunk, or sliced by HDF5; ``dtype`` replaces its own."""
+    path = file.path
+    name = f"{path.name}: {node.name.lstrip('/')}"
+    working = dtype or working_dtype(node.dtype, name)
+    shape = (node.shape[0], math.prod(node.shape[1:])) if node.ndim > 1 else node.shape
+    if not node.size:
+        return MappedArray(values=np.empty(shape, working))
+    require_codecs(node, path)
+    plain = node.file.userblock_size == 0 and not node.is_virtual and node.external is None
+    offset = node.id.get_offset() if plain else None
+    if offset is not None and working == node.dtype:
+        return file.array(offset, shape, working, name)
+    rows = node.chunks[0] if node.chunks else None
+    chunked = _chunked(file, node, working, name) if plain and node.chunks and shape == node.shape else None
+    return chunked or library_array(shape, node.dtype, rows, partial(_open_array, path, node.name), name, working)
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    """The file, open for reading.
+def opened(path: Path) -> Iterator[h5py.File]:
+    """Open a file for reading.
 
     Raises:
-        SourceFormatError: not HDF5, or shorter than it was written.
+        SourceFormatError: not HDF5, or truncated.
     """
     try:
         with opening(path):
@@ -86,19 +68,19 @@ def _open(path: Path) -> Iterator[h5py.File]:
 
 def _why_not_hdf5(path: Path, error: OSError) -> str:
     if "truncated" in str(error):
-        return f"{path} is truncated ({path.stat().st_size} bytes are there: {error}); fetch or write the file again"
+        return f"{path} is truncated ({path.stat().st_size} bytes: {error}); download or write the file again"
     if h5py.is_hdf5(path):
         return f"{path} is an HDF5 file that cannot be opened: {error}"
     with path.open("rb") as file:
         start = file.read(8)
     if start.startswith(b"\x1f\x8b"):
         return f"{path} is a gzip file, expected HDF5: unpack it with gunzip first"
-    return f"{path} is not an HDF5 file (it begins with {start!r}); expected an .h5ad file, or a folder for zarr"
+    return f"{path} is not an HDF5 file (it begins with {start!r}); expected an .h5ad file or a .zarr folder"
 
 
 @contextmanager
 def _open_array(path: Path, name: str) -> Iterator[h5py.Dataset]:
-    with _open(path) as file:
+    with opened(path) as file:
         yield file[name]
 
 
@@ -109,11 +91,11 @@ def _filters(node: h5py.Dataset) -> list[tuple[int, tuple[int, ...], str]]:
     return [(number, options, name.decode(errors="replace")) for number, _, options, name in found]
 
 
-def _require_filters(node: h5py.Dataset, path: Path) -> None:
-    """Refuse a dataset that needs a filter nobody has; `hdf5plugin` is asked where it is installed.
+def require_codecs(node: h5py.Dataset, path: Path) -> None:
+    """Check that the filters of a dataset are available, `hdf5plugin` included where it is installed.
 
     Raises:
-        SourceFormatError: names the filter.
+        SourceFormatError: a filter is not available.
     """
     for number, _, name in _filters(node):
         if h5py.h5z.filter_avail(number):
@@ -122,23 +104,23 @@ def _require_filters(node: h5py.Dataset, path: Path) -> None:
             import_module("hdf5plugin")
         if not h5py.h5z.filter_avail(number):
             raise SourceFormatError(
-                f"{path} is compressed with the HDF5 filter {number} ({name or 'unnamed'}), which is not available "
-                "here: install hdf5plugin, or write the file with gzip or no compression"
+                f"{path} is compressed with the HDF5 filter {number} ({name or 'unnamed'}), which is not available: "
+                "install hdf5plugin, or write the file with gzip or without compression"
             )
 
 
 def _chunked(file: FileMap, node: h5py.Dataset, dtype: np.dtype[Any], name: str) -> ChunkedArray | None:
-    """The dataset's chunks by their place in the file; None where HDF5 itself has to decode them."""
+    """The chunks of a dataset by their offsets in the file; None if HDF5 has to decode them."""
     item, n_values = node.dtype.itemsize, math.prod(node.chunks)
     codecs = hdf5_codecs([(number, item) for number, _, _ in _filters(node)])
     table = None if codecs is None else _chunk_table(node)
     if codecs is None or table is None:
         return None
     offsets, sizes = table
-    as_they_are = codecs == Codecs() and dtype == node.dtype and bool((sizes == n_values * item).all())
+    not_encoded = codecs == Codecs() and dtype == node.dtype and bool((sizes == n_values * item).all())
     chunks = (
         file.chunks(offsets, n_values, dtype, name)
-        if as_they_are
+        if not_encoded
         else EncodedChunks(
             name=name,
             n_values=n_values,
@@ -149,14 +131,14 @@ def _chunked(file: FileMap, node: h5py.Dataset, dtype: np.dtype[Any], name: str)
         )
     )
     return ChunkedArray(
-        shape=node.shape, chunk_shape=node.chunks, dtype=dtype, chunks=chunks, worth_keeping=not as_they_are
+        shape=node.shape, chunk_shape=node.chunks, dtype=dtype, chunks=chunks, worth_keeping=not not_encoded
     )
 
 
 def _chunk_table(node: h5py.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """(offset, size) in the file of every chunk, size 0 if it was never written.
+    """(offset, size) in the file of every chunk; size 0 if it was never written.
 
-    None if some chunk was written without one of the filters, as HDF5 does where a filter does not pay.
+    None if a chunk was written without one of the filters, as HDF5 does if a filter does not make it smaller.
     """
     grid = [-(-n // step) for n, step in zip(node.shape, node.chunks, strict=True)]
     offsets, sizes = np.zeros(math.prod(grid), np.int64), np.zeros(math.prod(grid), np.int64)

@@ -1,8 +1,9 @@
-"""How AnnData lays itself out in a tree of groups and arrays, back to its first encodings; HDF5 and zarr look alike."""
+"""The tree of groups and arrays of a stored AnnData, in all its encodings; the same for HDF5 and zarr."""
 
 from __future__ import annotations
 
 import difflib
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,30 +25,34 @@ Kind = Literal["csr", "csc", "dense"]
 _TWO_AXES = 2
 _HINTS = {
     "matrix": "it looks like a 10x Genomics file: convert it with scanpy.read_10x_h5(...).write_h5ad(...)",
-    "mod": "it looks like a MuData file: write the modality you want as an .h5ad of its own",
+    "mod": "it looks like a MuData file: write one modality as an .h5ad file",
     "row_attrs": "it looks like a loom file: convert it with anndata.io.read_loom(...).write_h5ad(...)",
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MatrixLayout:
-    """A matrix of cells by genes, and where it lies."""
+    """A stored matrix with a row for each cell."""
 
     key: str
-    """What users call it: ``X``, ``layers/<name>`` or ``raw``."""
+    """Its name for users: "X", "layers/<name>", "raw", "obsm/<name>" or "obsp/<name>"."""
     location: str
     """Path of its group or array."""
     var: str
-    """Path of its gene table."""
+    """Path of its gene table; empty if its columns are not genes."""
     kind: Kind
     """How it is stored."""
     shape: tuple[int, int]
-    """(cells, genes)."""
+    """(cells, columns); further axes count as columns."""
+    row_shape: tuple[int, ...]
+    """Shape of a row: usually ``shape[1:]``."""
+    dtype: np.dtype[Any]
+    """Type of the stored values."""
 
 
 @contextmanager
 def old_formats() -> Iterator[None]:
-    """Silence anndata's advice to rewrite a file of an old encoding: users cannot help what a public file is like."""
+    """Suppress the advice of anndata to rewrite files of old encodings, which users of public files cannot follow."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OldFormatWarning)
         yield
@@ -59,10 +64,10 @@ def is_array(node: Node) -> bool:
 
 
 def check_is_anndata(root: Node, path: object) -> None:
-    """Refuse a file or folder that has no table of cells or no table of genes.
+    """Check that a file or folder has a table of cells and a table of genes.
 
     Raises:
-        SourceFormatError: names what was expected and what is there.
+        SourceFormatError: it does not.
     """
     keys = sorted(root.keys())
     missing = [key for key in ("obs", "var") if key not in keys]
@@ -76,23 +81,55 @@ def check_is_anndata(root: Node, path: object) -> None:
 
 
 def find_matrices(root: Node) -> dict[str, MatrixLayout]:
-    """All matrices that could hold counts, by the name that users call them, in the order X, layers, raw."""
-    places = [("X", "X", "var")]
-    if "layers" in root:
-        places += [(f"layers/{name}", f"layers/{name}", "var") for name in sorted(root["layers"].keys())]
-    # Before anndata 0.7 the parts of raw lay at the top, with a dot in their names.
-    places += [("raw", "raw/X", "raw/var"), ("raw", "raw.X", "raw.var")]
+    """All matrices that may hold counts, by key: X, layers, raw."""
+    layers = [f"layers/{name}" for name in sorted(root["layers"].keys())] if "layers" in root else []
     found: dict[str, MatrixLayout] = {}
-    for key, location, var in places:
-        node = lookup(root, location)
-        layout = None if node is None else _matrix(node, key, location, var)
-        if layout is not None and lookup(root, var) is not None:
-            found.setdefault(key, layout)
+    for key in ("X", *layers, "raw"):
+        for location, var in _locations(key):
+            layout = _matrix(root, key, location, var)
+            if layout is not None and lookup(root, var) is not None:
+                found.setdefault(key, layout)
     return found
 
 
+def find_matrix(root: Node, key: str, path: object) -> MatrixLayout | None:
+    """The matrix of a key; None if nothing is stored under the key.
+
+    Raises:
+        SourceFormatError: what is stored is neither an array nor a sparse matrix; names ``path``.
+    """
+    for location, var in _locations(key):
+        node = lookup(root, location)
+        if node is not None:
+            layout = _matrix(root, key, location, var)
+            if layout is None:
+                encoding = "array" if is_array(node) else _encoding(node) or "group"
+                raise SourceFormatError(
+                    f"{key} in {path} is stored as {encoding}, expected a CSR matrix or a dense array; write it as one"
+                )
+            return layout
+    return None
+
+
+def matrix_keys(root: Node, group: str) -> list[str]:
+    """Keys of all matrices in a group ("layers", "obsm", "obsp"), sorted."""
+    node = lookup(root, group)
+    if node is None or is_array(node):  # an array of records is an old encoding
+        return []
+    keys = [f"{group}/{name}" for name in sorted(node.keys())]
+    return [key for key in keys if any(_matrix(root, key, *place) for place in _locations(key))]
+
+
+def _locations(key: str) -> list[tuple[str, str]]:
+    """Where the matrix of a key and its gene table may be."""
+    if key == "raw":
+        # Before anndata 0.7 the parts of raw were in the root group, with a dot in their names.
+        return [("raw/X", "raw/var"), ("raw.X", "raw.var")]
+    return [(key, "" if key.startswith(("obsm/", "obsp/")) else "var")]
+
+
 def lookup(root: Node, location: str) -> Node | None:
-    """The node at a path, None if there is none."""
+    """The node at a path; None if there is none."""
     node = root
     for part in location.split("/"):
         if is_array(node) or part not in node:
@@ -101,23 +138,40 @@ def lookup(root: Node, location: str) -> Node | None:
     return node
 
 
-def _matrix(node: Node, key: str, location: str, var: str) -> MatrixLayout | None:
+def _matrix(root: Node, key: str, location: str, var: str) -> MatrixLayout | None:
+    """The matrix at a location; None if there is none."""
+    node = lookup(root, location)
+    if node is None:
+        return None
     if is_array(node):
-        if node.shape is None or len(node.shape) != _TWO_AXES:
+        if node.shape is None or len(node.shape) < _TWO_AXES or (var and len(node.shape) > _TWO_AXES):
             return None
         kind: Kind = "dense"
-        shape = node.shape
+        shape, dtype = node.shape, node.dtype
     else:
-        encoding = _text(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "")))
-        if encoding[:3] not in ("csr", "csc"):
+        encoding = _encoding(node)
+        if encoding[:3] not in ("csr", "csc") or "data" not in node:
             return None
         kind = "csr" if encoding.startswith("csr") else "csc"
-        shape = node.attrs["shape" if "shape" in node.attrs else "h5sparse_shape"]
-    return MatrixLayout(key=key, location=location, var=var, kind=kind, shape=(int(shape[0]), int(shape[1])))
+        shape, dtype = node.attrs["shape" if "shape" in node.attrs else "h5sparse_shape"], node["data"].dtype
+    n_obs, *row_shape = (int(size) for size in shape)
+    return MatrixLayout(
+        key=key,
+        location=location,
+        var=var,
+        kind=kind,
+        shape=(n_obs, math.prod(row_shape)),
+        row_shape=tuple(row_shape),
+        dtype=dtype,
+    )
+
+
+def _encoding(node: Node) -> str:
+    return _text(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "")))
 
 
 def frame_columns(node: Node) -> list[str]:
-    """Names of a table's columns, without its index."""
+    """Names of the columns of a table, without its index."""
     if is_array(node):
         return [str(name) for name in node.dtype.names[1:]]
     order = node.attrs.get("column-order")
@@ -127,7 +181,7 @@ def frame_columns(node: Node) -> list[str]:
 
 
 def frame_length(node: Node) -> int:
-    """Number of a table's rows, without reading it."""
+    """Number of rows of a table, read from its metadata."""
     if is_array(node):
         return int(node.shape[0])
     index = node[_text(node.attrs.get("_index", "_index"))]
@@ -135,10 +189,10 @@ def frame_length(node: Node) -> int:
 
 
 def read_columns(root: Node, columns: Sequence[str], name: str) -> pd.DataFrame:
-    """Columns of obs, in the order asked for, over a plain index; only these are read, but for old encodings.
+    """Columns of obs with a plain index; of old encodings, the whole table is read for them.
 
     Raises:
-        KeyError: a column is missing; names the source and the nearest names.
+        KeyError: a column is missing; the message names the source and the nearest columns.
     """
     present = frame_columns(root["obs"])
     for column in columns:
@@ -157,7 +211,7 @@ def read_frame(root: Node, location: str) -> pd.DataFrame:
     """A whole table, with its index."""
     node = lookup(root, location)
     if node is None:
-        raise SourceFormatError(f"there is no table {location}")
+        raise SourceFormatError(f"table {location} is missing")
     with old_formats():
         table = read_elem(node)
         if isinstance(table, pd.DataFrame):
@@ -198,7 +252,7 @@ def _decoded(values: Any) -> Any:
 
 
 def uns_strings(root: Node, key: str) -> list[str] | None:
-    """The string, or strings, at ``uns[key]``; None where there are none."""
+    """The string, or strings, at ``uns[key]``; None if it holds none."""
     node = lookup(root, f"uns/{key}")
     if node is None or not is_array(node):
         return None
@@ -208,7 +262,7 @@ def uns_strings(root: Node, key: str) -> list[str] | None:
 
 
 def uns_organism(root: Node) -> str | None:
-    """The organism that ``uns`` states, as ontology term or else name; None where it states none, or several."""
+    """The organism that ``uns`` states, as ontology term or else name; None if it states none, or several."""
     for key in ORGANISM_KEYS:
         stated = set(uns_strings(root, key) or ())
         if stated:

@@ -1,4 +1,4 @@
-"""From the layout of a matrix to the reader that suits it, its offsets checked."""
+"""Open a stored matrix with the reader that suits it; check its offsets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scdataloader.sources.arrays.matrices import ChunkedCSR, ChunkedDense, Mappe
 from scdataloader.sources.arrays.transpose import StoredCSC, Transpose
 
 Describe = Callable[[Node, np.dtype[Any] | None], StoredArray]
-"""How an array lies on disk; a dtype asks for that one in place of the array's own."""
+"""Returns how an array is stored; a dtype replaces the array's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,17 +27,17 @@ class StoredMatrix:
     reader: Reader
     """Reads rows."""
     offsets: NDArray[np.int64] | None
-    """Of the rows of a CSR or the columns of a CSC matrix, as stored; None for a dense one."""
+    """Offsets of the rows of a CSR or the columns of a CSC matrix, as stored; None for a dense matrix."""
     arrays: tuple[StoredArray, ...]
-    """Where the values lie: ``data`` and ``indices``, or the dense matrix."""
+    """The stored arrays: ``data`` and ``indices``, or the dense matrix."""
     file: FileMap
-    """What is mapped of it."""
+    """The file that is mapped."""
 
 
 def open_matrix(
-    describe: Describe, node: Node, layout: MatrixLayout, *, file: FileMap, counts_only: bool, transpose: Transpose
+    describe: Describe, node: Node, layout: MatrixLayout, *, file: FileMap, transpose: Transpose
 ) -> StoredMatrix:
-    """Find how a matrix is best read. Of a CSR matrix the offsets are loaded; a CSC matrix is transposed.
+    """Open a matrix. The offsets of a CSR matrix are loaded; a CSC matrix is transposed.
 
     Raises:
         SourceFormatError: the arrays contradict each other.
@@ -64,13 +64,17 @@ def open_matrix(
                 file=file,
             )
         )
-        genes, values = Pieces.one(matrix.indices), Pieces.one(matrix.data)
-        reader = MappedCSR(matrix.indptr, genes, values, layout.shape[1], counts_only=counts_only)
+        reader = MappedCSR(matrix.indptr, Pieces.one(matrix.indices), Pieces.one(matrix.data), layout.shape[1])
     elif genes is not None and values is not None:
-        reader = MappedCSR(indptr, genes, values, layout.shape[1], counts_only=counts_only)
+        reader = MappedCSR(indptr, genes, values, layout.shape[1])
     else:
         reader = ChunkedCSR(indptr, _chunked(indices), _chunked(data), layout.shape[1])
     return StoredMatrix(reader=reader, offsets=indptr, arrays=(data, indices), file=file)
+
+
+def _dense(array: StoredArray, file: FileMap) -> StoredMatrix:
+    reader: Reader = MappedDense(array.values) if isinstance(array, MappedArray) else ChunkedDense(array)
+    return StoredMatrix(reader=reader, offsets=None, arrays=(array,), file=file)
 
 
 def _pieces(array: StoredArray) -> Pieces | None:
@@ -80,25 +84,20 @@ def _pieces(array: StoredArray) -> Pieces | None:
     return array.chunks.pieces() if isinstance(array.chunks, MappedChunks) else None
 
 
-def _dense(array: StoredArray, file: FileMap) -> StoredMatrix:
-    reader: Reader = MappedDense(array.values) if isinstance(array, MappedArray) else ChunkedDense(array)
-    return StoredMatrix(reader=reader, offsets=None, arrays=(array,), file=file)
+def _chunked(array: StoredArray) -> ChunkedArray:
+    """The array in chunks, also if only the other array of its matrix has to be decoded."""
+    return array if isinstance(array, ChunkedArray) else array.as_chunks()
 
 
 def _index_dtype(node: Node) -> np.dtype[Any] | None:
-    """The compiled loops know gene numbers of 32 and 64 signed bits; others are widened."""
+    """The kernels take gene numbers of 32 and 64 signed bits; others are converted."""
     return None if node.dtype in (np.dtype(np.int32), np.dtype(np.int64)) else np.dtype(np.int64)
-
-
-def _chunked(array: StoredArray) -> ChunkedArray:
-    """One chunk of what is mapped already, where only the other array of a matrix has to be decoded."""
-    return array if isinstance(array, ChunkedArray) else array.as_chunks()
 
 
 def _check_offsets(indptr: NDArray[np.int64], n_major: int, nnz: int, name: str) -> None:
     found = ""
     if indptr.shape != (n_major + 1,):
-        found = f"it has {indptr.size} of them"
+        found = f"found {indptr.size} of them"
     elif indptr[0] != 0 or indptr[-1] > nnz:
         found = f"they run from {indptr[0]} to {indptr[-1]}"
     elif (np.diff(indptr) < 0).any():
@@ -106,5 +105,5 @@ def _check_offsets(indptr: NDArray[np.int64], n_major: int, nnz: int, name: str)
     if found:
         raise SourceFormatError(
             f"{name} is damaged: expected {n_major + 1} offsets, ascending from 0 to at most {nnz}; {found}; "
-            "fetch or write the file again"
+            "download or write the file again"
         )

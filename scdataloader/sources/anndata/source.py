@@ -1,12 +1,11 @@
-"""An AnnData on disk as a source: what HDF5 and zarr have in common."""
+"""A stored AnnData as a source of cells."""
 
 from __future__ import annotations
 
-import os
-import threading
-from abc import ABC, abstractmethod
+import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,111 +16,69 @@ from numpy.typing import NDArray
 from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.kernels.rows import gather
 from scdataloader.protocols import ReadCost
-from scdataloader.runtime.memory import BufferPool
 from scdataloader.sources.anndata import layout
 from scdataloader.sources.anndata.counts import (
-    Offence,
+    InvalidValue,
     Values,
     choose_matrix,
-    find_offence,
     first_not_count,
-    has_counts,
-    in_words,
     not_counts_message,
 )
-from scdataloader.sources.anndata.fingerprint import content_digest
-from scdataloader.sources.anndata.matrix import StoredMatrix, open_matrix
-from scdataloader.sources.arrays.arrays import StoredArray
-from scdataloader.sources.arrays.mapped import FileMap
+from scdataloader.sources.anndata.file import AnnDataFile, format_of
+from scdataloader.sources.anndata.layout import MatrixLayout, Node
+from scdataloader.sources.anndata.matrix import StoredMatrix
 from scdataloader.sources.arrays.matrices import StoredRows
-from scdataloader.sources.arrays.transpose import Transpose, transpose_in_memory
 from scdataloader.types import CSRMatrix, CSRRows
 
-_MEMORY = BufferPool()
-"""What sources read into: one for all, since there may be thousands."""
+_SAMPLES, _SAMPLE_BYTES = 256, 2048
+"""The part of each array that a fingerprint covers."""
 
 
-class AnnDataSource(ABC):
-    """One AnnData on disk, read in the genes and with the values that its matrix of counts has.
+class AnnDataSource(AnnDataFile):
+    """An AnnData on disk, read in the genes and with the values of its matrix of counts."""
 
-    The object holds a path and what is worth knowing of the file, so it may be pickled, forked and shared by threads.
-    Library handles are open within a call only; memory maps and decoded chunks are kept until `close`.
-    """
-
-    def __init__(self, path: Path, root: layout.Node, counts: str, values: Values) -> None:
-        self.path = path
-        self.name = path.name
-        layout.check_is_anndata(root, path)
-        self.obs_columns: list[str] = layout.frame_columns(root["obs"])
+    def __init__(self, path: Path, root: Node, counts: str = "auto", values: Values = "counts") -> None:
+        super().__init__(path, root)
         self._values = values
-        self._chosen = choose_matrix(
-            layout.find_matrices(root),
-            counts,
-            values,
-            lambda found: find_offence(self._sampled(root, found), found),
-            lambda found: has_counts(self._sampled(root, found), found),
-            lambda found, wrong: in_words(root, found, wrong),
-            self.name,
-        )
-        self.n_obs, self._n_genes = self._chosen.shape
+        self._chosen = choose_matrix(root, counts, values, self.name, lambda found: self._checked(root, found))
+        self._n_genes = self._chosen.shape[1]
         self._check_lengths(root)
-        self.transpose: Transpose = transpose_in_memory
-        """Transposes a CSC matrix, when the first of its cells is read."""
         self._var: pd.DataFrame | None = None
         self._digest: str | None = None
-        self._drop()
-
-    def _drop(self) -> None:
-        self._renew()
-        self._stored: StoredMatrix | None = None
-
-    def _renew(self) -> None:
-        self._process, self._lock = os.getpid(), threading.Lock()
+        self._keys: list[str] | None = None
 
     @classmethod
     def open(cls, path: Path, *, counts: str = "auto", values: Values = "counts") -> Self:
-        """Read what is to be known before any cell is read: no more than names, sizes and a sample of the values.
+        """Read names, sizes and a sample of the values.
 
         Raises:
             KeyError: there is no such matrix.
-            NotCountsError: the matrix, or every candidate, holds values that are no counts.
+            NotCountsError: the matrix, or every candidate, holds values that are not counts.
             SourceFormatError: not an AnnData, or damaged.
         """
-        with cls._opened(path) as root:
+        with format_of(path).opened(path) as root:
             return cls(path, root, counts, values)
 
-    def opened(self) -> AbstractContextManager[layout.Node]:
-        """The root group of the file, for the duration of a with statement."""
-        return self._opened(self.path)
+    def _checked(self, root: Node, found: MatrixLayout) -> Node:
+        """The group or array of a matrix that can be decoded."""
+        node: Node = layout.lookup(root, found.location)
+        for array in [node] if found.kind == "dense" else [node["data"], node["indices"], node["indptr"]]:
+            format_of(self.path).require_codecs(array, self.path)
+        return node
 
-    @classmethod
-    @abstractmethod
-    def _opened(cls, path: Path) -> AbstractContextManager[layout.Node]:
-        """The root group, for the duration of a with statement."""
-
-    @classmethod
-    @abstractmethod
-    def _describe(cls, file: FileMap, node: layout.Node, dtype: np.dtype[Any] | None = None) -> StoredArray:
-        """How to read an array without the open root; ``dtype`` asks for another one than its own."""
-
-    @classmethod
-    def _sampled(cls, root: layout.Node, found: layout.MatrixLayout) -> layout.Node:
-        """A matrix whose values are about to be looked at."""
-        return layout.lookup(root, found.location)
-
-    def _check_lengths(self, root: layout.Node) -> None:
-        chosen = self._chosen
-        for table, expected in (("obs", self.n_obs), (chosen.var, self._n_genes)):
+    def _check_lengths(self, root: Node) -> None:
+        n_obs, n_genes = self._chosen.shape
+        for table, expected in (("obs", n_obs), (self._chosen.var, n_genes)):
             rows = layout.frame_length(layout.lookup(root, table))
             if rows != expected:
                 raise SourceFormatError(
-                    f"{self.path} contradicts itself: {table} has {rows} rows, {chosen.key} is {self.n_obs} cells by "
-                    f"{self._n_genes} genes; write the file again"
+                    f"{self.path} contradicts itself: {table} has {rows} rows, {self._chosen.key} is {n_obs} cells by "
+                    f"{n_genes} genes; write the file again"
                 )
 
     @property
     def counts(self) -> str:
-        """Which matrix is read: ``X``, ``layers/<name>`` or ``raw``."""
+        """Key of the matrix that is read: "X", "layers/<name>" or "raw"."""
         return self._chosen.key
 
     @property
@@ -131,52 +88,32 @@ class AnnDataSource(ABC):
 
     @property
     def var(self) -> pd.DataFrame:
-        """Genes in the order of their numbers: of ``raw`` where that is what is read."""
+        """Genes in the order of their numbers: those of ``raw`` if the counts are there."""
         if self._var is None:
-            with self._opened(self.path) as root:
+            with self.opened() as root:
                 self._var = layout.read_frame(root, self._chosen.var)
         return self._var
 
-    def obs(self, columns: Sequence[str]) -> pd.DataFrame:
-        """Columns of the cell table, ``n_obs`` rows; categoricals stay categorical. Read anew on each call.
-
-        Raises:
-            KeyError: a column is missing; names the source and the nearest names.
-        """
-        with self._opened(self.path) as root:
-            return layout.read_columns(root, columns, self.name)
-
-    def whole_obs(self) -> pd.DataFrame:
-        """The whole cell table, with its index. Read anew on each call."""
-        with self._opened(self.path) as root:
-            return layout.read_frame(root, "obs")
-
-    def obs_names(self) -> pd.Index:
-        """Names of the cells: the index of the cell table. Read anew on each call."""
-        with self._opened(self.path) as root:
-            return layout.read_index(root, "obs")
-
-    @property
-    def organism(self) -> str | None:
-        """The organism that ``uns`` states, as ontology term or else name; None where it states none, or several."""
-        with self._opened(self.path) as root:
-            return layout.uns_organism(root)
-
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of shape, genes, column names, offsets and a strided sample of the stored values."""
+        """Hexadecimal digest of the content, wherever the file is and whenever it was written.
+
+        It covers shape, genes, column names and offsets in full, and evenly spaced samples of the stored values and
+        gene numbers: another compression of the same values gives another fingerprint.
+        """
         if self._digest is None:
-            self._digest = content_digest(self._chosen, list(self.var.index), self.obs_columns, self._matrix())
+            self._digest = _fingerprint(self._chosen, list(self.var.index), self.obs_columns, self._matrix())
         return self._digest
 
     @property
     def matrix(self) -> CSRMatrix | None:
-        """The whole matrix, where its arrays lie in the file in one piece, or had to be loaded anyway."""
-        return self._matrix().reader.matrix
+        """The whole matrix, if its arrays are contiguous in the file, or had to be loaded anyway."""
+        matrix = self._matrix().reader.matrix
+        return None if matrix is None else replace(matrix, counts_only=self._values == "counts")
 
     @property
     def read_cost(self) -> ReadCost:
-        """Chunks that have to be decoded make a cell dear whose neighbours are not read with it."""
+        """Decoding a chunk for one cell takes as long as for all cells in it."""
         return ReadCost(cell=2.0 if self._matrix().reader.is_mapped else 500.0, neighbour=2.0)
 
     def nnz(self) -> NDArray[np.int64] | None:
@@ -189,103 +126,82 @@ class AnnDataSource(ABC):
 
         Raises:
             IndexError: a row is outside [0, n_obs).
-            NotCountsError: a value is no count, unless the source was opened with ``values="any"``.
+            NotCountsError: a value is not a count, unless the source was opened with ``values="any"``.
             SourceFormatError: the file is damaged.
         """
-        read = self._read(rows, np.dtype(np.float32))
-        return CSRRows(data=read.data, indices=read.indices, indptr=read.indptr, n_genes=self._n_genes)
+        return _csr_rows(self._read_counts(rows, np.dtype(np.float32)), self._n_genes)
 
     def read_stored(self, rows: NDArray[np.int64]) -> CSRMatrix:
         """As `read`, with values as exact as they are stored: integers in 64 bits, where float32 may have to round."""
-        dtype = self._matrix().arrays[0].dtype
-        return self._read(rows, np.dtype(f"{dtype.kind}8") if dtype.kind in "iu" else dtype)
+        return self._read_counts(rows, self.exact_dtype(self._chosen))
 
-    def _read(self, rows: NDArray[np.int64], dtype: np.dtype[Any]) -> CSRMatrix:
-        rows = self._valid(rows)
-        gathered = self._matrix().reader.read(rows, _MEMORY, dtype)
-        if gathered.flags & gather.OUT_OF_RANGE:
-            self._refuse_genes(rows, gathered)
-        if gathered.flags & gather.NOT_COUNTS and self._values == "counts":
-            self._refuse_values(rows, gathered)
-        return gathered.in_order()
+    def _read_counts(self, rows: NDArray[np.int64], dtype: np.dtype[Any]) -> CSRMatrix:
+        read = self._read(self._chosen, rows, dtype)
+        if read.flags & gather.NOT_COUNTS and self._values == "counts":
+            self._refuse_values(rows, read)
+        return read.in_order()
 
-    def release(self) -> None:
-        """Give the system back the memory that a mapped file takes; what is read again is mapped again."""
-        if self._stored is not None:
-            self._stored.file.release()
+    def _refuse_values(self, rows: NDArray[np.int64], read: StoredRows) -> None:
+        at = first_not_count(read.data)
+        if at is None:  # the kernel found one
+            raise AssertionError(gather.FLAGS[gather.NOT_COUNTS])
+        invalid = InvalidValue(value=read.data[at], row=int(rows[read.row_of(at)]), gene=int(read.indices[at]))
+        gene_id = str(self.var.index[invalid.gene])
+        raise NotCountsError(not_counts_message(self.name, self.counts, invalid.describe(gene_id)))
+
+    @property
+    def matrix_keys(self) -> list[str]:
+        """Keys of the layers in the genes of ``var``, and of the arrays and sparse matrices of obsm."""
+        if self._keys is None:
+            groups = ["obsm"] if self.counts == "raw" else ["layers", "obsm"]
+            with self.opened() as root:
+                self._keys = [key for group in groups for key in layout.matrix_keys(root, group)]
+        return self._keys
+
+    def read_matrix(self, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32]:
+        """Cells ``rows`` of another matrix: sparse rows of "layers/…", ``(len(rows), D)`` values of "obsm/…".
+
+        Raises:
+            KeyError: there is no such matrix.
+            IndexError: a row is outside [0, n_obs).
+            SourceFormatError: the file is damaged.
+        """
+        other = self.find_matrix(key) if key in self.matrix_keys else None
+        if other is None:
+            raise KeyError(f"{self.name} has no matrix {key!r}; there are {', '.join(self.matrix_keys) or 'none'}")
+        if other.kind == "dense" and not other.var:
+            return self.read_dense(other, rows).astype(np.float32)
+        read = _csr_rows(self._read(other, rows, np.dtype(np.float32)).in_order(), other.shape[1])
+        return read if other.var else read.to_scipy().toarray()
 
     def close(self) -> None:
         """Close memory maps, and drop decoded chunks and the gene table; a later read opens them again."""
-        self._drop()
+        super().close()
         self._var = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def __getstate__(self) -> dict[str, Any]:
-        kept = dict(self.__dict__)
-        for key in ("_stored", "_lock", "_process", "_var"):
-            del kept[key]
-        return kept
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.close()
+        return super().__getstate__() | {"_var": None}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}: {self.n_obs} cells, {self._n_genes} genes, {self.counts})"
 
     def _matrix(self) -> StoredMatrix:
-        if self._process != os.getpid():
-            # A thread of the parent process may have held a lock when this one was forked.
-            self._renew()
-        if (stored := self._stored) is not None:
-            return stored
-        with self._lock:
-            if self._stored is None:
-                self._stored = self._open_matrix()
-            return self._stored
+        return self._stored(self._chosen)
 
-    def _open_matrix(self) -> StoredMatrix:
-        file = FileMap(self.path)
-        with self._opened(self.path) as root:
-            return open_matrix(
-                lambda array, dtype: self._describe(file, array, dtype),
-                layout.lookup(root, self._chosen.location),
-                self._chosen,
-                file=file,
-                counts_only=self._values == "counts",
-                transpose=self.transpose,
-            )
 
-    def _valid(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        rows = np.asarray(rows)
-        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
-            raise TypeError(f"rows must be a list of integers; got shape {rows.shape}, dtype {rows.dtype}")
-        rows = np.ascontiguousarray(rows, np.int64)
-        if rows.size and not (rows.min() >= 0 and rows.max() < self.n_obs):
-            raise IndexError(
-                f"{self.name} has cells 0 to {self.n_obs - 1}; rows from {rows.min()} to {rows.max()} were asked for"
-            )
-        return rows
+def _csr_rows(rows: CSRMatrix, n_genes: int) -> CSRRows:
+    return CSRRows(data=rows.data, indices=rows.indices, indptr=rows.indptr, n_genes=n_genes)
 
-    def _refuse_genes(self, rows: NDArray[np.int64], gathered: StoredRows) -> None:
-        bad = (gathered.indices < 0) | (gathered.indices >= self._n_genes)
-        # A wild 64-bit number may look tame in 32 bits: then all that can be said is that it is among these cells.
-        cell = f"cell {rows[gathered.row_of(int(bad.argmax()))]}" if bad.any() else f"a cell among {rows[:3]}..."
-        raise SourceFormatError(
-            f"{self.path} is damaged: {self.counts} has a gene number outside 0 to {self._n_genes - 1} in {cell}; "
-            "fetch or write the file again"
-        )
 
-    def _refuse_values(self, rows: NDArray[np.int64], gathered: StoredRows) -> None:
-        at = first_not_count(gathered.data)
-        if at is None:  # the kernel said so
-            raise AssertionError(gather.FLAGS[gather.NOT_COUNTS])
-        wrong = Offence(value=gathered.data[at], row=int(rows[gathered.row_of(at)]), gene=int(gathered.indices[at]))
-        raise NotCountsError(
-            not_counts_message(self.name, self.counts, wrong.in_words(str(self.var.index[wrong.gene])))
-        )
+def _fingerprint(
+    chosen: MatrixLayout, genes: Sequence[object], obs_columns: Sequence[str], stored: StoredMatrix
+) -> str:
+    digest = blake2b(digest_size=16)
+    head = [1, chosen.key, chosen.kind, chosen.shape, [array.shape for array in stored.arrays], list(obs_columns)]
+    digest.update(json.dumps([head, [str(gene) for gene in genes]]).encode())
+    if stored.offsets is not None:
+        digest.update(stored.offsets.tobytes())
+    for array in stored.arrays:
+        for piece in array.sample(_SAMPLES, _SAMPLE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()

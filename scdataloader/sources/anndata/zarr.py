@@ -1,4 +1,4 @@
-"""AnnData in zarr folders, of format 2 and 3, sharded or not."""
+"""AnnData in zarr folders of format 2 and 3, sharded or not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from zarr.errors import GroupNotFoundError, NodeNotFoundError
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.files import opening
 from scdataloader.sources.anndata.layout import Node
-from scdataloader.sources.anndata.source import AnnDataSource
 from scdataloader.sources.arrays.arrays import (
     ChunkedArray,
     EncodedChunks,
@@ -35,33 +34,41 @@ _CHECKSUM_BYTES = 4
 _OLD_FORMAT = 2
 
 
-class ZarrSource(AnnDataSource):
-    """A ``.zarr`` folder that AnnData wrote; chunks are decoded here where their codecs allow, else by zarr."""
+@contextmanager
+def opened(path: Path) -> Iterator[Node]:
+    """Open a folder for reading.
 
-    @classmethod
-    @contextmanager
-    def _opened(cls, path: Path) -> Iterator[Node]:
-        try:
-            with opening(path):
-                root = zarr.open_group(path, mode="r")
-        except (GroupNotFoundError, NodeNotFoundError, FileNotFoundError) as error:
-            there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-            raise SourceFormatError(
-                f"{path} is a folder but not a zarr group (expected .zgroup or zarr.json in it, found {there}); "
-                "give the folder that AnnData.write_zarr made, or the .h5ad files themselves"
-            ) from error
-        yield root
+    Raises:
+        SourceFormatError: it is not a zarr group.
+    """
+    try:
+        with opening(path):
+            root = zarr.open_group(path, mode="r")
+    except (GroupNotFoundError, NodeNotFoundError, FileNotFoundError) as error:
+        there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+        raise SourceFormatError(
+            f"{path} is a folder but not a zarr group (expected .zgroup or zarr.json in it, found {there}); "
+            "give the folder that AnnData.write_zarr made, or the .h5ad files"
+        ) from error
+    yield root
 
-    @classmethod
-    def _describe(cls, file: FileMap, node: Node, dtype: np.dtype[Any] | None = None) -> StoredArray:
-        path = file.path
-        name = f"{path.name}: {node.path}"
-        working = dtype or working_dtype(node.dtype, name)
-        if not node.size:
-            return MappedArray(values=np.empty(node.shape, working))
-        rows = node.chunks[0]
-        sliced = library_array(node.shape, node.dtype, rows, partial(_open_array, path, node.path), name, working)
-        return _encoded(path / node.path, node, working, name) or sliced
+
+def require_codecs(node: Node, path: Path) -> None:
+    """Does nothing: zarr names missing codecs itself when it opens an array."""
+
+
+def describe(file: FileMap, node: Node, dtype: np.dtype[Any] | None = None) -> StoredArray:
+    """How an array can be read: decoded chunk by chunk, or sliced by zarr; ``dtype`` replaces its own."""
+    path = file.path
+    name = f"{path.name}: {node.path}"
+    working = dtype or working_dtype(node.dtype, name)
+    shape = (node.shape[0], math.prod(node.shape[1:])) if node.ndim > 1 else node.shape
+    if not node.size:
+        return MappedArray(values=np.empty(shape, working))
+    chunked = _chunked(path / node.path, node, working, name) if shape == node.shape else None
+    return chunked or library_array(
+        shape, node.dtype, node.chunks[0], partial(_open_array, path, node.path), name, working
+    )
 
 
 @contextmanager
@@ -69,8 +76,8 @@ def _open_array(path: Path, name: str) -> Iterator[Any]:
     yield zarr.open_array(path, path=name, mode="r")
 
 
-def _encoded(folder: Path, node: Node, dtype: np.dtype[Any], name: str) -> ChunkedArray | None:
-    """The array's chunks as files, or parts of files; None where zarr itself has to decode them."""
+def _chunked(folder: Path, node: Node, dtype: np.dtype[Any], name: str) -> ChunkedArray | None:
+    """The chunks of an array as files, or parts of files; None if zarr has to decode them."""
     metadata = node.metadata.to_dict()
     found = (
         _version_2(node, folder)
@@ -86,17 +93,17 @@ def _encoded(folder: Path, node: Node, dtype: np.dtype[Any], name: str) -> Chunk
     return ChunkedArray(shape=node.shape, chunk_shape=node.chunks, dtype=dtype, chunks=chunks)
 
 
-_Found = tuple[Codecs, np.dtype[Any], Callable[[int], Extent | None]]
+_Chunking = tuple[Codecs, np.dtype[Any], Callable[[int], Extent | None]]
 
 
-def _version_2(node: Node, folder: Path) -> _Found | None:
+def _version_2(node: Node, folder: Path) -> _Chunking | None:
     if node.order != "C" and node.ndim > 1:
         return None
     codecs = zarr_v2_codecs(node.metadata.compressor, node.metadata.filters)
     return None if codecs is None else (codecs, node.dtype, partial(_file, folder, node, node.chunks))
 
 
-def _version_3(node: Node, folder: Path, codecs: list[dict[str, Any]]) -> _Found | None:
+def _version_3(node: Node, folder: Path, codecs: list[dict[str, Any]]) -> _Chunking | None:
     inner, sharding = codecs, None
     if codecs and codecs[0]["name"] == "sharding_indexed" and len(codecs) == 1:
         sharding = codecs[0]["configuration"]
@@ -119,7 +126,7 @@ def _place(number: int, shape: tuple[int, ...], step: tuple[int, ...]) -> tuple[
 
 
 def _file(folder: Path, node: Node, step: tuple[int, ...], number: int) -> Extent | None:
-    """The file of one chunk, or shard, of shape ``step``."""
+    """The file of a chunk, or shard, of shape ``step``; None if it was never written."""
     path = folder / node.metadata.encode_chunk_key(_place(number, node.shape, step))
     try:
         size = path.stat().st_size
@@ -129,7 +136,7 @@ def _file(folder: Path, node: Node, step: tuple[int, ...], number: int) -> Exten
 
 
 class _Shards:
-    """Finds chunks inside shards by the index at either end of each; indexes are read once and kept."""
+    """Locates chunks in shards by the index at either end of each; indexes are read once and kept."""
 
     def __init__(self, node: Node, folder: Path, *, at_end: bool) -> None:
         self._node, self._folder, self._at_end = node, folder, at_end
@@ -173,5 +180,5 @@ def _check_index(raw: bytes, checksum: bytes, n_bytes: int, path: str) -> None:
 
     if len(raw) < n_bytes or value(raw).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
         raise SourceFormatError(
-            f"{path} is damaged: the index of its chunks does not match its checksum; fetch it again"
+            f"{path} is damaged: the index of its chunks does not match its checksum; download it again"
         )

@@ -83,14 +83,12 @@ class DenseReader(Reader):
 class MappedCSR(Reader):
     """A CSR matrix whose arrays are mapped into memory, each in one piece or in several."""
 
-    def __init__(
-        self, indptr: NDArray[np.int64], indices: Pieces, data: Pieces, n_genes: int, *, counts_only: bool = False
-    ) -> None:
-        """``indptr`` has been checked against the sizes of the other two; ``counts_only`` is that of `CSRMatrix`."""
+    def __init__(self, indptr: NDArray[np.int64], indices: Pieces, data: Pieces, n_genes: int) -> None:
+        """``indptr`` has been checked against the sizes of the other two."""
         self._indptr, self._indices, self._data, self._n_genes = indptr, indices, data, n_genes
         self._matrix = None
         if len(indices.begins) == len(data.begins) == 1:
-            self._matrix = CSRMatrix(indptr=indptr, indices=indices.values, data=data.values, counts_only=counts_only)
+            self._matrix = CSRMatrix(indptr=indptr, indices=indices.values, data=data.values)
 
     @property
     def matrix(self) -> CSRMatrix | None:
