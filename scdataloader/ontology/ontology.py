@@ -181,10 +181,6 @@ class Ontology:
                 return None
         return at
 
-    def candidates(self, text: str) -> list[str]:
-        """Ids of all terms that ``text`` may name: one if `find` finds it, otherwise none or several."""
-        return list(self._names.candidates(text))
-
     def find(self, text: str) -> str:
         """The id of the term with this id, name or exact synonym, in any case; ``CL_0000084`` is ``CL:0000084``.
 
@@ -196,15 +192,16 @@ class Ontology:
         return self._only(text, self._names.candidates(text))
 
     def match(self, label: str) -> Match:
-        """The current term that a label means: by `find`, by the name before deprecation, and by replacement.
+        """The current term that a label means, if any; training and curation use this same rule.
 
-        The one rule for labels of training and of curation.
+        A label is looked up as in `find`, then as the name of a term before it was deprecated ("obsolete …"). A
+        deprecated term means its replacement.
         """
         found = self._names.candidates(label) or self._names.candidates(f"obsolete {label}")
         return Match(label=label, candidates=found, term=self.current(found[0]) if len(found) == 1 else None)
 
     def resolve(self, label: str) -> Match:
-        """The same, where a label without a current term is an error.
+        """The `match` of a label that has to mean a current term.
 
         Raises:
             LookupError: no term or several terms go by that name, or the term is deprecated without replacement.

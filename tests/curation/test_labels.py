@@ -81,7 +81,7 @@ def test_joint_labels(written, expected, note):
 
 def test_a_word_for_unknown_is_no_synonym_in_a_joint_label():
     uberon = cached_ontology("UBERON")
-    assert uberon.candidates("na")  # so that the label below would have two terms
+    assert uberon.match("na").candidates  # so that the label below would have two terms
     assert list(standardised(pd.Series(["UBERON:0000178 || na"]), ["UBERON"], HUMAN)[0]) == ["unknown"]
 
 

@@ -123,6 +123,14 @@ def test_an_ontology_is_an_object_a_name_or_a_file(tmp_path):
 def test_encoders_survive_json():
     encoder = fit("T:7", "T:2", "T:9", "T:6")
     state = json.loads(json.dumps(encoder.encoder.to_dict()))
+    assert state == {  # in checkpoints: keys and meaning stay
+        "column": "type",
+        "classes": ["T:6", "T:7"],
+        "inner": ["T:2"],
+        "leaves": [[0, 1]],
+        "mapped": {"T:9": "T:2"},
+        "ontology": "toy",
+    }
     again = LabelEncoder.from_dict(state)
     assert again == encoder.encoder
     assert again.hierarchy == {2: [0, 1]}
