@@ -96,8 +96,9 @@ class TrainingCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say where the run lies."""
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        folder = self.trainer.log_dir  # every rank has to ask for it
         if self.trainer.is_global_zero:
-            _say(f"written: {self.trainer.log_dir}", *([f"checkpoint: {best}"] if best else []))
+            _say(f"written: {folder}", *([f"checkpoint: {best}"] if best else []))
 
     def after_predict(self) -> None:
         """Write what the model's ``predict_step`` gave, batches joined, as ``predictions.pt`` (one for each rank)."""
