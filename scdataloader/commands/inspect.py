@@ -16,7 +16,7 @@ from scdataloader.protocols import DescribesClasses
 from scdataloader.report.tables import show_columns, show_sampling, show_sources
 from scdataloader.report.tree import show_mapped, show_tree
 from scdataloader.sampling.options import Sampling, plan_columns
-from scdataloader.training.config import DataConfig
+from scdataloader.training.config import BATCH_SIZE, DataConfig
 
 N_CHARACTERS_IN_A_FILE = 160
 """Width of tables where there is no terminal to ask."""
@@ -33,7 +33,8 @@ def main(args: Sequence[str]) -> None:
         ValueError: no data is named; and all that opening data raises.
     """
     given = _parser().parse_args(args)
-    config = _config(given)
+    section = {} if given.config is None else _data_section(given.config)
+    config, batch_size = _config(given, section), section.get("batch_size", BATCH_SIZE)
     collection = config.open()
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -50,11 +51,12 @@ def main(args: Sequence[str]) -> None:
         return
     hierarchies = config.hierarchies_of(collection)
     plan, cells = config.plan, config.training_cells_of(collection, hierarchies)
-    show_sampling(console, plan, cells, given.top)
+    sampler = plan.sampler(cells, seed=0, global_batch_size=batch_size)
+    show_sampling(console, plan, cells, sampler, given.top)
     for column in filter(hierarchies.__contains__, columns):
         show_mapped(console, hierarchies[column])
     if given.tree and isinstance(plan, DescribesClasses):
-        show_tree(console, cells, columns, plan.describe(cells), plan.sampler(cells, seed=0, global_batch_size=1))
+        show_tree(console, cells, columns, plan.describe(cells), sampler)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -102,7 +104,7 @@ def _documented(group: type) -> dict[str, str]:
     return {param.arg_name: " ".join((param.description or "").split()) for param in parse(group.__doc__ or "").params}
 
 
-def _config(given: argparse.Namespace) -> DataConfig:
+def _config(given: argparse.Namespace, section: dict[str, Any]) -> DataConfig:
     """The data section of the YAML file, updated by the options.
 
     Raises:
@@ -110,7 +112,8 @@ def _config(given: argparse.Namespace) -> DataConfig:
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    section = {} if given.config is None else _data_section(given.config)
+    names = {field.name for field in fields(DataConfig)}
+    section = {name: value for name, value in section.items() if name in names}
     if given.data:
         section["data"] = given.data[0] if len(given.data) == 1 else given.data
     section |= _values(given, DataConfig, _OWN)
@@ -173,7 +176,7 @@ def _hierarchies(given: argparse.Namespace) -> dict[str, list[str] | None] | Non
 
 
 def _data_section(path: Path) -> dict[str, Any]:
-    """The options of `DataConfig` in a configuration of ``scdataloader fit``."""
+    """The data section of a configuration of ``scdataloader fit``."""
     import yaml  # type: ignore[import-untyped]
 
     if not path.exists():
@@ -184,5 +187,4 @@ def _data_section(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not (isinstance(found, dict) and isinstance(section := found.get("data"), dict)):
         raise ValueError(f"{path} has no section data, as a configuration of `scdataloader fit` has")  # noqa: TRY004 (a file, not a call)
-    names = {field.name for field in fields(DataConfig)}
-    return {key: value for key, value in section.items() if key in names}
+    return section

@@ -81,9 +81,8 @@ def class_table(drawn: DrawnClasses, num_samples: int) -> pd.DataFrame:
     return pd.concat([known, last], ignore_index=True)
 
 
-def show_sampling(console: Console, plan: SamplingPlan, cells: TrainingCells, top: int) -> None:
+def show_sampling(console: Console, plan: SamplingPlan, cells: TrainingCells, sampler: Sampler, top: int) -> None:
     """Print the ``top`` largest classes that a plan draws by, if it describes any, and the statistics of an epoch."""
-    sampler = plan.sampler(cells, seed=0, global_batch_size=1)
     drawn = plan.describe(cells) if isinstance(plan, DescribesClasses) else None
     lines = []
     if drawn is not None:

@@ -15,6 +15,9 @@ from scdataloader.sampling.options import Sampling
 from scdataloader.sampling.splits import Split, Splits, split_cells
 from scdataloader.sampling.training_cells import CollectionCells
 
+BATCH_SIZE = 64
+"""Default of ``batch_size``."""
+
 
 @dataclass(eq=False, repr=False)
 class DataConfig:

@@ -28,7 +28,7 @@ from scdataloader.sampling.splits import SplitRecord, Splits
 from scdataloader.sampling.tally import Tally
 from scdataloader.sampling.training_cells import CollectionCells
 from scdataloader.training.checkpoint import STATE_KEY, STATE_VERSION, check_genes, read_state
-from scdataloader.training.config import DataConfig
+from scdataloader.training.config import BATCH_SIZE, DataConfig
 from scdataloader.training.monitor import SamplingMonitor
 from scdataloader.training.resume import ExactResume
 
@@ -61,7 +61,7 @@ class DataModule(DataConfig, LightningDataModule):
 
     collate: Collate | str | None = None
     transforms: list[Transform] | None = None
-    batch_size: int = 64
+    batch_size: int = BATCH_SIZE
     num_threads: int = 2
     window: int | None = None
     seed: int = 0
