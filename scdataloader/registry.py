@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -84,6 +85,14 @@ def load(kind: Kind, name: str) -> Any:
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"registered: {', '.join(known) or 'none'}"
         raise LookupError(f"{kind} {name!r} is neither a registered name nor the path of a suitable class; {hint}")
     return _imported(kind, name, points[0].value)
+
+
+def packages() -> set[str]:
+    """Top-level packages of everything that is registered; this one is among them."""
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    modules = {point.value for kind in kinds for point in chain.from_iterable(_entry_points(kind).values())}
+    modules |= {made if isinstance(made, str) else str(made.__module__) for made in _registered.values()}
+    return {module.partition(":")[0].partition(".")[0] for module in modules}
 
 
 def source_for(address: object) -> str | None:

@@ -13,10 +13,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from pathlib import Path
 from types import TracebackType
 
 from scdataloader import __version__
+from scdataloader.registry import packages
 
 COMMANDS = {
     "fit": ("fit:fit", "train a model, and validate it along the way"),
@@ -34,8 +34,7 @@ COMMANDS = {
 TRACEBACK = "SCDATALOADER_TRACEBACK"
 """Environment variable: 1 shows the traceback of errors that are otherwise reported in one line."""
 
-_PACKAGE = Path(__file__).parents[1]
-_BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError)
+_BAD_INPUT = (ImportError, ValueError, LookupError, OSError, RuntimeError, TypeError)
 
 logger = logging.getLogger(__name__)
 
@@ -112,9 +111,9 @@ class _Short(logging.Formatter):
 
 
 def _is_explained(error: BaseException) -> bool:
-    """Whether an error was raised with a message for the user, by this package or by the parser of options.
+    """Whether an error was raised with a message for the user, by this package, a plug-in or the parser of options.
 
-    Anything else is a defect and needs its traceback, also if an expression of this package fails.
+    Anything else is a defect and needs its traceback, also if an expression of one of these packages fails.
     """
     if isinstance(error, OSError) and error.filename is not None:
         return True  # a file that cannot be opened, whoever tried
@@ -125,8 +124,8 @@ def _is_explained(error: BaseException) -> bool:
     code = last.tb_frame.f_code
     if f"{os.sep}jsonargparse{os.sep}" in code.co_filename:
         return True
-    ours = _PACKAGE in Path(code.co_filename).parents
-    return ours and dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
+    package = str(last.tb_frame.f_globals.get("__name__")).partition(".")[0]
+    return package in packages() and dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
