@@ -88,8 +88,8 @@ class Prefetcher:
     window: int | None
 
     def __post_init__(self) -> None:
-        self._obs_columns = tuple(self.collate.obs) if isinstance(self.collate, WantsObs) else ()
-        self._matrix_keys = tuple(self.collate.matrices) if isinstance(self.collate, WantsMatrices) else ()
+        self._obs_columns = _names("obs", self.collate.obs) if isinstance(self.collate, WantsObs) else ()
+        self._matrix_keys = _names("matrices", self.collate.matrices) if isinstance(self.collate, WantsMatrices) else ()
         check_columns(self.collection, self._obs_columns)
         check_matrices(self.collection, self._matrix_keys)
         self._cells_per_task = self.batch_size  # until the size of a batch is known
@@ -164,7 +164,17 @@ class Prefetcher:
         """The rows drawn at ``positions``; beyond the end of the epoch its start is repeated."""
         wrapped = positions % self.sampler.num_samples
         runs = np.split(wrapped, np.flatnonzero(np.diff(wrapped) != 1) + 1)
-        return np.concatenate([self.sampler.draw(epoch, int(run[0]), int(run[-1]) + 1) for run in runs])
+        return np.concatenate([self._draw(epoch, int(run[0]), int(run[-1]) + 1) for run in runs])
+
+    def _draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        rows: Any = self.sampler.draw(epoch, start, stop)
+        if not isinstance(rows, np.ndarray) or rows.dtype != np.int64 or rows.shape != (stop - start,):
+            got = f"{rows.dtype} of shape {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
+            raise TypeError(
+                f"{type(self.sampler).__name__}: draw({epoch}, {start}, {stop}) must return {stop - start} int64 row "
+                f"numbers; got {got}; check it with scdataloader.testing.check_sampler"
+            )
+        return rows
 
     def _read(self, epoch: int, drawn: Drawn) -> CellBatch:
         located = drawn.located
@@ -198,7 +208,9 @@ class Prefetcher:
         edges = pairwise([*range(0, len(cells), self.batch_size), len(cells)])
         if isinstance(self.collate, CollatesMany) and not self.transforms:
             tensors = self.collate.many(cells, self.batch_size)
-            rows = (_own_rows(cells, *edge) for edge in edges)
+            rows = [_own_rows(cells, *edge) for edge in edges]
+            if len(tensors) != len(rows):
+                raise TypeError(f"{self.collate!r}: many() must return {len(rows)} batches; got {len(tensors)}")
             made = [MadeBatch(rows=own, tensors=batch) for own, batch in zip(rows, tensors, strict=True)]
         else:
             key = derive_key(self.seed, epoch, _BATCH_BITS)
@@ -217,6 +229,13 @@ class Prefetcher:
             name = type(made).__name__
             raise TypeError(f"{self.collate!r} must return a mapping of tensors, got {name}; is it a transform?")
         return MadeBatch(rows=rows, tensors=made)
+
+
+def _names(member: str, names: Any) -> tuple[str, ...]:
+    """Names that a collate function lists."""
+    if isinstance(names, str):
+        raise TypeError(f"{member} of a collate function must be a sequence of names; got {names!r}, use [{names!r}]")
+    return tuple(names)
 
 
 def _own_rows(cells: CellBatch, start: int, stop: int) -> NDArray[np.int64]:
