@@ -86,8 +86,8 @@ class Recipe:
             two.
         counts: Matrix of the counts: "X", "layers/<key>", "raw", or "auto" for the first that holds counts.
         mixed_organisms: Whether to refuse a file with several organisms in obs, or to split it into one output each.
-        labels: {obs column: ontologies} of the columns whose labels are standardised. An ontology is one of the
-            CELLxGENE schema, such as "CL", or an OBO or OWL file.
+        labels: {obs column: ontologies} of the columns whose labels are standardised. An ontology is a registered
+            name, such as "CL", or an OBO or OWL file.
         required: Columns without which a file fails.
         n_mads: Number of median absolute deviations from the median beyond which a cell is an outlier.
         drop_outliers: Whether to drop outliers; they are always flagged.

@@ -85,7 +85,9 @@ def read_bionty(registry: Any) -> TermTable:
     registry = _bionty_registry(registry)
     name = str(registry.__name__)
     try:
-        records = list(registry.filter(ontology_id__isnull=False).order_by("id").values_list(*_BIONTY_COLUMNS))
+        records = list(
+            registry.filter(ontology_id__isnull=False).order_by("id").values_list("ontology_id", "name", "synonyms")
+        )
         child = f"from_{name.lower()}__ontology_id"
         pairs = list(registry.parents.through.objects.values_list(child, child.replace("from", "to", 1)))
     except CurrentInstanceNotConfigured as error:
@@ -97,9 +99,6 @@ def read_bionty(registry: Any) -> TermTable:
     if not records:
         version, records, pairs = _public_records(registry, name)
     return _from_records(f"bionty.{name}", version, records, pairs)
-
-
-_BIONTY_COLUMNS = ("ontology_id", "name", "synonyms")
 
 
 def _bionty_registry(registry: Any) -> Any:

@@ -97,7 +97,8 @@ def test_names_and_synonyms_are_resolved_in_any_case():
         (["unknown", ""], {}, "all labels of 'type' are unknown"),
         (["T cell"], {"ontology": None}, r"are names \('T cell'\), which do not tell their ontology"),
         (["NCBITaxon:9606"], {"ontology": None}, "are ids of NCBITaxon .* needs no ontology"),
-        (["ABC:1"], {"ontology": None}, "are ids of ABC .*'ABC' is not registered"),
+        (["T:6"], {"ontology": "UBERN"}, "hierarchy of 'type': ontology 'UBERN' .*registered.*'UBERON'"),
+        (["ABC:1"], {"ontology": None}, "are ids of ABC .*'ABC'.* registered"),
         (["CL:0000084", "CL:0000236", "PATO:0000461"], {"ontology": "CL"}, "'PATO:0000461' is an id of PATO, but CL"),
     ],
 )

@@ -116,7 +116,7 @@ def test_the_ontology_of_a_term_has_its_word_and_both_have_its_parents():
         (
             ["CL:0000084", "CL:0000236", "ABC:2", "ABC:1"],
             {"ontology": None},
-            r"labels of 'ill' are ids of ABC \('ABC:1', 'ABC:2'\): .* 'ABC' is not registered.*; or name a file",
+            r"labels of 'ill' are ids of ABC \('ABC:1', 'ABC:2'\): .* 'ABC'.* registered.*; or name a file",
         ),
         (["PATO:0000461", "MONDO:99"], {"ontology": None}, r"MONDO v.* \+ PATO v.* has no term 'MONDO:99'"),
     ],
@@ -183,7 +183,7 @@ def test_codes_from_outside_bring_the_ontologies_of_their_ids():
         fit(normal, ontology="PATO").with_codes(trained.encoder)
     with pytest.raises(LookupError, match="no term 'typical'"):
         later.with_codes({"typical": 0})
-    with pytest.raises(ValueError, match=r"are ids of ABC .* 'ABC' is not registered"):
+    with pytest.raises(ValueError, match=r"are ids of ABC .* 'ABC'.* registered"):
         later.with_codes({"ABC:1": 0})
 
 
