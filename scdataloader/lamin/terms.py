@@ -98,9 +98,9 @@ def save_terms(registry: Any, ids: Iterable[str]) -> None:
         if missing:
             _import_organisms(registry, missing)
         return
-    for reason in unsavable(registry, missing).values():
-        raise LookupError(reason)
     for prefix, terms in _by_prefix(missing):
+        for reason in _unsavable(registry, prefix, terms).values():
+            raise LookupError(reason)
         _restore(registry, _ontology(prefix), terms)
         # saves all terms above them, too
         source = _source(registry, prefix)
@@ -109,21 +109,27 @@ def save_terms(registry: Any, ids: Iterable[str]) -> None:
 
 def unsavable(registry: Any, ids: Iterable[str]) -> dict[str, str]:
     """{id: reason} of the terms that `save_terms` cannot save."""
-    name, reasons = registry.__name__, dict[str, str]()
-    for prefix, terms in _by_prefix(_missing(registry, ids)) if name != "Organism" else ():
-        try:
-            ontology = _ontology(prefix)
-        except (LookupError, ValueError) as error:
-            unknown, reason = terms, str(error.args[0])
-        else:
-            unknown = [term for term in terms if term not in ontology]
-            reason = f"{ontology!r} has no such current term"
-        for term in unknown:
-            reasons[term] = (
-                f"{term} cannot be saved in bionty.{name}: {reason}; if it is right, save it first, as in "
-                f"bionty.{name}(name=..., ontology_id={term!r}).save()"
-            )
+    reasons: dict[str, str] = {}
+    for prefix, terms in _by_prefix(_missing(registry, ids)) if registry.__name__ != "Organism" else ():
+        reasons |= _unsavable(registry, prefix, terms)
     return reasons
+
+
+def _unsavable(registry: Any, prefix: str, terms: Sequence[str]) -> dict[str, str]:
+    """The same for terms of one prefix that the registry lacks."""
+    try:
+        ontology = _ontology(prefix)
+    except (LookupError, ValueError) as error:
+        unknown, reason = terms, str(error.args[0])
+    else:
+        unknown = [term for term in terms if term not in ontology]
+        reason = f"{ontology!r} has no such current term"
+    name = registry.__name__
+    return {
+        term: f"{term} cannot be saved in bionty.{name}: {reason}; if it is right, save it first, as in "
+        f"bionty.{name}(name=..., ontology_id={term!r}).save()"
+        for term in unknown
+    }
 
 
 def _missing(registry: Any, ids: Iterable[str]) -> list[str]:
@@ -136,9 +142,9 @@ def _by_prefix(ids: Sequence[str]) -> list[tuple[str, list[str]]]:
     return [(prefix, list(group)) for prefix, group in groupby(ids, key=lambda term: term.partition(":")[0])]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
 def _ontology(name: str) -> Ontology:
-    """An ontology by its registered name; the last one is cached."""
+    """An ontology by its registered name; as many are cached as the columns of the schema need."""
     return open_ontology(name)
 
 
