@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -92,16 +91,6 @@ def merge(tables: Sequence[TermTable]) -> TermTable:
     Name, synonyms, deprecation and replacement of a term are those of the table with the most terms of its prefix: a
     file of UBERON contains some terms of CL, perhaps of an older release.
     """
-
-    @cache
-    def n_terms(number: int) -> Counter[str]:
-        return Counter(map(prefix_of, tables[number].labels))
-
-    def rank(number: int, term: str) -> tuple[Any, ...]:
-        table = tables[number]
-        words = (table.labels[term], tuple(table.synonyms.get(term, ())), table.replaced_by.get(term, ""))
-        return (-n_terms(number)[prefix_of(term)], table.title, term in table.deprecated, *words, number)
-
     labels: dict[str, str] = {}
     parents: dict[str, Collection[str]] = {}
     synonyms: dict[str, Sequence[str]] = {}
@@ -115,9 +104,10 @@ def merge(tables: Sequence[TermTable]) -> TermTable:
         synonyms |= table.synonyms
         replaced_by |= table.replaced_by
         deprecated |= set(table.deprecated)
+    n_terms = [Counter(map(prefix_of, table.labels)) for table in tables] if shared else []
     for term in shared:
         owners = [number for number, table in enumerate(tables) if term in table.labels]
-        best = tables[min(rank(number, term) for number in owners)[-1]]
+        best = tables[min((_rank(term, tables[number], n_terms[number]), number) for number in owners)[1]]
         labels[term] = best.labels[term]
         parents[term] = [parent for number in owners for parent in tables[number].parents.get(term, ())]
         synonyms[term] = best.synonyms.get(term, ())
@@ -134,6 +124,12 @@ def merge(tables: Sequence[TermTable]) -> TermTable:
         deprecated=deprecated,
         replaced_by=replaced_by,
     )
+
+
+def _rank(term: str, table: TermTable, n_terms: Counter[str]) -> tuple[Any, ...]:
+    """Least for the table that names a term; ties are broken by the title and then by the content."""
+    words = (table.labels[term], tuple(table.synonyms.get(term, ())), table.replaced_by.get(term, ""))
+    return (-n_terms[prefix_of(term)], table.title, term in table.deprecated, *words)
 
 
 def _parents(table: TermTable) -> Parents:
