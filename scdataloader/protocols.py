@@ -29,7 +29,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """How messages call this source."""
+        """Name of the source in messages."""
 
     @property
     def n_obs(self) -> int:

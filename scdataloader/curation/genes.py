@@ -83,7 +83,7 @@ def match_genes(var: pd.DataFrame, organism: str, recipe: Recipe, source: str) -
         var: Genes of the file, in order.
         organism: NCBITaxon id.
         recipe: The recipe for the file.
-        source: How messages call the file.
+        source: Name of the file in messages.
 
     Raises:
         GeneOverlapError: the file shares too few genes with the table.

@@ -35,13 +35,13 @@ class GeneAlignment:
     Args:
         vocabulary: The model's genes, in order: a list of ids, a text file with one id per line, or a dictionary from
             organism to either. None takes all genes of all sources, sorted by organism and id.
-        organisms: The organism of sources that state none in obs or uns, or a wrong one: one for all, or a dictionary
+        organisms: Organism of sources that state none in obs or uns, or a wrong one: one for all, or a dictionary
             from source name (with wildcards, such as "placenta*") to organism. Any usual name is accepted: "human",
             "Mus musculus", "NCBITaxon:6239".
         column: Column of var that holds gene ids or symbols: one for all, or a dictionary from source name (with
             wildcards). None finds Ensembl-style ids in the index or in a column.
-        tables: {organism: a gene table}, a csv, tsv or parquet file of ids, symbols and perhaps synonyms, for sources
-            whose genes are named by symbols.
+        tables: {organism: path of a gene table}, a csv, tsv or parquet file of ids, symbols and perhaps synonyms, for
+            sources whose genes are named by symbols.
         min_overlap: Minimum fraction of genes that a source shares with its organism's part of the vocabulary,
             relative to the smaller of the two.
     """

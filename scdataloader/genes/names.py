@@ -32,7 +32,7 @@ def gene_names(var: pd.DataFrame, *, column: str | None = None, source: str) -> 
     Args:
         var: Genes in order. A missing value in a column falls back to the index.
         column: The column of ``var`` to use; None finds the names automatically.
-        source: How messages call the source.
+        source: Name of the source in messages.
 
     Raises:
         KeyError: ``var`` has no column ``column``; suggests the nearest ones.

@@ -63,7 +63,7 @@ def find_organisms(
     `infer_organism`). What comes after is not read.
 
     Args:
-        source: How messages call the source.
+        source: Name of the source in messages.
         given: The organism that the user gives for all cells; None without one.
         obs: ``(name, values)`` of the columns of obs that may state organisms, by precedence. A column without any
             value is skipped.

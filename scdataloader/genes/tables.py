@@ -4,8 +4,9 @@ A name of a source's gene (see `gene_names`) is matched by the first of these ru
 
 1. *Id*. An Ensembl-style id of the table, version ignored, is that gene.
 2. *Symbol*. The symbol of one gene is that gene. A symbol that several genes share is ambiguous: it is not matched.
-3. *Trailing id*. Among symbols, a name that ends in an id, as ``7SK_ENSG00000260682`` does, is that id: portals write
-   symbols so that several genes share. A name that was made unique (``TBCE-1``) is not matched.
+3. *Trailing id*. Among symbols, a name that ends in an id, as ``7SK_ENSG00000260682`` does, is that id: some
+   portals write symbols in this way if several genes share them. A name that was made unique (``TBCE-1``) is not
+   matched.
 4. *Synonym*. A synonym of one gene is that gene, unless the source has that gene under another name too, which may be
    its id, its symbol or a second synonym: the source tells the two apart, so the synonym is ambiguous. A synonym that
    several genes share is ambiguous.
@@ -86,7 +87,7 @@ class GeneTable:
 
         Args:
             names: Names of the genes of a source, in order.
-            source: How messages call the source.
+            source: Name of the source in messages.
 
         Returns:
             ``(len(names),)`` ids, with names that are not matched unchanged; and the ambiguous names among these.

@@ -56,7 +56,7 @@ class GeneMap:
         return "; ".join([matched, *self.coverage(ids, ambiguous)])
 
     def coverage(self, ids: Sequence[str], ambiguous: Collection[str] = (), *, kept: bool = False) -> list[str]:
-        """What is not one to one, a line each: genes outside the vocabulary, ambiguous names, summed genes.
+        """Genes that are not matched one to one, a line for each kind: outside the vocabulary, ambiguous, summed.
 
         Args:
             ids: The ids that were mapped.
@@ -157,7 +157,7 @@ class GeneVocabulary:
         Args:
             ids: Gene ids of the source, in its own numbering; versions are ignored.
             organism: Organism of the source, by any name that `normalise_organism` accepts.
-            source: How messages call the source.
+            source: Name of the source in messages.
             min_overlap: Minimum fraction of shared genes, counted on distinct ids and relative to the smaller side: a
                 panel of 500 genes overlaps fully with a vocabulary that has them all.
 

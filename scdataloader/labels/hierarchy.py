@@ -175,8 +175,8 @@ def _of_ids(column: str, labels: Iterable[str]) -> Ontology:
         by_prefix.setdefault(prefix_of(label).lower(), []).append(label)
     if names := by_prefix.get(""):
         raise ValueError(
-            f"the labels of {column!r} are names ({_quoted(names)}), which do not tell their ontology; name it, as in "
-            f"hierarchies={{{column!r}: 'CL'}} or --hierarchies {column}=CL"
+            f"the labels of {column!r} are names ({_quoted(names)}), from which no ontology can be inferred; name it, "
+            f"as in hierarchies={{{column!r}: 'CL'}} or --hierarchies {column}=CL"
         )
     found: dict[str, Ontology] = {}  # by title, because two prefixes may belong to one ontology
     for _, ids in sorted(by_prefix.items()):
@@ -204,7 +204,7 @@ def _check_form(column: str, counts: Mapping[str, int]) -> None:
 
 
 def _resolved(column: str, counts: Mapping[str, int], ontology: Ontology) -> dict[str, str]:
-    """{label as it is written: current term}."""
+    """``{label as written: current term}``."""
     terms: dict[str, str] = {}
     replaced: list[str] = []
     wrong: dict[str, str] = {}
@@ -243,7 +243,7 @@ def _rolled_up(column: str, cells: Mapping[str, int], roll_up: RollUp, ontology:
 
 
 def _encoder(column: str, terms: Mapping[str, str], ontology: Ontology) -> LabelEncoder:
-    """The encoder of {label as it is written: term}."""
+    """The encoder of ``{label as written: term}``."""
     ids = sorted(set(terms.values()))
     above = ontology.ancestor_matrix(ids)
     np.fill_diagonal(above, val=False)
@@ -259,7 +259,7 @@ def _encoder(column: str, terms: Mapping[str, str], ontology: Ontology) -> Label
 
 
 def _log_ontologies(column: str, cells: Mapping[str, int]) -> None:
-    """Report the ontologies of the terms if they are several, because some may be there by mistake."""
+    """Report the ontologies of the terms if there are several, because some may be a mistake."""
     of: Counter[str] = Counter()
     for term, n_cells in cells.items():
         of[prefix_of(term)] += n_cells
@@ -281,7 +281,7 @@ def _log_joint(column: str, cells: Counter[str], ontology: Ontology) -> None:
 
 
 def _log_single_classes(encoder: LabelEncoder, ontology: Ontology) -> None:
-    """Report inner labels above one class only, which all their probability goes to."""
+    """Report inner labels above a single class: their probability is that of the class."""
     single = [
         f"{_named(inner, ontology)} above {_named(encoder.classes[codes[0]], ontology)}"
         for inner, codes in zip(encoder.inner, encoder.leaves, strict=True)
@@ -289,7 +289,7 @@ def _log_single_classes(encoder: LabelEncoder, ontology: Ontology) -> None:
     ]
     if single:
         logger.info(
-            "%s: labels above a single class, which a model with the hierarchy cannot tell from it: %s",
+            "%s: labels above a single class, which a model with the hierarchy cannot distinguish from it: %s",
             encoder.column,
             "; ".join(single),
         )

@@ -1,6 +1,6 @@
-"""lamindb instances: make them, fill them, and curate files into their collections.
+"""lamindb instances: create and fill them, and curate files into their collections.
 
-Functions are imported when first used, and lamindb when one is called.
+Functions are imported on first use, and lamindb when one is called.
 """
 
 from importlib import import_module

@@ -59,7 +59,7 @@ class LaminOpener:
         """The cells of the artifacts that have the labels of ``where``.
 
         Raises:
-            LookupError: no cell has them, or lamindb does not know what a store was made of.
+            LookupError: no cell has them, or lamindb does not know which collection a store was converted from.
             ValueError: a store does not match its lineage in lamindb.
         """
         files = resolve_lamin(addresses[0] if len(addresses) == 1 else addresses, where)
@@ -72,7 +72,9 @@ class LaminOpener:
                 n_found += 1
                 yield selection
         if not n_found:
-            raise LookupError(f"{len(files):,} artifacts are registered with {dict(where)}, but none of their cells is")
+            raise LookupError(
+                f"{len(files):,} artifacts are registered with {dict(where)}, but none of their cells has these labels"
+            )
 
 
 open_lamindb = LaminOpener()
@@ -105,7 +107,7 @@ def resolve_lamin(data: str | Artifact | Collection | Iterable[Any], where: Wher
     Raises:
         RuntimeError: no lamindb instance is connected, or its database does not answer.
         LookupError: no collection or artifact has this key and version, or ``data`` is empty; lamindb does not know
-            what a store was made of; or anything that `filter_artifacts` raises.
+            which collection a store was converted from; or anything that `filter_artifacts` raises.
         SourceFormatError: an artifact is neither an AnnData stored as .h5ad or .zarr nor a store.
         FileNotFoundError: the file of an artifact does not exist.
         ConnectionError: a remote artifact cannot be downloaded.

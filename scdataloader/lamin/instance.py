@@ -1,4 +1,4 @@
-"""Make lamindb instances and connect to them, without the network."""
+"""Create lamindb instances and connect to them, offline."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def init(storage: str | Path, *, name: str | None = None, db: str | None = None) -> str:
-    """Make a lamindb instance with bionty and connect the working directory to it; needs no network.
+    """Create a lamindb instance with bionty and connect the working directory to it, offline.
 
-    The same call again connects to it.
+    A repeated call connects to the existing instance.
 
     Args:
-        storage: Local folder for artifacts, and for the database if that is SQLite; made if it does not exist.
+        storage: Local folder for artifacts, and for the database if that is SQLite; created if it does not exist.
         name: Name of the instance, unique for this user; None for the folder's name and a digest of storage and
             database.
         db: ``postgresql://user:password@host:port/database`` of an existing database; None for SQLite.
@@ -65,7 +65,7 @@ def _make(folder: Path, name: str, db: str | None) -> None:
     from lamindb_setup.errors import StorageAlreadyManaged
     from rich.console import Console
 
-    what = "making tables, which takes lamindb about a minute on Postgres"
+    what = "creating tables; takes lamindb about a minute on Postgres"
     try:
         with Console(stderr=True).status(what):
             lamindb_setup.init(storage=str(folder), name=name, db=db, modules="bionty")
@@ -78,7 +78,7 @@ def _make(folder: Path, name: str, db: str | None) -> None:
 
 
 def connect(name: str) -> str:
-    """Connect the working directory, and all below it, to an instance that this user has made or joined.
+    """Connect the working directory, and all below it, to an instance that this user has created or joined.
 
     Args:
         name: ``<name>``, or ``<owner>/<name>``.
@@ -99,13 +99,13 @@ def connect(name: str) -> str:
         known = _known()
         if slug not in known and owner == ANONYMOUS:
             raise LookupError(
-                f"no lamindb instance {slug} is known here (known: {', '.join(known) or 'none'}); make it, or join it "
-                "on this machine, with `scdataloader instance init --name … --storage … [--db …]`"
+                f"no lamindb instance {slug} is known here (known: {', '.join(known) or 'none'}); create it, or join "
+                "it on this machine, with `scdataloader instance init --name … --storage … [--db …]`"
             )
         try:
             lamindb_setup.connect(slug)
         except SystemExit as error:  # raised by lamindb
-            raise RuntimeError(f"cannot connect to {slug}: {error}; restore it, or make another instance") from error
+            raise RuntimeError(f"cannot connect to {slug}: {error}; restore it, or create another instance") from error
         off_the_hub()
         _mark_here()
     return slug
@@ -164,7 +164,7 @@ def _check_unused(owner: str, name: str, folder: Path, db: str | None) -> None:
 
 
 def _known() -> list[str]:
-    """Names of the instances that this user has made or joined, sorted."""
+    """Names of the instances that this user has created or joined, sorted."""
     from lamindb_setup.core._settings_store import instance_settings_file
 
     pattern = instance_settings_file("*", "*")

@@ -39,7 +39,7 @@ class StoreMember:
         remedy = f"convert {self.collection} with --register into a new folder, or name it as data itself"
         if len(sources) != self.n_sources:
             raise ValueError(
-                f"{path} has {len(sources):,} sources, but {self.collection}, which it was made of, has "
+                f"{path} has {len(sources):,} sources, but {self.collection}, which it was converted from, has "
                 f"{self.n_sources:,} artifacts; {remedy}"
             )
         source = sources[self.number]
@@ -47,7 +47,7 @@ class StoreMember:
             cells = "" if self.n_obs is None else f" with {self.n_obs:,} cells"
             raise ValueError(
                 f"source {self.number} of {path} is {source.name} with {source.n_obs:,} cells, but in "
-                f"{self.collection}, which it was made of, it is {self.names[0]}{cells}; {remedy}"
+                f"{self.collection}, which it was converted from, it is {self.names[0]}{cells}; {remedy}"
             )
         return source
 
@@ -56,7 +56,7 @@ def converted_from(artifact: Artifact) -> Iterable[tuple[Artifact, StoreMember |
     """The artifacts that the sources of a store were converted from, in order; any other artifact itself, and None.
 
     Raises:
-        LookupError: lamindb does not know which collection a store was made of.
+        LookupError: lamindb does not know which collection a store was converted from.
     """
     if not is_store(artifact):
         yield artifact, None
@@ -64,9 +64,9 @@ def converted_from(artifact: Artifact) -> Iterable[tuple[Artifact, StoreMember |
     collection = origin(artifact)
     if collection is None:
         raise LookupError(
-            f"lamindb does not know which collection the store {artifact.key!r} was made of, and has no labels of its "
-            "cells; register it with `scdataloader convert lamindb:<collection> --out <the store> --register`, or name "
-            "the collection as data"
+            f"lamindb does not know which collection the store {artifact.key!r} was converted from, and so not the "
+            "labels of its cells; register it with `scdataloader convert lamindb:<collection> --out <the store> "
+            "--register`, or name the collection as data"
         )
     inputs = collection.ordered_artifacts.select_related("storage")
     members = [member for given in inputs for member, _ in converted_from(given)]

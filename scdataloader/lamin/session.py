@@ -86,7 +86,9 @@ def local_storage() -> Path:
     with session() as lamindb:
         storage = lamindb.settings.storage
         if storage.type != "local":
-            raise RuntimeError(f"the storage of the instance is {storage.root_as_str}, not a local folder; give out")
+            raise RuntimeError(
+                f"the storage of the instance is {storage.root_as_str}, not a local folder; give an output folder"
+            )
         return Path(storage.root_as_str)
 
 
@@ -137,7 +139,7 @@ def _database_message(reason: str) -> str:
     if "locked" in reason:
         return (
             "the SQLite database of the lamindb instance is locked by another process that writes to it; wait and run "
-            "the same again, or use Postgres, which has concurrent writers"
+            "the same command again, or use Postgres, which has concurrent writers"
         )
     if "no such table" in reason:
         return (

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreArtifact:
-    """The artifact of a store; planned before the conversion, so that nothing is converted in vain."""
+    """The artifact of a store. It is planned before the conversion, to detect early that it cannot be registered."""
 
     collection: str
     """Uid of the collection that is converted."""
@@ -44,12 +44,12 @@ class StoreArtifact:
         with session() as lamindb:
             record = find(data[0].removeprefix(PREFIX))
             if not isinstance(record, lamindb.Collection):
-                raise ValueError(f"--register expects a collection, and {data[0]} is an artifact")  # noqa: TRY004 (a key, not a call)
+                raise ValueError(f"--register expects a collection, but {data[0]} is an artifact")  # noqa: TRY004 (a key, not a call)
             roots = local_roots()
             if not any(folder.resolve().is_relative_to(root) for root in roots):
                 raise ValueError(
-                    f"{folder} is not in a storage of the lamindb instance, which would copy the store; give --out in "
-                    f"{' or '.join(map(str, roots))}"
+                    f"{folder} is outside all storages of the lamindb instance, which would copy the store; give --out "
+                    f"in {' or '.join(map(str, roots))}"
                 )
             return cls(collection=record.uid, key=f"{record.key}{SUFFIX}", folder=folder)
 

@@ -81,7 +81,7 @@ def _filled(name: str, *, online: bool) -> tuple[int, int]:
 
 
 def save_terms(registry: Any, ids: Iterable[str]) -> None:
-    """Save terms that a registry of the connected instance lacks, with all terms above them; needs no network.
+    """Save terms that a registry of the connected instance lacks, with all terms above them, offline.
 
     Args:
         registry: Such as ``bionty.CellType``.
@@ -155,7 +155,7 @@ def _restore(registry: Any, ontology: Ontology, terms: Sequence[str]) -> None:
 
 
 def _source(registry: Any, name: str) -> Any:
-    """The table of a registered ontology as a source of bionty, which is made if it does not exist."""
+    """The table of a registered ontology as a source of bionty, which is created if it does not exist."""
     import bionty
 
     record: Any = bionty.Source

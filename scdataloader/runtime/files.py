@@ -42,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def opened_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the name ``path`` when it is complete and on disk; an exception removes it."""
+    """Yield a file to write, renamed to ``path`` when it is complete and on disk; an exception removes it."""
     partial = path.with_name(path.name + PARTIAL)
     try:
         with partial.open("wb") as file:
@@ -68,11 +68,11 @@ def sync(path: Path) -> None:
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
     """Lock an open file against other processes; replaces the lock that this descriptor holds.
 
-    The lock ends when all copies of the descriptor are closed, however their processes end. Where the file system has
-    no locks, nothing is locked.
+    The lock ends when all copies of the descriptor are closed, however their processes end. On a file system
+    without locks, nothing is locked.
 
     Returns:
-        Whether it is locked; False where another process holds a lock that excludes this one.
+        Whether it is locked; False if another process holds a conflicting lock.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
@@ -100,8 +100,8 @@ def opening(path: str | os.PathLike[str]) -> Iterator[None]:
         limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         raise OSError(
             errno.EMFILE,
-            f"this process may have {limit} files open at once, and has (a mapped source keeps one, and so does each "
-            f"shard of a store); raise the limit with `ulimit -n` before Python starts (here up to {most}), or close() "
-            "sources that are not being read",
+            f"this process has reached its limit of {limit} open files (a mapped source has one, and each shard of a "
+            f"store); raise the limit with `ulimit -n` before Python starts (up to {most} on this machine), or close() "
+            "sources that are not in use",
             os.fspath(path),
         ) from error

@@ -22,12 +22,12 @@ def nearest(name: str, known: Iterable[object], *, n: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[object]) -> str:
-    """``" (did you mean 'x'?)"``; empty where no known name is similar."""
+    """``" (did you mean 'x'?)"``; empty if no known name is similar."""
     return "".join(f" (did you mean {one!r}?)" for one in nearest(name, known, n=1))
 
 
 def suggestion(name: str, known: Iterable[object]) -> str:
-    """The known names nearest to ``name``, or else some of all: "the nearest are 'x'", "there are none"."""
+    """The known names nearest to ``name``, or else some of them: "the nearest are 'x'", "there are none"."""
     known = list(map(str, known))
     if near := nearest(name, known):
         return f"the nearest are {shown(map(repr, near))}"

@@ -19,7 +19,7 @@ from typing import Any
 _READY, _PROGRESS, _RESULT, _ERROR = range(4)
 """Kinds of messages from a worker process."""
 _process_table = threading.Lock()
-"""Held where processes are started or joined: `multiprocessing` may otherwise reap one process in two threads."""
+"""Held while processes are started or joined: `multiprocessing` may otherwise reap one process in two threads."""
 
 OnProgress = Callable[[Any], None]
 
@@ -32,7 +32,7 @@ class ProcessPool(Executor):
     """Executor with up to ``n_processes`` spawned processes, each running one call at a time.
 
     A process that is killed or exits fails its own call with `WorkerDiedError`, and the next call starts another one.
-    Where no process starts at all, calls fail with RuntimeError. Leaving the ``with`` statement by an exception cancels
+    If no process can start, calls fail with RuntimeError. Leaving the ``with`` statement by an exception cancels
     waiting calls and terminates running ones.
     """
 
@@ -49,7 +49,7 @@ class ProcessPool(Executor):
         return self._schedule(partial(function, *args, **kwargs), None)
 
     def submit_with_progress(self, function: Callable[..., Any], /, *args: Any, on_progress: OnProgress) -> Future[Any]:
-        """Schedule ``function(*args, report)``; a thread passes what it reports on to ``on_progress``."""
+        """Schedule ``function(*args, report)``; a thread passes the values given to ``report`` to ``on_progress``."""
         return self._schedule(partial(function, *args), on_progress)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 (Executor's)
@@ -71,7 +71,7 @@ class ProcessPool(Executor):
         return future
 
     def _run(self, future: Future[Any], call: Callable[..., Any], on_progress: OnProgress | None) -> None:
-        """Run a call in a process and resolve its future; in a thread that waits for that process."""
+        """Run a call in a process and resolve its future; runs in a thread, which waits for the process."""
         if self._is_closed:
             future.cancel()
         if not future.set_running_or_notify_cancel():
@@ -81,7 +81,7 @@ class ProcessPool(Executor):
                 error, result = worker.run(call, on_progress)
         except Exception as failure:  # noqa: BLE001 (of the pool; the future's owner receives it)
             error, result = failure, None
-        # The future raises the error, not this module: its traceback then shows where it is a defect.
+        # Set on the future rather than raised here, so that the traceback starts where the error occurred.
         if error is not None:
             future.set_exception(error)
         else:
@@ -89,10 +89,11 @@ class ProcessPool(Executor):
 
     @contextmanager
     def _worker(self) -> Iterator[_Worker]:
-        """An idle worker, or a new one; it is idle again afterwards, unless it has ended.
+        """Yield an idle worker, or a new one; afterwards it is idle again.
 
         Raises:
-            WorkerDiedError: it has.
+            WorkerDiedError: its process has ended.
+            RuntimeError: no process of the pool could start.
         """
         with self._lock:
             worker = self._idle.pop() if self._idle else _Worker()
@@ -118,7 +119,7 @@ class ProcessPool(Executor):
 
 
 class _Worker:
-    """A process that runs one call after the other."""
+    """A process that runs one call at a time."""
 
     def __init__(self) -> None:
         # fork is not safe beside the threads of HDF5, Arrow, numba and the progress bar
@@ -136,7 +137,7 @@ class _Worker:
         Raises:
             EOFError: the process has ended.
         """
-        with suppress(BrokenPipeError):  # of a process that has ended: receiving raises EOFError
+        with suppress(BrokenPipeError):  # the process has ended; receiving raises EOFError
             self._connection.send((call, on_progress is not None))
         while True:
             try:
@@ -155,17 +156,17 @@ class _Worker:
                 return None, value
 
     def terminate(self) -> None:
-        """Kill the process in the middle of its call, which then raises EOFError."""
+        """Kill the process; a `run` in progress raises EOFError."""
         self._process.terminate()
 
     def stop(self) -> None:
-        """End an idle process, which cleans up its libraries."""
+        """End an idle process, so that its libraries clean up."""
         if not self.is_ready:
             self.terminate()
         self.join()
 
     def join(self) -> int:
-        """Wait for a process to end; its exit code, or minus the signal that killed it."""
+        """Wait for the process to end; returns its exit code, or minus the number of the signal that killed it."""
         self.has_ended = True
         self._connection.close()
         with _process_table:
@@ -190,7 +191,7 @@ def _cause(exit_code: int) -> str:
 
 
 def _serve(connection: Connection) -> None:
-    """Run calls in this process until nobody is at the other end of the connection."""
+    """Run calls in this process until the connection is closed."""
     begin_worker()
     with suppress(EOFError, BrokenPipeError):
         connection.send((_READY, None))
@@ -208,7 +209,7 @@ def _reply(connection: Connection, content: bytes) -> bytes:
         text = traceback.format_exc()
         try:
             return pickle.dumps((_ERROR, (error, text)))
-        except Exception:  # noqa: BLE001 (of an error that cannot be pickled, whatever pickle raises then)
+        except Exception:  # noqa: BLE001 (pickling the error may raise anything)
             return pickle.dumps((_ERROR, (RuntimeError(f"{type(error).__name__}: {error}"), text)))
 
 

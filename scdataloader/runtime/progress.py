@@ -28,7 +28,7 @@ Advance = Callable[[int], None]
 
 @contextmanager
 def progress_bar(what: str, n_bytes: int, *, shown: bool) -> Iterator[Advance]:
-    """A bar from 0 to ``n_bytes`` with speed and remaining time. Each call advances it. Nothing unless ``shown``."""
+    """A bar from 0 to ``n_bytes`` with speed and remaining time; hidden unless ``shown``. Each call advances it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -43,9 +43,10 @@ def progress_bar(what: str, n_bytes: int, *, shown: bool) -> Iterator[Advance]:
 
 @contextmanager
 def cells_bar(what: str, n_cells: int, n_done: int, *, shown: bool) -> Iterator[Advance]:
-    """A bar from ``n_done`` to ``n_cells`` with speed and remaining time. Each call sets the cells done since then.
+    """A bar from ``n_done`` to ``n_cells`` with speed and remaining time; hidden unless ``shown``.
 
-    If standard error is not a terminal, it writes lines of text. Nothing unless ``shown``.
+    Each call sets the number of cells done since the start of the bar. If standard error is not a terminal, progress is
+    written as lines of text.
     """
     console = Console(stderr=True)
     if shown and not console.is_terminal:

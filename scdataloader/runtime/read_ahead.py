@@ -1,4 +1,4 @@
-"""Prefetch of ranges of mapped files (``madvise`` with ``MADV_WILLNEED``), so that the disk reads many at once.
+"""Prefetch of ranges of mapped files (``madvise`` with ``MADV_WILLNEED``), so that the disk reads many ranges at once.
 
 Without it, every first access to a page waits for the disk. Linux only; elsewhere `read_ahead` does nothing.
 """
@@ -64,6 +64,6 @@ def _libc() -> ctypes.CDLL:
 
 @cache
 def _this_process(pid: int) -> int:
-    """A pidfd of this process; -1 where the system has none."""
+    """A pidfd of this process; -1 if the system does not support it."""
     descriptor: int = _libc().syscall(_PIDFD_OPEN, pid, 0)
     return descriptor

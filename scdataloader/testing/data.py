@@ -24,7 +24,7 @@ class MemorySource:
     """A `Source` of arrays in memory.
 
     Args:
-        name: How messages call it.
+        name: Name of the source in messages.
         values: ``(n_obs, n_genes)`` counts.
         genes: Gene ids.
         obs: {column: values} of the cell table; cells are named 0, 1, ….

@@ -69,7 +69,7 @@ class SamplingMonitor(Callback):
             monitor._drawn = drawn  # noqa: SLF001 (of this class)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Find the log folder of the run, which every rank has to do."""
+        """Determine the log folder of the run; Lightning requires it on every rank."""
         if stage == "fit":
             self._folder = Path(trainer.log_dir or trainer.default_root_dir)
 
@@ -121,7 +121,7 @@ class SamplingMonitor(Callback):
         """Log the statistics of the epoch."""
         loader = trainer.train_dataloader
         if not isinstance(loader, Loader) or loader.tally is None or not self._trained:
-            return  # the last: the run was stopped before the first batch of the epoch
+            return  # without a trained batch, the run was stopped before the epoch began
         seconds = loader.elapsed - self._validated
         tally = loader.tally.summed(partial(_sum_over_ranks, trainer))
         target = None if self._drawn is None else self._drawn.target_shares(loader.epoch)
@@ -147,7 +147,7 @@ class SamplingMonitor(Callback):
 def _sum_over_ranks(trainer: Trainer, array: NDArray[np.integer]) -> NDArray[np.integer]:
     if trainer.world_size == 1:
         return array
-    # a copy, since it is reduced in place; on the device, since NCCL reduces nowhere else
+    # copied, because it is reduced in place; on the device, because NCCL reduces only there
     tensor = torch.tensor(array, device=trainer.strategy.root_device)
     total: NDArray[np.integer] = trainer.strategy.reduce(tensor, reduce_op="sum").cpu().numpy()
     return total

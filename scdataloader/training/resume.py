@@ -1,4 +1,4 @@
-"""Going on where a checkpoint was saved, batch for batch, also where Lightning by itself would not."""
+"""Exact resumption of a training run, in the cases that Lightning does not restore."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from scdataloader.training.checkpoint import STATE_KEY
 
 
 class ExactResume(Callback):
-    """Makes a resumed fit get the batches that it would have got uninterrupted; `DataModule` puts it into its Trainer.
+    """Gives a resumed fit the batches of an uninterrupted one; `DataModule` adds it to its Trainer.
 
-    Lightning saves and restores where a `Loader` stands, but for these cases, which are put right here:
+    Lightning saves and restores the position of a `Loader`. This callback corrects the cases in which it is wrong:
 
-    - A batch that an error stopped, or during which a hook saves a checkpoint, counts as seen and would be left out.
-    - An epoch that ``max_steps``, a time limit or ``should_stop`` broke off counts as done: its rest would be left out.
-    - Between two epochs with ``max_steps``, or saved in ``on_train_epoch_start``, the next one would be left out.
-    - Where the loader is wanted early, as by ``trainer.estimated_stepping_batches``, it would begin the epoch again.
-    - Between two epochs, other data or other weights would go unnoticed.
+    - A batch that fails, or during which a hook saves a checkpoint, counts as seen and would be skipped.
+    - An epoch that ``max_steps``, a time limit or ``should_stop`` ends early counts as complete, so that the rest of it
+      would be skipped.
+    - A checkpoint that is saved between two epochs with ``max_steps``, or in ``on_train_epoch_start``, would skip the
+      next epoch.
+    - A loader that is created early, as by ``trainer.estimated_stepping_batches``, would restart the epoch.
+    - Between two epochs, changed data or weights would not be detected.
     """
 
     def __init__(self) -> None:
@@ -29,7 +31,7 @@ class ExactResume(Callback):
 
     @classmethod
     def join(cls, trainer: Trainer) -> None:
-        """Put one in front of the Trainer's callbacks, unless it has one."""
+        """Insert one before the callbacks of the Trainer, unless it has one."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, cls) for callback in callbacks):
             callbacks.insert(0, cls())
@@ -40,7 +42,7 @@ class ExactResume(Callback):
         pl_module: LightningModule,  # noqa: ARG002
         checkpoint: dict[str, Any],
     ) -> None:
-        """Store the state of the data under its own key, and leave out the batch that is not trained on yet."""
+        """Store the state of the data under its own key, without counting a batch that is not trained on yet."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, LightningDataModule) and STATE_KEY in (state := data.state_dict()):
             checkpoint[STATE_KEY] = state
@@ -56,10 +58,10 @@ class ExactResume(Callback):
         pl_module: LightningModule,  # noqa: ARG002
         checkpoint: dict[str, Any],
     ) -> None:
-        """Keep the loader's state, and let the epoch that is begun and not over be the one that is under way."""
+        """Keep the state of the loader, and mark an incomplete epoch as the current one."""
         self._state, self._between_epochs = None, False
         if trainer.state.fn != TrainerFn.FITTING or trainer.ckpt_path is None:
-            return  # the second: the Tuner restores what it saved itself, with another batch size perhaps
+            return  # without a path, the Tuner restores its own checkpoint, perhaps with another batch size
         fit = checkpoint["loops"]["fit_loop"]
         self._state = _loader_state(fit)
         if self._state is not None:
@@ -68,10 +70,10 @@ class ExactResume(Callback):
             self._between_epochs = _settle(fit["epoch_progress"]["current"], over=over)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Bring the loader to its state; Lightning names the epoch afterwards.
+        """Restore the state of the loader; Lightning sets the epoch afterwards.
 
         Raises:
-            StateMismatchError: the loader has another stream than the saved run.
+            StateMismatchError: the stream of the loader differs from that of the saved run.
         """
         if self._state is not None and isinstance(trainer.train_dataloader, Loader):
             trainer.train_dataloader.load_state_dict(self._state)
@@ -81,20 +83,20 @@ class ExactResume(Callback):
 
 
 def _loader_state(fit_loop: dict[str, Any]) -> dict[str, Any] | None:
-    """The saved state of the `Loader` that a fit trains on; None where it trains on something else."""
+    """The saved state of the `Loader` of a fit; None if it trains on anything else."""
     states = fit_loop["state_dict"].get("combined_loader", [])
     return states[0] if len(states) == 1 and "samples_seen" in states[0] else None
 
 
 def _settle(epochs: dict[str, int], *, over: bool) -> bool:
-    """Correct Lightning's counts of epochs, so that just one that is under way is started and not processed.
+    """Correct Lightning's counts of epochs, so that only an incomplete epoch is started and not processed.
 
     Args:
-        epochs: How many are started, processed and completed.
-        over: Whether the last batch that was trained on ended its epoch.
+        epochs: Numbers of epochs that are started, processed and completed; modified in place.
+        over: Whether the last trained batch was the last of its epoch.
 
     Returns:
-        Whether it stands between two epochs.
+        Whether the checkpoint is between two epochs.
     """
     if not 0 < epochs["started"] == epochs["processed"]:
         return False

@@ -206,7 +206,7 @@ def test_a_trained_model_is_applied_to_other_data(config, files, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--ckpt_path", "gone.ckpt"], "there is no checkpoint gone.ckpt"),
+        (["--ckpt_path", "gone.ckpt"], "checkpoint gone.ckpt does not exist"),
         (["--data.alignment.vocabulary", "gone.txt"], "No such file or directory: 'gone.txt'"),
         (["--data.alignment.tables", "{human: gone.csv}"], "No such file or directory: 'gone.csv'"),
         (["--data.split.val", "0.001"], "val=0.001 of 192 cells is less than one cell"),

@@ -95,7 +95,7 @@ def test_names_and_synonyms_are_resolved_in_any_case():
         (["glial"], {}, r"no term 'glial'; the nearest names are 'glia' \(T:8\)"),
         (["T:10"], {}, r"'T:10' is deprecated in toy and has no current replacement \(replaced by nothing\)"),
         (["unknown", ""], {}, "all labels of 'type' are unknown"),
-        (["T cell"], {"ontology": None}, r"are names \('T cell'\), which do not tell their ontology"),
+        (["T cell"], {"ontology": None}, r"are names \('T cell'\), from which no ontology"),
         (["NCBITaxon:9606"], {"ontology": None}, "are ids of NCBITaxon .* needs no ontology"),
         (["T:6"], {"ontology": "UBERN"}, "hierarchy of 'type': ontology 'UBERN' .*registered.*'UBERON'"),
         (["ABC:1"], {"ontology": None}, "are ids of ABC .*'ABC'.* registered"),

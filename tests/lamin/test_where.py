@@ -207,7 +207,7 @@ def test_a_store_is_registered_next_to_its_collection(lamin: ModuleType, tmp_pat
     out = Path(lamin.settings.storage.root_as_str) / "where" / "atlas.cells"
     elsewhere = ["convert", f"lamindb:{KEY}", "--out", str(tmp_path / "atlas.cells"), "--register", "--processes", "1"]
     assert main(elsewhere) == 2
-    assert "is not in a storage of the lamindb instance" in capsys.readouterr().err
+    assert "is outside all storages of the lamindb instance" in capsys.readouterr().err
     assert main(["convert", str(out), "--out", str(out), "--register"]) == 2
     assert "--register expects one lamindb:<key of a collection>" in capsys.readouterr().err
     for _ in range(2):  # again, there is nothing to do

@@ -239,7 +239,7 @@ def test_too_many_open_files(tmp_path: Path, free: int) -> None:
                 break
         for _ in range(free):
             os.close(held.pop())
-        with pytest.raises(OSError, match=rf"may have {limit} files open at once.*`ulimit -n`") as caught:
+        with pytest.raises(OSError, match=rf"limit of {limit} open files.*`ulimit -n`") as caught:
             source.read(np.array([0]))
         assert (caught.value.errno, caught.value.filename) == (errno.EMFILE, str(path))
     finally:

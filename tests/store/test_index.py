@@ -103,7 +103,7 @@ def test_more_shards_than_files_that_may_be_open(tmp_path):
     os.close(limit - 30)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
-        with pytest.raises(OSError, match=rf"may have {limit} files open at once.*`ulimit -n`") as caught:
+        with pytest.raises(OSError, match=rf"limit of {limit} open files.*`ulimit -n`") as caught:
             store.locate(np.arange(40))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

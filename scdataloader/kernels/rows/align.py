@@ -1,4 +1,4 @@
-"""From a source's genes to the vocabulary's: look up, sort where the order changed, sum where two genes became one."""
+"""Align rows from the genes of a source to a vocabulary: renumber, sort, and sum entries of one gene."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def align_rows(
     out_size: NDArray[np.int64],
     out_depth: NDArray[np.float32],
 ) -> tuple[int, int]:
-    """Write rows ``take`` of a CSR matrix, with genes renumbered by ``lut``, into slots of the output.
+    """Write rows ``take`` of a CSR matrix, with genes renumbered by ``lut``, to slots of the output.
 
-    Row ``take[i]`` goes to slot ``p = place[i]``: its entries, ascending by gene, to ``out_indices`` and ``out_data``
-    from ``starts[p]`` on (the slot has room for all entries as stored), their number to ``out_size[p]``, the total over
-    all genes, dropped ones too, to ``out_depth[p]``. Stored zeros and entries whose ``lut`` is -1 are dropped; entries
-    that meet in one gene are summed. ``monotone`` says that ``lut`` without its -1 strictly ascends: rows stored in
-    ascending order then need no sorting.
+    Row ``take[i]`` is written to slot ``p = place[i]``: its entries, ascending by gene, to ``out_indices`` and
+    ``out_data`` from ``starts[p]`` on (the slot has room for all stored entries), their number to ``out_size[p]``, and
+    the total over all genes, including dropped ones, to ``out_depth[p]``. Stored zeros and entries whose ``lut`` is -1
+    are dropped; entries of the same gene are summed. ``monotone`` states that ``lut`` without its -1 strictly ascends,
+    so that rows stored in ascending order need no sorting.
 
-    Returns (status, i): `OK`, or what is wrong with ``take[i]``. Nothing outside the slots is touched, whatever
-    ``indices`` holds.
+    Returns (status, i): `OK`, or the defect of row ``take[i]``. Nothing outside the slots is written, whatever
+    ``indices`` contains.
     """
     scratch = np.zeros(n_genes + 1, np.float32)
     present = np.zeros(n_genes // 64 + 1, np.uint64)
     for i in range(len(take)):
         begin, end = indptr[take[i]], indptr[take[i] + 1]
         if i + 1 < len(take):
-            # Random rows of a large matrix are never in cache: fetch the next while this one is worked on.
+            # Random rows of a large matrix are not in the cache: prefetch the next one during the work on this one.
             prefetch_range(indices, indptr[take[i + 1]], indptr[take[i + 1] + 1])
             prefetch_range(data, indptr[take[i + 1]], indptr[take[i + 1] + 1])
         row_indices, row_data = indices[begin:end], data[begin:end]
@@ -73,7 +73,7 @@ def align_rows(
 
 @nb.njit(nogil=True, cache=True)
 def _check_indices(indices: NDArray[Any], n: int) -> tuple[bool, bool]:
-    """Whether all indices lie in [0, n), and whether they strictly ascend. Without branches, so that it vectorises."""
+    """Whether all indices are in [0, n), and whether they strictly ascend. Has no branches, so that it vectorises."""
     low, high, disorder = 0, -1, 0
     for j in range(len(indices)):
         low = min(low, indices[j])
@@ -87,13 +87,13 @@ def _check_indices(indices: NDArray[Any], n: int) -> tuple[bool, bool]:
 def _check_values(data: NDArray[Any]) -> tuple[bool, bool, float]:
     """Whether all values are counts, whether any is zero, and their sum.
 
-    Sums of counts are exact in float64, so their order is free.
+    Sums of counts are exact in float64 in any order.
     """
     bad, zeros = 0, 0
     total = 0.0
     for j in range(len(data)):
         value = np.float32(data[j])
-        bad |= not (value >= 0 and value - np.floor(value) == 0)  # infinity minus itself is no zero
+        bad |= not (value >= 0 and value - np.floor(value) == 0)  # infinity minus infinity is NaN
         zeros |= value == 0
         total += np.float64(value)
     return bad == 0, zeros != 0, total
@@ -101,7 +101,7 @@ def _check_values(data: NDArray[Any]) -> tuple[bool, bool, float]:
 
 @nb.njit(nogil=True, cache=True)
 def _without_zeros(indices: NDArray[np.int32], data: NDArray[np.float32], size: int) -> int:
-    """Close up a row over its zeros, in place; how many entries are left."""
+    """Remove the zeros of a row, in place; returns the number of entries left."""
     kept = 0
     for k in range(size):
         indices[kept] = indices[k]
@@ -118,7 +118,7 @@ def renumber(
     out_indices: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> int:
-    """Look each gene up and keep what the vocabulary has. Entries to drop are overwritten by the next."""
+    """Renumber the genes of a row and drop those with -1; returns the number of entries kept."""
     size = 0
     for j in range(len(indices)):
         gene = lut[indices[j]]
@@ -139,11 +139,11 @@ def scatter(
     out_indices: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> int:
-    """Sort one row by gene and sum what meets, through a dense row and a bit set.
+    """Sort one row by gene and sum entries of the same gene, with a dense row and a bit set; returns their number.
 
-    ``scratch`` has ``n_genes + 1`` places, whose content is free; ``present`` a bit for each, zero before and after.
-    With a few thousand entries among some 10^4 genes this takes a fraction of the time of a comparison sort. Dropped
-    entries go to the place behind the last gene, which is never read.
+    ``scratch`` has ``n_genes + 1`` entries of any content, ``present`` a bit for each, all zero before and after. For a
+    few thousand entries among some 10^4 genes this takes a fraction of the time of a comparison sort. Dropped entries
+    are written to the entry after the last gene, which is never read.
     """
     one = np.uint64(1)
     kept = 0
@@ -170,7 +170,7 @@ def _sum_into(
     genes: NDArray[np.int32],
     scratch: NDArray[np.float32],
 ) -> None:
-    """Put the sum of each gene's entries into the dense row: the rare case of entries that meet."""
+    """Write the sum of each gene's entries to the dense row; only needed if a gene has several."""
     for k in range(len(genes)):
         scratch[genes[k]] = 0
     for j in range(len(indices)):
@@ -182,7 +182,7 @@ def _sum_into(
 def close_gaps(
     starts: NDArray[np.int64], sizes: NDArray[np.int64], indices: NDArray[np.int32], data: NDArray[np.float32]
 ) -> NDArray[np.int64]:
-    """Move the rows of slots that were not filled up together, in place; returns the ``indptr`` of the result."""
+    """Remove the unused space at the end of each slot, in place; returns the ``indptr`` of the result."""
     indptr = np.zeros(len(sizes) + 1, np.int64)
     for row in range(len(sizes)):
         begin, out = starts[row], indptr[row]
@@ -194,13 +194,13 @@ def close_gaps(
     return indptr
 
 
-# The two below hold the interpreter's lock: where it is let go of for a microsecond's work, another thread takes it,
-# and getting it back takes a hundred times as long.
+# The two functions below keep the GIL: they take a microsecond, and getting the GIL back from another thread would take
+# a hundred times as long.
 
 
 @nb.njit(cache=True)
 def row_starts(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``(n + 1,)`` where rows of these sizes begin, one after the other, and where the last ends."""
+    """``(n + 1,)`` offsets of consecutive rows of these sizes."""
     starts = np.zeros(len(sizes) + 1, np.int64)
     for row in range(len(sizes)):
         starts[row + 1] = starts[row] + sizes[row]
@@ -209,7 +209,7 @@ def row_starts(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @nb.njit(cache=True)
 def all_equal(first: NDArray[np.int64], second: NDArray[np.int64]) -> bool:
-    """Whether two arrays of one length hold the same."""
+    """Whether two arrays of the same length are equal."""
     equal = True
     for i in range(len(first)):
         equal &= first[i] == second[i]

@@ -1,4 +1,4 @@
-"""Each value's place among the values of its own cell."""
+"""Quantile bins of values within each row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def bin_rows(indptr: NDArray[np.int64], data: NDArray[Any], n_bins: int, out: ND
 
 @nb.njit(nogil=True, cache=True)
 def _quantiles(ordered: NDArray[np.float64], levels: NDArray[np.float64], out: NDArray[np.float64]) -> None:
-    """``np.quantile`` of sorted values, to the last bit: an edge that rounds otherwise moves values to another bin."""
+    """``np.quantile`` of sorted values, bit for bit: an edge that is rounded differently would change bins."""
     last = len(ordered) - 1
     for i in range(len(levels)):
         at = levels[i] * last

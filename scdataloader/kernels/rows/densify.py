@@ -1,4 +1,4 @@
-"""Sparse rows written out in full."""
+"""Sparse rows to dense rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scdataloader.kernels.machine.memory import LINE, move_line, settle
 
 _STRETCH = 2048
-"""Genes that are filled in at a time: 8 KB, of which a core's fastest cache has four."""
+"""Genes that are filled at a time: 8 KB, a quarter of a typical L1 cache."""
 
 
 @nb.njit(nogil=True, cache=True)
@@ -18,7 +18,7 @@ def densify(
 ) -> None:
     """Fill ``out`` (n_rows, n_genes), C-contiguous, with the rows, zeros elsewhere. Genes ascend within a row.
 
-    A stretch of a row at a time is filled in in the cache and moved to where it belongs, line by line.
+    Stretches of a row are filled in the cache, then moved to the output in whole cache lines, bypassing the caches.
     """
     memory = np.zeros(_STRETCH + LINE, np.float32)
     stretch = memory[-(memory.ctypes.data // 4) % LINE :]
@@ -26,13 +26,13 @@ def densify(
     for row in range(len(out)):
         to = out.ctypes.data + 4 * n_genes * row
         j, end = indptr[row], indptr[row + 1]
-        first = -(to // 4 % LINE)  # so that a line of the stretch is a line of the output
+        first = -(to // 4 % LINE)  # so that cache lines of the stretch and of the output coincide
         while first < n_genes:
             last = min(first + _STRETCH, n_genes)
             while j < end and indices[j] < last:
                 stretch[np.uint32(indices[j] - first)] = data[j]
                 j += 1
-            # The first and the last line of a row are shared with its neighbours.
+            # The first and last cache lines of a row are shared with the neighbouring rows.
             whole = 0 if first >= 0 else LINE
             rest = max(whole, (last - first) // LINE * LINE)
             for k in range(max(0, -first), min(whole, last - first)):
@@ -55,7 +55,7 @@ def densify_given(
     column: NDArray[np.int32],
     out: NDArray[np.float32],
 ) -> None:
-    """Fill ``out`` (n_rows, n_columns) with some genes only: gene g goes to ``column[g]``, unless that is -1."""
+    """Fill ``out`` (n_rows, n_columns) with some genes only: gene g to column ``column[g]``, unless that is -1."""
     for row in range(len(out)):
         out[row, :] = 0
         for j in range(indptr[row], indptr[row + 1]):

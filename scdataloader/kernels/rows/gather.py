@@ -1,7 +1,7 @@
 """Gather rows of stored arrays, scatter rows of decoded chunks, sort rows.
 
-Stored numbers are not trusted: slices bound every access, and kernels return `FLAGS`, so that a damaged file ends in an
-error message and never in a crash.
+Stored numbers are not trusted: slices bound every access, and kernels return `FLAGS`, so that a damaged file leads to
+an error message, not to a crash.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 UNSORTED, OUT_OF_RANGE, NOT_COUNTS = 1, 2, 4
 FLAGS = {
-    UNSORTED: "some row's genes do not strictly ascend",
-    OUT_OF_RANGE: "some gene number is negative or too large",
-    NOT_COUNTS: "some value is negative, not whole or not finite",
+    UNSORTED: "the genes of a row do not strictly ascend",
+    OUT_OF_RANGE: "a gene number is negative or too large",
+    NOT_COUNTS: "a value is negative, not whole or not finite",
 }
-"""Findings that kernels return, or-ed; 0 if there are none."""
+"""Defects that kernels return, combined by bitwise or; 0 without any."""
 
 
 @nb.njit(nogil=True, cache=True)
 def row_offsets(indptr: NDArray[np.int64], rows: NDArray[np.int64], out_indptr: NDArray[np.int64]) -> int:
-    """Fill ``out_indptr`` ``(len(rows) + 1,)`` with the offsets of ``rows`` laid end to end; returns the last."""
+    """Fill ``out_indptr`` ``(len(rows) + 1,)`` with the offsets of consecutive ``rows``; returns the last."""
     total = 0
     out_indptr[0] = 0
     for i in range(rows.size):
@@ -42,7 +42,7 @@ def _outside(genes: NDArray[Any], n_genes: int) -> bool:
 
 @nb.njit(nogil=True, cache=True)
 def _copy_genes(genes: NDArray[Any], n_genes: int, out: NDArray[np.int32]) -> int:
-    # Stored numbers are checked, since a cast to 32 bits could bring an invalid one back into range.
+    # Stored numbers are checked before the cast to 32 bits, which could bring an invalid one back into range.
     size = genes.size
     if size == 0:
         return 0
@@ -63,14 +63,14 @@ def _copy_values(values: NDArray[Any], out: NDArray[Any]) -> int:
     for j in range(out.size):
         out[j] = values[j]
         value = out[j]
-        # One condition, and a difference that is NaN for infinities: the form that the compiler vectorises best.
+        # One condition, with a difference that is NaN for infinities, is the form that the compiler vectorises best.
         odd |= not (value >= 0 and value - np.floor(value) == 0)
     return NOT_COUNTS if odd else 0
 
 
 @nb.njit(nogil=True, cache=True)
 def _copy(stored: NDArray[Any], n_genes: int | None, out: NDArray[Any]) -> int:
-    """Copy gene numbers, or values where ``n_genes`` is None: each is compiled without the other."""
+    """Copy gene numbers, or values if ``n_genes`` is None; compiled separately for each."""
     if n_genes is None:
         return _copy_values(stored, out)
     return _copy_genes(stored, n_genes, out)
@@ -87,14 +87,14 @@ def take_rows(
     out_indptr: NDArray[np.int64],
     out: NDArray[Any],
 ) -> int:
-    """Copy the gene numbers, or the values, of ``rows`` to the places that `row_offsets` gave; returns `FLAGS`.
+    """Copy the gene numbers, or the values, of ``rows`` to the offsets of `row_offsets`; returns `FLAGS`.
 
-    Rows come out as they are stored; `sort_rows` sorts them where ``UNSORTED`` is set.
+    Rows keep the stored order; if ``UNSORTED`` is set, `sort_rows` sorts them.
 
     Args:
         indptr: Valid offsets of all rows.
         stored: An array in pieces: its entry ``i`` is ``stored[begins[i // length] + i % length]``.
-        begins: Where each piece begins; each lies within ``stored`` in full length.
+        begins: Offset of each piece in ``stored``, which contains all of it.
         length: Entries in a piece.
         rows: Valid row numbers.
         n_genes: Number of genes; None if ``stored`` holds values.
@@ -143,16 +143,16 @@ def scatter_rows(
     n_genes: int | None,
     out: NDArray[Any],
 ) -> int:
-    """Copy the parts of rows that lie in one decoded chunk to the places of these rows; returns `FLAGS`.
+    """Copy the parts of rows that are in one decoded chunk to the output; returns `FLAGS`.
 
-    A row that spans two chunks is not compared from one to the other: see `rows_ascend`.
+    The order of a row is checked within a chunk only; for rows that span chunks, see `rows_ascend`.
 
     Args:
         chunk: Stored gene numbers or values.
-        begin: Position of the first of them in the whole array.
-        starts: Where each row begins in the whole array.
-        stops: Where each row ends.
-        targets: Where each row begins in ``out``.
+        begin: Position in the whole array of the first one.
+        starts: Start of each row in the whole array.
+        stops: End of each row in the whole array.
+        targets: Start of each row in ``out``.
         n_genes: Number of genes; None if ``chunk`` holds values.
         out: Output; int32 for gene numbers, any dtype for values.
     """
@@ -184,7 +184,7 @@ def _sort_row(genes: NDArray[np.int32], values: NDArray[Any]) -> int:
 def sort_rows(indptr: NDArray[np.int64], indices: NDArray[np.int32], data: NDArray[Any]) -> None:
     """Sort every row by gene and sum repeated genes, all three arrays in place.
 
-    Rows are moved up where genes were summed: ``indptr[-1]`` is the used length of ``indices`` and ``data``.
+    Rows move forward if genes are summed: ``indptr[-1]`` is then the used length of ``indices`` and ``data``.
     """
     kept, start = 0, 0
     for i in range(indptr.size - 1):
@@ -220,7 +220,7 @@ def take_nonzero(
     out_indices: NDArray[np.int32],
     out_data: NDArray[Any],
 ) -> int:
-    """Copy the non-zero values of rows of a dense block to the places that `count_nonzero` gave; returns `FLAGS`."""
+    """Copy the non-zero values of rows of a dense block to the offsets of `count_nonzero`; returns `FLAGS`."""
     for i in range(rows.size):
         values = block[rows[i]]
         to = out_indptr[i]
@@ -233,7 +233,7 @@ def take_nonzero(
 
 @nb.njit(nogil=True, cache=True)
 def unshuffle(shuffled: NDArray[np.uint8], item_size: int, out: NDArray[np.uint8]) -> None:
-    """Undo HDF5's shuffle filter: ``out`` gets byte ``b`` of item ``i`` from ``shuffled[b * n_items + i]``."""
+    """Undo HDF5's shuffle filter: byte ``b`` of item ``i`` in ``out`` is ``shuffled[b * n_items + i]``."""
     n_items = shuffled.size // item_size
     for byte in range(item_size):
         plane = shuffled[byte * n_items : (byte + 1) * n_items]

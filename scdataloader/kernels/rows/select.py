@@ -1,4 +1,4 @@
-"""Which genes of a cell the model sees: so many per row, in arrays of fixed width."""
+"""Selection of a fixed number of genes per row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.draws.random import GAMMA, below, mix, philox, unit
 
-# What the second counter of a row's random bits is for, so that two choices in one row never share bits.
+# Purposes in the second counter of a row's random bits, so that two choices in one row never share bits.
 _CHOOSE, _FILL = np.uint64(1) << np.uint64(32), np.uint64(2) << np.uint64(32)
 
 
@@ -22,9 +22,9 @@ def select_random(
     out_genes: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> None:
-    """Take as many entries of each row as ``out_genes`` (n_rows, L) is wide, all subsets alike, genes ascending.
+    """Select L random entries of each row, for outputs (n_rows, L): all subsets equally likely, genes ascending.
 
-    The choice in a row depends on ``key`` and the row's ``position`` alone. Places left over hold gene -1 and value 0.
+    The selection in a row depends on ``key`` and the row's ``position`` only. Unused entries have gene -1 and value 0.
     Selection sampling: an entry is taken with probability (still needed) / (still to come); Knuth, TAOCP 2, 3.4.2 S.
     """
     width = out_genes.shape[1]
@@ -56,7 +56,7 @@ def _choose(
     for j in range(len(indices)):
         if needed == 0:
             break
-        # Written whether taken or not; the next entry overwrites it.
+        # Written in any case; the next entry overwrites it if it is not taken.
         out_genes[k] = indices[j]
         out_data[k] = data[j]
         take = int(below(mix(seed + np.uint64(j) * GAMMA), to_come - j) < needed)
@@ -72,9 +72,9 @@ def select_largest(
     out_genes: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> None:
-    """Take the entries of largest value of each row, genes ascending; among equals the lower gene first, NaN never.
+    """Select the L largest entries of each row, for outputs (n_rows, L), genes ascending.
 
-    Places left over hold gene -1 and value 0.
+    Of equal values the lower gene is preferred; NaN is never selected. Unused entries have gene -1 and value 0.
     """
     width = out_genes.shape[1]
     for row in range(len(indptr) - 1):
@@ -110,10 +110,11 @@ def fill_unexpressed(
     position: NDArray[np.int64],
     out_genes: NDArray[np.int32],
 ) -> None:
-    """Replace the -1 at the end of each row of ``out_genes`` by random genes that were measured and not expressed.
+    """Replace the -1 at the end of each row of ``out_genes`` by random genes that were measured but not expressed.
 
-    Row r may take genes ``candidates[candidate_starts[group[r]] : candidate_starts[group[r] + 1]]`` that are not among
-    its ``indices`` (all of which are candidates), each at most once, all alike; -1 stays where there are not enough.
+    The candidates of row r are ``candidates[candidate_starts[group[r]] : candidate_starts[group[r] + 1]]``, of which
+    its ``indices`` are a subset. Those that are not in ``indices`` are equally likely, each at most once; -1 stays if
+    there are not enough.
     """
     used = np.zeros(n_genes, np.bool_)
     for row in range(len(indptr) - 1):
@@ -135,7 +136,7 @@ def fill_unexpressed(
 def _take_free(
     pool: NDArray[np.int32], free: int, used: NDArray[np.bool_], key: np.uint64, position: int, out: NDArray[np.int32]
 ) -> None:
-    """Put random genes of ``pool`` that are not ``used`` into ``out``; ``used`` is as before afterwards."""
+    """Write random genes of ``pool`` that are not ``used`` to ``out``; ``used`` is restored afterwards."""
     if 2 * len(out) <= free:
         tries = np.uint64(0)
         for k in range(len(out)):
@@ -149,7 +150,7 @@ def _take_free(
         for gene in out:
             used[gene] = False
         return
-    # Most of what is free is needed: trying at random would miss too often, so go through all of it once.
+    # Most free genes are needed: random trials would fail too often, so go through the pool once.
     needed, k = len(out), 0
     for gene in pool:
         if needed and not used[gene]:

@@ -42,10 +42,10 @@ def split_values(
     Args:
         cells: Cell number of each value.
         data: The values.
-        begin: Position of the first of them in the matrix.
+        begin: Position in the matrix of the first value.
         indptr: ``(n_genes + 1,)`` offsets of all genes.
         part_of: ``(n_cells,)`` part of each cell.
-        starts: ``(n_parts + 1,)`` output: where each part begins in the other outputs.
+        starts: ``(n_parts + 1,)`` output: start of each part in the other outputs.
         out_cells: Output, as long as ``cells``.
         out_genes: Output, as long as ``cells``.
         out_data: Output, as long as ``cells``.

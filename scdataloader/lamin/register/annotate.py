@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Annotator:
-    """Labels of many artifacts. Make it inside a transaction, and use it in that one or in another."""
+    """Labels of many artifacts. Created inside a transaction, and used in the same or another one."""
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         """Save the terms of all labels that the instance lacks, with all terms above them.
@@ -91,7 +91,7 @@ def save_links(links: Iterable[Any]) -> None:
 
 
 def unlinkable(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """{file: reason} of outcomes with a label that is not a term."""
+    """``{file: reason}`` of outcomes with a label that is not a term."""
     reasons: dict[str, str] = {}
     for column, registry in _registries(outcomes).items():
         wrong = unsavable(registry, {label for outcome in outcomes for label in outcome.labels.get(column, ())})

@@ -104,17 +104,17 @@ def register(outcomes: Sequence[Outcome], *, key: str, recipe: Recipe, storage: 
             if member.origin.identity in before.known:
                 put_back(before.known[member.origin.identity], member.output)
         if not connection.in_atomic_block:
-            connection.close()  # after hours of idling, a proxy may have dropped it
+            connection.close()  # a proxy may have dropped it after hours without a query
         made, done = _in_transaction(lambda: _write(key, outcomes, before, recipe, home, versions, annotator))
         keep_in_cache([(artifact, versions[member.origin.identity]) for member, artifact in made])
     return replace(done, refused=refused, seconds=time.perf_counter() - start)
 
 
 def check_registrable(storage: str | None) -> None:
-    """Check all requirements of `register` but the files, before long work.
+    """Check all requirements of `register` except the files, before long work.
 
     Raises:
-        RuntimeError, PermissionError, ConnectionError: as `register`.
+        RuntimeError, PermissionError, ConnectionError: as in `register`.
     """
     check_connected()
     with session() as lamindb:
@@ -124,7 +124,7 @@ def check_registrable(storage: str | None) -> None:
 
 
 def _in_transaction(work: Callable[[], Made]) -> Made:
-    """Do work in one transaction, again while another process writes to SQLite."""
+    """Run ``work`` in one transaction; repeat it while another process locks the SQLite database."""
     from django.db import transaction
     from django.db.utils import OperationalError
 
@@ -249,7 +249,7 @@ def _make_version(key: str, artifacts: list[Artifact], run: Run, newest: Collect
 
 
 def _storage(root: str | None) -> Storage | None:
-    """The record of a storage, which is made if it is new."""
+    """The record of a storage; created if it does not exist."""
     import lamindb
     from django.db import transaction
 
@@ -261,7 +261,7 @@ def _storage(root: str | None) -> Storage | None:
         if record.instance_uid != lamindb.setup.settings.instance.uid:
             raise PermissionError(
                 f"the bucket refuses these credentials, or {root} is the storage of another instance: lamindb could "
-                "not write its mark there; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or choose another folder"
+                "not mark it as its own; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or choose another folder"
             )
     return record  # type: ignore[no-any-return]
 

@@ -62,7 +62,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
-    """A curated file that is to be in the collection."""
+    """A curated file for the collection."""
 
     key: str
     """Key of its artifact."""
@@ -73,12 +73,12 @@ class Member:
 
 @dataclass(kw_only=True, slots=True)
 class _File:
-    """A file of which at least a part did not fail."""
+    """A file with at least one part that did not fail."""
 
     path: str
     content: str
     parts: list[Outcome] = field(default_factory=list)
-    """Its outcome, or those of its organisms."""
+    """One outcome, or one for each organism of the file."""
 
     def part_key(self, key: str, part: Outcome) -> str:
         """Key of the artifact of a part; a file of several organisms adds the organism."""
@@ -93,7 +93,7 @@ class State:
 
         Args:
             key: Key of the collection.
-            outcomes: Outcomes of the files. Those that failed keep the artifacts that they have.
+            outcomes: Outcomes of the files. Files that failed keep their artifacts.
         """
         import lamindb
 
@@ -119,7 +119,7 @@ class State:
             for artifact, origin in _origins([*made, *self.members])
             if self._has_content_of(artifact, origin)
         }
-        """Artifacts that the files have already, in this collection or another, perhaps in the trash."""
+        """Existing artifacts of the files, in this collection or another, perhaps in the trash."""
 
     @property
     def new(self) -> list[Member]:
@@ -167,7 +167,7 @@ class State:
         ]
 
     def _find_keys(self, key: str, artifacts: Sequence[Artifact]) -> dict[str, str]:
-        """{path: key} of the files; where other files have the key of a new one, it ends in a number."""
+        """{path: key} of the files; the key of a new file ends in a number if another file has it."""
         of_content: dict[str, str] = {}
         taken = {str(artifact.key) for artifact in artifacts}
         for artifact, origin in _origins(artifacts):
@@ -184,9 +184,9 @@ class State:
         return keys
 
     def _has_content_of(self, artifact: Artifact, origin: Origin) -> bool:
-        """Whether an artifact is of a file with its content: of that file, not of one that it is a copy of.
+        """Whether an artifact belongs to a file with its content, rather than to another copy of that file.
 
-        A member always is, or cells would be in the collection twice.
+        An artifact in the collection always does: otherwise, its cells would be in the collection twice.
         """
         file = self._by_content.get(origin.content)
         if file is None or artifact.pk in self._member_ids:

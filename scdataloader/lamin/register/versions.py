@@ -116,10 +116,10 @@ def _root(storage: Storage | None) -> Any:
 
 
 def _name(key: str, identity: Identity, version: Version) -> str:
-    """Name of the folder of a version: a digest of all about it, including the newest version before it.
+    """Name of the folder of a version: a digest of its content and identity, and of the version before it.
 
-    Thus two artifacts never share a file, and an object in a bucket is newer than all versions before it, which
-    lamindb's cache relies on.
+    Thus two artifacts never share a file, and an object in a bucket is newer than all earlier versions, as lamindb's
+    cache requires.
     """
     import lamindb
 
@@ -149,7 +149,7 @@ def _put(version: Version, advance: Advance, bucket: Any) -> Version:
     if found != size or stamp_of(version.output) != version.stamp:
         raise RuntimeError(
             f"{version.output} was changed while it was registered ({size:,} bytes before, {found:,} bytes at "
-            f"{version.path}); nothing was registered, run the same again"
+            f"{version.path}); nothing was registered; run the same command again"
         )
     return version
 
