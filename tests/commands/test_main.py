@@ -396,7 +396,7 @@ def test_bad_input_is_told_in_one_line(options, said, config, capsys):
 @pytest.mark.parametrize(("command", "share"), [("test", "test"), ("validate", "val")])
 def test_nothing_to_evaluate_is_told(command, share, config, capsys):
     assert main([command, "--config", config, f"--data.split.{share}", "0"]) == 2
-    assert f"give the share of them as data.split.{share}" in capsys.readouterr().err.splitlines()[-1]
+    assert f"set data.split.{share}" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_traceback_is_there_for_those_who_ask(config, monkeypatch):
