@@ -1,4 +1,4 @@
-"""Label columns become current ids of ontologies."""
+"""Label columns are standardised to current ids of ontologies."""
 
 import pandas as pd
 import pytest

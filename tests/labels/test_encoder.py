@@ -1,4 +1,4 @@
-"""Labels: what is encoded to what, and what is refused."""
+"""Codes of labels, and labels that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws L1 and L4, and the joint classes that weights are made of."""
+"""Laws L1 and L4, and joint classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def known(label):
 
 
 def categorical(values, random):
-    """The same labels as a column of categories, in any order, some of them unused."""
+    """The labels as a categorical column with categories in any order, some unused."""
     categories = list({label for label in values if label is not None} | {"unused", "a"})
     return pd.Series(pd.Categorical(values, categories=random.sample(categories, len(categories))))
 

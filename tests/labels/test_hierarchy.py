@@ -1,4 +1,4 @@
-"""Label columns on an ontology: what is encoded to what, and what is refused."""
+"""Codes of labels that are ontology terms, and labels that are refused."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_what_a_model_needs_to_know_is_there_right_after_construction():
 
 
 def test_the_reference_classifier_learns_from_all_terms(tmp_path):
-    """Also from those above others, and a model out of a checkpoint has the same probabilities of them."""
+    """Also from inner terms; a model from a checkpoint has the same probabilities."""
     import lightning.pytorch as pl
     import torch
 
@@ -409,7 +409,7 @@ def test_the_command_line_knows_lists_and_pairs(given, expected):
 
 
 def test_real_labels(real_data, caplog):
-    """22 labels with one deprecated, of which five are above others; 25 pairs, "cell" being above all."""
+    """22 labels, one deprecated and five above others; 25 pairs, because "cell" is above all."""
     column = "cell_type_ontology_term_id"
     with caplog.at_level(logging.WARNING):
         dm = scd.DataModule(str(real_data / "human_placenta_cl22.h5ad"), labels=[column], hierarchies=[column])
@@ -435,7 +435,7 @@ def test_real_labels(real_data, caplog):
 
 
 def test_real_names_are_encoded_as_the_terms_that_they_name(real_data):
-    """In this file the names are of other cells than the ids, but of the same terms."""
+    """In this file names and ids of a cell differ, but the terms are the same."""
     path = str(real_data / "human_placenta_cl22.h5ad")
     by_id = scd.DataModule(path, labels=["cell_type_ontology_term_id"], hierarchies=["cell_type_ontology_term_id"])
     by_name = scd.DataModule(path, labels=["cell_type"], hierarchies={"cell_type": "CL"})

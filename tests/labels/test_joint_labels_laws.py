@@ -1,4 +1,4 @@
-"""Labels of several terms: how they are read and written, standardised, and found in a column; replaced values."""
+"""Joint labels: parsed, written, standardised and found in a column; replaced values."""
 
 from __future__ import annotations
 

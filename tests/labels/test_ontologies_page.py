@@ -1,4 +1,4 @@
-"""The code on docs/ontologies.md runs as it stands, on files with the columns that it names."""
+"""The code in docs/ontologies.md runs on a file with its columns and gives the answers in its comments."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_roll_ups_know_the_terms_of_all():
 
 
 def test_the_ontology_of_a_term_has_its_word_and_both_have_its_parents():
-    """A file of one ontology holds terms of another as well, perhaps of an older release."""
+    """A file of one ontology contains terms of another, perhaps of an older release."""
     cells = ontology({"CL:1": [], "CL:2": ["CL:1"], "CL:3": []}, name="cl", labels={"CL:2": "new"}, deprecated=["CL:3"])
     body = ontology(
         {"U:1": [], "U:2": ["U:1"], "CL:2": ["U:2"], "CL:3": ["U:1"]}, name="uberon", labels={"CL:2": "old"}
@@ -150,7 +150,7 @@ def test_draws_go_evenly_to_the_roots_and_down_from_each():
 
 
 def test_a_label_above_all_classes_of_its_ontology_teaches_still():
-    """With one ontology such a label has the probability 1; beside others it says of which ontology the cell is."""
+    """With one ontology its probability is 1; beside others it tells the ontology of the cell."""
     dm = module()
     n, below = dm.classes["ill"], dm.labels_hierarchy["ill"]
     assert (dm.encoders["ill"]["A:0"], below) == (3, {3: [0, 1]})

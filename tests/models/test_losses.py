@@ -1,4 +1,4 @@
-"""Laws of the loss and the metric for labels of which some are above others, against sums and sets written out."""
+"""Laws of the loss and the metric for hierarchical labels, against explicit sums and sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference models, on batches written by hand: what they learn, what they leave out, what a checkpoint keeps."""
+"""The reference models on small batches: learning, unknown labels, metrics, checkpoints."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "
 
 
 def cells(n=64, *, seed=0):
-    """Cells of two classes, told apart by which half of the genes they express; every fourth label is unknown."""
+    """Cells of two classes, each expressing one half of the genes; every fourth label is unknown."""
     rng = torch.Generator().manual_seed(seed)
     kind = torch.arange(n) % 2
     x = torch.poisson(torch.where((torch.arange(N_GENES) < N_GENES // 2) == kind[:, None].bool(), 9.0, 0.3), rng)
@@ -105,7 +105,7 @@ HIERARCHY = {"kind": {4: [0, 1], 5: [2, 3]}}
 
 
 def inner_batches(**options):
-    """Cells that are known to be of class 0 or 1, or of class 2 or 3, and no more; the other column is unknown."""
+    """Cells with inner labels only: class 0 or 1, and class 2 or 3; the other column is unknown."""
     items = batches(**options)
     for batch in items:
         batch["labels"][:, 0] = torch.where(batch["labels"][:, 0] < 0, -1, batch["labels"][:, 0] + 4)

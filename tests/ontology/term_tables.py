@@ -13,7 +13,7 @@ from scdataloader.ontology import Ontology, TermTable
 
 
 def table(parents: Mapping[str, Iterable[str]], **fields) -> TermTable:
-    """Terms by id with their parents, in the order given; names are "term <number>" unless given as ``{id: name}``."""
+    """A table of ``{id: parents}``; names are "term <number>", except those in ``labels``."""
     labels = fields.pop("labels", {})
     return TermTable(
         name=fields.pop("name", "toy"),
@@ -28,14 +28,14 @@ def ontology(parents: Mapping[str, Iterable[str]], **fields) -> Ontology:
 
 
 def digraph(parents: Mapping[str, Iterable[str]]) -> nx.DiGraph:
-    """Edges from parent to child, as `networkx` wants them for its "ancestors"."""
+    """The graph with edges from parent to child, which gives networkx the same ancestors."""
     graph = nx.DiGraph((parent, child) for child, above in parents.items() for parent in above)
     graph.add_nodes_from(parents)
     return graph
 
 
 def placed(graph: nx.DiGraph, cells: Mapping[str, int]) -> dict[str, str | None]:
-    """The parent that each term stands below: the fewest terms with cells at or below it, then the longest way up."""
+    """The parent of each term in the tree: the fewest terms with cells at or below it, then the longest path up."""
     own = {term for term, n in cells.items() if n}
     n_below = {term: len(own & {term, *nx.descendants(graph, term)}) for term in graph}
     level: dict[str, int] = {}
@@ -48,7 +48,7 @@ def placed(graph: nx.DiGraph, cells: Mapping[str, int]) -> dict[str, str | None]
 
 
 def even_split(graph: nx.DiGraph, cells: Mapping[str, int]) -> dict[str, Fraction]:
-    """The mass of each term with cells, by the one way up from it: at each term on it, one over the ways on."""
+    """The weight of each term with cells: along its path up the tree, the product of 1 / branches at each term."""
     own = {term for term, n in cells.items() if n}
     above = placed(graph, cells)
     lines = {term: way_up(term, above) for term in own}
@@ -62,7 +62,7 @@ def even_split(graph: nx.DiGraph, cells: Mapping[str, int]) -> dict[str, Fractio
 
 
 def way_up(term: str, above: Mapping[str, str | None]) -> list[str]:
-    """The term and what it stands below, up to a root."""
+    """The term and the terms above it in the tree, up to a root."""
     line: list[str] = []
     at: str | None = term
     while at is not None:
@@ -73,7 +73,7 @@ def way_up(term: str, above: Mapping[str, str | None]) -> list[str]:
 
 @st.composite
 def dags(draw: st.DrawFn, max_size: int = 9) -> dict[str, list[str]]:
-    """``{id: parents}`` without cycles: several roots and parents, lone terms, ids that do not follow the hierarchy."""
+    """``{id: parents}`` without cycles: several roots and parents, single terms, ids in any order."""
     n = draw(st.integers(1, max_size))
     ids = [f"T:{number}" for number in draw(st.permutations(range(n)))]
     parents = {term: [above for above in ids[:place] if draw(st.integers(0, 2)) == 0] for place, term in enumerate(ids)}

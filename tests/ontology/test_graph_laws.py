@@ -1,4 +1,4 @@
-"""Every answer about a hierarchy is what networkx, or the definition, says on any graph without cycles."""
+"""Queries of a hierarchy equal those of networkx, or the definition, on random acyclic graphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ontologies of the guide's wheel: what the guide itself says of them, and answers about real cells."""
+"""Ontologies of cellxgene-ontology-guide: equal to the guide's own answers, and examples of real terms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From text to a term: ids, names and synonyms, and what is said where there is no such term."""
+"""Lookup of terms by id, name and synonym, and the messages about unknown terms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ontologies from files: what a real one says line by line, what is made of odd ones, and which are refused."""
+"""Ontologies from files: a real one line by line, unusual ones, and those that are refused."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def real_file(real_data: Path) -> Path:
 
 
 def stanzas(path: Path) -> dict[str, list[tuple[str, str]]]:
-    """The terms of an OBO file as their lines, read without any library."""
+    """{id: lines} of the terms of an OBO file, parsed without a library."""
     terms = {}
     for stanza in path.read_text(encoding="utf-8").split("\n\n"):
         kind, *lines = stanza.strip().split("\n")

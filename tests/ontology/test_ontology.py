@@ -1,4 +1,4 @@
-"""Answers about small hierarchies, by hand, and questions that have none; laws: test_graph_laws.py."""
+"""Small hierarchies by hand, and invalid arguments; laws: test_graph_laws.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lamindb instance gives the answers of the guide and of an OBO file; and where it cannot, says what can."""
+"""Ontologies from a lamindb instance equal those of the guide and of an OBO file; errors name the alternatives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def guide() -> Ontology:
 
 @pytest.fixture
 def registries(lamin: ModuleType) -> Iterator[ModuleType]:
-    """The module `bionty`, whose registries are empty again afterwards, and have the sources that they had."""
+    """The module `bionty`; its registries and sources are restored afterwards."""
     import bionty
 
     used = list(bionty.Source.objects.filter(currently_used=True).values_list("pk", flat=True))
@@ -39,7 +39,7 @@ def registries(lamin: ModuleType) -> Iterator[ModuleType]:
 
 
 def assert_same(first: Ontology, second: Ontology) -> None:
-    """Every answer about every current term."""
+    """All queries about all current terms are equal."""
     assert first.terms == second.terms
     np.testing.assert_array_equal(first.ancestor_matrix(first.terms), second.ancestor_matrix(first.terms))
     for term in first.terms:
@@ -73,7 +73,7 @@ def as_obo(terms: Ontology, path: Path) -> Path:
 
 
 def as_table(terms: Ontology) -> pd.DataFrame:
-    """What bionty's `add_source` wants."""
+    """The table that ``add_source`` of bionty expects."""
     return pd.DataFrame(
         {
             "ontology_id": terms.terms,

@@ -1,4 +1,4 @@
-"""Laws of ontologies side by side: what each says holds in their union, and what it says of one column stays."""
+"""Laws of unions: each ontology keeps its answers, and a column of one ontology its codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHORT = {"HsapDv": Ontology.from_guide("HsapDv"), "MmusDv": Ontology.from_guide(
 
 
 def with_prefix(parents, prefix):
-    """The same graph of terms of another prefix."""
+    """The graph with another prefix."""
 
     def renamed(term):
         return term.replace("T:", f"{prefix}:")
@@ -30,13 +30,13 @@ def with_prefix(parents, prefix):
 
 @st.composite
 def apart(draw):
-    """Two graphs without a term in common, the second of terms that sort before those of the first or after."""
+    """Two graphs without a common term; the ids of the second sort before or after those of the first."""
     return draw(dags()), with_prefix(draw(dags()), draw(st.sampled_from(["A", "U"])))
 
 
 @st.composite
 def sharing(draw):
-    """Two or three ontologies of one prefix with terms in common, some deprecated, which have no cycle together."""
+    """Two or three ontologies of one prefix with common terms, some deprecated, and no cycle in the union."""
     whole = draw(dags())
     parts = []
     for _ in range(draw(st.integers(2, 3))):
@@ -54,7 +54,7 @@ def sharing(draw):
 
 
 def answers(o):
-    """All that an ontology says."""
+    """All answers of an ontology."""
     said = [(term, o.label(term), o.synonyms(term), o.replaced_by(term)) for term in (*o.terms, *o.deprecated)]
     return o.name, o.version, o.terms, said, [(o.parents(term), o.ancestors(term), o.depth(term)) for term in o.terms]
 
