@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from inspect import getattr_static
 from itertools import groupby
 from operator import itemgetter
 from os import PathLike, fspath
@@ -68,7 +69,7 @@ def _iterable(opened: Any, name: str) -> Iterable[Source | SourceSelection]:
 
 def _named(data: Any) -> Iterator[tuple[str, Any]]:
     """Each thing that ``data`` names, after the registered name that stands for it."""
-    if isinstance(data, Source | SourceSelection):
+    if isinstance(data, SourceSelection) or not _missing(data):
         yield _SOURCE, data
     elif isinstance(data, str) and (name := source_for(data)):
         yield name, data
@@ -89,15 +90,24 @@ def _named(data: Any) -> Iterator[tuple[str, Any]]:
 
 def _selection(opened: object, name: str) -> SourceSelection:
     selection = opened if isinstance(opened, SourceSelection) else SourceSelection(source=opened)  # type: ignore[arg-type]
-    if not isinstance(selection.source, Source):
+    if _missing(selection.source):
         raise TypeError(f"the plug-in registered for {name!r} must return sources; got {_described(selection.source)}")
     check_source(selection.source)
     return selection
 
 
+def _missing(thing: object) -> list[str]:
+    """The members of `Source` that a thing lacks.
+
+    ``isinstance`` would evaluate them: gene tables and mapped files of thousands of sources do not fit into memory.
+    """
+    members = (member for member in _MEMBERS if getattr_static(thing, member, None) is None)
+    return [member for member in members if not hasattr(thing, member)]
+
+
 def _described(thing: object) -> str:
     """A type's name, and what it lacks if it looks like a source."""
-    missing = [member for member in _MEMBERS if not hasattr(thing, member)]
+    missing = _missing(thing)
     lacks = f", which lacks {', '.join(missing)} of a Source" if len(missing) < len(_MEMBERS) - 1 else ""
     return f"{type(thing).__name__}{lacks}"
 

@@ -248,3 +248,23 @@ def test_a_store_of_a_store_keeps_names_and_order(tmp_path, out):
         found = to_anndata(again, number)
         assert found.var_names.tolist() == one.var.index.tolist()
         assert sorted(found.obs_names) == sorted(map(str, one.table.index))
+
+
+def test_sources_are_opened_without_reading_genes_or_content():
+    """Gene tables and mapped files of thousands of sources do not fit into memory: conversion reads one at a time."""
+
+    class Large(Stored):
+        @property
+        def var(self):
+            raise AssertionError("read when it is opened")
+
+        @var.setter
+        def var(self, _):
+            pass
+
+        @property
+        def fingerprint(self):
+            raise AssertionError("read when it is opened")
+
+    one = counted("a", 3, 5, 0)
+    assert open_sources([Large(one.name, one.x, one.var, one.table)])[0].n_obs == 3
