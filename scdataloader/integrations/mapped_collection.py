@@ -28,32 +28,32 @@ _MISSING = -1
 class CellDataset(Dataset[Item]):
     """Cells of several AnnData files as dense rows over shared genes, with labels.
 
-    The arguments and the items are those of ``lamindb.core.MappedCollection`` (2.12), so that it can take its place:
-    an item is ``{"_store_idx": which file, <layer>: (n_vars,) row, "obsm_<key>": row, <obs key>: label}``, rows in the
-    dtype in which they are stored unless ``dtype`` is given. A layer or obsm that a file lacks is not in its items.
-    What differs, because MappedCollection's answer stops a training or makes it wrong without a word:
+    Arguments and items are those of ``lamindb.core.MappedCollection`` (2.12), which it can replace: an item is
+    ``{"_store_idx": number of the file, <layer>: (n_vars,) row, "obsm_<key>": row, <obs key>: label}``, with rows in
+    the stored dtype unless ``dtype`` is given. A layer or obsm that a file lacks is missing from its items. Where the
+    answers of MappedCollection stop a training or make it silently wrong, they differ:
 
-    - an obs key that a file lacks gives −1 there (NaN where it is not encoded), not an item without the key;
-    - a missing label (NaN) is −1 where it is encoded, not NaN, and never has a code of its own;
-    - ``get_label_weights`` has one weight for each item also where a file lacks the key;
-    - ``obs_filter`` takes a key that a file lacks for missing there, so NaN selects its cells;
-    - an obs key, layer or obsm that is in no file at all is an error.
+    - an obs key that a file lacks is −1 there (NaN where it is not encoded), not missing from the item;
+    - a missing label (NaN) is −1 where it is encoded, not NaN, and never has a code;
+    - ``get_label_weights`` has one weight for each item, also if a file lacks the key;
+    - ``obs_filter`` treats a key that a file lacks as missing values, so NaN selects the cells of the file;
+    - an obs key, layer or obsm that no file has is an error.
 
-    A batch is read in one sorted pass over each file (torch's DataLoader asks for it through ``__getitems__``). Workers
-    may be forked or spawned; each opens the files itself, and needs no ``worker_init_fn``.
+    A batch is read in one pass over each file (torch's DataLoader calls ``__getitems__``). Workers may be forked or
+    spawned; each opens the files itself, without a ``worker_init_fn``.
 
     Args:
         paths: .h5ad files and .zarr folders, ``"lamindb:<key>"``, a lamindb collection or artifacts; one or a list.
-        layers_keys: Matrices to give: ``"X"`` (if None), ``"raw.X"`` (never joined), or names of layers.
-        obs_keys: Columns of obs to give.
-        obsm_keys: Arrays of obsm to give.
+        layers_keys: Matrices of the items: ``"X"`` (if None), ``"raw.X"`` (never joined), or names of layers.
+        obs_keys: Columns of obs of the items.
+        obsm_keys: Arrays of obsm of the items.
         obs_filter: Values to keep, by obs column; a cell is kept if it passes for all columns.
-        join: Genes of X and layers: those of all files ("inner"), of any ("outer", zeros elsewhere), or each file's
-            own (None). Files with equal genes are never joined.
-        encode_labels: Give codes for all ``obs_keys``, or for these, from 0 in the order of the sorted labels of all
-            files; categories that no cell has count too.
-        unknown_label: The label that is −1 instead, for all keys or by key.
-        dtype: What to convert X, layers and obsm to.
+        join: Genes of X and layers: those of all files ("inner"), of any file ("outer", zeros elsewhere), or the own
+            genes of each file (None). Files with equal genes are never joined.
+        encode_labels: Replace labels by codes for all ``obs_keys``, or for the listed ones: from 0, in the order of the
+            sorted labels of all files, unused categories included.
+        unknown_label: The label whose code is −1, for all keys or by key.
+        dtype: Type of the rows of X, layers and obsm.
 
     Raises:
         ValueError: an argument contradicts another, files share no gene, or a matrix is not stored by rows.
@@ -120,7 +120,7 @@ class CellDataset(Dataset[Item]):
 
     @property
     def n_vars(self) -> int | None:
-        """Number of joint genes; None if ``join`` is."""
+        """Number of joint genes; None if ``join`` is None."""
         return None if self.var_joint is None else len(self.var_joint)
 
     @property
@@ -135,16 +135,16 @@ class CellDataset(Dataset[Item]):
         """One cell; a negative number counts from the end.
 
         Raises:
-            IndexError: there is no such cell.
+            IndexError: ``index`` is out of range.
             TypeError: ``index`` is not an integer.
         """
         return self.__getitems__([operator.index(index)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
-        """Cells in the order asked for, repeats allowed; the arrays of a batch share memory."""
-        wanted = np.asarray(indices, dtype=np.int64)
-        numbers = np.where(wanted < 0, wanted + self.n_obs, wanted)
-        if outside := wanted[(numbers < 0) | (numbers >= self.n_obs)].tolist():
+        """Cells in the order of ``indices``, repeats allowed; the arrays of a batch share memory."""
+        requested = np.asarray(indices, dtype=np.int64)
+        numbers = np.where(requested < 0, requested + self.n_obs, requested)
+        if outside := requested[(numbers < 0) | (numbers >= self.n_obs)].tolist():
             raise IndexError(f"cell {outside[0]} is out of range, the dataset has {self.n_obs} cells")
         files = np.searchsorted(self._offsets, numbers, side="right") - 1
         items: list[Item] = [{"_store_idx": file} for file in files]
@@ -170,12 +170,12 @@ class CellDataset(Dataset[Item]):
         *,
         return_categories: bool = False,
     ) -> NDArray[np.float64] | dict[str, float]:
-        """Weight each cell by the inverse of how many share its label, or its joint labels: ``1 / count``.
+        """Weight of each cell: ``1 / count``, for the number of cells with the same label, or the same joint labels.
 
         Args:
             obs_keys: Columns of obs; the labels of several are joined by ``"__"``. A missing label is ``"nan"``.
-            scaler: Give ``scaler / (count + scaler)`` instead.
-            return_categories: Give a weight for each label instead of ``(len(self),)`` weights of the cells.
+            scaler: Return ``scaler / (count + scaler)`` instead.
+            return_categories: Return a weight for each label instead of ``(len(self),)`` weights of the cells.
 
         Raises:
             KeyError: no file has one of the columns.
@@ -321,9 +321,9 @@ def _paths(data: Any) -> list[str | PathLike[str]]:
 def _encoded_keys(encode: list[str] | bool, keys: list[str], unknown: dict[str, str] | str | None) -> list[str]:  # noqa: FBT001
     encoded = list(encode) if isinstance(encode, Iterable) else keys if encode else []
     if stray := [key for key in encoded if key not in keys]:
-        raise ValueError(f"encode_labels names {stray}, which obs_keys {keys} does not; add them there")
+        raise ValueError(f"encode_labels names {stray}, which are not in obs_keys {keys}; add them there")
     if encoded and isinstance(unknown, dict) and (stray := [key for key in unknown if key not in encoded]):
-        raise ValueError(f"unknown_label names {stray}, which are not encoded: only {encoded} are")
+        raise ValueError(f"unknown_label names {stray}, which are not encoded; encoded are {encoded}")
     return encoded
 
 
@@ -342,7 +342,7 @@ def _kept_rows(files: Sequence[AnnDataFile], obs_filter: Mapping[str, Any]) -> l
 def _join_genes(
     files: Sequence[AnnDataFile], join: Literal["inner", "outer"] | None
 ) -> tuple[pd.Index[Any] | None, list[Columns]]:
-    """The joint genes, and where each file's genes lie among them."""
+    """The joint genes, and the number among them of each gene of each file, -1 for none."""
     as_stored: list[Columns] = [None] * len(files)
     if join is None:
         return None, as_stored
@@ -353,14 +353,14 @@ def _join_genes(
         if not names.is_unique:
             twice = names[names.duplicated()][:3].tolist()
             raise ValueError(
-                f"{file.path} names genes more than once ({twice}): make var_names unique, or use join=None"
+                f"{file.path} names genes more than once ({twice}); make var_names unique, or use join=None"
             )
     joint = reduce(pd.Index.intersection if join == "inner" else pd.Index.union, genes)
     if not len(joint):
         examples = ", ".join(
             f"{file.path.name}: {names[:3].tolist()}" for file, names in zip(files, genes, strict=True)
         )
-        raise ValueError(f"the files share no gene ({examples}): check what var_names holds, or use join='outer'")
+        raise ValueError(f"the files share no gene ({examples}); check var_names, or use join='outer'")
     return joint, [joint.get_indexer(names) for names in genes]
 
 
