@@ -1,13 +1,13 @@
-# `make quickstart` and `make test` are all that a first visit needs; `make help` lists the rest.
+# Start with `make quickstart` and `make test`; `make help` lists all targets.
 
-# The first interpreter on the path that runs and is new enough; `make PYTHON=/path/to/python ...` names another.
+# The first interpreter on the path of Python 3.11 or newer; `make PYTHON=/path/to/python ...` selects another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV ?= .venv
-# torch is installed first, by itself, so that you choose its build. A plain `pip install torch` on a machine without a
-# CPU build at hand pulls the CUDA libraries, several GB. Any pip arguments do: `make TORCH=torch quickstart`.
+# torch is installed first, so that you can choose its build by any arguments of pip: `make TORCH=torch quickstart`.
+# On Linux, the default build of PyPI includes the CUDA libraries, several GB.
 TORCH ?= torch==2.13.0
-# More arguments for pytest and for the benchmarks: `make test ARGS='-k samplers'`.
+# Further arguments of pytest and of the benchmarks: `make test ARGS='-k samplers'`.
 ARGS ?=
 
 RUN := $(VENV)/bin
@@ -30,13 +30,13 @@ quickstart: $(VENV)/.installed-test  ## train a small classifier on real cells
 test: $(VENV)/.installed-test  ## run the tests
 	$(RUN)/python -m pytest -n auto $(ARGS)
 
-lint: $(VENV)/.installed-dev  ## style, format, types, layers
+lint: $(VENV)/.installed-dev  ## check style, format, types and layers
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 
-format: $(VENV)/.installed-dev  ## rewrite the code in the project's format
+format: $(VENV)/.installed-dev  ## format the code and apply automatic fixes
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 
@@ -46,14 +46,14 @@ docs: $(VENV)/.installed-dev  ## build the documentation into site/
 bench: $(VENV)/.installed-test  ## measure cells per second on this machine
 	$(RUN)/python benchmarks/run.py $(ARGS)
 
-clean:  ## remove the environment and everything that the other targets make
+clean:  ## remove the environment and all outputs of the other targets
 	rm -rf $(VENV) site quickstart lightning_logs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find scdataloader tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment, in stages. Each stage leaves a stamp, so that it is done once and again when pyproject.toml changes.
+# The environment, in stages. Each stage has a stamp file, so that it runs once, and again when pyproject.toml changes.
 $(VENV)/.torch:
-	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer on the path; name one with make PYTHON=/path/to/python"; exit 1; }
-	@echo "1/2 making $(VENV) with $(PYTHON) and installing $(TORCH)"
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer on the path; select one by make PYTHON=/path/to/python"; exit 1; }
+	@echo "1/2 creating $(VENV) with $(PYTHON) and installing $(TORCH)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --no-compile $(TORCH)
 	@touch $@

@@ -1,17 +1,17 @@
-"""Measure what drawing in blocks costs: how varied batches are, beside independent draws of the same weights.
+"""Measure the cost of drawing in blocks: the variety of batches, compared with independent draws of the same weights.
 
     python benchmarks/blocks.py [--data 'DATA/h5ad/*.h5ad'] [--tau 0] [--groups 400]
 
-Draws, class-uniform or by another power of the class sizes, from cells in the order of an atlas (donors one after
-another, the types of a donor's cells in no order) and from the same cells sorted by type. Looked at are groups of 16
-consecutive batches, each group in a window of its own, so that groups are independent. Means, and in brackets their
-standard errors, of what is in a batch and in the 16 batches of a group put together:
+Draws are class-uniform, or by another power of the class sizes, from cells in the order of an atlas (by donor, types in
+random order within a donor) and from the same cells sorted by type. Groups of 16 consecutive batches are
+evaluated, each in its own window, so that groups are independent. The tables have means, with standard errors in
+brackets, for single batches and for the 16 batches of a group together:
 
 classes    distinct classes
 entropy    of the labels, in bits
-variance   of how often each class comes, summed over classes, in units of that of independent draws: at 3, three draws
-           say as much about the classes as one independent draw does
-repeated   draws that take a cell that the group has already, in per cent
+variance   of the draws per class, summed over classes, relative to independent draws: at 3, three draws contain as much
+           information on the classes as one independent draw
+repeated   draws of a cell that was drawn before in the group, in per cent
 """
 
 import argparse
@@ -31,7 +31,7 @@ COLUMNS = ("classes", "entropy", "variance", "classes of 16", "entropy of 16", "
 
 
 def atlas(n: int = 400_000, n_donors: int = 60, n_types: int = 100) -> NDArray[np.int64]:
-    """The type of each cell: donors in order; Zipf shares, up and down by a factor in each donor; no order within."""
+    """The type of each cell: Zipf shares, varied at random in each donor; donors in order, their cells shuffled."""
     rng = np.random.default_rng(0)
     codes = []
     for size in np.diff(np.linspace(0, n, n_donors + 1).astype(int)):
@@ -41,7 +41,7 @@ def atlas(n: int = 400_000, n_donors: int = 60, n_types: int = 100) -> NDArray[n
 
 
 def read(pattern: str, column: str) -> NDArray[np.int64]:
-    """The labels of files, one after another, as codes."""
+    """The labels of consecutive files, as codes."""
     import anndata
 
     labels = [anndata.read_h5ad(path, backed="r").obs[column].astype(str) for path in sorted(glob.glob(pattern))]
@@ -49,14 +49,14 @@ def read(pattern: str, column: str) -> NDArray[np.int64]:
 
 
 def counts(labels: NDArray[np.int64], n_classes: int) -> NDArray[np.int64]:
-    """``(n, n_classes)`` of ``(n, draws)`` labels."""
+    """``(n, n_classes)`` counts of ``(n, draws)`` labels."""
     n = len(labels)
     flat = labels + np.arange(n)[:, None] * n_classes
     return np.bincount(flat.ravel(), minlength=n * n_classes).reshape(n, n_classes)
 
 
 def variety(count: NDArray[np.int64], shares: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Distinct classes, entropy and variance of ``(n, n_classes)`` draws of classes with those shares."""
+    """``(n,)`` distinct classes, entropy and variance of ``(n, n_classes)`` counts; ``shares`` is expected."""
     n_draws = count[0].sum()
     share = count / n_draws
     entropy = -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1)
@@ -65,7 +65,7 @@ def variety(count: NDArray[np.int64], shares: NDArray[np.float64]) -> list[NDArr
 
 
 def measure(codes: NDArray[np.int64], tau: float, batch: int, n_groups: int, **blocks: Any) -> NDArray[np.float64]:
-    """``(n_groups, columns)``, for groups each somewhere in a stretch of its own of one or several windows."""
+    """``(n_groups, columns)`` statistics; each group is at a random place in its own stretch of one or more windows."""
     size = TOGETHER * batch
     stretch = max(size, blocks["window"] or 0)
     shares = np.bincount(codes) ** tau
@@ -95,9 +95,9 @@ def table(name: str, codes: NDArray[np.int64], tau: float, batch: int, n_groups:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="glob of .h5ad files whose order of cells is taken; none: a made-up atlas")
+    parser.add_argument("--data", help="glob of .h5ad files, for their order of cells; default: a synthetic atlas")
     parser.add_argument("--label", default="cell_type_ontology_term_id")
-    parser.add_argument("--tau", type=float, default=0.0, help="a class of c cells gets c^tau; 0: all classes the same")
+    parser.add_argument("--tau", type=float, default=0.0, help="a class of c cells has the weight c^tau; 0: uniform")
     parser.add_argument("--groups", type=int, default=400)
     options = parser.parse_args()
     codes = read(options.data, options.label) if options.data else atlas()

@@ -30,7 +30,7 @@ LABELS = {
 
 
 def make(path: Path, n_cells: int, n_genes: int, n_per_cell: int, seed: int, *, csc: bool, **options: object) -> None:
-    """An .h5ad file: the same few thousand cells over and over, in another order each time; stored by ``options``."""
+    """Write an .h5ad file of a few thousand distinct cells, repeated in random orders; ``options`` are of h5py."""
     import anndata as ad
     import h5py
     import pandas as pd
@@ -136,7 +136,7 @@ def measure(path: Path) -> None:
 
 
 def peak_resident() -> float:
-    """In MiB; what getrusage says is no less than the process that started this one had."""
+    """Peak resident memory in MiB; not from getrusage, which includes the peak of the parent process."""
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
@@ -155,8 +155,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--cells", type=int, nargs="*", default=[50_000, 200_000])
-    parser.add_argument("--gzip", action="store_true", help="the files of --cells are compressed")
-    parser.add_argument("--csc", action="store_true", help="the files of --cells are stored by genes")
+    parser.add_argument("--gzip", action="store_true", help="compress the files of --cells")
+    parser.add_argument("--csc", action="store_true", help="store the files of --cells by genes")
     parser.add_argument("--files", type=int, default=500)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Measure label encoders on a large column of categories: seconds beyond reading it; medians of several runs.
+"""Measure label encoders on a large categorical column: seconds without reading it, medians of several runs.
 
     python benchmarks/labels.py [--cells 100000000] [--classes 700] [--repeats 3]
 
@@ -60,7 +60,7 @@ def main() -> None:
         "fit, hierarchy": lambda: Hierarchy.fit("x", column),
         "fit, hierarchy, rolled up": lambda: Hierarchy.fit("x", column, roll_up=few),
         "encode, hierarchy": lambda: encoder.encode(column[0]),
-        "labels that are not known": lambda: encoder.unseen(column[0]),
+        "unseen labels": lambda: encoder.unseen(column[0]),
         "weights of a tree": lambda: tree.weights(counts),
     }
     for name, task in tasks.items():

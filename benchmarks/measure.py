@@ -1,9 +1,10 @@
-"""Measure one way of loading in this process, and print one line of JSON.
+"""Measure one configuration of the loader in this process, and print one line of JSON.
 
     python benchmarks/measure.py DATA/h5ad/*.h5ad --case sparse --batch 64 --seconds 5
 
-Times: `open_s` from the call that opens the files to a loader ready to iterate, `first_s` from the same start to the
-first batch. Cells per second are counted after the first batch. Memory is the peak of this process's anonymous pages.
+`open_s` is the time from the call that opens the files to a loader ready to iterate, `first_s` the time from the same
+start to the first batch. Cells per second are counted after the first batch. Memory is the peak of this process's
+anonymous pages.
 """
 
 import argparse
@@ -20,7 +21,7 @@ CASES = ("sparse", "dense", "selected", "most", "shuffle", "blocks", "mapped")
 
 
 class PeakMemory(threading.Thread):
-    """The peak of the process's anonymous memory, looked at every 20 ms."""
+    """The peak of the process's anonymous memory, sampled every 20 ms."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -35,7 +36,7 @@ class PeakMemory(threading.Thread):
 
 
 def ours(paths: list[str], case: str, batch: int, threads: int) -> Iterator[Any]:
-    """Batches of the Loader: class-uniform draws with replacement, labels included."""
+    """Row numbers of the batches of a `DataModule`, after None when it is ready: class-uniform draws with labels."""
     import scdataloader as scd
 
     collates = {
@@ -62,7 +63,7 @@ def ours(paths: list[str], case: str, batch: int, threads: int) -> Iterator[Any]
 
 
 def mapped(paths: list[str], batch: int) -> Iterator[Any]:
-    """Lamindb's MappedCollection with torch's weighted sampler, as its guide has it; dense rows."""
+    """Lamindb's MappedCollection with torch's weighted sampler, as in its guide; dense rows."""
     import torch
     from lamindb.core import MappedCollection
     from torch.utils.data import DataLoader, WeightedRandomSampler
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     options = parser.parse_args()
     if options.case == "mapped":
-        import lamindb.core  # noqa: F401 (imports are not what is measured)
+        import lamindb.core  # noqa: F401 (imports are not measured)
     else:
         import scdataloader.training.datamodule  # noqa: F401
 
@@ -111,7 +112,7 @@ def main() -> None:
         "anon_mib": round(memory.mib),
     }
     print(json.dumps(record), flush=True)
-    os._exit(0)  # daemon threads and half-read epochs are nobody's business any more
+    os._exit(0)  # without waiting for daemon threads and prefetched windows
 
 
 if __name__ == "__main__":

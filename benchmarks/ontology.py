@@ -2,9 +2,9 @@
 
     python benchmarks/ontology.py [--names CL UBERON MONDO EFO] [--repeats 5]
 
-Each process loads all of the ontologies, one after another, from cellxgene-ontology-guide, which is imported before,
-and queries each. Memory is the peak of anonymous pages (RssAnon) beyond those before the first is loaded: after all are
-loaded, after the queries, and after their union is made.
+Each process imports cellxgene-ontology-guide, loads all of the ontologies from it, and queries each. Memory is the peak
+of anonymous pages (RssAnon) minus those before the first ontology is loaded: after loading all, after the queries, and
+after building their union.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def measured(names: list[str]) -> tuple[dict[str, dict[str, float]], dict[str, float], float]:
-    """Seconds of each task for each ontology, MiB of all together, and seconds of their union."""
+    """``{ontology: {task: seconds}}``, ``{stage: MiB}`` of all ontologies together, and seconds of their union."""
     import cellxgene_ontology_guide.supported_versions  # noqa: F401
 
     before, peak = anonymous_mib(), PeakMemory()
@@ -57,13 +57,13 @@ def measured(names: list[str]) -> tuple[dict[str, dict[str, float]], dict[str, f
     start = time.perf_counter()
     Ontology.union(list(kept.values()))
     union = time.perf_counter() - start
-    memory["loaded, queried and united"] = max(peak.mib, anonymous_mib()) - before
+    memory["loaded, queried and merged"] = max(peak.mib, anonymous_mib()) - before
     return times, memory, union
 
 
-def all_of(ask: Callable[[str], list[str]], terms: tuple[str, ...]) -> None:
+def all_of(query: Callable[[str], list[str]], terms: tuple[str, ...]) -> None:
     for term in terms:
-        ask(term)
+        query(term)
 
 
 def main() -> None:

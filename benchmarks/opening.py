@@ -1,10 +1,10 @@
-"""How long a store of many cells takes to open, and how much memory: a small one's first shard, linked many times.
+"""Measure time and memory to open a store of many cells, which is simulated by links to one shard.
 
     python benchmarks/opening.py ATLAS --cells 100000000 --folder DIR
 
-The store is made in DIR by hard links, with a cell table of its own, and removed again. Times are of a fresh process
-each: to open it, to find the first 64 cells, and to make a DataModule with class-uniform draws and take a batch. Memory
-is anonymous, and pages of files.
+The store is created in DIR from hard links to the first shard of ATLAS and its own cell table, and removed at the end.
+Each measurement runs in a fresh process: time to open the store, to locate 64 random cells, and to create a DataModule
+with class-uniform draws and take a batch. Memory is that of anonymous pages and of file pages.
 """
 
 import argparse

@@ -1,12 +1,13 @@
-"""Do weights, and labels that know their ontology, help with rare cells? Trains a small classifier many times.
+"""Measure the effect of class weights and hierarchical labels on rare cells, with many trainings of a small classifier.
 
     python benchmarks/rare_cells.py --out RESULTS [--data FOLDER] [--datasets pbmc brain worm] [--seeds N]
 
-What could be tuned stands in rare_cells.yaml, once for all arms. Data sets that FOLDER does not have are left out;
-`pbmc` comes with scanpy. Writes runs.csv (a line per training, seed by seed), tables.md and rare_cells.svg. Called
-again it trains what runs.csv lacks; delete lines from it to repeat them.
+The settings in rare_cells.yaml apply to all arms. Data sets that are not in FOLDER are skipped; `pbmc` comes with
+scanpy. Writes runs.csv (a line per training, seed by seed), tables.md and rare_cells.svg. A further call runs the
+trainings that are not in runs.csv; delete lines from it to repeat them.
 
-Of every class some cells train and some test, in worm whole plates do. A class of one cell trains and is not judged.
+Each class is split into training and test cells; in worm, whole plates are. A class of one cell trains and is not
+evaluated.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from scipy.sparse import csr_matrix
 
 OPTIONS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 FILES = {"pbmc": None, "brain": "mouse_brain_merfish.h5ad", "worm": "worm_l2.h5ad"}
-"""{data set: its file; None comes with scanpy}"""
+"""{data set: file name}; None for data that comes with scanpy."""
 ORGANISMS = {"pbmc": "human", "brain": "mouse", "worm": "NCBITaxon:6239"}
 PBMC_TERMS = {
     "CD14+ Monocyte": "CL:0001054",
@@ -47,7 +48,7 @@ PBMC_TERMS = {
     "CD8+/CD45RA+ Naive Cytotoxic": "CL:0000900",
     "Dendritic": "CL:0000451",
 }
-"""The data set has names of its own; these are the terms of the Cell Ontology that they were taken for."""
+"""{label of pbmc: term of the Cell Ontology}, assigned by hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +56,11 @@ class Arm:
     """One training."""
 
     question: str
-    """``weighting``, or ``labels``: what becomes of training cells that are labelled with a term above their class."""
+    """``weighting``, or ``labels``: the treatment of training cells that are labelled with a term above their class."""
     dataset: str
     weighting: str
     labels: str = "flat"
-    """``flat``: every label is a class; ``left out``: coarse ones do not train; ``hierarchical``."""
+    """``flat``: every label is a class; ``left out``: cells with coarse labels do not train; ``hierarchical``."""
     coarse: float = 0.0
     """Share of the training cells of each class that get a coarser label."""
     seed: int
@@ -67,13 +68,13 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """Counts, and what each cell is."""
+    """Cells of a data set and their labels."""
 
     adata: ad.AnnData
     labels: NDArray[np.object_]
-    """Term, or name, of each cell."""
+    """Term or name of each cell."""
     groups: NDArray[np.object_] | None = None
-    """What is to be on one side of a split as a whole; None splits within classes."""
+    """Group of each cell, never split; None splits within classes."""
     has_terms: bool = True
     """Whether labels are terms of the Cell Ontology."""
 
@@ -93,7 +94,7 @@ def loaded(name: str, folder: Path) -> Cells:
 
 
 def pbmc() -> Cells:
-    """700 cells of scanpy; their counts are expm1 of what is kept, over the smallest of the cell."""
+    """700 cells of scanpy; counts are expm1 of the stored values, divided by the smallest of the cell."""
     import scanpy as sc
 
     kept = sc.datasets.pbmc68k_reduced()
@@ -114,7 +115,7 @@ def ontology() -> Any:
 
 
 def chosen_to_test(cells: Cells, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Which cells test: of each class its share, but at least one on either side; of groups, whole ones."""
+    """Mask of the test cells: a share of each class, with at least one cell on both sides, or whole groups."""
     share = OPTIONS["test_share"]
     test = np.zeros(len(cells.labels), dtype=np.bool_)
     if cells.groups is not None:
@@ -128,7 +129,7 @@ def chosen_to_test(cells: Cells, rng: np.random.Generator) -> NDArray[np.bool_]:
 
 
 def leaves(cells: Cells) -> list[str]:
-    """The labels with no other below, sorted."""
+    """The labels without other labels below them, sorted."""
     labels = sorted(set(cells.labels))
     if not cells.has_terms:
         return labels
@@ -136,7 +137,7 @@ def leaves(cells: Cells) -> list[str]:
 
 
 def coarser(classes: list[str]) -> dict[str, str]:
-    """{class: the term above it that the fewest others, but at least one, are below too}."""
+    """{class: the term above it with the fewest other classes below it, but at least one}."""
     above = {label: ontology().ancestors(label) for label in classes}
     n_below = pd.Series([term for terms in above.values() for term in terms]).value_counts()
     return {
@@ -146,7 +147,7 @@ def coarser(classes: list[str]) -> dict[str, str]:
 
 
 def training_labels(arm: Arm, cells: Cells, test: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.object_]:
-    """What training is told of each cell: nothing of those that test."""
+    """Labels for training; empty for test cells."""
     labels = cells.labels.copy()
     labels[test] = ""
     classes = leaves(cells)
@@ -160,7 +161,7 @@ def training_labels(arm: Arm, cells: Cells, test: NDArray[np.bool_], rng: np.ran
 
 
 def trained(arm: Arm, cells: Cells, labels: NDArray[np.object_]) -> pd.DataFrame:
-    """Train on the cells that have labels; the probabilities of all cells, a column for each class of the model."""
+    """Train on the cells that have labels; returns probabilities of all cells, a column for each class of the model."""
     import torch
     from lightning.pytorch import Trainer, seed_everything
 
@@ -198,7 +199,7 @@ def trained(arm: Arm, cells: Cells, labels: NDArray[np.object_]) -> pd.DataFrame
 
 
 def judged(arm: Arm, cells: Cells, test: NDArray[np.bool_], probabilities: pd.DataFrame) -> dict[str, float]:
-    """How well the test cells are told apart; where labels are in question only those of leaves, among leaves."""
+    """Metrics on the test cells; for the question ``labels``, on leaves only, with predictions among leaves."""
     from sklearn.metrics import f1_score, recall_score
 
     classes = leaves(cells) if arm.question == "labels" else sorted(set(cells.labels))
@@ -228,7 +229,7 @@ def judged(arm: Arm, cells: Cells, test: NDArray[np.bool_], probabilities: pd.Da
 
 
 def hierarchical_f1(cells: Cells, true: NDArray[np.object_], guessed: NDArray[np.object_]) -> float:
-    """F1 of the terms with all that is above them in the ontology, but for what is above all of the data set."""
+    """F1 of the sets of each label and its ancestors, without ancestors of all labels; NaN if labels are not leaves."""
     import torch
 
     from scdataloader.models.losses import HierarchicalF1
@@ -236,7 +237,7 @@ def hierarchical_f1(cells: Cells, true: NDArray[np.object_], guessed: NDArray[np
     if not cells.has_terms:
         return math.nan
     codes = {label: code for code, label in enumerate(leaves(cells))}
-    if not set(true) <= set(codes):  # an inner label is judged as a class, which has no place among the leaves
+    if not set(true) <= set(codes):  # an inner label is evaluated as a class, but is not a leaf
         return math.nan
     above = sorted({term for label in codes for term in ontology().ancestors(label)})
     below = {term: [codes[label] for label in codes if term in ontology().ancestors(label)] for term in above}
@@ -246,7 +247,7 @@ def hierarchical_f1(cells: Cells, true: NDArray[np.object_], guessed: NDArray[np
 
 
 def run(arm: Arm, folder: Path) -> dict[str, Any]:
-    """Train one arm and judge it."""
+    """Train one arm and evaluate it."""
     cells = loaded(arm.dataset, folder)
     test = chosen_to_test(cells, np.random.default_rng([arm.seed, 0]))
     labels = training_labels(arm, cells, test, np.random.default_rng([arm.seed, 1]))
@@ -259,7 +260,7 @@ def arms(datasets: list[str], n_seeds: int) -> list[Arm]:
     for seed, dataset in itertools.product(range(n_seeds), datasets):
         weightings = [name for name in OPTIONS["weightings"] if name != "tree" or dataset != "worm"]
         found += [Arm(question="weighting", dataset=dataset, weighting=name, seed=seed) for name in weightings]
-        if dataset == "worm":  # whose labels are names without an ontology
+        if dataset == "worm":  # its labels are names without an ontology
             continue
         for coarse, weighting in itertools.product(OPTIONS["coarse_shares"], OPTIONS["coarse_weightings"]):
             base = Arm(question="labels", dataset=dataset, weighting=weighting, coarse=coarse, seed=seed)
@@ -273,7 +274,7 @@ def arms_of(runs: pd.DataFrame) -> list[Arm]:
 
 
 def quiet() -> None:
-    """In a process that trains: one thread, and no word of it."""
+    """Set up a training process: one thread, no warnings and logs."""
     import torch
 
     torch.set_num_threads(1)

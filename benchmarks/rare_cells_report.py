@@ -1,4 +1,4 @@
-"""The runs of rare_cells.py as tables and a picture."""
+"""Tables and a figure of the runs of rare_cells.py."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ def differs(runs: pd.DataFrame, base: pd.DataFrame, metric: str) -> bool:
 
 
 def table(runs: pd.DataFrame, arms: Sequence[str], bases: dict[str, str], metrics: Sequence[str]) -> str:
-    """Markdown: a row for each arm, bold where it differs from the one that has the values of ``bases`` instead."""
+    """Markdown: a row for each arm, bold if it differs from its base arm, which has the values of ``bases``."""
     lines = [" | ".join(["", *arms, *(METRICS[metric] for metric in metrics), ""]).strip()]
     lines.append("|" + "---|" * len(arms) + "---:|" * len(metrics))
     for key, own in runs.groupby(list(arms), sort=False):
@@ -52,7 +52,7 @@ def table(runs: pd.DataFrame, arms: Sequence[str], bases: dict[str, str], metric
 
 
 def tables(runs: pd.DataFrame) -> str:
-    """All of them, as Markdown."""
+    """All tables, as Markdown."""
     parts = []
     for (question, dataset), own in runs.groupby(["question", "dataset"], sort=False):
         sizes = own[["n_train", "n_test", "n_classes", "n_rare", "largest_rare"]].mean().round().astype(int)
@@ -70,7 +70,7 @@ def tables(runs: pd.DataFrame) -> str:
 
 
 def plot(runs: pd.DataFrame, path: Path) -> None:
-    """Means with intervals: weightings in the first row, and then a row of label forms for each data set with terms."""
+    """Means with intervals: the weightings in the first row, then a row of label forms for each data set with terms."""
     import matplotlib as mpl
 
     mpl.use("svg")

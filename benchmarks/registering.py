@@ -1,12 +1,12 @@
 """Time to register curated files in lamindb, and to register them again unchanged.
 
     python benchmarks/registering.py --files 500                                            # SQLite
-    python benchmarks/registering.py --files 500 --s3                                       # files go to a bucket
+    python benchmarks/registering.py --files 500 --s3                                       # upload to a bucket
     python benchmarks/registering.py --files 500 --db postgresql://lamin:x@127.0.0.1:5432/empty
 
-Makes an instance in a temporary folder, and small curated files with labels in four columns; prints one line of JSON.
+Creates an instance in a temporary folder, and small curated files with labels in four columns; prints one line of JSON.
 Times are in seconds, for `register` only. ``locked_s`` is the longest time for which another process could not write to
-the SQLite database. The bucket is moto's, in a process on loopback.
+the SQLite database. The bucket is a moto server on loopback.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def outcome(folder: Path, number: int) -> Outcome:
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Address of a bucket on loopback."""
+    """Start an S3 server on loopback; yields the address of a bucket."""
     import boto3
 
     with socket.socket() as probe:
@@ -98,7 +98,7 @@ def is_open(port: int) -> bool:
 
 
 def watch(database: str, pipe: Connection) -> None:
-    """Ask for the right to write again and again; in the end, tell the longest time for which it was refused."""
+    """Request a write lock repeatedly, and finally send the longest time in seconds for which it was refused."""
     longest, since = 0.0, None
     connection = sqlite3.connect(database, timeout=0, isolation_level=None)
     pipe.send(None)
@@ -116,14 +116,14 @@ def watch(database: str, pipe: Connection) -> None:
 
 @contextmanager
 def watched(database: Path | None, measured: dict[str, Any]) -> Iterator[None]:
-    """Within, another process wants to write to the database."""
+    """Another process requests to write to the database in this context; sets ``locked_s``."""
     if database is None:
         yield
         return
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=watch, args=(str(database), there))
     process.start()
-    there.close()  # so that it is noticed if the process ends
+    there.close()  # so that the end of the process is noticed
     here.recv()
     yield
     here.send(None)
@@ -135,11 +135,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=500)
     parser.add_argument("--db", help="an empty Postgres database; default: SQLite")
-    parser.add_argument("--s3", action="store_true", help="files go to a bucket; default: they lie in the storage")
+    parser.add_argument("--s3", action="store_true", help="upload to a bucket; default: register in place")
     options = parser.parse_args()
     with ExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory())
-        # before lamindb is imported, which reads them then
+        # lamindb reads these when it is imported
         os.environ |= {"LAMIN_SETTINGS_DIR": root, "LAMIN_CACHE_DIR": f"{root}/cache"}
         os.environ |= {"AWS_MAX_ATTEMPTS": "1", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
         os.chdir(root)

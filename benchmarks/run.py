@@ -1,10 +1,10 @@
-"""Measure the loader on files of one's own, each case in fresh processes, medians of several runs.
+"""Measure the loader on your own files: each case in fresh processes, medians of several runs.
 
     python benchmarks/run.py --plain 'DATA/h5ad/*.h5ad' [--gzip 'GZIP/h5ad/*.h5ad'] [--store ATLAS] [--repeats 3]
 
-Files are read once before, so that the page cache is warm; cases are interleaved, so that a slow minute of the machine
-hits all of them. With ``--store``, natural draws are measured as well with none of its files in the page cache, for one
-second. RESULTS.md says on which data and machine its figures were taken.
+Files are read once before, so that the page cache is warm. Cases are interleaved, so that a slow minute of the machine
+affects all of them. With ``--store``, natural draws are also measured for one second without the files of the store in
+the page cache. RESULTS.md describes the data and machine of its figures.
 """
 
 import argparse
@@ -92,10 +92,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     options = parser.parse_args()
     if not (options.plain or options.gzip or options.store):
-        parser.error("name --plain, --gzip or --store; any files with counts and cell_type_ontology_term_id do")
-    asked = [("uncompressed", options.plain, PLAIN), ("gzip", options.gzip, GZIP)]
-    asked += [("store", options.store, STORE), ("store, cold", options.store, COLD)]
-    for name, pattern, cases in asked:
+        parser.error("give --plain, --gzip or --store, of files with counts and obs['cell_type_ontology_term_id']")
+    requested = [("uncompressed", options.plain, PLAIN), ("gzip", options.gzip, GZIP)]
+    requested += [("store", options.store, STORE), ("store, cold", options.store, COLD)]
+    for name, pattern, cases in requested:
         if pattern:
             table(name, sorted(glob.glob(pattern)), cases, options.repeats, options.seconds)
 

@@ -2,10 +2,10 @@
 
     python benchmarks/samplers.py [--cells 1000000 100000000 1000000000] [--folder DIR] [--repeats 3] [--seconds 1]
 
-One thread. Codes, weights and the class index of 10^9 cells are files in the folder, mapped into memory and warm in the
-page cache; those of fewer cells are arrays in memory. Times are from the inputs at hand, with the class index, to a
-built sampler and to its first 64 draws; kernels are compiled before. Memory is anonymous pages (RssAnon) beyond the
-inputs: what a sampler keeps after its first draw, and the peak until then. Below them, torch's own sampler.
+One thread. Codes, weights and the class index of 10^9 cells are memory-mapped files in the folder, warm in the page
+cache; those of fewer cells are arrays in memory. Times are from the inputs to a sampler, including the class index, and
+to its first 64 draws; kernels are compiled before. Memory is anonymous pages (RssAnon) without the inputs: after the
+first draw, and the peak until then. The last tables are of torch's sampler.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from scdataloader.sampling.class_index import ClassIndex
 from scdataloader.sampling.samplers import ShuffleSampler, WeightedSampler
 
 CALLS = (64, 1024, 10**6)
-MAPPED, FILE_BYTES = 10**9, 14  # cells from which on inputs are mapped files; most bytes in files per cell
-FEW = 4000  # cells with which kernels are compiled
+MAPPED, FILE_BYTES = 10**9, 14  # number of cells from which inputs are mapped files; maximum of bytes in files per cell
+FEW = 4000  # number of cells to compile kernels with
 CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # inputs and options
     "shuffle": ((), {}),
     "shuffle, blocks of 16": ((), {"block_size": 16}),
@@ -56,7 +56,7 @@ def write(folder: str, n: int, names: tuple[str, ...]) -> None:
 
 
 def built(case: str, folder: str, n: int, inputs: dict[str, NDArray[Any]]) -> Any:
-    """The sampler of a case. An epoch has a draw for each cell; a quarter of them where weights forbid to repeat."""
+    """The sampler of a case. An epoch has a draw per cell; with weights without replacement, a quarter of that."""
     options = CASES[case][1]
     if not inputs:
         return ShuffleSampler(n, **options)
@@ -69,7 +69,7 @@ def built(case: str, folder: str, n: int, inputs: dict[str, NDArray[Any]]) -> An
 
 
 def rate(sampler: Any, size: int, seconds: float) -> float:
-    """Million draws per second in calls for ``size`` positions, one stretch of the stream after another."""
+    """Million draws per second in calls for ``size`` consecutive positions."""
     size, start, n_drawn = min(size, sampler.num_samples), time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         epoch, at = divmod(n_drawn, sampler.num_samples - size + 1)
@@ -96,7 +96,7 @@ def measure(case: str, folder: str, seconds: float, n: int) -> dict[str, float]:
 
 
 def measure_torch(folder: str, n: int) -> dict[str, float]:
-    """What torch's own sampler does: a list of the whole epoch, at the first draw; its rate is that of the epoch."""
+    """Torch's sampler, which makes a list of the whole epoch at the first draw; its rate is over the whole epoch."""
     from torch.utils.data import WeightedRandomSampler
 
     weights = np.load(Path(folder, "float32.npy"))
@@ -109,7 +109,7 @@ def measure_torch(folder: str, n: int) -> dict[str, float]:
 
 
 def table(n: int, jobs: dict[str, tuple[Any, ...]], repeats: int) -> None:
-    """Print the medians of each job; they take turns, so that a slow minute of the machine hits all of them."""
+    """Print the medians of each job; jobs are interleaved, so that a slow minute of the machine affects all of them."""
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
     for name in list(jobs) * repeats:
         with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
@@ -129,12 +129,12 @@ def table(n: int, jobs: dict[str, tuple[Any, ...]], repeats: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, nargs="+", default=[10**6, 10**8, 10**9])
-    parser.add_argument("--folder", default=tempfile.gettempdir(), help="where to put files while measuring")
+    parser.add_argument("--folder", default=tempfile.gettempdir(), help="folder for temporary files")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1, help="for calls of each length")
+    parser.add_argument("--seconds", type=float, default=1, help="time for calls of each length")
     options = parser.parse_args()
     if shutil.disk_usage(options.folder).free < FILE_BYTES * max(options.cells):
-        parser.error(f"{options.folder} has no room for files of {FILE_BYTES} bytes per cell; name another --folder")
+        parser.error(f"{options.folder} has not enough space for {FILE_BYTES} bytes per cell; give another --folder")
     for n in options.cells:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             write(folder, n, names := ("codes", "float32", "float64")[: 2 if n >= MAPPED else 3])

@@ -1,7 +1,7 @@
-"""700 real blood cells, as three datasets that differ in their genes, in a lamindb instance of their own.
+"""700 real blood cells as three datasets with different genes, in their own lamindb instance.
 
-The cells ship in scanpy's wheel (`scanpy.datasets.pbmc68k_reduced`, from the peripheral blood of one donor: Zheng et
-al., Nature Communications 2017), log-normalised, so the counts have to be recovered. Nothing here needs a network.
+The cells are part of scanpy (`scanpy.datasets.pbmc68k_reduced`, from the peripheral blood of one donor: Zheng et al.,
+Nature Communications 2017). They are log-normalised, so the counts have to be recovered. No network is needed.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ CELL_TYPES = {
     "CD8+/CD45RA+ Naive Cytotoxic": ("CL:0000900", "naive thymus-derived CD8-positive, alpha-beta T cell"),
     "Dendritic": ("CL:0000451", "dendritic cell"),
 }
-"""The authors' labels, and the Cell Ontology's id and name of each."""
+"""{label of the authors: (id, name) in the Cell Ontology}."""
 
-# The logarithms are kept with three decimals, which moves a count of 250 by up to 0.15; fractions would be off by 0.5.
+# The logarithms are stored with three decimals, which changes a count of 250 by up to 0.15.
 TOLERANCE = 0.2
 
 
 def recover_counts(log_normalised: csr_matrix) -> csr_matrix:
-    """Counts out of ``log1p`` of counts scaled per cell: each cell's smallest value was a count of one.
+    """Recover counts from ``log1p`` of counts scaled per cell; the smallest value of a cell is a count of one.
 
     Raises:
-        ValueError: that does not give whole numbers.
+        ValueError: the results are not whole numbers.
     """
     x = csr_matrix(log_normalised, copy=True)
     scaled = np.expm1(x.data.astype(np.float64))
@@ -46,16 +46,16 @@ def recover_counts(log_normalised: csr_matrix) -> csr_matrix:
     off = np.abs(counts - np.round(counts))
     if off.max() > TOLERANCE:
         worst = int(off.argmax())
-        raise ValueError(f"these are no log-normalised counts: value {worst} would be a count of {counts[worst]:.3f}")
+        raise ValueError(f"not log-normalised counts: value {worst} would be a count of {counts[worst]:.3f}")
     x.data = np.round(counts).astype(np.float32)
     return x
 
 
 def check_cell_types() -> None:
-    """Make sure that every id stands for the cell type that is written beside it.
+    """Check the ids and names of `CELL_TYPES`.
 
     Raises:
-        ValueError: the Cell Ontology knows an id by another name, or has deprecated it.
+        ValueError: an id has another name in the Cell Ontology, or is deprecated.
     """
     from cellxgene_ontology_guide.ontology_parser import OntologyParser
 
@@ -85,7 +85,7 @@ def blood() -> ad.AnnData:
 
 
 def write_datasets(folder: Path) -> list[Path]:
-    """Three files with a third of the cells each; none has all the genes, nor any other's order of them."""
+    """Write three files with a third of the cells each; they differ in their genes and in the order of genes."""
     cells = blood()
     rng = np.random.Generator(np.random.Philox(0))
     folder.mkdir(parents=True)
@@ -103,7 +103,7 @@ def write_datasets(folder: Path) -> list[Path]:
 
 
 def lamindb_settings(folder: Path) -> dict[str, str]:
-    """What has to stand in the environment so that lamindb keeps to ``folder`` and never asks the network."""
+    """Environment variables with which lamindb writes to ``folder`` only and does not use the network."""
     return {
         "LAMIN_SETTINGS_DIR": str(folder),  # instead of the home directory
         "LAMIN_CACHE_DIR": str(folder / "cache"),
@@ -113,26 +113,26 @@ def lamindb_settings(folder: Path) -> dict[str, str]:
 
 
 def register(folder: Path) -> tuple[str, list[Path]]:
-    """Make a SQLite instance of lamindb in ``folder``, write the datasets into it, and register them.
+    """Create a SQLite instance of lamindb in ``folder``, write the datasets into it, and register them.
 
-    The settings have to be in the environment before.
+    The environment variables of `lamindb_settings` have to be set before.
 
     Returns:
-        the instance, as LAMIN_CURRENT_INSTANCE names it, and the datasets' paths.
+        The instance, as in LAMIN_CURRENT_INSTANCE, and the paths of the datasets.
     """
     import lamindb_setup
 
     before = Path.cwd()
-    os.chdir(folder)  # lamindb marks the working directory as a project of the instance
+    os.chdir(folder)  # lamindb connects the working directory to the instance
     try:
-        # a name that was used before would connect to that instance instead of making this one
+        # a known name would connect to an existing instance instead
         lamindb_setup.init(storage=str(folder / "lamindb"), name=f"quickstart-{uuid.uuid4().hex[:8]}")
     finally:
         os.chdir(before)
     import lamindb as ln
 
     ln.settings.verbosity = "error"
-    # files inside the instance's storage are registered where they lie
+    # files in the storage of the instance are registered in place
     paths = write_datasets(folder / "lamindb" / "blood")
     artifacts = [ln.Artifact(path, description="blood cells of one donor, Zheng et al. 2017").save() for path in paths]
     ln.Collection(artifacts, key=COLLECTION).save()

@@ -2,7 +2,7 @@
 
     make quickstart        or        python examples/quickstart.py [--epochs 15] [--folder quickstart]
 
-Everything is written under one folder, made anew each time: three datasets, a lamindb instance and two runs.
+Everything is written to one folder, which is replaced by each call: three datasets, a lamindb instance and two runs.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ CONFIG = ROOT / "configs" / "quickstart.yaml"
 SCHEMES = ("natural", "uniform")
 LABEL = "cell_type_ontology_term_id"
 N_MEASURED = 100_000
-"""Cells that are drawn to measure the loader's speed."""
+"""Draws to measure the speed of the loader."""
 
 console = Console(highlight=False, soft_wrap=True)
 
 
 def main() -> None:
-    """Make the data, train twice, compare."""
+    """Create the data, train twice, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, help="epochs of each training; default: those of the configuration")
-    parser.add_argument("--folder", type=Path, default=Path("quickstart"), help="where to write; default: quickstart")
+    parser.add_argument("--epochs", type=int, help="epochs of each training; default: as in the configuration")
+    parser.add_argument("--folder", type=Path, default=Path("quickstart"), help="output folder; default: quickstart")
     given = parser.parse_args()
     start = time.perf_counter()
     folder = fresh(given.folder.resolve())
@@ -60,20 +60,20 @@ def main() -> None:
     results = {scheme: evaluate(folder, scheme) for scheme in SCHEMES}
     console.print(comparison(results, *cells_per_class()))
     console.print(
-        "One split of a few test cells, and settings that were tried on others of the same cells: "
-        "an illustration, not an estimate of what weighting gains.\n"
+        "An illustration, not an estimate of the effect of weights: one split with few test cells, and settings that "
+        "were tuned on other splits of the same cells.\n"
     )
     console.print(f"loader: {cells_per_second():,.0f} cells/s on this machine (weighted draws, batches of 64)\n")
     show_what_was_written(folder, instance)
-    console.print(f"{time.perf_counter() - start:.0f} seconds in all")
+    console.print(f"total: {time.perf_counter() - start:.0f} seconds")
 
 
 def fresh(folder: Path) -> Path:
-    """An empty folder; what an earlier quickstart left there goes, and nothing else is ever removed."""
+    """Empty the folder, or create it; only the output of an earlier quickstart is removed."""
     mark = folder / ".quickstart"
     if folder.exists() and any(folder.iterdir()):
         if not mark.exists():
-            sys.exit(f"{folder} exists and is not of an earlier quickstart: move it away, or name another --folder")
+            sys.exit(f"{folder} exists and was not written by the quickstart; move it, or give another --folder")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     mark.touch()
@@ -81,7 +81,7 @@ def fresh(folder: Path) -> Path:
 
 
 def train(folder: Path, scheme: str, epochs: int | None) -> None:
-    """Run ``scdataloader fit``, as a user would."""
+    """Train by ``scdataloader fit``."""
     script = Path(sys.executable).with_name("scdataloader")
     command = [str(script)] if script.exists() else [sys.executable, "-m", "scdataloader"]
     options = [
@@ -97,11 +97,11 @@ def train(folder: Path, scheme: str, epochs: int | None) -> None:
     console.print(f"$ scdataloader fit {' '.join(options)}")
     done = subprocess.run([*command, "fit", *options], check=False, cwd=ROOT)  # noqa: S603 (our own command)
     if done.returncode:
-        sys.exit(f"the training failed; see above (exit code {done.returncode})")
+        sys.exit(f"training failed with exit code {done.returncode}; see above")
 
 
 def data(scheme: str) -> Any:
-    """The data of the configuration, from Python."""
+    """The DataModule of the configuration, with the given scheme."""
     import yaml
 
     import scdataloader as scd
@@ -132,7 +132,7 @@ def cells_per_class() -> tuple[dict[str, int], dict[str, int]]:
 
 
 def comparison(results: dict[str, dict[str, float]], train: dict[str, int], test: dict[str, int]) -> Table:
-    """Recall of every class and macro-F1, of both ways of weighting."""
+    """Recall of every class and macro-F1 for both schemes."""
     table = Table(
         title="recall of each class on held-out cells, by the weights in training",
         title_justify="left",
@@ -153,7 +153,7 @@ def comparison(results: dict[str, dict[str, float]], train: dict[str, int], test
 
 
 def cells_per_second() -> float:
-    """How fast the loader hands out weighted draws, after its kernels are compiled."""
+    """Speed of the loader for weighted draws, after its kernels are compiled."""
     import scdataloader as scd
 
     module = data("uniform")
@@ -170,7 +170,7 @@ def cells_per_second() -> float:
 
 
 def show_what_was_written(folder: Path, instance: str) -> None:
-    """Where everything lies, and how to go on with it."""
+    """Print the paths of the results, and commands to continue with."""
     console.print("written:")
     for path, what in (
         ("lamindb/blood", "the three datasets"),
@@ -182,7 +182,7 @@ def show_what_was_written(folder: Path, instance: str) -> None:
     ):
         console.print(f"  {(folder / path).relative_to(folder.parent)!s:28} {what}")
     console.print(
-        "go on with:\n"
+        "next:\n"
         f"  export LAMIN_SETTINGS_DIR={folder} LAMIN_CURRENT_INSTANCE={instance}\n"
         f"  scdataloader inspect lamindb:{COLLECTION} --by {LABEL} --scheme uniform\n"
     )

@@ -104,7 +104,7 @@ class TrainingCLI(LightningCLI):
     def after_fit(self) -> None:
         """Print the paths of the run and of its best checkpoint."""
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        folder = self.trainer.log_dir  # every rank has to ask for it
+        folder = self.trainer.log_dir  # a collective operation: every rank must read it
         if self.trainer.is_global_zero:
             _print(f"written: {folder}", *([f"checkpoint: {best}"] if best else []))
 

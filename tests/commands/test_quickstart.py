@@ -52,7 +52,7 @@ def test_a_folder_of_the_user_is_left_alone(tmp_path):
     (folder / "mine.txt").write_text("mine")
     done = run(folder, tmp_path)
     assert done.returncode == 1
-    assert "is not of an earlier quickstart" in done.stderr
+    assert "was not written by the quickstart" in done.stderr
     assert (folder / "mine.txt").read_text() == "mine"
 
 
