@@ -50,7 +50,9 @@ def is_file(what: str | Path) -> bool:
     """Whether an ontology is given by a path or URL, and not by a registered name."""
     if isinstance(what, Path):
         return True
-    return _registered_name(what) is None and ("://" in what or Path(what).suffix != "" or Path(what).is_file())
+    if _registered_name(what) is not None or what.startswith("bionty."):
+        return False
+    return "://" in what or Path(what).suffix != "" or Path(what).is_file()
 
 
 @cache

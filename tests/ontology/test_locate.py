@@ -43,7 +43,7 @@ def test_an_ontology_is_opened_by_name_in_any_case_by_file_or_as_it_is(tmp_path,
     ("what", "error", "message"),
     [
         ("UBERN", LookupError, "'UBERN' .*registered.*'UBERON'"),
-        ("bionty.CelType", FileNotFoundError, r"bionty\.CelType"),
+        ("bionty.CelType", LookupError, r"'bionty\.CelType' .*registered.*'bionty\.CellType'"),
         ("NCBITaxon", ValueError, r"1\.5 GB"),
         (5, TypeError, "got 5"),
     ],
