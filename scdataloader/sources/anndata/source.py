@@ -68,8 +68,8 @@ class AnnDataSource(AnnDataFile):
 
     def _check_lengths(self, root: Node) -> None:
         n_obs, n_genes = self._chosen.shape
-        for table, expected in (("obs", n_obs), (self._chosen.var, n_genes)):
-            rows = layout.frame_length(layout.lookup(root, table))
+        n_rows = layout.frame_length(layout.lookup(root, self._chosen.var))
+        for table, rows, expected in (("obs", self.n_obs, n_obs), (self._chosen.var, n_rows, n_genes)):
             if rows != expected:
                 raise SourceFormatError(
                     f"{self.path} contradicts itself: {table} has {rows} rows, {self._chosen.key} is {n_obs} cells by "
