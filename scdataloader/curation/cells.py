@@ -24,7 +24,6 @@ MAX_CHARACTERS = 10_000
 """Longer texts of ``uns`` are left out."""
 _N_NAMED = 8
 
-FileSource = AnnDataSource
 PlainValue = str | int | float | bool
 
 
@@ -52,7 +51,7 @@ class Extras:
     """What is left out, in one line, if anything is."""
 
 
-def read_cells(source: FileSource, recipe: Recipe) -> Cells:
+def read_cells(source: AnnDataSource, recipe: Recipe) -> Cells:
     """Read the cells of a file and apply its rule.
 
     Args:
@@ -75,7 +74,7 @@ def read_cells(source: FileSource, recipe: Recipe) -> Cells:
     return Cells(obs=obs, obsm=read_obsm(source), organisms=organisms, notes=tuple(notes))
 
 
-def named_obs(source: FileSource) -> pd.DataFrame:
+def named_obs(source: AnnDataSource) -> pd.DataFrame:
     """The obs of a file, with its names converted to text.
 
     Raises:
@@ -99,7 +98,7 @@ def constant(value: str, n: int) -> pd.Categorical[Any]:
     return pd.Categorical.from_codes(np.zeros(n, np.int64), categories=pd.Index([value]))
 
 
-def read_obsm(source: FileSource) -> dict[str, Any]:
+def read_obsm(source: AnnDataSource) -> dict[str, Any]:
     """All of a file's obsm."""
     with source.opened() as root, old_formats():
         node = lookup(root, "obsm")
@@ -108,7 +107,7 @@ def read_obsm(source: FileSource) -> dict[str, Any]:
         return {key: read_elem(node[key]) for key in node}
 
 
-def read_extras(source: FileSource) -> Extras:
+def read_extras(source: AnnDataSource) -> Extras:
     """Read the plain values of ``uns``, and list what the output leaves out."""
     with source.opened() as root:
         values = _plain_values(lookup(root, "uns"))
@@ -141,7 +140,7 @@ def _apply(rule: Rule, obs: pd.DataFrame, name: str) -> list[str]:
     return notes
 
 
-def _organisms(source: FileSource, obs: pd.DataFrame, recipe: Recipe) -> list[tuple[str, NDArray[np.int64]]]:
+def _organisms(source: AnnDataSource, obs: pd.DataFrame, recipe: Recipe) -> list[tuple[str, NDArray[np.int64]]]:
     """The organisms, each with the row numbers of its cells."""
     found = find_organisms(
         source.name,

@@ -13,7 +13,7 @@ import numpy as np
 from anndata import AnnData
 from anndata._io.specs.registry import IORegistryError  # raised for unknown encodings and types; not an OSError
 
-from scdataloader.curation.cells import FileSource, named_obs, read_cells, read_extras, read_obsm, rows_of
+from scdataloader.curation.cells import named_obs, read_cells, read_extras, read_obsm, rows_of
 from scdataloader.curation.hooks import apply_hooks
 from scdataloader.curation.organism import FilePart, cell_blocks, curate_part
 from scdataloader.curation.recipe import Recipe
@@ -21,7 +21,7 @@ from scdataloader.curation.report import Outcome
 from scdataloader.curation.writer import written
 from scdataloader.runtime.files import PARTIAL
 from scdataloader.runtime.progress import Advance
-from scdataloader.sources import open_source
+from scdataloader.sources import AnnDataSource, open_source
 from scdataloader.sources.anndata.counts import OR_ANY, Values
 from scdataloader.sources.arrays.transpose import TransposeInFile
 
@@ -83,7 +83,7 @@ def in_one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _opened(job: Job) -> Iterator[FileSource]:
+def _opened(job: Job) -> Iterator[AnnDataSource]:
     # hooks may recover counts
     values: Values = "any" if job.recipe.before else "counts"
     with warnings.catch_warnings():
@@ -92,7 +92,7 @@ def _opened(job: Job) -> Iterator[FileSource]:
             yield source
 
 
-def _parts(given: FileSource, job: Job, unfinished: Outcome, on_progress: OnProgress) -> Iterator[Outcome]:
+def _parts(given: AnnDataSource, job: Job, unfinished: Outcome, on_progress: OnProgress) -> Iterator[Outcome]:
     advance, extras = _count_passes(on_progress, given, job.recipe), read_extras(given)
     with _transposed(given, job, advance), _after_hooks(given, job, advance) as source:
         cells = read_cells(source, job.recipe)
@@ -117,7 +117,7 @@ def _parts(given: FileSource, job: Job, unfinished: Outcome, on_progress: OnProg
 
 
 @contextmanager
-def _transposed(source: FileSource, job: Job, advance: Advance) -> Iterator[None]:
+def _transposed(source: AnnDataSource, job: Job, advance: Advance) -> Iterator[None]:
     """Transpose a CSC matrix in a temporary file, when its first cell is read."""
     path = _temporary(job, "transposed")
     source.transpose = TransposeInFile(path=path, advance=advance)
@@ -129,7 +129,7 @@ def _transposed(source: FileSource, job: Job, advance: Advance) -> Iterator[None
 
 
 @contextmanager
-def _after_hooks(source: FileSource, job: Job, advance: Advance) -> Iterator[FileSource]:
+def _after_hooks(source: AnnDataSource, job: Job, advance: Advance) -> Iterator[AnnDataSource]:
     """The output of the hooks in ``before``, in a temporary file; the source itself if there are none."""
     if not job.recipe.before:
         yield source
@@ -158,7 +158,7 @@ def _temporary(job: Job, what: str) -> Path:
     return job.output.with_name(f".{job.output.name}.{what}{PARTIAL}")
 
 
-def _count_passes(on_progress: OnProgress, source: FileSource, recipe: Recipe) -> Advance:
+def _count_passes(on_progress: OnProgress, source: AnnDataSource, recipe: Recipe) -> Advance:
     """Report the fraction of all passes over the cells of a file that is done."""
     n_passes = 2 + source.is_csc + bool(recipe.before) + bool(recipe.min_cells_per_gene)
     n_all = max(1, source.n_obs * n_passes)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pandas import CategoricalDtype
 from scipy.sparse import csr_matrix
 
-from scdataloader.curation.cells import Cells, Extras, FileSource, constant, rows_of
+from scdataloader.curation.cells import Cells, Extras, constant, rows_of
 from scdataloader.curation.filters import IS_OUTLIER, METRICS, OUTLIER_IN, cell_metrics, kept_cells, outliers
 from scdataloader.curation.genes import CuratedGenes, match_genes, mitochondrial
 from scdataloader.curation.hooks import apply_hooks
@@ -24,6 +24,7 @@ from scdataloader.curation.writer import Writer, canonical, written
 from scdataloader.runtime.files import sync
 from scdataloader.runtime.progress import Advance
 from scdataloader.schema import ORGANISM
+from scdataloader.sources import AnnDataSource
 
 CELLS_PER_BLOCK = 2048
 """Cells that are read at once and passed to hooks: 160 MB with 10,000 values per cell."""
@@ -37,7 +38,7 @@ class TooSmallError(Exception):
 class FilePart:
     """The cells of one organism in a file."""
 
-    source: FileSource
+    source: AnnDataSource
     cells: Cells
     """All cells of the file."""
     extras: Extras

@@ -16,19 +16,19 @@ __all__ = ["AnnDataFile", "AnnDataSource", "open_file", "open_source"]
 
 
 def open_source(path: str | PathLike[str], *, counts: str = "auto", values: Values = "counts") -> AnnDataSource:
-    """Open an ``.h5ad`` file or a zarr folder that AnnData wrote; no cell is read yet.
+    """Open an ``.h5ad`` file or a zarr folder that AnnData wrote; no cells are read yet.
 
     Args:
         path: The file or folder.
         counts: Which matrix holds the counts: "X", "layers/<key>", "raw", or "auto" for the first of X, layers/counts
-            and raw whose values, judged by a sample, are whole numbers from 0 up.
-        values: "counts" refuses values that are negative or not whole, whenever one is met; "any" takes them all.
+            and raw whose values, in a sample, are whole numbers from 0 up.
+        values: "counts" rejects values that are negative or fractions, also later while reading; "any" accepts all.
 
     Raises:
         FileNotFoundError: no such path; names the nearest ones.
         ValueError: the path is a URL.
         KeyError: no such matrix; lists those that exist.
-        NotCountsError: the matrix, or every candidate, holds values that are no counts.
+        NotCountsError: the matrix, or every candidate, holds values that are not counts.
         SourceFormatError: not an AnnData, or damaged.
     """
     if values not in ("counts", "any"):

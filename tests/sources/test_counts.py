@@ -1,4 +1,4 @@
-"""Law R2: counts are found where they are, and what is no count is refused with the first offending value."""
+"""Law R2: counts are found in any matrix; values that are not counts are rejected, and the first is named."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_bad_value_outside_the_sample_is_refused_when_it_is_read(tmp_path: Pat
         assert source.read(np.array([1000])).data[7] == HALF
 
 
-def test_any_values_are_read_as_they_are(tmp_path: Path, caplog) -> None:
+def test_any_values_are_read_unchanged(tmp_path: Path, caplog) -> None:
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csr_matrix(spoiled(NEGATIVE))), {})
     with caplog.at_level(logging.INFO, "scdataloader"), open_source(path, values="any") as source:
         assert "no matrix holds counts; reading X" in caplog.text
@@ -131,7 +131,7 @@ def test_any_values_still_prefer_counts(tmp_path: Path) -> None:
         assert source.counts == "raw"
 
 
-def test_whoever_reads_the_matrix_is_told_to_look_for_counts(tmp_path: Path) -> None:
+def test_the_matrix_states_that_values_must_be_counts(tmp_path: Path) -> None:
     with open_source(write_h5ad(tmp_path / "a.h5ad", adata("X"), {})) as source:
         assert source.matrix is not None
         assert source.matrix.counts_only

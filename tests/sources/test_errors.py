@@ -184,7 +184,7 @@ def test_missing_obs_column(path: Path, tmp_path: Path) -> None:
             source.obs(["zzz"])
 
 
-def test_obs_keeps_categories_order_and_reads_only_what_is_asked_for(path: Path) -> None:
+def test_obs_keeps_categories_and_order_and_reads_only_its_columns(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         del file["obs/text"]  # named in column-order still: reading it would fail
     obs = open_source(path).obs(["number", "kind"])

@@ -74,7 +74,7 @@ def test_before_anndata_0_7(tmp_path: Path, kind: str, where: str) -> None:
 
 @pytest.mark.parametrize("where", ["X", "raw"])
 def test_anndata_0_7(tmp_path: Path, where: str) -> None:
-    """Dataframe encoding 0.1.0, whose categories lie in __categories."""
+    """Dataframe encoding 0.1.0, with categories in __categories."""
     x = coordinates()
     with h5py.File(tmp_path / "a.h5ad", "w") as file:
         _frame(file, "obs", CELLS, number=np.arange(N_OBS))

@@ -38,7 +38,7 @@ def path(request, tmp_path: Path) -> Path:
 
 
 def right(source: Source, seed: int) -> bool:
-    """Whether some reads give what is stored; all of them small, so that many happen at once."""
+    """Whether small reads, many at a time, return the stored values."""
     rng = np.random.default_rng(seed)
     x = coordinates()
     for _ in range(20):
@@ -80,7 +80,7 @@ def test_spawn(tmp_path: Path, how: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_fork_while_threads_read(path: Path) -> None:
-    """Forked at any moment, whatever locks the threads of the parent hold, a child reads what is stored."""
+    """A child forked at any moment reads the stored values, whatever locks the threads of its parent hold."""
     with open_source(path) as source:
         assert right(source, 0)  # compiles the kernels: a child forked while numba compiles inherits numba's own lock
         stop = threading.Event()

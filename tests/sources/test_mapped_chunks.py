@@ -1,4 +1,4 @@
-"""Files as AnnData writes them when nothing is asked for: chunked, not compressed, and read without decoding."""
+"""Files as AnnData writes them by default: chunked, not compressed, and read without decoding."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_chunks_of_any_length(tmp_path: Path, length: int) -> None:
     ],
 )
 def test_views_are_not_kept(tmp_path: Path, data: str, indices: str, cheap: bool) -> None:
-    """What lies in the file as it is costs no memory, whatever the other array is like."""
+    """An array that is not encoded takes no memory, however the other one is stored."""
     x = coordinates()
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csr_matrix(x)), {})
     with h5py.File(path, "r+") as file:
@@ -106,7 +106,7 @@ def test_views_are_not_kept(tmp_path: Path, data: str, indices: str, cheap: bool
             assert {key for key, _ in reader._cache._chunks} == {0 if data == "gzip" else 1}
 
 
-def test_chunks_that_lie_no_whole_number_of_values_apart(tmp_path: Path) -> None:
+def test_chunks_at_distances_that_are_not_whole_numbers_of_values(tmp_path: Path) -> None:
     x = coordinates("float64")
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csr_matrix(x)), CHUNKED)
     with h5py.File(path, "r+") as file:

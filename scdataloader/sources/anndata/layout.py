@@ -96,7 +96,7 @@ def find_matrix(root: Node, key: str, path: object) -> MatrixLayout | None:
     """The matrix of a key; None if nothing is stored under the key.
 
     Raises:
-        SourceFormatError: what is stored is neither an array nor a sparse matrix; names ``path``.
+        SourceFormatError: it is neither an array nor a sparse matrix; ``path`` is named.
     """
     for location, var in _locations(key):
         node = lookup(root, location)
