@@ -157,7 +157,7 @@ def test_only_training_cells_count():
     types = dm.collection.obs(["type"])["type"].to_numpy()
     rows = np.flatnonzero(types != "T:6")
     hierarchies = Hierarchies(dm.collection, {"type": BLOOD})
-    drawn = dm.sampling.describe(CollectionCells(dm.collection, rows, hierarchies))
+    drawn = dm.plan.describe(CollectionCells(dm.collection, rows, hierarchies))
     assert drawn.names == ["T:2", "T:4", "T:5", "T:1"]
     np.testing.assert_allclose(drawn.shares[:-1], [1 / 3, 1 / 6, 1 / 6, 1 / 3])
 

@@ -131,7 +131,7 @@ def test_a_weighted_fit_draws_classes_as_asked(tmp_path):
 
 def test_cells_of_unknown_label_get_their_share():
     dm = module(sampling=scd.Sampling(by=["type"], scheme="uniform", unknown_share=0.4, num_samples=8000))
-    rows = dm.sampling.sampler(dm.training_cells).draw(0, 0, 8000)
+    rows = dm.plan.sampler(dm.training_cells).draw(0, 0, 8000)
     types = dm.collection.obs(["type"])["type"].astype(str).to_numpy()[rows]
     shares = pd.Series(types).value_counts(normalize=True)
     assert shares["unknown"] == pytest.approx(0.4, abs=0.03)  # five standard errors

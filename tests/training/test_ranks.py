@@ -86,7 +86,7 @@ def test_ranks_train_on_every_row_once_per_epoch_but_for_a_last_batch_that_is_no
     orders = set()
     for epoch in range(EPOCHS):
         rows = [row for step in steps if step["epoch"] == epoch for row in step["row"]]
-        left_out = dm.sampling.sampler(dm.training_cells, seed=dm.seed).draw(epoch, n_seen, len(dm.splits.train))
+        left_out = dm.plan.sampler(dm.training_cells, seed=dm.seed).draw(epoch, n_seen, len(dm.splits.train))
         assert len(rows) == n_seen
         assert np.array_equal(np.sort([*rows, *left_out]), dm.splits.train)
         orders.add(tuple(rows))
