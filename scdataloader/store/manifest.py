@@ -188,7 +188,7 @@ class Manifest:
             n_bytes = there.stat().st_size if there.is_file() else None
             if n_bytes != file.n_bytes:
                 found = "is missing" if n_bytes is None else f"has {n_bytes:,} bytes"
-                stated = f"the manifest says {file.n_bytes:,} bytes"
+                stated = f"the manifest states {file.n_bytes:,} bytes"
                 yield file, f"{there} {found}; {stated}: the store is incomplete or damaged; copy or convert it again"
 
     def _wrong_paths(self) -> Iterator[str]:

@@ -294,7 +294,7 @@ class StoreSource:
             rows = np.flatnonzero(self.store.source_of_cell == self.number)
             if len(rows) != self.n_obs:
                 raise StoreFormatError(
-                    f"{self.store.path / MANIFEST} says that {self.name} has {self.n_obs:,} cells, the shards have "
+                    f"{self.store.path / MANIFEST} states that {self.name} has {self.n_obs:,} cells, the shards have "
                     f"{len(rows):,}; copy or convert the store again"
                 )
             self._rows = rows

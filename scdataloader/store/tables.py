@@ -67,7 +67,7 @@ class Table:
         except _DAMAGED as error:
             raise self._refusal(error) from error
         if n_rows is not None and len(frame) != n_rows:
-            raise StoreFormatError(f"{self.path} has {len(frame):,} rows, the manifest says {n_rows:,}")
+            raise StoreFormatError(f"{self.path} has {len(frame):,} rows, the manifest states {n_rows:,}")
         return frame
 
     def index(self) -> pd.Index:

@@ -140,7 +140,7 @@ class _Check:
                 is_whole &= not problems
         for source, n in zip(sources, cells_of, strict=True):
             if is_whole and n != source.n_cells:
-                yield f"the shards have {n:,} cells of {source.name}, the manifest says {source.n_cells:,}"
+                yield f"the shards have {n:,} cells of {source.name}, the manifest states {source.n_cells:,}"
 
     def _shard(self, shard: ShardRecord, genes: _KnownGenes) -> tuple[list[str], NDArray[np.int64]]:
         """The problems of a shard, and ``(S,)`` its cells of each source, which are valid without problems only."""
@@ -213,7 +213,7 @@ class _ShardCheck:
             source = self._sources[int(number)]
             if (source.kind == "float32") != self._floats:
                 own = "float32" if self._floats else "counts"
-                yield f"the values are {own}, the manifest says that {source.name} has {source.kind}"
+                yield f"the values are {own}, the manifest states that {source.name} has {source.kind}"
 
     def wrong_in_records(self, advance: Advance) -> Iterator[str]:
         """Damaged records, and wrong checksums of the file, both from one pass over its bytes."""
@@ -234,7 +234,7 @@ class _ShardCheck:
         for code, why in WHY.items():
             yield from _cells(status == code, why)
         if digest.hexdigest() != self._shard.file.checksum:
-            yield f"the checksum is {digest.hexdigest()}, the manifest says {self._shard.file.checksum}"
+            yield f"the checksum is {digest.hexdigest()}, the manifest states {self._shard.file.checksum}"
         elif of_records != self._digest_of_records:
             yield "the checksum at the end of the file does not match the bytes before the index"
 

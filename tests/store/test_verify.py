@@ -85,8 +85,8 @@ def test_all_that_is_wrong_is_told_at_once(store):
         SHARD,
         SHARD,
     ]
-    assert "is missing; the manifest says" in found[0]
-    assert "has 5 bytes; the manifest says" in found[1]
+    assert "is missing; the manifest states" in found[0]
+    assert "has 5 bytes; the manifest states" in found[1]
     assert "its checksum does not match" in found[2]
     assert "cell 0: its checksum does not match" in found[3]
     assert "the checksum is" in found[4]
@@ -132,13 +132,13 @@ def test_sources_of_cells_that_are_not_there_or_too_many(mixed):
 
 def test_shards_with_other_cells_of_a_source_than_the_manifest_says(mixed):
     reseal(mixed, sources__0__n_cells=8, sources__1__n_cells=7)
-    assert "the shards have 9 cells of a, the manifest says 8" in problems(mixed)
+    assert "the shards have 9 cells of a, the manifest states 8" in problems(mixed)
 
 
 def test_values_of_the_other_kind(tmp_path):
     store = make_store(tmp_path / "f.cells", [given_floats("f", 3, 30, 0)])
     reseal(store, sources__0__kind="counts")
-    assert problems(store) == [f"{SHARD}: the values are float32, the manifest says that f has counts"]
+    assert problems(store) == [f"{SHARD}: the values are float32, the manifest states that f has counts"]
     patch(store, SHARD, (12, 4, 0))
     reseal(store, sources__0__kind="counts")
     assert f"{SHARD}: cell 0: it has float32 values in a shard of counts, or the reverse" in problems(store)
@@ -167,13 +167,13 @@ def renumbered(frame):
         ("genes", lambda frame: frame.assign(gene="ENSG0"), "has gene ids that are not text, not sorted, or not"),
         ("genes", lambda frame: frame.rename(columns={"gene": "id"}), "has gene ids that are not text, not sorted"),
         ("genes", lambda frame: frame.assign(gene=range(len(frame))), "has gene ids that are not text, not sorted"),
-        ("genes", lambda frame: frame.iloc[1:], "has 699 rows, the manifest says 700"),
+        ("genes", lambda frame: frame.iloc[1:], "has 699 rows, the manifest states 700"),
         (
             "genes",
             lambda frame: frame.replace({"ENSG00000000000": "A"}),
             "has the gene 'ENSG00000000000', which is not",
         ),
-        ("obs", lambda frame: frame.iloc[1:], "has 5 rows, the manifest says 6"),
+        ("obs", lambda frame: frame.iloc[1:], "has 5 rows, the manifest states 6"),
         ("obs", lambda frame: frame.assign(__row__=1.5), "has no column __row__ that numbers its 6 rows"),
         ("obs", lambda frame: b"no table", "is not a table of a store"),
     ],
