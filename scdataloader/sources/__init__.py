@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 
 from scdataloader.protocols import OpenOptions
+from scdataloader.runtime.messages import nearest
 from scdataloader.sources.anndata.counts import Values
 from scdataloader.sources.anndata.file import AnnDataFile
 from scdataloader.sources.anndata.source import AnnDataSource
@@ -67,6 +67,6 @@ def _no_such_path(written: str, path: Path) -> str:
     if not folder.is_dir():
         return f"{written} does not exist, nor does the folder {folder}"
     there = sorted(entry.name for entry in folder.iterdir())
-    near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.5)
+    near = nearest(path.name, there)
     hint = f"the nearest names there are {', '.join(near)}" if near else f"{len(there)} other names are there"
     return f"{written} does not exist; in {folder} {hint}"

@@ -22,6 +22,7 @@ from scdataloader.kernels.records.unpack import BAD_GENE, unpack_records
 from scdataloader.kernels.rows.align import row_starts
 from scdataloader.protocols import OpenOptions, ReadCost, SourceSelection
 from scdataloader.runtime.memory import row_buffers
+from scdataloader.runtime.messages import suggestion
 from scdataloader.runtime.read_ahead import read_ahead
 from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, GeneTables
 from scdataloader.store.manifest import MANIFEST, Manifest
@@ -317,7 +318,8 @@ class StoreSource:
         """
         missing = [column for column in columns if column not in self.obs_columns]
         if missing:
-            raise KeyError(f"{self.name} in {self.store.path} has no obs column {missing[0]!r}")
+            hint = suggestion(missing[0], self.obs_columns)
+            raise KeyError(f"{self.name} in {self.store.path} has no obs column {missing[0]!r}; {hint}")
         return self.obs_table.read(columns, n_rows=self.n_obs)
 
     def read(self, rows: NDArray[np.int64]) -> CSRRows:

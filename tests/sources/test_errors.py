@@ -178,9 +178,9 @@ def test_missing_obs_column(path: Path, tmp_path: Path) -> None:
     write_zarr(tmp_path / "blood.zarr", make(sp.csr_matrix(coordinates())), "v3")
     for name in ("blood.h5ad", "blood.zarr"):
         source = open_source(tmp_path / name)
-        with pytest.raises(KeyError, match=f"{name} has no obs column 'kin'; the nearest are kind"):
+        with pytest.raises(KeyError, match=f"{name} has no obs column 'kin'; the nearest are 'kind'"):
             source.obs(["number", "kin"])
-        with pytest.raises(KeyError, match=f"{name} has no obs column 'zzz'; the nearest are kind, number, text"):
+        with pytest.raises(KeyError, match=f"{name} has no obs column 'zzz'; there are 'kind', 'number', 'text'"):
             source.obs(["zzz"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import NotCountsError
+from scdataloader.runtime.messages import did_you_mean
 from scdataloader.sources.anndata.layout import MatrixLayout, Node, find_matrices, read_frame
 
 logger = logging.getLogger(__name__)
@@ -82,9 +82,8 @@ def choose_matrix(
     if counts == "auto":
         return _find_counts(root, found, values, name, node_of)
     if counts not in found:
-        near = difflib.get_close_matches(counts, found, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise KeyError(f"{name} has no matrix {counts!r}: there are {', '.join(found) or 'none'}{hint}")
+        hint = did_you_mean(counts, found)
+        raise KeyError(f"{name} has no matrix {counts!r}{hint}: there are {', '.join(found) or 'none'}")
     layout = found[counts]
     if values == "counts":
         invalid = _find_invalid(node_of(layout), layout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from anndata import OldFormatWarning
 from anndata.io import read_elem
 
 from scdataloader.errors import SourceFormatError
+from scdataloader.runtime.messages import suggestion
 from scdataloader.schema import ORGANISM_KEYS
 
 Node = Any
@@ -197,8 +197,7 @@ def read_columns(root: Node, columns: Sequence[str], name: str) -> pd.DataFrame:
     present = frame_columns(root["obs"])
     for column in columns:
         if column not in present:
-            near = difflib.get_close_matches(str(column), present, cutoff=0.5) or present[:10]
-            raise KeyError(f"{name} has no obs column {column!r}; the nearest are {', '.join(near) or 'none'}")
+            raise KeyError(f"{name} has no obs column {column!r}; {suggestion(str(column), present)}")
     obs = root["obs"]
     if not is_array(obs) and _text(obs.attrs.get("encoding-version")) != "0.1.0":
         with old_formats():
