@@ -1,4 +1,4 @@
-"""The interfaces between the package and what is plugged into it.
+"""The interfaces of plug-ins.
 
 A source, a sampler, a sampling plan, a transform and a collate function are any objects with the members of the
 protocol of that name; no base class is needed. The other protocols are optional capabilities: an object that has the
@@ -92,7 +92,7 @@ class ReadsStored(Protocol):
     """A source that can give values as stored: in their dtype, and unsorted within a cell. Conversion reads these."""
 
     def read_stored(self, rows: NDArray[np.int64]) -> CSRMatrix:
-        """Cells ``rows`` as `Source.read` gives them, but for the dtype of the values and their order within a cell."""
+        """Cells ``rows`` as in `Source.read`, except for the dtype of the values and their order within a cell."""
 
 
 @runtime_checkable
@@ -100,12 +100,12 @@ class HasSizes(Protocol):
     """A source that may know the sizes of its cells without reading their values."""
 
     def nnz(self) -> NDArray[np.int64] | None:
-        """``(n_obs,)`` number of stored values of each cell; None if only reading them can tell."""
+        """``(n_obs,)`` number of stored values of each cell; None if it is not known without reading."""
 
 
 @runtime_checkable
 class HasMatrices(Protocol):
-    """A source with matrices beside its counts."""
+    """A source with matrices besides its counts."""
 
     @property
     def matrix_keys(self) -> Sequence[str]:
@@ -170,16 +170,15 @@ class Closes(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceSelection:
-    """A source, and which of its cells are meant."""
+    """A source and a selection of its cells."""
 
     source: Source
-    """The source."""
     rows: NDArray[np.int64] | None = None
     """``(m,)`` row numbers in the source, ascending, at least one; None for all cells."""
 
     @property
     def n_obs(self) -> int:
-        """Number of cells that are meant."""
+        """Number of selected cells."""
         return self.source.n_obs if self.rows is None else len(self.rows)
 
 
@@ -195,13 +194,13 @@ class PendingRead(Protocol):
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """``(m,)`` most entries that each cell can take. Where files have to be decoded, this reads them."""
+        """``(m,)`` maximum of entries that each cell can have. If files have to be decoded, this reads them."""
 
     def slice(self, start: int, stop: int) -> PendingRead:
         """Cells ``[start, stop)`` of these."""
 
     def read_ahead(self) -> None:
-        """Ask the system to load the cells; returns at once."""
+        """Start loading the cells; returns at once."""
 
     def write(self, place: NDArray[np.int64], rows: RowBuffers) -> None:
         """Write the cells, in vocabulary genes, into the slots ``place`` ``(m,)`` of ``rows``."""
@@ -243,7 +242,7 @@ class ReadsTogether(Protocol):
         """A reader of all ``members``; called on the first of them.
 
         Args:
-            members: The sources of the group, and which of their cells are meant.
+            members: The sources of the group, with the selection of their cells.
             luts: For each member ``(len(var),)`` the vocabulary number of each of its genes; -1 for a gene outside
                 the vocabulary, whose values only count towards the cell's depth.
             n_genes: Length of the vocabulary.
@@ -255,7 +254,7 @@ class ReadsTogether(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenOptions:
-    """What a user asked of the values; see `scdataloader.open_source`."""
+    """Requirements on the values that a user sets; see `scdataloader.open_source`."""
 
     counts: str = "auto"
     """Which matrix holds the counts: "X", "layers/<key>", "raw" or "auto"."""
@@ -269,28 +268,28 @@ Where: TypeAlias = Mapping[str, Sequence[str] | str]
 
 @runtime_checkable
 class SourceOpener(Protocol):
-    """What is registered under the name of a kind of data; see `scdataloader.registry.register`.
+    """Opener of a kind of data, registered under its name; see `scdataloader.registry.register`.
 
-    A function such as ``lambda addresses, options: [ToySource(address) for address in addresses]`` is one.
+    A function is one, such as ``lambda addresses, options: [ToySource(address) for address in addresses]``.
     """
 
     def __call__(self, addresses: Sequence[Any], options: OpenOptions, /) -> Iterable[Source | SourceSelection]:
-        """The sources that consecutive entries of a user's ``data`` stand for, in order.
+        """The sources of consecutive entries of a user's ``data``, in order.
 
         Args:
             addresses: Strings as written, paths that match, or Python objects.
-            options: What the user asked of the values.
+            options: The user's requirements on the values.
         """
 
 
 @runtime_checkable
 class SelectsCells(Protocol):
-    """An opener that can choose cells by their labels: ``Collection.open(..., where=...)``."""
+    """An opener that can select cells by their labels: ``Collection.open(..., where=...)``."""
 
     def select(
         self, addresses: Sequence[Any], options: OpenOptions, where: Where
     ) -> Iterable[Source | SourceSelection]:
-        """As calling it, with the cells alone that have the labels.
+        """The sources as by a call, but only the cells that have the labels.
 
         Raises:
             LookupError: no cell has them, or there is no such label or registry.
@@ -376,7 +375,7 @@ class SamplingPlan(Protocol):
 
         Args:
             cells: The cells of the training split.
-            seed: Names the stream of draws.
+            seed: Seed of the stream of draws.
             global_batch_size: Cells of one step over all ranks.
         """
 
@@ -437,7 +436,7 @@ class Vocabulary(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchContext:
-    """What a collate function can know before the first batch."""
+    """What a collate function can use before the first batch."""
 
     vocabulary: Vocabulary
     """The genes of ``batch.x``."""
@@ -468,7 +467,7 @@ class Binds(Protocol):
     """A collate function that needs the vocabulary or the classes; bound once, when a loader is made."""
 
     def bind(self, context: BatchContext) -> Collate:
-        """The collate function to call. Its optional members count, not those of the unbound one."""
+        """The collate function to call. Its optional members are used, not those of the unbound one."""
 
 
 @runtime_checkable
@@ -491,15 +490,15 @@ class WantsMatrices(Protocol):
 
 @runtime_checkable
 class CollatesMany(Protocol):
-    """A collate function that treats each cell by itself and is faster for many cells at once."""
+    """A collate function that treats cells independently and is faster for many cells at once."""
 
     def many(self, cells: CellBatch, batch_size: int) -> Sequence[Mapping[str, Any]]:
-        """What calls for one batch after another would give; used where there are no transforms."""
+        """Consecutive batches of ``batch_size`` cells, as by single calls; used if there are no transforms."""
 
 
 @runtime_checkable
 class Densifies(Protocol):
-    """A collate function with sparse tensors that are written out in full on the model's device."""
+    """A collate function with sparse tensors that are made dense on the model's device."""
 
     @property
     def densify(self) -> Sequence[str]:

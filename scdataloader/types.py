@@ -57,11 +57,11 @@ class CSRMatrix:
     data: NDArray[Any]
     """``(nnz,)`` values, of any real dtype."""
     counts_only: bool = False
-    """Whether a value that is no count is to be refused; whoever reads the arrays has to look."""
+    """Whether values that are not counts are refused; the reader of the arrays has to check them."""
 
 
 class RowBuffers(NamedTuple):
-    """Room for sparse rows written in any order: row i has up to all of the entries ``[starts[i], starts[i + 1])``."""
+    """Buffers for sparse rows written in any order: row i uses up to all entries ``[starts[i], starts[i + 1])``."""
 
     starts: NDArray[np.int64]
     """``(B + 1,)`` first entry of each row."""
@@ -70,9 +70,9 @@ class RowBuffers(NamedTuple):
     data: NDArray[np.float32]
     """``(nnz,)`` values."""
     sizes: NDArray[np.int64]
-    """``(B,)`` entries that each row takes up."""
+    """``(B,)`` entries that each row uses."""
     depth: NDArray[np.float32]
-    """``(B,)`` sum of each row over all genes of its source, those outside the vocabulary included."""
+    """``(B,)`` sum of each row over all genes of its source, including those outside the vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,17 +86,17 @@ class CellBatch:
     row: NDArray[np.int64]
     """``(B,)`` row number in the collection."""
     source: NDArray[np.int32]
-    """``(B,)`` which source of the collection each cell lies in."""
+    """``(B,)`` number of each cell's source in the collection."""
     labels: NDArray[np.int64]
     """``(B, C)`` label codes, one column per label; -1 is unknown."""
     measured: NDArray[np.bool_]
-    """``(n_sources, G)`` which vocabulary genes each source measured: elsewhere a zero means "absent", not "none"."""
+    """``(n_sources, G)`` True for the vocabulary genes that a source measured; other genes are absent, not zero."""
     position: NDArray[np.int64]
     """``(B,)`` position of each draw in the epoch, over all ranks."""
     key: int
-    """64 random bits of (seed, epoch): with ``position``, what every random choice made row by row depends on."""
+    """64 random bits of (seed, epoch). Random choices per cell depend on this and ``position`` only."""
     pad: NDArray[np.bool_] | None = None
-    """``(B,)`` True where a row is repeated only to keep ranks even; None where no row ever is."""
+    """``(B,)`` True where a row is repeated to keep ranks even; None if no row can be."""
     obs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """{column: ``(B,)`` values} of the columns of obs that the collate function wants. Numbers keep their dtype; labels
     are strings, and None where they are missing."""

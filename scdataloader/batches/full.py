@@ -29,7 +29,7 @@ class Dense:
     """Every vocabulary gene of every cell: ``x`` (B, G) float32."""
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        """The batch with ``x`` in full."""
+        """The batch with dense ``x``."""
         x = empty((len(batch), batch.x.n_genes), np.float32)
         densify(batch.x.indptr, batch.x.indices, batch.x.data, x.numpy())
         return {"x": x, **about_cells(batch)}
@@ -39,7 +39,7 @@ class Dense:
 class Sparse:
     """Sparse rows: ``x`` a CSR tensor (B, G) float32, made without copying.
 
-    A sixteenth of the bytes of `Dense` for a typical cell; the `DataModule` writes it out in full on the device.
+    A sixteenth of the bytes of `Dense` for a typical cell; the `DataModule` makes it dense on the device.
     """
 
     densify: ClassVar[tuple[str, ...]] = ("x",)
@@ -49,7 +49,7 @@ class Sparse:
         return self.many(batch, max(1, len(batch)))[0]
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
-        """The batches of some cells, one after the other: made together they take half of the time."""
+        """Consecutive batches of some cells; making them together takes half of the time."""
         starts = np.arange(0, max(1, len(cells)), batch_size)
         bounds = np.minimum(starts[:, None] + np.arange(batch_size + 1), len(cells))
         offsets = cells.x.indptr[bounds]
@@ -59,7 +59,7 @@ class Sparse:
                 f"a batch of {batch_size:,} cells has {sizes.max():,} values, more than a CSR tensor can number "
                 f"({_MOST_VALUES:,}); use smaller batches"
             )
-        # torch wants one dtype for both kinds of indices; and no views of one tensor, which autograd would tie together
+        # torch requires one dtype for both kinds of indices; views of one tensor would be linked by autograd
         crow, made = (offsets - offsets[:, :1]).astype(np.int32), []
         for i, (start, stop) in enumerate(bounds[:, [0, -1]].tolist()):
             values = slice(offsets[i, 0], offsets[i, -1])
@@ -80,7 +80,7 @@ def empty(shape: tuple[int, int], dtype: DTypeLike) -> Tensor:
 
 
 def about_cells(cells: CellBatch, some: slice = slice(None)) -> dict[str, Tensor]:
-    """What every batch has beside its genes: labels, depth, row, source and, on several ranks, pad."""
+    """Tensors of every batch besides its genes: labels, depth, row, source and, on several ranks, pad."""
     tensors = {
         "labels": torch.from_numpy(cells.labels[some]),
         "depth": torch.from_numpy(cells.depth[some]),

@@ -28,13 +28,13 @@ class SelectedGenes:
 
     Args:
         how: Which genes. "most expressed": those of the highest values, the lower gene number first among equals.
-            "random expressed": a random choice among the expressed ones, every subset alike. "all": every vocabulary
+            "random expressed": random expressed genes, every subset equally likely. "all": every vocabulary
             gene. "given": the genes listed in ``genes``, in that order, zeros included.
-        n_genes: Number of genes L per cell, for the first two ways.
-        genes: Gene ids for "given", as the vocabulary has them.
-        fill: What stands in the places left over in a cell that expresses fewer than ``n_genes``, after the expressed
-            ones. "pad": gene -1 with value 0. "unexpressed": random genes that the cell's source measured and the cell
-            does not express, with value 0; -1 only where these do not suffice.
+        n_genes: Number of genes L per cell, for the first two.
+        genes: Gene ids of the vocabulary, for "given".
+        fill: Entries after the expressed genes of a cell that expresses fewer than ``n_genes``. "pad": gene -1 with
+            value 0. "unexpressed": random genes that the cell's source measured and the cell does not express, with
+            value 0; then -1 if there are not enough.
     """
 
     how: How = "random expressed"
@@ -47,7 +47,7 @@ class SelectedGenes:
         if chosen and (self.n_genes is None or self.n_genes < 1):
             raise ValueError(f'SelectedGenes(how="{self.how}") needs n_genes of 1 or more, not {self.n_genes}')
         if not chosen and self.n_genes is not None:
-            raise ValueError(f'SelectedGenes(how="{self.how}") decides by itself how many genes; leave n_genes out')
+            raise ValueError(f'SelectedGenes(how="{self.how}") determines the number of genes; omit n_genes')
         if (self.how == "given") != (self.genes is not None):
             raise ValueError(f'genes and how="given" belong together; got how="{self.how}" and genes={self.genes}')
 
@@ -94,12 +94,11 @@ class _AllGenes:
 
 @dataclass(frozen=True, kw_only=True)
 class _ChosenGenes:
-    """So many of the expressed genes of each cell."""
+    """A fixed number of the expressed genes of each cell."""
 
     largest: bool
-    """Whether those of the highest values, not random ones."""
+    """Whether genes of the highest values are selected, instead of random ones."""
     n_genes: int
-    """How many."""
     fill: str
     """As in `SelectedGenes`."""
 
@@ -142,9 +141,9 @@ class _GivenGenes:
 
 
 def _measured_genes(measured: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The genes that each source measured, one source after the other, and where each source's begin.
+    """The genes that each source measured, concatenated over sources, and the offset of each source.
 
-    The last answer is kept, with the array that it belongs to: all batches of a collection bring the same one.
+    The last result is cached by array, because all batches of a collection have the same one.
     """
     kept = _POOLS.get(id(measured))
     if kept is None:

@@ -45,14 +45,14 @@ class Log1p:
 
 @dataclass(frozen=True)
 class QuantileBins:
-    """Each value's quantile among the values of its own cell, as a bin number; zeros stay 0.
+    """Quantile of each value among the values of its cell, as a bin number; zeros stay 0.
 
     The bins are 1 to ``n_bins - 1``: ``np.digitize(x, np.quantile(x, np.linspace(0, 1, n_bins - 1)))`` over the values
     that the cell expresses. scGPT (Cui et al., Nature Methods 2024) uses 51 and breaks ties at random; here equal
     values get equal bins.
 
     Args:
-        n_bins: Number of bins, that of zero included; 3 or more.
+        n_bins: Number of bins, including the one of zero; 3 or more.
     """
 
     n_bins: int = 51
@@ -80,7 +80,7 @@ def transformed(batch: CellBatch, transform: Transform, rng: np.random.Generator
         raise TypeError(f"{transform!r} must return a CellBatch, got {type(made).__name__}; is it a collate function?")
     before, after = batch.x, made.x
     if len(after) != len(batch):
-        raise ValueError(f"{transform!r} returned {len(after)} of {len(batch)} cells, must keep all")
+        raise ValueError(f"{transform!r} returned {len(after)} of {len(batch)} cells, but must return all")
     is_same = after.indices is before.indices and after.indptr is before.indptr and after.n_genes == before.n_genes
     if len(after.data) != len(after.indices) or not (is_same or _are_rows(after)):
         raise ValueError(

@@ -24,12 +24,12 @@ _UNKNOWN = ReadCost(cell=100.0, neighbour=2.0)
 
 
 def matrix_of(source: Source) -> CSRMatrix | None:
-    """The whole matrix of a source, where it can be addressed in memory."""
+    """The whole matrix of a source; None if it cannot be addressed in memory."""
     return source.matrix if isinstance(source, HasMatrix) else None
 
 
 class SourceGroup:
-    """One source that is read by itself."""
+    """Read group of a single source."""
 
     is_interleaved = False
 
@@ -79,7 +79,7 @@ class SourceRead:
 
     @cached_property
     def _stored(self) -> tuple[CSRMatrix, NDArray[np.int64]]:
-        """A matrix in memory and the rows of it that are wanted: the whole matrix, or what was read for these cells."""
+        """A matrix in memory and the row numbers of the cells in it: the whole matrix, or one read for these cells."""
         matrix = matrix_of(self._source.source)
         if matrix is not None:
             return matrix, self._rows
@@ -91,7 +91,7 @@ class SourceRead:
         return SourceRead(self._source, self._n_genes, self._rows[start:stop])
 
     def read_ahead(self) -> None:
-        """Ask the system to load genes and values, where these are mapped."""
+        """Start loading genes and values if they are memory-mapped."""
         if matrix_of(self._source.source) is None:
             return
         matrix, take = self._stored
@@ -100,7 +100,7 @@ class SourceRead:
             read_ahead(address, values.itemsize * self.sizes)
 
     def write(self, place: NDArray[np.int64], rows: RowBuffers) -> None:
-        """Look up genes, sort where need be, and write.
+        """Renumber genes, sort if necessary, and write.
 
         Raises:
             NotCountsError: a value is not a count.
@@ -128,7 +128,7 @@ class SourceRead:
 
     def _refuse(self, row: int, status: int) -> None:
         source = self._source.source
-        source.read(np.array([row]))  # the source's own reader finds the value and can say more about it
+        source.read(np.array([row]))  # the reader of the source raises an error with more details
         if status == BAD_INDEX:
             last = len(self._source.genes.lut) - 1
             raise SourceFormatError(f"cell {row} of {source.name} has a gene number outside 0 to {last}")
@@ -138,7 +138,7 @@ class SourceRead:
 def open_groups(sources: Sequence[AlignedSource], n_genes: int) -> list[tuple[ReadGroup, int]]:
     """The groups of a collection, in order, each with its number of sources.
 
-    Consecutive sources of one `ReadsTogether.read_group` are one group, any other source is a group by itself.
+    Consecutive sources of one `ReadsTogether.read_group` are one group; any other source is a separate group.
     """
     groups: list[tuple[ReadGroup, int]] = []
     for _, run in groupby(sources, key=_group_of):

@@ -171,7 +171,7 @@ class Loader:
 
     @property
     def num_workers(self) -> int:
-        """Number of worker processes: 0, since threads read ahead."""
+        """Number of worker processes: 0, because threads read ahead."""
         return 0
 
     def set_epoch(self, epoch: int) -> None:

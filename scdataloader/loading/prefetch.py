@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Purposes of random bits, so that no two uses in one epoch share a stream; the sampler has keys of its own.
+# Purposes of random bits, so that no two uses in one epoch share a stream; samplers use other keys.
 _ROW_BITS, _BATCH_BITS = 1, 2
 _WINDOW = 8192
-"""Cells that are requested from the disk at a time; also read at once where one chunk serves several of them."""
+"""Cells that are requested from the disk at a time; also read at once if one chunk serves several of them."""
 _MAPPED = 2048
-"""Most cells that one thread reads at once where each is read by itself."""
+"""Maximum of cells that one thread reads at once if cells are read individually."""
 _TASK_BYTES = 24 << 20
 """Bytes of tensors that a thread makes at once: enough to outweigh the synchronisation of threads, few enough to hold
 several."""

@@ -49,7 +49,7 @@ class Sampling:
             within one, and no cell repeats before its class is used up.
         block_size: Neighbouring cells drawn as a unit, for slow disks and remote files; probabilities stay exact.
         curriculum_epochs: Epochs over which class weights change from nearly uniform to their target: in epoch e they
-            are raised to the power min(1, (e + 1) / curriculum_epochs). 0 is no curriculum.
+            are raised to the power min(1, (e + 1) / curriculum_epochs). 0 disables the curriculum.
 
     Raises:
         ValueError: an option is out of its range, or would have no effect.

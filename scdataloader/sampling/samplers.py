@@ -180,7 +180,7 @@ class WeightedSampler:
 def curriculum_weights(weights: NDArray[np.float64], epoch: int, curriculum_epochs: int) -> NDArray[np.float64]:
     """``(K,)`` class weights in an epoch: ``weights ** min(1, (epoch + 1) / curriculum_epochs)``, scaled to sum to 1.
 
-    Zero stays zero; 0 ``curriculum_epochs`` is no curriculum.
+    Zero stays zero; with 0 ``curriculum_epochs`` there is no curriculum.
     """
     raised = weights ** _exponent(epoch, curriculum_epochs)
     return np.asarray(raised / raised.sum(), np.float64)

@@ -14,7 +14,7 @@ class times the cell's share of the factors of the class. To add a scheme, add a
 `Scheme`.
 
 `tree` splits a weight of 1 evenly among the roots of the ontology, and at each term among its children that have
-training cells at or below them. A term that has cells of its own counts as one more child of itself:
+training cells at or below them. A term with its own cells counts as one more child of itself:
 
     cell                        1
     ├── leukocyte               1/2
@@ -248,7 +248,7 @@ class Tree:
 
         Each term is placed below one of its `parents`, so that a single path leads to each class. The roots that have
         cells at or below them share a weight of 1 evenly. A term divides its weight evenly among the child terms that
-        have cells at or below them, and keeps one such part if it has cells of its own.
+        have cells at or below them, and keeps one such part if it has its own cells.
 
         Args:
             counts: ``(n_classes,)`` cells in each class.

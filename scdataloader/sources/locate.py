@@ -27,7 +27,7 @@ def open_sources(data: Any, options: OpenOptions | None = None, where: Where | N
     Args:
         data: A path, a glob, a string with a registered prefix ("lamindb:<key>"), an object of a registered type, a
             `Source`; or an iterable of these. A store, by its path, stands for all of its sources.
-        options: What is asked of the values.
+        options: Requirements on the values.
         where: {registry: labels} that the cells must have; for data that can be selected by labels only.
 
     Raises:

@@ -5,10 +5,10 @@ genes to fewest, and in the order in which they are named if they have equally m
 
 1. In an append, a source takes the first space of the store that has all of its genes. These spaces never change.
 2. Otherwise it takes the first new space that has at least half of its genes, to which its other genes are added.
-3. Otherwise it starts a new space of its own genes.
+3. Otherwise it starts a new space of its genes.
 
 Sources with different parts of one annotation thus share a space of all their genes; other organisms, and symbols
-instead of Ensembl ids, have spaces of their own. The result depends on the gene lists and their order alone.
+instead of Ensembl ids, have separate spaces. The result depends on the gene lists and their order alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lightning DataModule that assembles the stages; it has no logic of its own."""
+"""Lightning DataModule that assembles the stages."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ class DataModule(DataConfig, LightningDataModule):
     The first options are those of `DataConfig`: which cells there are, and how they are split, weighted and drawn.
 
     Args:
-        collate: What a batch looks like, as an object, a class path or a registered name; by default `Sparse`, written
-            out in full on the model's device.
+        collate: Makes tensors of a batch, as an object, a class path or a registered name; by default `Sparse`, whose
+            tensors are made dense on the model's device.
         transforms: Changes of the values before they are collated, in order; by default raw counts.
         batch_size: Cells per batch on each rank.
         num_threads: Threads that read ahead of the model.
         window: Cells that one thread reads at once; None chooses by the cost of reading.
-        seed: Names the stream of draws and of every random choice after it.
-        densify: Whether sparse tensors that the collate function names are written out in full on the device.
+        seed: Seed of the draws and of every random choice after them.
+        densify: Whether sparse tensors that the collate function names are made dense on the device.
         checkpoint: Checkpoint of an earlier run, to apply its model to other data: its genes are the vocabulary and
-            its label codes hold; a label that it does not know is -1.
+            its label codes are used; a label that it does not have is -1.
         report: Whether to count what is drawn, and how long the model waits for it, and log both once per epoch; see
             `SamplingMonitor`.
     """
@@ -107,7 +107,7 @@ class DataModule(DataConfig, LightningDataModule):
 
     @property
     def encoders(self) -> dict[str, dict[str, int]]:
-        """{column: {label: code}}. May be set, to those of a trained model: labels that it does not know become -1."""
+        """{column: {label: code}}. Can be set to those of a trained model; labels that it does not have become -1."""
         return {column: dict(encoder.encoder) for column, encoder in self._label_table.encoders.items()}
 
     @encoders.setter
@@ -204,7 +204,7 @@ class DataModule(DataConfig, LightningDataModule):
         return self._in_order(np.arange(len(self.collection)))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """Write sparse tensors out in full, now that they are on the model's device."""
+        """Make sparse tensors dense on the model's device."""
         if not (self.densify and self._sparse_keys and isinstance(batch, Mapping)):
             return batch
         full = {key: batch[key].to_dense() for key in self._sparse_keys if key in batch}
@@ -217,11 +217,11 @@ class DataModule(DataConfig, LightningDataModule):
         self._loaders.clear()
 
     def on_exception(self, exception: BaseException) -> None:  # noqa: ARG002
-        """End the loaders' threads: after an error Lightning tears down no data."""
+        """End the loaders' threads, because Lightning does not call `teardown` after an error."""
         self.teardown("fit")
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint stores: the label encoders, the vocabulary, and which cells of which data trained."""
+        """State for a checkpoint: label encoders, vocabulary, and fingerprints of the data and the split."""
         return {
             STATE_KEY: STATE_VERSION,
             "encoders": self._label_table.to_dict(),
@@ -231,11 +231,11 @@ class DataModule(DataConfig, LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the label encoders of a checkpoint: codes mean to the model what they meant in training.
+        """Use the label encoders of a checkpoint, so that codes have the same meaning as in training.
 
         Raises:
-            StateMismatchError: the checkpoint has other label columns or other genes, or it split the same data in
-                another way, so that cells that trained would validate or test.
+            StateMismatchError: the checkpoint has other label columns or other genes, or it split the same data
+                differently, so that training cells would be validation or test cells.
         """
         self._use(LabelTable.from_dict(state_dict["encoders"], self.labels or []))
         check_genes(state_dict["genes"], self.genes_dict)
@@ -257,13 +257,13 @@ class DataModule(DataConfig, LightningDataModule):
 
     def _in_order(self, rows: NDArray[np.int64]) -> Loader | list[Loader]:
         if not len(rows):
-            return []  # Lightning's way to say that there is none
+            return []  # to Lightning, no loader
         return self._loader(Subset(sampler=SequentialSampler(len(rows)), rows=rows), training=False)
 
     def _restore(self) -> None:
-        """Take the state of the checkpoint that the Trainer has restored.
+        """Load the state of the checkpoint that the Trainer restores.
 
-        Lightning restores the data only if its class is called as in the checkpoint, which a subclass is not.
+        Lightning itself restores the data only if its class has the same name as in the checkpoint.
 
         Raises:
             StateMismatchError: the checkpoint has no state of the data; or see `load_state_dict`.

@@ -149,7 +149,7 @@ def draw_quotas(
         if len(weights) == 0:
             _take_turns(for_order, turn[begin:end], starts, here)
             if len(cells):
-                for i in range(len(here)):  # a loop of its own, so that many reads wait for memory at once
+                for i in range(len(here)):  # a separate loop, so that many reads wait for memory at once
                     here[i] = cells[here[i]]
 
 

@@ -1,7 +1,7 @@
-"""Put curated files in place: one file per version of an artifact, where it is to be registered.
+"""Put curated files in place: one file per version of an artifact, where it is registered.
 
-Curation writes to the same paths again and again, so each version gets a path of its own, named by a digest. An
-interrupted call leaves files that the next one finds.
+Curation writes to the same paths repeatedly, so each version gets a separate path, named by a digest. The next call
+reuses the files of an interrupted one.
 """
 
 from __future__ import annotations
