@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
@@ -45,6 +46,7 @@ class TrainingCLI(LightningCLI):
         Args:
             args: The command, followed by its options.
         """
+        set_parsing_settings(instantiate_subclass_spec_in_any=True)  # sources in data by class path
         short = {command: {"usage": f"scdataloader {command} --config FILE [OPTIONS]"} for command in COMMANDS}
         with _without_chatter():
             super().__init__(

@@ -110,7 +110,7 @@ def _config(given: argparse.Namespace, section: dict[str, Any]) -> DataConfig:
     Raises:
         ValueError: there is no data, an option is invalid, or ``--hierarchies`` names a column that is not counted.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
     names = {field.name for field in fields(DataConfig)}
     section = {name: value for name, value in section.items() if name in names}
@@ -125,8 +125,9 @@ def _config(given: argparse.Namespace, section: dict[str, Any]) -> DataConfig:
             section[name] = {**(section.get(name) or {}), **values}
     if not section.get("data"):
         raise ValueError("no data: name files before the options, or give --config with a data section")
+    set_parsing_settings(instantiate_subclass_spec_in_any=True)  # sources in data by class path, as for fit
     checked = ArgumentParser(exit_on_error=False)
-    checked.add_class_arguments(DataConfig, "data")
+    checked.add_class_arguments(DataConfig, "data", fail_untyped=False)
     try:
         config: DataConfig = checked.instantiate(checked.parse_object({"data": section})).data
     except ArgumentError as error:

@@ -87,8 +87,8 @@ def show_sampling(console: Console, plan: SamplingPlan, cells: TrainingCells, sa
     lines = []
     if drawn is not None:
         columns = plan_columns(plan)
-        if columns:
-            title = f"{' | '.join(columns)}: {counted(len(drawn.names), 'class')}"
+        if columns or len(drawn.names) > 1:
+            title = f"{' | '.join(columns) or type(plan).__name__}: {counted(len(drawn.names), 'class')}"
             title += f", {plan.description}" if isinstance(plan, Sampling) else ""
             _show_classes(console, title, class_table(drawn, sampler.num_samples), top, len(drawn.names))
         lines.append(drawn.summary())
