@@ -16,7 +16,7 @@ MODULES = {"psycopg2-binary": "psycopg2", "pyyaml": "yaml", "scikit-learn": "skl
 # Requirements that no line imports.
 BOUNDS = {"aiobotocore", "s3fs"}  # they bound what lamindb requires
 SERVER = {"flask", "flask-cors"}  # moto's server imports them
-PLUGINS = {"pytest-xdist"}  # pytest loads it
+PLUGINS = {"pytest-xdist", "setuptools"}  # pytest and pip load them
 # Programs, and the line of the project's own files that runs or configures each of them.
 PROGRAMS = {
     "import-linter": ("Makefile", "lint-imports"),
@@ -65,7 +65,7 @@ def imported(tree):
 
 def third_party(*folders):
     """What the files of some folders import, by statements and by calls, beyond the standard library and our files."""
-    ours = {"scdataloader", "tests"}
+    ours = {"scdataloader", "tests", "toyplugin"}  # the last is installed by tests/plugin
     ours |= {path.stem for folder in ("tests", "examples", "benchmarks") for path in (ROOT / folder).glob("*.py")}
     statements, calls = set(), set()
     for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
