@@ -34,10 +34,12 @@ def read_guide(name: str, schema_version: str | None) -> TermTable:
         labels={term: data["label"] or "" for term, data in terms.items()},
         synonyms={term: data["synonyms"] for term, data in terms.items() if data.get("synonyms")},
         parents={
-            term: [above for above, steps in data["ancestors"].items() if steps == 1] for term, data in terms.items()
+            term: [above for above, steps in data["ancestors"].items() if steps == 1]
+            for term, data in terms.items()
+            if data["ancestors"]
         },
         # a path through terms of another ontology, which the file leaves out, is in the ancestors alone
-        ancestry={term: data["ancestors"] for term, data in terms.items()},
+        ancestry={term: data["ancestors"] for term, data in terms.items() if data["ancestors"]},
         deprecated=[term for term, data in terms.items() if data["deprecated"]],
         replaced_by={term: data["replaced_by"] for term, data in terms.items() if data.get("replaced_by")},
     )

@@ -78,7 +78,7 @@ def build(table: TermTable, prefixes: Sequence[str] | str | None = None) -> Term
         table,
         labels={term: table.labels[term] for term in inside},
         parents=restricted(parents, current),
-        synonyms={term: table.synonyms[term] for term in inside if table.synonyms.get(term)},
+        synonyms={term: tuple(table.synonyms[term]) for term in inside if table.synonyms.get(term)},
         deprecated=deprecated,
         replaced_by={term: new for term, new in table.replaced_by.items() if term in deprecated},
         ancestry=None,
