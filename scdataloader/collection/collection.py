@@ -75,7 +75,7 @@ class Collection:
 
         Raises:
             FileNotFoundError: a path does not exist, or a glob matches nothing.
-            SourceFormatError: a file has another format than its name says, or is damaged.
+            SourceFormatError: a file does not have the format of its suffix, or is damaged.
             NotCountsError: a file has no counts.
             GeneOverlapError: a source shares too few genes with the vocabulary.
             LookupError: no cell has the labels of ``where``, or there is no such label or registry.

@@ -39,7 +39,7 @@ class SourceGroup:
 
     @property
     def fingerprint(self) -> str:
-        """That of the source."""
+        """Fingerprint of the source."""
         return self._source.source.fingerprint
 
     @property

@@ -19,7 +19,7 @@ from scdataloader.sampling.options import Sampling, plan_columns
 from scdataloader.training.config import BATCH_SIZE, DataConfig
 
 N_CHARACTERS_IN_A_FILE = 160
-"""Width of tables where there is no terminal to ask."""
+"""Width of tables if the output is not a terminal."""
 _GROUPS = {"sampling": Sampling, "alignment": GeneAlignment}
 """Sections of a configuration whose options are options of the command as well."""
 _OWN = ("where", "hierarchies", "counts", "values")

@@ -116,7 +116,7 @@ def _is_explained(error: BaseException) -> bool:
     Anything else is a defect and needs its traceback, also if an expression of one of these packages fails.
     """
     if isinstance(error, OSError) and error.filename is not None:
-        return True  # a file that cannot be opened, whoever tried
+        return True  # a file that cannot be opened, in any library
     frames = list(_frames(error.__traceback__))
     if not frames:
         return False

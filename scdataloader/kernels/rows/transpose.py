@@ -92,7 +92,7 @@ def order_values(
         out_genes: Output.
         out_data: Output.
 
-    Returns False if a cell does not have as many values as ``indptr`` says; the outputs have no meaning then.
+    Returns False if a cell does not have as many values as in ``indptr``; the outputs have no meaning then.
     """
     n, places = indptr.size - 1, indptr[:-1].copy()
     for k in range(cells.size):
