@@ -112,7 +112,7 @@ def test_a_cell_column_of_a_name_used_for_genes(out):
 def test_an_obs_of_another_length(out):
     source = counted("a", 4, 5, 0)
     source.table = source.table.iloc[:3]
-    with pytest.raises(ValueError, match="a has 4 cells, but 3 rows in its obs"):
+    with pytest.raises(TypeError, match=r"a: obs.* 4 rows; got 3 rows"):
         here([source], out)
 
 

@@ -216,15 +216,12 @@ class WriteObs:
         """Write the file.
 
         Raises:
-            UnsupportedDataError: a column cannot be kept, or the table has another length than the source.
+            TypeError: the source returns a table of another length.
+            UnsupportedDataError: a column cannot be kept.
             WriteError: the file cannot be written.
         """
         with of_source(self.source, 0, self.source.n_obs):
             frame = whole_obs(self.source)
-        if len(frame) != self.source.n_obs:
-            raise UnsupportedDataError(
-                f"{self.source.name} has {self.source.n_obs:,} cells, but {len(frame):,} rows in its obs"
-            )
         write_table(self.place.folder, self.path, frame, self.source.name)
 
 
