@@ -28,7 +28,7 @@ quickstart: $(VENV)/.installed-test  ## train a small classifier on real cells
 	$(RUN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-test  ## run the tests
-	$(RUN)/python -m pytest -n auto $(ARGS)
+	$(RUN)/python -m pytest -n logical --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## check style, format, types and layers
 	$(RUN)/ruff check .

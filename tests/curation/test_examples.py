@@ -15,7 +15,10 @@ import scdataloader as scd
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LABEL = "cell_type_ontology_term_id"
 
-pytestmark = pytest.mark.filterwarnings("default")  # of libraries in processes of their own
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # of libraries in processes of their own
+    pytest.mark.xdist_group("examples"),  # which share the curated files
+]
 
 
 @pytest.fixture(scope="module")

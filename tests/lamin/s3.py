@@ -1,4 +1,4 @@
-"""An S3 server of the tests' own, on loopback."""
+"""An S3 server on loopback."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 
 @contextmanager
-def s3_server() -> Iterator[str]:
-    """Address of an S3 server on loopback with the empty bucket ``atlas``."""
+def s3_server(bucket: str = "atlas") -> Iterator[str]:
+    """Address of an S3 server on loopback with an empty bucket."""
     server_module = pytest.importorskip("moto.server")
     boto3 = pytest.importorskip("boto3")
     server = server_module.ThreadedMotoServer(port=0, verbose=False)
@@ -21,7 +21,7 @@ def s3_server() -> Iterator[str]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.client("s3").create_bucket(Bucket="atlas")
+        boto3.client("s3").create_bucket(Bucket=bucket)
         try:
             yield f"http://{host}:{port}"
         finally:

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from scdataloader import Ontology
+from tests.lamin.s3 import s3_server
 
 T_CELL = "CL:0000084"
 
@@ -182,34 +183,23 @@ def test_bionty_may_try_another_address_and_find_no_network_there(registries: Mo
 
 @pytest.mark.s3
 def test_an_empty_registry_is_read_from_its_public_source(registries: ModuleType, monkeypatch, tmp_path: Path):
-    server_module = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    server = server_module.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        monkeypatch.setattr(registries.base.settings, "_dynamicdir", tmp_path)
-        s3 = boto3.client("s3", region_name="us-east-1")
-        s3.create_bucket(Bucket="bionty-assets")
-        source = registries.Source.get(entity="bionty.Tissue", currently_used=True)
-        key = f"df_{source.organism}__{source.name}__{source.version}__Tissue.parquet"
-        table = pd.DataFrame(
-            {
-                "ontology_id": ["UBERON:1", "UBERON:2"],
-                "name": ["organ", "liver"],
-                "definition": [None, None],
-                "synonyms": [None, "hepar|iecur"],
-                "parents": [[], ["UBERON:1", "BFO:1"]],
-            }
-        )
-        table.to_parquet(tmp_path / "upload.parquet")
+    monkeypatch.setattr(registries.base.settings, "_dynamicdir", tmp_path)
+    source = registries.Source.get(entity="bionty.Tissue", currently_used=True)
+    key = f"df_{source.organism}__{source.name}__{source.version}__Tissue.parquet"
+    table = pd.DataFrame(
+        {
+            "ontology_id": ["UBERON:1", "UBERON:2"],
+            "name": ["organ", "liver"],
+            "definition": [None, None],
+            "synonyms": [None, "hepar|iecur"],
+            "parents": [[], ["UBERON:1", "BFO:1"]],
+        }
+    )
+    table.to_parquet(tmp_path / "upload.parquet")
+    with s3_server("bionty-assets"):
+        s3 = pytest.importorskip("boto3").client("s3")
         s3.upload_file(str(tmp_path / "upload.parquet"), "bionty-assets", key, {"ACL": "public-read"})
         terms = Ontology.from_bionty(registries.Tissue)
-    finally:
-        server.stop()
     assert terms.ancestors(terms.find("IECUR")) == ["UBERON:1"]
     assert terms.version == source.version
     assert registries.Tissue.filter().count() == 0
@@ -218,6 +208,7 @@ def test_an_empty_registry_is_read_from_its_public_source(registries: ModuleType
 WITHOUT_INSTANCE = """
 import sys
 from scdataloader.ontology.ontology import Ontology
+from tests.lamin.s3 import s3_server
 Ontology.from_guide("HsapDv")
 assert not {"lamindb", "lamindb_setup", "django", "bionty", "pronto"} & set(sys.modules)
 try:

@@ -26,6 +26,9 @@ GLOBAL_BATCH = 16
 STEPS_PER_EPOCH = 4
 EPOCHS = 3
 
+# All in one process of pytest-xdist: the fits of the fixtures take 20 seconds.
+pytestmark = pytest.mark.xdist_group("ranks")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
