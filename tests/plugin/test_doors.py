@@ -12,7 +12,7 @@ import scdataloader as scd
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
 N, G = 300, 50
 
-pytestmark = pytest.mark.filterwarnings("ignore:Total length of `list`")
+pytestmark = pytest.mark.filterwarnings("ignore:Total length of `list`", "ignore:Be aware that when using `ckpt_path`")
 
 
 @pytest.fixture
