@@ -27,7 +27,7 @@ class MemorySource:
         name: Name of the source in messages.
         values: ``(n_obs, n_genes)`` counts.
         genes: Gene ids.
-        obs: {column: values} of the cell table; cells are named 0, 1, ….
+        obs: {column: values} of the cell table.
         mapped: Whether the whole matrix is offered as well; see `HasMatrix`.
         organism: See `HasOrganism`.
         matrices: {key: ``(n_obs, D)`` values}, such as "layers/spliced" and "obsm/X_pca"; see `HasMatrices`.
@@ -48,7 +48,7 @@ class MemorySource:
         self.dense = values
         self.n_obs = len(values)
         self.var = pd.DataFrame(index=pd.Index(genes))
-        self._obs = pd.DataFrame(obs or {}, index=pd.RangeIndex(self.n_obs).astype(str))
+        self._obs = pd.DataFrame(obs or {}, index=pd.RangeIndex(self.n_obs))
         self.obs_columns = list(self._obs.columns)
         self.organism = organism
         self.fingerprint = hashlib.sha256(name.encode() + values.tobytes()).hexdigest()
@@ -63,10 +63,6 @@ class MemorySource:
                 data=self._rows.data,
                 counts_only=True,
             )
-
-    def obs_names(self) -> pd.Index:
-        """Names of the cells."""
-        return self._obs.index
 
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Columns of the cell table; a missing one raises KeyError."""

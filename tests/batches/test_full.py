@@ -11,7 +11,7 @@ from scdataloader.batches.selected_genes import SelectedGenes
 from scdataloader.batches.transforms import Log1p, Normalize, QuantileBins, transformed
 from scdataloader.collection.collection import Collection
 from scdataloader.protocols import BatchContext, Collate, Transform
-from tests.cells import MemorySource, named_values
+from scdataloader.testing import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(20)]
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from scdataloader.collection.collection import Collection
 from scdataloader.errors import GeneOverlapError, NotCountsError
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.protocols import Source
-from tests.cells import MemorySource, named_values
+from scdataloader.testing import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(30)]
 

@@ -20,7 +20,7 @@ from scdataloader.genes.names import gene_names
 from scdataloader.genes.organisms import infer_organism
 from scdataloader.genes.tables import GeneTable, find_gene_table
 from scdataloader.protocols import SourceSelection
-from tests.cells import MemorySource, named_values
+from scdataloader.testing import MemorySource, named_values
 from tests.conftest import DATA
 from tests.curation.helpers import IDS, table
 

@@ -13,7 +13,7 @@ import scdataloader as scd
 from scdataloader.collection.collection import Collection
 from scdataloader.labels.encoder import LabelEncoder
 from scdataloader.labels.hierarchy import Hierarchies, Hierarchy
-from tests.cells import MemorySource, named_values
+from scdataloader.testing import MemorySource, named_values
 from tests.ontology.term_tables import ontology
 
 #            1 cell

@@ -12,7 +12,7 @@ from scdataloader.curation.labels import UNKNOWN, cached_ontology, distinct_ids,
 from scdataloader.labels.encoder import label_text
 from scdataloader.lamin.where import CellFilter
 from scdataloader.ontology.names import is_joint, joint_label, terms_in
-from tests.cells import MemorySource
+from scdataloader.testing import MemorySource
 
 PATO = cached_ontology("PATO")
 HUMAN = "NCBITaxon:9606"

@@ -16,7 +16,7 @@ from scdataloader.commands.main import main
 from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.models.losses import HierarchicalCrossEntropy, HierarchicalF1
 from scdataloader.ontology.ontology import Ontology
-from tests.cells import MemorySource, named_values
+from scdataloader.testing import MemorySource, named_values
 from tests.ontology.term_tables import ontology
 
 #      A:0 disease            B:0 quality

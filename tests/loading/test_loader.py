@@ -13,7 +13,7 @@ from scdataloader.collection.collection import Collection
 from scdataloader.errors import StateMismatchError
 from scdataloader.loading.loader import Loader
 from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, Subset, WeightedSampler
-from tests.cells import MemorySource, named_values
+from scdataloader.testing import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(40)]
 CLASSES = np.arange(100) % 7

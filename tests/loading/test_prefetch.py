@@ -10,7 +10,7 @@ from scdataloader.batches.full import Dense
 from scdataloader.collection.collection import CellLocations, Collection
 from scdataloader.loading.loader import Loader
 from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, Subset
-from tests.cells import MemorySource, named_values
+from scdataloader.testing import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(3)]
 N = 20_000

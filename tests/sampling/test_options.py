@@ -16,7 +16,7 @@ from scdataloader.sampling.samplers import ShuffleSampler
 from scdataloader.sampling.tally import Tally
 from scdataloader.sampling.training_cells import CollectionCells
 from scdataloader.sampling.weights import cell_factors
-from tests.cells import MemorySource, named_values
+from scdataloader.testing import MemorySource, named_values
 from tests.ontology.term_tables import ontology
 
 GENES = [f"ENSG{i:011d}" for i in range(6)]

@@ -12,7 +12,7 @@ from scdataloader.loading.loader import Loader
 from scdataloader.sampling.options import Sampling
 from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
 from scdataloader.sampling.tally import Tally
-from tests.cells import MemorySource, named_values
+from scdataloader.testing import MemorySource, named_values
 from tests.sampling.drawn import weigh
 
 N = 1000

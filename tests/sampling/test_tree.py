@@ -10,7 +10,7 @@ import scdataloader as scd
 from scdataloader.labels.hierarchy import Hierarchies
 from scdataloader.sampling.training_cells import CollectionCells
 from scdataloader.sampling.weights import Tree, class_weights
-from tests.cells import MemorySource, named_values
+from scdataloader.testing import MemorySource, named_values
 from tests.ontology.term_tables import digraph, even_split, ontology
 
 NAMES = {

@@ -18,7 +18,7 @@ from scdataloader.protocols import OpenOptions
 from scdataloader.sources import open_source
 from scdataloader.sources.locate import open_sources
 from scdataloader.store.export import to_anndata
-from tests.cells import MemorySource, named_values
+from scdataloader.testing import MemorySource, named_values
 from tests.sources.source_files import H5_COMPRESSIONS, coordinates, make, stored_as, write_h5ad, write_zarr
 from tests.store.conversions import Stored, check, counted, here, tables, tree, write_files
 

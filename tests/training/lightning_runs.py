@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 import scdataloader as scd
-from tests.cells import named_values
+from scdataloader.testing import named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(30)]
 STAGES = ("train", "validate", "test", "predict")

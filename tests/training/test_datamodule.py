@@ -11,8 +11,8 @@ import torch
 
 import scdataloader as scd
 from scdataloader.errors import StateMismatchError
+from scdataloader.testing import MemorySource, named_values
 from scdataloader.types import CSRRows
-from tests.cells import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(30)]
 TYPES = np.array(["T cell", "B cell", "unknown", "NK cell"])

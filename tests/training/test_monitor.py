@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import CSVLogger
 import scdataloader as scd
 from scdataloader.loading.loader import Loader
 from scdataloader.sampling.samplers import SequentialSampler, Subset
+from scdataloader.testing import MemorySource, named_values
 from scdataloader.training.monitor import SamplingMonitor
-from tests.cells import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(12)]
 NAMES = np.array(["T cell", "B cell", "unknown", "NK cell"])

@@ -10,7 +10,7 @@ from scdataloader.collection.collection import Collection
 from scdataloader.errors import StateMismatchError
 from scdataloader.loading.loader import Loader
 from scdataloader.sampling.samplers import ShuffleSampler, WeightedSampler
-from tests.cells import MemorySource, named_values
+from scdataloader.testing import MemorySource, named_values
 from tests.training.lightning_runs import GENES, SaveIn, fit, module, on_ranks, write_cells
 
 WEIGHTED = {"by": ["type"], "scheme": "uniform", "num_samples": 70}
