@@ -156,7 +156,7 @@ def test_given_genes_come_in_their_order(batch):
     [
         ({"how": "most expressed"}, "needs n_genes"),
         ({"how": "random expressed", "n_genes": 0}, "needs n_genes"),
-        ({"how": "all", "n_genes": 5}, "leave n_genes out"),
+        ({"how": "all", "n_genes": 5}, "omit n_genes"),
         ({"how": "given"}, "belong together"),
         ({"how": "all", "genes": ["A"]}, "belong together"),
     ],
