@@ -12,7 +12,6 @@ import torch
 import scdataloader as scd
 from scdataloader.errors import StateMismatchError
 from scdataloader.testing import MemorySource, named_values
-from scdataloader.types import CSRRows
 
 GENES = [f"ENSG{i:011d}" for i in range(30)]
 TYPES = np.array(["T cell", "B cell", "unknown", "NK cell"])
@@ -273,15 +272,6 @@ def test_a_column_or_matrix_that_a_source_lacks_is_refused_by_name():
 
 
 def test_further_matrices_come_in_vocabulary_genes():
-    class Layered(MemorySource):
-        matrix_keys = ("layers/twice", "obsm/place")
-
-        def read_matrix(self, key, rows):
-            cells = self.read(rows)
-            if key == "obsm/place":
-                return np.stack([rows, rows * 2], axis=1).astype(np.float32)
-            return CSRRows(data=cells.data * 2, indices=cells.indices, indptr=cells.indptr, n_genes=cells.n_genes)
-
     seen = []
 
     class Both(Tokens):
@@ -295,7 +285,11 @@ def test_further_matrices_come_in_vocabulary_genes():
             seen.extend(batch.row)
             return {"row": batch.row}
 
-    layered = [Layered(one.name, one.dense, list(one.var.index), dict(one._obs)) for one in sources()]
+    layered = []
+    for one in sources():
+        place = np.arange(one.n_obs, dtype=np.float32)
+        matrices = {"layers/twice": 2 * one.dense, "obsm/place": np.stack([place, place * 2], axis=1)}
+        layered.append(MemorySource(one.name, one.dense, list(one.var.index), dict(one._obs), matrices=matrices))
     for _ in module(data=layered, collate=Both()).train_dataloader():
         pass
     assert len(seen) == 192
