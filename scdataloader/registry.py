@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from itertools import chain
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 Kind: TypeAlias = Literal["source", "sampler", "collate", "ontology"]
@@ -93,25 +91,6 @@ def packages() -> set[str]:
     modules = {point.value for kind in kinds for point in chain.from_iterable(_entry_points(kind).values())}
     modules |= {made if isinstance(made, str) else str(made.__module__) for made in _registered.values()}
     return {module.partition(":")[0].partition(".")[0] for module in modules}
-
-
-def source_for(address: object) -> str | None:
-    """The registered name of sources that stands for a string, a path or an object; None if none does.
-
-    Of several that match, the longest.
-    """
-    known = names("source")
-    if isinstance(address, str):
-        found = [name for name in known if name.endswith((":", "/")) and address.startswith(name)]
-    elif isinstance(address, Path):
-        patterns = [name for name in known if not name.startswith("type:") and not name.endswith((":", "/"))]
-        found = [name for name in patterns if "/" not in name and fnmatchcase(address.name, name)]
-        found += [name for name in patterns if name.startswith("*/") and (address / name[2:]).is_file()]
-    else:
-        classes = [f"{base.__module__}.{base.__qualname__}" for base in type(address).__mro__]
-        types = {name: name.removeprefix("type:") for name in known if name.startswith("type:")}
-        found = [name for name, pattern in types.items() if any(fnmatchcase(base, pattern) for base in classes)]
-    return max(found, key=len, default=None)
 
 
 @cache

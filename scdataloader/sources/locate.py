@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from inspect import getattr_static
 from itertools import groupby
 from operator import itemgetter
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scdataloader.protocols import OpenOptions, SelectsCells, Source, SourceSelection, Where
-from scdataloader.registry import load, names, source_for
+from scdataloader.registry import load, names
 from scdataloader.sources.contract import check_source
 
 _GLOB_CHARACTERS = "*?["
@@ -39,7 +40,7 @@ def open_sources(data: Any, options: OpenOptions | None = None, where: Where | N
     """
     options = options or OpenOptions()
     found: list[SourceSelection] = []
-    for name, run in groupby(_named(data), key=itemgetter(0)):
+    for name, run in groupby(_named(data, names("source")), key=itemgetter(0)):
         addresses = [address for _, address in run]
         found += (_selection(opened, name) for opened in _opened(name, addresses, options, where))
     if not found:
@@ -67,25 +68,47 @@ def _iterable(opened: Any, name: str) -> Iterable[Source | SourceSelection]:
     return opened
 
 
-def _named(data: Any) -> Iterator[tuple[str, Any]]:
-    """Each thing that ``data`` names, after the registered name that stands for it."""
+def _named(data: Any, known: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Each thing that ``data`` names, after the one of the ``known`` registered names that stands for it."""
     if isinstance(data, SourceSelection) or not _missing(data):
         yield _SOURCE, data
-    elif isinstance(data, str) and (name := source_for(data)):
+    elif isinstance(data, str) and (name := _longest(name for name in _prefixes(known) if data.startswith(name))):
         yield name, data
     elif isinstance(data, str | PathLike):
         for path in expand(fspath(data)):
-            yield str(source_for(path)), path
-    elif name := source_for(data):
+            yield str(_longest(name for name in known if _names_path(name, path))), path
+    elif name := _longest(name for name in known if _names_type(name, type(data))):
         yield name, data
     elif isinstance(data, Iterable) and not isinstance(data, Mapping):
         for item in data:
-            yield from _named(item)
+            yield from _named(item, known)
     else:
         raise TypeError(
             "data must be paths, globs, 'lamindb:<key>', a lamindb collection or artifact, or sources; "
             f"got {_described(data)}"
         )
+
+
+def _longest(found: Iterable[str]) -> str | None:
+    return max(found, key=len, default=None)
+
+
+def _prefixes(known: Sequence[str]) -> list[str]:
+    """The registered names that are prefixes of strings, such as "lamindb:"."""
+    return [name for name in known if name.endswith((":", "/"))]
+
+
+def _names_path(name: str, path: Path) -> bool:
+    """Whether a registered name is a pattern of a path's name ("*.cells") or of a file in it ("*/manifest.json")."""
+    if name.startswith("*/"):
+        return (path / name[2:]).is_file()
+    return not name.startswith("type:") and "/" not in name and fnmatchcase(path.name, name)
+
+
+def _names_type(name: str, kind: type) -> bool:
+    """Whether a registered name is "type:" and a pattern of the full name of a class or of a class that it extends."""
+    bases = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
+    return name.startswith("type:") and any(fnmatchcase(base, name.removeprefix("type:")) for base in bases)
 
 
 def _selection(opened: object, name: str) -> SourceSelection:
@@ -120,10 +143,9 @@ def expand(path: str) -> list[Path]:
         ValueError: it is a URL that no source is registered for.
     """
     if "://" in path:
-        prefixes = [name for name in names("source") if name.endswith((":", "/"))]
         raise ValueError(
-            f"{path} is not a path on this machine, and no source is registered for its prefix "
-            f"(registered: {', '.join(prefixes)}); download or mount it, and give the path of the copy"
+            f"{path} is not a path on this machine, and no source is registered for its prefix (registered: "
+            f"{', '.join(_prefixes(names('source')))}); download or mount it, and give the path of the copy"
         )
     path = str(Path(path).expanduser())
     if Path(path).exists() or not any(character in path for character in _GLOB_CHARACTERS):
