@@ -47,6 +47,11 @@ ad.settings.zarr_write_format = 3
 ad.settings.auto_shard_zarr_v3 = False
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run first what needs a lamindb instance that no other test has filled."""
+    items.sort(key=lambda item: item.get_closest_marker("fresh_instance") is None)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real files; tests that use it are skipped where it is missing."""

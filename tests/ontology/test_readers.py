@@ -20,6 +20,9 @@ from tests.lamin.s3 import s3_server
 T_CELL = "CL:0000084"
 
 
+pytestmark = pytest.mark.fresh_instance
+
+
 @pytest.fixture(scope="module")
 def guide() -> Ontology:
     return Ontology.from_guide("CL", schema_version="7.1.0")
