@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from scdataloader.collection.collection import Collection
@@ -50,7 +51,7 @@ class DataConfig:
     counts: str = "auto"
     values: Literal["counts", "any"] = "counts"
 
-    @property
+    @cached_property
     def plan(self) -> SamplingPlan:
         """``sampling`` as an object.
 
