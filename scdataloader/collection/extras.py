@@ -11,12 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scdataloader.collection.collection import without_gaps
+from scdataloader.collection.gather import write_aligned
 from scdataloader.errors import SourceFormatError
-from scdataloader.kernels.rows.align import OK, align_rows
+from scdataloader.kernels.rows.align import OK
 from scdataloader.protocols import HasMatrices
 from scdataloader.runtime.memory import row_buffers
 from scdataloader.runtime.messages import suggestion
-from scdataloader.types import CSRRows
+from scdataloader.types import CSRMatrix, CSRRows
 
 if TYPE_CHECKING:
     from scdataloader.collection.collection import Collection
@@ -110,22 +111,8 @@ def _aligned(key: str, n_rows: int, n_genes: int, pieces: Sequence[tuple[Aligned
         sizes[place] = np.diff(piece.indptr)
     buffers = row_buffers(sizes)
     for part, place, piece in pieces:
-        status, at = align_rows(
-            piece.indptr,
-            piece.indices,
-            piece.data,
-            np.arange(len(place)),
-            part.genes.lut,
-            n_genes,
-            part.genes.monotone,
-            False,  # noqa: FBT003 (a compiled loop takes no keywords): other matrices need not be counts
-            place,
-            buffers.starts,
-            buffers.indices,
-            buffers.data,
-            buffers.sizes,
-            buffers.depth,
-        )
+        matrix = CSRMatrix(indptr=piece.indptr, indices=piece.indices, data=piece.data)
+        status, at = write_aligned(matrix, np.arange(len(place)), part.genes, n_genes, place, buffers)
         if status != OK:
             raise SourceFormatError(f"{part.source.name} has a gene number out of range in {key}, cell {at} as read")
     return without_gaps(buffers, sizes, n_genes)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.genes.alignment import AlignedSource
+from scdataloader.genes.vocabulary import GeneMap
 from scdataloader.kernels.rows.align import BAD_INDEX, OK, align_rows
 from scdataloader.protocols import HasMatrix, HasReadCost, ReadCost, ReadGroup, ReadsTogether, Source, SourceSelection
 from scdataloader.runtime.read_ahead import read_ahead
@@ -26,6 +27,34 @@ _UNKNOWN = ReadCost(cell=100.0, neighbour=2.0)
 def matrix_of(source: Source) -> CSRMatrix | None:
     """The whole matrix of a source; None if it cannot be addressed in memory."""
     return source.matrix if isinstance(source, HasMatrix) else None
+
+
+def write_aligned(
+    matrix: CSRMatrix,
+    take: NDArray[np.int64],
+    genes: GeneMap,
+    n_genes: int,
+    place: NDArray[np.int64],
+    rows: RowBuffers,
+) -> tuple[int, int]:
+    """Write rows ``take`` of a matrix, in vocabulary genes, into the slots ``place``; returns as `align_rows` does."""
+    status, at = align_rows(
+        matrix.indptr,
+        matrix.indices,
+        matrix.data,
+        take,
+        genes.lut,
+        n_genes,
+        genes.monotone,
+        matrix.counts_only,
+        place,
+        rows.starts,
+        rows.indices,
+        rows.data,
+        rows.sizes,
+        rows.depth,
+    )
+    return status, at
 
 
 class SourceGroup:
@@ -106,23 +135,8 @@ class SourceRead:
             NotCountsError: a value is not a count.
             SourceFormatError: a gene number is out of range.
         """
-        (matrix, take), genes = self._stored, self._source.genes
-        status, at = align_rows(
-            matrix.indptr,
-            matrix.indices,
-            matrix.data,
-            take,
-            genes.lut,
-            self._n_genes,
-            genes.monotone,
-            matrix.counts_only,
-            place,
-            rows.starts,
-            rows.indices,
-            rows.data,
-            rows.sizes,
-            rows.depth,
-        )
+        matrix, take = self._stored
+        status, at = write_aligned(matrix, take, self._source.genes, self._n_genes, place, rows)
         if status != OK:
             self._refuse(int(self._rows[at]), status)
 
