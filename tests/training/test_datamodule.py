@@ -208,6 +208,7 @@ def test_a_checkpoint_without_our_state_is_refused(tmp_path):
     run = trainer(tmp_path)
     loader = module(collate=scd.Dense()).train_dataloader()
     run.fit(Recorder(), train_dataloaders=loader, val_dataloaders=loader)
+    loader.close()
     run.save_checkpoint(tmp_path / "other.ckpt", weights_only=False)
     with pytest.raises(StateMismatchError, match=r"other\.ckpt has no entry 'scdataloader'"):
         trainer(tmp_path, limit_val_batches=0).fit(Recorder(), datamodule=module(), ckpt_path=tmp_path / "other.ckpt")
