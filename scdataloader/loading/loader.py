@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import StateMismatchError
+from scdataloader.kernels.draws.random import seed_of
 from scdataloader.loading.prefetch import Prefetcher
 from scdataloader.protocols import BatchContext, Binds, Collate, Densifies, Sampler, Transform
 from scdataloader.sampling.samplers import stream_fingerprint
@@ -91,7 +92,7 @@ class Loader:
         self.batch_size = batch_size
         self.tally = tally
         self._draws = sampler
-        self._seed = seed
+        self._seed = seed_of(seed)
         self._drop_last = drop_last
         self._world_size = world_size
         self._fixed_epoch = fixed_epoch
@@ -101,7 +102,7 @@ class Loader:
             collate=collate,
             transforms=tuple(transforms),
             labels=labels,
-            seed=seed,
+            seed=self._seed,
             batch_size=batch_size,
             mark_pad=world_size > 1 and not drop_last,
             rank=rank,

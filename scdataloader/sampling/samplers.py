@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scdataloader.kernels.draws.blocks import permute_blocks
 from scdataloader.kernels.draws.classes import first_invalid
-from scdataloader.kernels.draws.random import derive_key, permute_range
+from scdataloader.kernels.draws.random import derive_key, permute_range, seed_of
 from scdataloader.protocols import HasFingerprint, HasWindow, Sampler
 from scdataloader.sampling.class_index import ClassIndex
 from scdataloader.sampling.draws import NO_WEIGHTS, BlockDraws, Draws, IndependentDraws, QuotaDraws
@@ -55,10 +55,10 @@ class ShuffleSampler:
 
     def __init__(self, n: int, *, seed: int = 0, block_size: int = 1, window: int | None = None) -> None:
         self.num_samples = _positive(n, "n")
-        self.seed = seed
+        self.seed = seed_of(seed)
         self.block_size = _positive(block_size, "block_size")
         self.window = _window(window, block_size)
-        self.fingerprint = f"shuffle {n} {seed}" + (f" {block_size} {self.window}" if self.window else "")
+        self.fingerprint = f"shuffle 2 {n} {self.seed}" + (f" {block_size} {self.window}" if self.window else "")
 
     def draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """Rows at positions ``[start, stop)``, by a keyed permutation of the positions."""
@@ -118,7 +118,7 @@ class WeightedSampler:
         if weights is None and classes is None:
             raise ValueError("a weighted sampler needs weights, classes or both; without either, use ShuffleSampler")
         self.num_samples = _positive(num_samples, "num_samples")
-        self.seed = seed
+        self.seed = seed_of(seed)
         self.replacement = replacement
         self.block_size = _positive(block_size, "block_size")
         self.window = _window(window, block_size)
@@ -155,7 +155,8 @@ class WeightedSampler:
     def fingerprint(self) -> str:
         """Hexadecimal digest of everything that the stream depends on."""
         options = (self.num_samples, self.seed, self.replacement, self.block_size, self.window, self.curriculum_epochs)
-        digest = hashlib.blake2b(f"weighted {options}".encode(), digest_size=16)
+        kind = "weighted" if self.replacement else "quotas 2"
+        digest = hashlib.blake2b(f"{kind} {options}".encode(), digest_size=16)
         for array in (self._class_weights, *self._draws.arrays):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()

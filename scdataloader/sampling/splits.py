@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import StateMismatchError
+from scdataloader.kernels.draws.random import seed_of
 from scdataloader.labels.table import LabelTable
 from scdataloader.runtime.messages import counted
 
@@ -58,8 +59,7 @@ class Split:
             raise ValueError(
                 f"val={self.val} and test={self.test} leave no cells for training; their sum must be below 1"
             )
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be from 0 to 2**64 - 1, not {self.seed}")
+        object.__setattr__(self, "seed", seed_of(self.seed))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

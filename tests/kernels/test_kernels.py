@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 
 from scdataloader.kernels.draws.random import below, derive_key, permute_range, philox, unit
 from scdataloader.kernels.rows.align import BAD_INDEX, NOT_COUNT, OK, align_rows, close_gaps
@@ -72,9 +73,25 @@ def test_every_order_of_a_few_is_equally_likely():
     assert ((counts - 1000) ** 2 / 1000).sum() < 58.6
 
 
+@pytest.mark.parametrize("n", [*range(2, 12), 31, 32, 33, 63, 64, 65, 127, 128, 129, 256, 1000, 1024])
+def test_odd_orders_are_as_likely_as_even_ones(n):
+    order, n_odd = np.empty(n, np.int64), 0
+    for seed in range(2000):
+        permute_range(derive_key(seed, n), n, 0, order)
+        n_cycles, _ = connected_components(csr_matrix((np.ones(n), (np.arange(n), order))), connection="strong")
+        n_odd += (n - n_cycles) % 2
+    assert abs(n_odd - 1000) < 4.5 * np.sqrt(500)  # standard deviations; passed by chance once in 150,000 seeds
+
+
 def test_keys_depend_on_every_part_and_on_their_order():
-    keys = {int(derive_key(*parts)) for parts in [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (-1,), (2**64,), (0, 0, 0)]}
-    assert len(keys) == 8  # 2**64 wraps to 0, and nothing else meets
+    keys = {int(derive_key(*parts)) for parts in [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (2**64 - 1,), (0, 0, 0)]}
+    assert len(keys) == 8
+
+
+@pytest.mark.parametrize("part", [-1, 2**64, -(2**64), np.int64(-1)])
+def test_no_two_seeds_share_a_stream(part):
+    with pytest.raises(ValueError, match=str(part)):
+        derive_key(0, part)
 
 
 # --------------------------------------------------------------------------------------------------------------- align

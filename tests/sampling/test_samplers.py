@@ -1,5 +1,7 @@
 """Samplers: golden streams (change only if you mean to) and refusals."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from scdataloader.sampling.samplers import (
     WeightedSampler,
     stream_fingerprint,
 )
+from scdataloader.sampling.splits import Split
 
 CLASSES = np.array([0, 0, 0, 1, 1, 2, -1, 0])
 SAMPLERS = {
@@ -30,14 +33,14 @@ SAMPLERS = {
 }
 GOLDEN = {
     "sequential": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11],
-    "shuffle": [5, 4, 8, 7, 2, 11, 1, 3, 0, 6, 9, 10],
-    "shuffle of many": [977205, 512230, 166928, 475046, 872713, 559425, 474879, 955254, 325812, 436498, 401935, 445630],
+    "shuffle": [4, 5, 8, 7, 2, 11, 1, 3, 0, 6, 9, 10],
+    "shuffle of many": [512230, 977205, 166928, 475046, 872713, 559425, 474879, 955254, 325812, 436498, 401935, 445630],
     "classes": [2, 2, 5, 5, 5, 1, 5, 3, 4, 1, 5, 4],
     "weights": [5, 5, 5, 5, 2, 2, 5, 3, 5, 3, 2, 5],
     "both": [7, 7, 4, 4, 3, 2, 4, 3, 4, 7, 3, 4],
     "blocks": [4, 3, 5, 5, 2, 4, 4, 2, 2, 5, 3, 3],
-    "shuffled blocks": [8, 0, 10, 11, 9, 1, 5, 2, 6, 3, 7, 4],
-    "quotas": [1, 3, 7, 4, 4, 5, 2, 0, 5, 0, 3, 7],
+    "shuffled blocks": [11, 8, 1, 9, 0, 10, 5, 3, 6, 2, 7, 4],
+    "quotas": [7, 4, 1, 3, 3, 5, 2, 0, 5, 0, 4, 7],
     "cells by quota": [16, 34, 15, 28, 31, 38, 10, 20, 37, 22, 36, 24],
     "curriculum": [2, 2, 4, 4, 3, 1, 4, 3, 2, 1, 3, 2],
 }
@@ -80,6 +83,21 @@ def test_invalid_weights_are_refused(arguments, message):
 def test_an_empty_epoch_is_refused(make):
     with pytest.raises(ValueError, match="must be 1 or more, not 0"):
         make(0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed: ShuffleSampler(9, seed=seed),
+        lambda seed: WeightedSampler([1.0, 2.0], num_samples=3, seed=seed),
+        lambda seed: Split(val=0.5, seed=seed),
+    ],
+)
+def test_a_seed_is_an_integer_of_64_bits(make):
+    for seed, error in ((-1, ValueError), (2**64, ValueError), (np.int64(-3), ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match=re.escape(f"to 2**64 - 1, not {seed}")):
+            make(seed)
+    assert type(make(np.uint64(2**64 - 1)).seed) is int
 
 
 class Bare:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from operator import index as whole_number
+from typing import Any
+
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +16,7 @@ _S32 = np.uint64(32)
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _TO_UNIT = 2.0**-53
 
+_SEEDS = 2**64
 _FEISTEL_ROUNDS = 8
 # Below 2^6 indices a Feistel network has too few keys to reach all orders evenly. A longer cycle costs little there.
 _FEISTEL_MIN_BITS = 6
@@ -67,7 +71,8 @@ def permuted(key: np.uint64, n: int, index: int) -> np.int64:
     """The image of ``index`` in the random order of [0, n) given by ``key``: a bijection of [0, n) for every key.
 
     A Feistel network over the smallest power of two that holds n, walked until it lands below n (Black and Rogaway,
-    "Ciphers with arbitrary finite domains", 2002): at most two steps are expected for n of 64 and more.
+    "Ciphers with arbitrary finite domains", 2002): at most two steps are expected for n of 64 and more. A network over
+    all of [0, n) has even permutations only, so a bit of the key exchanges the first two indices.
     """
     bits = _FEISTEL_MIN_BITS
     while (np.int64(1) << bits) < n:
@@ -77,6 +82,8 @@ def permuted(key: np.uint64, n: int, index: int) -> np.int64:
     low_mask = (np.uint64(1) << low) - np.uint64(1)
     high_mask = (np.uint64(1) << high) - np.uint64(1)
     x = np.uint64(index)
+    if index < 2 and n > 1:  # noqa: PLR2004 (the first two)
+        x ^= mix(~key) >> np.uint64(63)
     while True:
         left, right = x >> low, x & low_mask
         for r in range(_FEISTEL_ROUNDS // 2):
@@ -95,9 +102,29 @@ def permute_range(key: np.uint64, n: int, start: int, out: NDArray[np.int64]) ->
 
 
 def derive_key(*parts: int) -> np.uint64:
-    """64 random bits from a few integers (a seed, an epoch, a purpose); their order matters."""
+    """64 random bits from a few integers in [0, 2^64) (a seed, an epoch, a purpose); their order matters.
+
+    Raises:
+        ValueError: a part is outside this range, where it would give the bits of another one.
+    """
     key = np.uint64(0)
     for part in parts:
-        bits, _ = philox(key, np.uint64(part & 0xFFFFFFFFFFFFFFFF), np.uint64(len(parts)))
+        bits, _ = philox(key, np.uint64(seed_of(part, "a part of a key")), np.uint64(len(parts)))
         key = np.uint64(bits)  # called from Python, the kernel returns a plain integer
     return key
+
+
+def seed_of(value: Any, name: str = "seed") -> int:
+    """A seed, which may be an integer of NumPy, as a plain integer.
+
+    Raises:
+        TypeError: it is not an integer.
+        ValueError: it is outside [0, 2^64).
+    """
+    try:
+        seed = whole_number(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be an integer from 0 to 2**64 - 1, not {value!r}") from error
+    if not 0 <= seed < _SEEDS:
+        raise ValueError(f"{name} must be from 0 to 2**64 - 1, not {seed}")
+    return seed
