@@ -2,43 +2,85 @@
 
 from __future__ import annotations
 
+import pathlib
+import pickle
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from scdataloader.errors import StateMismatchError
+from scdataloader.runtime.messages import shown
 
 STATE_KEY = "scdataloader"
 """Key of the state in a checkpoint, whatever the class of the data is called."""
 STATE_VERSION = 1
 
+_NUMPY: dict[str, Any] = {"scalar": np.float64().__reduce__()[0], "_reconstruct": np.empty(0).__reduce__()[0]}
+_HARMLESS: list[Any] = [
+    *(pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath, Namespace),
+    *(np.ndarray, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU"}),
+    *((make, f"numpy.{core}.multiarray.{name}") for name, make in _NUMPY.items() for core in ("core", "_core")),
+]
+"""Types that hyperparameters often have and that PyTorch does not allow in a checkpoint; making one runs no code."""
+
 
 def read_state(checkpoint: str | PathLike[str]) -> dict[str, Any]:
-    """The state of the data of the run that wrote a checkpoint.
+    """The state of the data of the run that wrote a checkpoint. No code in the file is run.
 
     Raises:
-        StateMismatchError: it has none.
+        FileNotFoundError: there is no such file.
+        StateMismatchError: the file has no state of the data, is not a checkpoint, or holds objects whose creation
+            would run code.
     """
     path = Path(checkpoint)
     # A sharded checkpoint is a folder, with all but tensors in one file.
     path = path / "meta.pt" if path.is_dir() else path
-    return find_state(torch.load(path, map_location="cpu", mmap=True, weights_only=False), str(checkpoint))
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, LookupError, TypeError) as error:
+        raise StateMismatchError(_why_not_loaded(path, error)) from error
+    return find_state(loaded, str(checkpoint))
 
 
-def find_state(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _why_not_loaded(path: Path, error: Exception) -> str:
+    unknown: list[str] = []
+    if isinstance(error, pickle.UnpicklingError):
+        with torch.serialization.safe_globals(_HARMLESS):
+            unknown = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    if not unknown:
+        why, *_ = str(error).splitlines()[0].split(". ")
+        return f"{path} is not a checkpoint that PyTorch can read, or damaged: {why}"
+    return (
+        f"{path} holds objects that only code in the file can make ({shown(unknown)}), which is not run; if you trust "
+        "the file, allow their classes with torch.serialization.add_safe_globals([...]), or save the run with plain "
+        "hyperparameters"
+    )
+
+
+def find_state(checkpoint: Any, name: str) -> dict[str, Any]:
     """The state of the data in a loaded checkpoint, called ``name`` in messages.
 
     A checkpoint of weights alone has it only under the name of the class of its data, as Lightning writes it.
 
     Raises:
-        StateMismatchError: it has none.
+        StateMismatchError: it has none, or one of another release.
     """
-    entries = [checkpoint.get(STATE_KEY), *checkpoint.values()]
+    entries = [checkpoint.get(STATE_KEY), *checkpoint.values()] if isinstance(checkpoint, Mapping) else []
     for entry in entries:
         if isinstance(entry, Mapping) and STATE_KEY in entry:
+            if entry[STATE_KEY] != STATE_VERSION:
+                raise StateMismatchError(
+                    f"{name} has a state of the data of version {entry[STATE_KEY]!r}, this release reads version "
+                    f"{STATE_VERSION}; use the release that saved it"
+                )
             return dict(entry)
     raise StateMismatchError(
         f"{name} has no entry {STATE_KEY!r}, expected the label codes and genes of a run with a DataModule; "
