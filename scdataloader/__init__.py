@@ -33,6 +33,8 @@ register("source", "*.cells", "scdataloader.store.reader:open_stores")
 register("source", "*/manifest.json", "scdataloader.store.reader:open_stores")
 register("source", "lamindb:", "scdataloader.lamin.collections:open_lamindb")
 register("source", "type:lamindb.*", "scdataloader.lamin.collections:open_lamindb")
+register("collate", "dense", "scdataloader.batches.full:Dense")
+register("collate", "sparse", "scdataloader.batches.full:Sparse")
 for _name in (*ONTOLOGIES, "AfPO", "CHEBI", "CVCL", "NCBITaxon", "UniProt", "ZFS"):
     register("ontology", _name, "scdataloader.ontology.locate:open_guide")
 for _name in {column.registry for column in LABEL_COLUMNS.values()}:

@@ -262,8 +262,9 @@ class OpenOptions:
     """Whether values that are negative or fractions are refused."""
 
 
-Where: TypeAlias = Mapping[str, Sequence[str] | str]
-"""{registry: labels}, such as ``{"cell_types": "CL:0000084 and below", "organisms": ["human", "mouse"]}``."""
+Where: TypeAlias = Mapping[str, Any]
+"""Values that cells must have, one or a list by name. The names are registries for data of lamindb, as in
+``{"cell_types": "CL:0000084 and below"}``, and columns of obs for all else, as in ``{"is_primary_data": True}``."""
 
 
 @runtime_checkable
@@ -284,7 +285,7 @@ class SourceOpener(Protocol):
 
 @runtime_checkable
 class SelectsCells(Protocol):
-    """An opener that can select cells by their labels: ``Collection.open(..., where=...)``."""
+    """An opener that selects cells by registries, not by columns of obs: ``Collection.open(..., where=...)``."""
 
     def select(
         self, addresses: Sequence[Any], options: OpenOptions, where: Where

@@ -211,7 +211,7 @@ class Prefetcher:
             rows = [_own_rows(cells, *edge) for edge in edges]
             if len(tensors) != len(rows):
                 raise TypeError(f"{self.collate!r}: many() must return {len(rows)} batches; got {len(tensors)}")
-            made = [MadeBatch(rows=own, tensors=batch) for own, batch in zip(rows, tensors, strict=True)]
+            made = [self._checked(own, batch) for own, batch in zip(rows, tensors, strict=True)]
         else:
             key = derive_key(self.seed, epoch, _BATCH_BITS)
             batches = (cells.slice(*edge) for edge in edges)
@@ -224,10 +224,14 @@ class Prefetcher:
         rows = _own_rows(batch, 0, len(batch))
         for transform in self.transforms:
             batch = transformed(batch, transform, rng)
-        made: object = self.collate(batch, rng)
+        return self._checked(rows, self.collate(batch, rng))
+
+    def _checked(self, rows: NDArray[np.int64], made: object) -> MadeBatch:
         if not isinstance(made, Mapping):
-            name = type(made).__name__
-            raise TypeError(f"{self.collate!r} must return a mapping of tensors, got {name}; is it a transform?")
+            hint = "use it in transforms" if isinstance(made, CellBatch) else "return a dictionary of tensors"
+            raise TypeError(
+                f"collate {_name_of(self.collate)} must return a mapping of tensors; got {type(made).__name__}; {hint}"
+            )
         return MadeBatch(rows=rows, tensors=made)
 
 
@@ -236,6 +240,11 @@ def _names(member: str, names: Any) -> tuple[str, ...]:
     if isinstance(names, str):
         raise TypeError(f"{member} of a collate function must be a sequence of names; got {names!r}, use [{names!r}]")
     return tuple(names)
+
+
+def _name_of(function: object) -> str:
+    """The name of a function, or of the class of another callable."""
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def _own_rows(cells: CellBatch, start: int, stop: int) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ from typing import Any
 from scdataloader.protocols import OpenOptions, SelectsCells, Source, SourceSelection, Where
 from scdataloader.registry import load, names
 from scdataloader.sources.contract import check_source
+from scdataloader.sources.where import select_cells
 
 _GLOB_CHARACTERS = "*?["
 _MEMBERS = ("name", "n_obs", "fingerprint", "var", "obs_columns", "obs", "read")
@@ -29,37 +30,44 @@ def open_sources(data: Any, options: OpenOptions | None = None, where: Where | N
         data: A path, a glob, a string with a registered prefix ("lamindb:<key>"), an object of a registered type, a
             `Source`; or an iterable of these. A store, by its path, stands for all of its sources.
         options: Requirements on the values.
-        where: {registry: labels} that the cells must have; for data that can be selected by labels only.
+        where: Values that the cells must have: {registry: labels} for lamindb, {column of obs: values} for all else.
 
     Raises:
         FileNotFoundError: a path does not exist, or a glob matches nothing.
-        LookupError: no cell has the labels of ``where``.
+        LookupError: no cell has the values of ``where``, or there is no such registry or column.
         NotCountsError: a source has no counts.
         TypeError: something is none of these, or a plug-in returns what is not a source.
-        ValueError: nothing is named, no source is registered for a prefix, or ``where`` does not apply to the data.
+        ValueError: nothing is named, no source is registered for a prefix, or ``where`` has two meanings.
     """
     options = options or OpenOptions()
-    found: list[SourceSelection] = []
-    for name, run in groupby(_named(data, names("source")), key=itemgetter(0)):
-        addresses = [address for _, address in run]
-        found += (_selection(opened, name) for opened in _opened(name, addresses, options, where))
-    if not found:
+    runs = [
+        (name, [address for _, address in run])
+        for name, run in groupby(_named(data, names("source")), key=itemgetter(0))
+    ]
+    if not runs:
         raise ValueError("no data: give at least one path, glob, lamindb key or source")
-    return found
+    openers: dict[str, Any] = {name: None if name is _SOURCE else load("source", name) for name, _ in runs}
+    by_registry = where is not None and _selects(openers, where)
+    found: list[SourceSelection] = []
+    for name, addresses in runs:
+        opener = openers[name]
+        if by_registry:
+            opened = opener.select(addresses, options, where)
+        else:
+            opened = addresses if opener is None else opener(addresses, options)
+        found += (_selection(one, name) for one in _iterable(opened, name))
+    return found if where is None or by_registry else select_cells(found, where)
 
 
-def _opened(
-    name: str, addresses: Sequence[Any], options: OpenOptions, where: Where | None
-) -> Iterable[Source | SourceSelection]:
-    opener = None if name is _SOURCE else load("source", name)
-    if where is None:
-        return addresses if opener is None else _iterable(opener(addresses, options), name)
-    if not isinstance(opener, SelectsCells):
-        raise ValueError(  # noqa: TRY004 (the opener is right, the option is not)
-            f"where={dict(where)} selects cells by the registries of lamindb, and {addresses[0]!r} is not opened "
-            "through lamindb; name the data as 'lamindb:<key>', or remove where"
+def _selects(openers: Mapping[str, Any], where: Where) -> bool:
+    """Whether ``where`` is for the openers, which know registries, instead of for columns of obs."""
+    selecting = [name for name, opener in openers.items() if isinstance(opener, SelectsCells)]
+    if selecting and len(selecting) < len(openers):
+        raise ValueError(
+            f"where={dict(where)} names registries for data of lamindb, but columns of obs for other data, and data "
+            "names both; open them by where one after the other, or remove where"
         )
-    return _iterable(opener.select(addresses, options, where), name)
+    return bool(selecting)
 
 
 def _iterable(opened: Any, name: str) -> Iterable[Source | SourceSelection]:

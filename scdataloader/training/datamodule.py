@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,14 +21,13 @@ from scdataloader.labels.hierarchy import Hierarchies
 from scdataloader.labels.table import LabelTable
 from scdataloader.loading.loader import Loader
 from scdataloader.protocols import BatchContext, Collate, DescribesClasses, DrawnClasses, Sampler, Transform
-from scdataloader.registry import load
 from scdataloader.sampling.options import plan_columns
 from scdataloader.sampling.samplers import SequentialSampler, Subset
 from scdataloader.sampling.splits import SplitRecord, Splits
 from scdataloader.sampling.tally import Tally
 from scdataloader.sampling.training_cells import CollectionCells
 from scdataloader.training.checkpoint import STATE_KEY, STATE_VERSION, check_genes, read_state
-from scdataloader.training.config import BATCH_SIZE, DataConfig
+from scdataloader.training.config import BATCH_SIZE, DataConfig, plugged
 from scdataloader.training.monitor import SamplingMonitor
 from scdataloader.training.resume import ExactResume
 
@@ -45,9 +44,9 @@ class DataModule(DataConfig, LightningDataModule):
     The first options are those of `DataConfig`: which cells there are, and how they are split, weighted and drawn.
 
     Args:
-        collate: Makes tensors of a batch, as an object, a class path or a registered name; by default `Sparse`, whose
-            tensors are made dense on the model's device.
-        transforms: Changes of the values before they are collated, in order; by default raw counts.
+        collate: Makes tensors of a batch, as an object, a class, a class path or a registered name ("sparse", "dense");
+            by default `Sparse`, whose tensors are made dense on the model's device.
+        transforms: Changes of the values before they are collated, one or a list in order; by default raw counts.
         batch_size: Cells per batch on each rank.
         num_threads: Threads that read ahead of the model.
         window: Cells that one thread reads at once; None chooses by the cost of reading.
@@ -60,7 +59,7 @@ class DataModule(DataConfig, LightningDataModule):
     """
 
     collate: Collate | str | None = None
-    transforms: list[Transform] | None = None
+    transforms: list[Transform] | Transform | None = None
     batch_size: int = BATCH_SIZE
     num_threads: int = 2
     window: int | None = None
@@ -71,6 +70,7 @@ class DataModule(DataConfig, LightningDataModule):
 
     def __post_init__(self) -> None:
         LightningDataModule.__init__(self)
+        super().__post_init__()
         self._absent_labels_are_unknown = False
         self._restored: Any = None
         self._loaders: list[Loader] = []
@@ -97,13 +97,13 @@ class DataModule(DataConfig, LightningDataModule):
     @cached_property
     def _label_table(self) -> LabelTable:
         if self._trained:
-            return LabelTable.from_dict(self._trained["encoders"], self.labels or [])
-        return LabelTable.fit(self.collection, self.labels or [], self._hierarchies)
+            return LabelTable.from_dict(self._trained["encoders"], self.label_columns)
+        return LabelTable.fit(self.collection, self.label_columns, self._hierarchies)
 
     @cached_property
     def _hierarchies(self) -> Hierarchies:
-        used = None if self._trained else [*(self.labels or []), *plan_columns(self.plan)]
-        return Hierarchies(self.collection, self.hierarchies or [], self.roll_up, used)
+        used = None if self._trained else [*self.label_columns, *plan_columns(self.plan)]
+        return self.hierarchies_of(self.collection, used)
 
     @property
     def encoders(self) -> dict[str, dict[str, int]]:
@@ -112,7 +112,7 @@ class DataModule(DataConfig, LightningDataModule):
 
     @encoders.setter
     def encoders(self, encoders: Mapping[str, Mapping[str, int]]) -> None:
-        self._use(LabelTable.from_encoders(encoders, self.labels or [], self._hierarchies))
+        self._use(LabelTable.from_encoders(encoders, self.label_columns, self._hierarchies))
 
     @property
     def decoders(self) -> dict[str, dict[int, str]]:
@@ -237,7 +237,7 @@ class DataModule(DataConfig, LightningDataModule):
             StateMismatchError: the checkpoint has other label columns or other genes, or it split the same data
                 differently, so that training cells would be validation or test cells.
         """
-        self._use(LabelTable.from_dict(state_dict["encoders"], self.labels or []))
+        self._use(LabelTable.from_dict(state_dict["encoders"], self.label_columns))
         check_genes(state_dict["genes"], self.genes_dict)
         same_data = state_dict["fingerprint"] == self.collection.fingerprint
         predicting = self.trainer is not None and self.trainer.predicting
@@ -283,7 +283,7 @@ class DataModule(DataConfig, LightningDataModule):
             batch_size=self.batch_size,
             labels=self.label_codes,
             context=self._context,
-            transforms=self.transforms or (),
+            transforms=self._transforms,
             seed=self.seed,
             drop_last=training,
             rank=trainer.global_rank if trainer is not None else 0,
@@ -305,16 +305,33 @@ class DataModule(DataConfig, LightningDataModule):
             LookupError: no collate function is registered under the name.
             TypeError: what is given, or registered under the name, cannot be called.
         """
-        collate = load("collate", self.collate)() if isinstance(self.collate, str) else self.collate
-        if collate is None:
+        if self.collate is None:
             return Sparse()
+        collate = plugged("collate", self.collate)
         if not isinstance(collate, Collate):
             raise TypeError(f"collate must be called with a batch and a generator; got {type(collate).__name__}")
         return collate
+
+    @cached_property
+    def _transforms(self) -> list[Transform]:
+        """``transforms`` as objects.
+
+        Raises:
+            TypeError: one cannot be called.
+        """
+        given: Sequence[Any] = self.transforms if isinstance(self.transforms, list | tuple) else [self.transforms]
+        made = [step() if isinstance(step, type) else step for step in given if step is not None]
+        wrong = [step for step in made if not callable(step)]
+        if wrong:
+            raise TypeError(
+                "transforms must be called with a batch and a generator, as scdataloader.Log1p() is; got "
+                f"{type(wrong[0]).__name__} {wrong[0]!r}"
+            )
+        return made
 
     @property
     def _context(self) -> BatchContext:
         classes = {
             column: [decoder[code] for code in range(len(decoder) - 1)] for column, decoder in self.decoders.items()
         }
-        return BatchContext(vocabulary=self.collection.vocabulary, labels=tuple(self.labels or ()), classes=classes)
+        return BatchContext(vocabulary=self.collection.vocabulary, labels=tuple(self.label_columns), classes=classes)
