@@ -6,12 +6,12 @@ import fnmatch
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scdataloader.genes.gene_lists import gene_lists
 from scdataloader.genes.names import gene_names, without_version
 from scdataloader.genes.organisms import UNSTATED, find_organisms, infer_organism
 from scdataloader.genes.tables import find_gene_table
@@ -33,8 +33,9 @@ class GeneAlignment:
     """How genes of the sources are identified and aligned to one vocabulary.
 
     Args:
-        vocabulary: The model's genes, in order: a list of ids, a text file with one id per line, or a dictionary from
-            organism to either. None takes all genes of all sources, sorted by organism and id.
+        vocabulary: The model's genes, in order: a list of ids; {gene: number}, as in scGPT's vocab.json, whose special
+            tokens (<pad>) are left out; a json, csv, tsv, text or parquet file of these; or a dictionary from organism
+            to any of these. None takes all genes of all sources, sorted by organism and id.
         organisms: Organism of sources that state none in obs or uns, or a wrong one: one for all, or a dictionary
             from source name (with wildcards, such as "placenta*") to organism. Any usual name is accepted: "human",
             "Mus musculus", "NCBITaxon:6239".
@@ -46,7 +47,7 @@ class GeneAlignment:
             relative to the smaller of the two.
     """
 
-    vocabulary: list[str] | dict[str, list[str]] | dict[str, str] | str | None = None
+    vocabulary: list[str] | dict[str, int] | dict[str, list[str]] | dict[str, str] | str | None = None
     organisms: dict[str, str] | str | None = None
     column: dict[str, str] | str | None = None
     tables: dict[str, str] | None = None
@@ -169,18 +170,14 @@ def _check_stated(organisms: list[tuple[str, str]]) -> None:
 def _vocabulary(given: object, sources: list[tuple[list[str], str]]) -> GeneVocabulary:
     if given is None:
         return GeneVocabulary.union(sources)
-    if isinstance(given, Mapping):
-        return GeneVocabulary.from_dict({organism: _id_list(ids) for organism, ids in given.items()})
+    if isinstance(given, GeneVocabulary):
+        return given
+    genes = gene_lists(given)
+    if isinstance(genes, dict):
+        return GeneVocabulary.from_dict(genes)
     organisms = sorted({organism for _, organism in sources})
     if len(organisms) > 1:
         raise ValueError(
             f"the sources are of {', '.join(organisms)}; give the vocabulary as a dictionary from organism to its genes"
         )
-    return GeneVocabulary.from_dict({organisms[0]: _id_list(given)})
-
-
-def _id_list(given: object) -> list[str]:
-    if isinstance(given, str | Path):
-        lines = Path(given).read_text(encoding="utf-8").split("\n")
-        return [line.strip() for line in lines if line.strip()]
-    return [str(gene) for gene in given]  # type: ignore[attr-defined]
+    return GeneVocabulary.from_dict({organisms[0]: genes})
