@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from scdataloader.collection.gather import open_groups
 from scdataloader.genes.alignment import AlignedSource, GeneAlignment, align
 from scdataloader.kernels.rows.align import all_equal, close_gaps
-from scdataloader.protocols import Closes, HasSizes, OpenOptions, PendingRead, ReadCost, Where
+from scdataloader.protocols import Closes, HasNames, HasSizes, OpenOptions, PendingRead, ReadCost, Where
 from scdataloader.runtime.memory import BufferPool, row_buffers
 from scdataloader.sources.contract import fingerprint_of, obs_of, rows_of
 from scdataloader.sources.locate import open_sources
@@ -25,6 +26,9 @@ from scdataloader.types import CellBatch, CSRRows, RowBuffers
 if TYPE_CHECKING:
     from scdataloader.genes.vocabulary import GeneVocabulary
     from scdataloader.sources.anndata.counts import Values
+
+SOURCE = "source"
+"""The column that holds the name of the source of each cell, unless obs has a column of that name."""
 
 _WINDOW = 4096
 """Cells read at once where a source has to be read to count its values."""
@@ -46,6 +50,7 @@ class Collection:
         self._part_starts = np.cumsum([0, *(part.n_obs for part in self.parts)])
         self._starts = self._part_starts[self._first_part]
         self._buffers = BufferPool()
+        self._names: dict[int, pa.Array] = {}
         self.measured = np.stack([part.genes.measured for part in self.parts])
 
     @classmethod
@@ -63,11 +68,13 @@ class Collection:
         Args:
             data: Paths or globs of .h5ad files, AnnData .zarr folders and stores, "lamindb:<key>", a lamindb collection
                 or artifacts, whatever a plug-in has registered, `Source` objects; one or a list.
-            where: Labels that cells of lamindb data must have: {registry: labels}, such as
-                ``{"cell_types": "CL:0000084 and below", "organisms": ["human", "mouse"]}``. Labels are ids or names;
-                a cell needs one of them for each registry. Labels that the instance links to a column of obs select
-                cells, labels that it links to whole artifacts select artifacts. The cells of a registered store
-                have the labels of the artifacts that it was converted from.
+            where: Values that cells must have, one or a list by name; a cell needs one of them for each name. For
+                files, stores and sources the names are columns of obs: ``{"is_primary_data": True, "assay": ["10x 3'
+                v2", "10x 3' v3"]}``. Sources without such a cell are left out. For data of lamindb they are
+                registries: ``{"cell_types": "CL:0000084 and below", "organisms": ["human", "mouse"]}``. Labels are
+                ids or names; those that the instance links to a column of obs select cells, and those that it links
+                to whole artifacts select artifacts. The cells of a registered store have the labels of the artifacts
+                that it was converted from.
             genes: How genes are found and aligned.
             counts: Which matrix holds the counts: "X", "layers/<key>", "raw", or "auto" for the first of these that
                 holds integers.
@@ -78,7 +85,7 @@ class Collection:
             SourceFormatError: a file does not have the format of its suffix, or is damaged.
             NotCountsError: a file has no counts.
             GeneOverlapError: a source shares too few genes with the vocabulary.
-            LookupError: no cell has the labels of ``where``, or there is no such label or registry.
+            LookupError: no cell has the values of ``where``, or there is no such label, registry or column.
             ValueError: the same data is named twice, or organisms are unclear.
         """
         found = open_sources(data, OpenOptions(counts=counts, values=values), where)
@@ -136,9 +143,16 @@ class Collection:
     def column(self, name: str) -> list[pd.Series[Any]]:
         """A column of the cell table, part by part (see `arrange`); missing values where a source does not have it.
 
+        "source" is the name of the source of each cell, unless obs has a column of that name.
+
         Raises:
             KeyError: no source has the column; names the columns that there are.
         """
+        if name == SOURCE and not any(SOURCE in part.source.obs_columns for part in self.parts):
+            return [
+                pd.Series(pd.Categorical.from_codes(np.zeros(part.n_obs, np.int8), pd.Index([part.source.name])))
+                for part in self.parts
+            ]
         series: list[pd.Series[Any]] = []
         found = False
         errors: list[KeyError] = []
@@ -172,6 +186,27 @@ class Collection:
             table[name] = joined.astype("category") if categorical else joined.infer_objects()
         return pd.DataFrame(table, index=pd.RangeIndex(len(self)))
 
+    def obs_names(self, rows: NDArray[np.int64]) -> NDArray[np.object_]:
+        """``(len(rows),)`` name of each cell, the index of its source's obs; its row number there if it has no names.
+
+        The names of a source are read once, and kept until `close`.
+
+        Raises:
+            IndexError: a row is outside [0, n).
+        """
+        rows = np.ascontiguousarray(rows, np.int64)
+        self._check_rows(rows)
+        names = np.empty(len(rows), object)
+        for part, place, own in self.rows_in_parts(rows):
+            if not isinstance(part.source, HasNames):
+                names[place] = own.astype(str)
+                continue
+            known = self._names.get(id(part.source))
+            if known is None:  # as compact as in the file, unlike strings of Python
+                known = self._names[id(part.source)] = pa.array(part.source.obs_names().astype(str), pa.large_string())
+            names[place] = known.take(own).to_numpy(zero_copy_only=False)
+        return names
+
     def nnz(self) -> NDArray[np.int64]:
         """``(n,)`` number of stored values of each cell, over all genes of its source."""
         sizes = []
@@ -202,6 +237,7 @@ class Collection:
 
     def close(self) -> None:
         """Close what the sources hold: memory maps and decoded chunks. A later read opens them again."""
+        self._names.clear()
         for part in self.parts:
             if isinstance(part.source, Closes):
                 part.source.close()
@@ -232,13 +268,16 @@ class Collection:
             IndexError: a row is outside [0, n).
         """
         rows = np.ascontiguousarray(rows, np.int64)
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
-            raise IndexError(f"rows must be in [0, {len(self)}); got {rows.min()} to {rows.max()}")
+        self._check_rows(rows)
         reads, sources = [], []
         for number, place, read in self._reads(rows):
             reads.append((place, read))
             sources.append(read.member.astype(np.int32) + np.int32(self._first_part[number]))
         return CellLocations(rows=rows, reads=tuple(reads), source=_scattered(sources, reads))
+
+    def _check_rows(self, rows: NDArray[np.int64]) -> None:
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise IndexError(f"rows must be in [0, {len(self)}); got {rows.min()} to {rows.max()}")
 
     def read_located(self, located: CellLocations) -> tuple[CSRRows, NDArray[np.float32]]:
         """The cells, and the total count of each over all genes of its source."""

@@ -94,7 +94,7 @@ class Sampling:
 
     def _check_factors(self) -> None:
         for factor in self.factors:
-            if not (isinstance(factor, str | np.ndarray) or callable(factor)):
+            if not (isinstance(factor, str) or (hasattr(factor, "__array__") and np.ndim(factor)) or callable(factor)):
                 raise TypeError(
                     "a cell factor must be the name of a column, an array or a function, "
                     f"not {factor!r} ({type(factor).__name__})"

@@ -7,17 +7,21 @@ a counter-based function of its position, so any part of any epoch can be drawn 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from scdataloader.kernels.draws.blocks import permute_blocks
 from scdataloader.kernels.draws.classes import first_invalid
 from scdataloader.kernels.draws.random import derive_key, permute_range, seed_of
+from scdataloader.labels.encoder import LabelEncoder, label_text
 from scdataloader.protocols import HasFingerprint, HasWindow, Sampler
+from scdataloader.runtime.messages import suggestion
 from scdataloader.sampling.class_index import ClassIndex
 from scdataloader.sampling.draws import NO_WEIGHTS, BlockDraws, Draws, IndependentDraws, QuotaDraws
 
@@ -82,8 +86,11 @@ class WeightedSampler:
     Args:
         weights: (n,) weight of each cell, 0 or more; None: all equal. float32 and float64 arrays are used in place,
             memory maps included; other numbers are copied.
-        classes: (n,) class of each cell, -1 for cells that are never drawn; or a `ClassIndex`; None: one class.
-        class_weights: (K,) weight of each class, 0 or more; None: equal for all classes that have cells.
+        classes: (n,) class of each cell: integer codes, -1 for cells that are never drawn; or labels, such as strings
+            or a categorical, whose codes are their places in sorted order, and -1 for unknown ones; or a `ClassIndex`;
+            None: one class.
+        class_weights: (K,) weight of each class, 0 or more, in the order of the codes; or {label: weight} for classes
+            given as labels, 0 for labels that it lacks; None: equal for all classes that have cells.
         num_samples: Draws in one epoch.
         seed: Seed of the stream.
         replacement: Whether draws are independent. Otherwise, with classes, each class gets ``num_samples * p_c`` draws
@@ -106,8 +113,8 @@ class WeightedSampler:
         self,
         weights: ArrayLike | None = None,
         *,
-        classes: NDArray[np.integer] | ClassIndex | None = None,
-        class_weights: ArrayLike | None = None,
+        classes: ArrayLike | ClassIndex | None = None,
+        class_weights: ArrayLike | Mapping[Any, float] | None = None,
         num_samples: int,
         seed: int = 0,
         replacement: bool = True,
@@ -123,7 +130,10 @@ class WeightedSampler:
         self.block_size = _positive(block_size, "block_size")
         self.window = _window(window, block_size)
         self.curriculum_epochs = curriculum_epochs
-        self._draws = self._make_draws(NO_WEIGHTS if weights is None else _non_negative(weights, "cell"), classes)
+        codes, labels = _coded(classes)
+        self._draws = self._make_draws(NO_WEIGHTS if weights is None else _non_negative(weights, "cell"), codes)
+        if isinstance(class_weights, Mapping):
+            class_weights = _in_order(class_weights, labels)
         self._class_weights = _class_weights(class_weights, self._draws.drawable)
         self._prepared: tuple[float, Any] | None = None
 
@@ -267,6 +277,31 @@ def _non_negative(values: ArrayLike, what: str) -> NDArray[np.floating]:
     if at >= 0:
         raise ValueError(f"the weight of {what} {at} is {array[at]}; weights must be finite and 0 or more")
     return array
+
+
+def _coded(classes: Any) -> tuple[NDArray[np.integer] | ClassIndex | None, tuple[str, ...]]:
+    """Classes as integer codes, and the label of each code if they were given as labels."""
+    if classes is None or isinstance(classes, ClassIndex):
+        return classes, ()
+    if isinstance(classes, np.ndarray) and classes.dtype.kind in "iu":
+        return classes, ()
+    labels = pd.Series(classes)
+    if pd.api.types.is_integer_dtype(labels.dtype):
+        return labels.fillna(-1).to_numpy(np.int64), ()
+    if pd.api.types.is_float_dtype(labels.dtype):
+        raise TypeError(f"classes must be integer codes or labels, not numbers of dtype {labels.dtype}")
+    encoder = LabelEncoder.fit("classes", [labels])
+    return encoder.encode(labels), encoder.classes
+
+
+def _in_order(weights: Mapping[Any, float], labels: tuple[str, ...]) -> list[float]:
+    """Weights of labels in the order of their codes."""
+    weight_of = {label_text(label): weight for label, weight in weights.items()}
+    unknown = [label for label in weight_of if label not in labels]
+    if unknown:
+        hint = suggestion(unknown[0], labels) if labels else "for classes given as codes, give one weight per code"
+        raise KeyError(f"class_weights names the class {unknown[0]!r}, which no cell has; {hint}")
+    return [weight_of.get(label, 0.0) for label in labels]
 
 
 def _class_weights(class_weights: ArrayLike | None, drawable: NDArray[np.bool_]) -> NDArray[np.float64]:

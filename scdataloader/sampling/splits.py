@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from scdataloader.errors import StateMismatchError
 from scdataloader.kernels.draws.random import seed_of
 from scdataloader.labels.table import LabelTable
-from scdataloader.runtime.messages import counted
+from scdataloader.runtime.messages import counted, did_you_mean, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from scdataloader.collection.collection import Collection
+    from scdataloader.labels.encoder import LabelEncoder
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 _PARTS = ("train", "val", "test")
+_NOWHERE = len(_PARTS)
+"""The number of cells that are in no part."""
 _TRIES = 256
 """Random orders of the groups that are tried; the first one within 1 % is used, or else the best."""
 _CLOSE = 0.01
@@ -34,22 +41,28 @@ _STEP = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Shares of the cells for training, validation and test.
+    """Shares of the cells for training, validation and test; or a column that says which cell is in which.
 
     Args:
         val: Share of the cells for validation, from 0 to below 1.
         test: Share of the cells for test, from 0 to below 1.
-        by: Column whose groups are not divided (donor, dataset); None splits cell by cell.
+        by: Column whose groups are not divided (donor, dataset); "source" is the source of a cell, unless obs has a
+            column of that name. None splits cell by cell.
         seed: Seed of the split; the same seed gives the same split on every machine and rank.
+        values: Instead of shares, the values of the column ``by`` for each part, one or a list:
+            {"train": "train", "val": ["val", "dev"], "test": "holdout"}. Cells of other values are in no part; without
+            "train", they train.
 
     Raises:
-        ValueError: a share is out of its range, or nothing is left for training.
+        ValueError: a share is out of its range, nothing is left for training, or options exclude each other.
     """
 
     val: float = 0.0
     test: float = 0.0
     by: str | None = None
     seed: int = 0
+    # strings first: the command line takes the first type that fits
+    values: dict[str, list[str | bool | float] | str | bool | float] | None = None
 
     def __post_init__(self) -> None:
         for name, share in (("val", self.val), ("test", self.test)):
@@ -60,6 +73,20 @@ class Split:
                 f"val={self.val} and test={self.test} leave no cells for training; their sum must be below 1"
             )
         object.__setattr__(self, "seed", seed_of(self.seed))
+        if self.values is not None:
+            self._check_values(self.values)
+
+    def _check_values(self, values: Mapping[str, Any]) -> None:
+        unknown = [part for part in values if part not in _PARTS]
+        if unknown:
+            raise ValueError(
+                f"values has no part {unknown[0]!r}{did_you_mean(unknown[0], _PARTS)}; parts are {', '.join(_PARTS)}"
+            )
+        if self.by is None or self.val or self.test:
+            raise ValueError(
+                f"values are those of a column and replace shares, but by={self.by!r}, val={self.val} and "
+                f"test={self.test}; name the column in by, and leave out val and test"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +96,7 @@ class SplitRecord:
     split: Split
     """The options."""
     n_cells: int
-    """Number of cells."""
+    """Number of cells in train, val and test."""
     counts: dict[str, int]
     """Rows in train, val and test."""
     groups: dict[str, list[str]] | None
@@ -109,7 +136,7 @@ class SplitRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Splits:
-    """Rows of each split, ascending: every row is in exactly one."""
+    """Rows of each split, ascending: every row is in one, or in none if it has none of the values of a column."""
 
     train: NDArray[np.int64]
     """``(n_train,)`` training rows."""
@@ -200,16 +227,49 @@ def make_splits(
 
 
 def split_cells(collection: Collection, split: Split) -> Splits:
-    """Split the cells of a collection, by cell or by the groups of a column.
+    """Split the cells of a collection, by cell, by the groups of a column or by its values.
 
     Raises:
         KeyError: the column is in no source.
-        ValueError: a split would be empty, or no choice of groups is close enough.
+        ValueError: a split would be empty, no choice of groups is close enough, or the column lacks a value.
     """
     if split.by is None:
         return make_splits(len(collection), split)
-    groups = LabelTable.fit(collection, [split.by])
-    return make_splits(len(collection), split, groups.codes(collection)[:, 0], groups.encoders[split.by].classes)
+    table = LabelTable.fit(collection, [split.by])
+    groups, encoder = table.codes(collection)[:, 0], table.encoders[split.by]
+    if split.values is None:  # noqa: PD011 (not of pandas)
+        return make_splits(len(collection), split, groups, encoder.classes)
+    return _by_values(split, split.values, groups, encoder)
+
+
+def _by_values(split: Split, values: Mapping[str, Any], groups: NDArray[np.int32], encoder: LabelEncoder) -> Splits:
+    """The split by the values of a column."""
+    # the last entry is for unknown labels
+    part_of_label = np.full(encoder.n_classes + 1, _NOWHERE if "train" in values else 0, np.int8)
+    taken: dict[int, Any] = {}
+    for name, given in values.items():
+        for value in given if isinstance(given, list | tuple) else [given]:
+            code = int(encoder.encode(pd.Series([value], dtype=object))[0])
+            if code < 0:
+                raise ValueError(
+                    f"the column {split.by!r} has no value {value!r}, which the split has for {name}; "
+                    f"{suggestion(str(value), encoder.classes)}"
+                )
+            if code in taken:
+                raise ValueError(f"the split has the value {value!r} of {split.by!r} for {taken[code]} and for {name}")
+            taken[code] = name
+            part_of_label[code] = _PARTS.index(name)
+    part = part_of_label[groups]
+    n_nowhere = int(np.count_nonzero(part == _NOWHERE))
+    if n_nowhere:
+        logger.info("split by %r: %s are in no part", split.by, counted(n_nowhere, "cell"))
+    if not (part == 0).any():
+        raise ValueError(f"the split by {split.by!r} leaves no cells for training; its values are {values}")
+    names = {
+        name: [label for label, of_label in zip(encoder.classes, part_of_label[:-1], strict=True) if of_label == number]
+        for number, name in enumerate(_PARTS)
+    }
+    return _collect(part, split, names)
 
 
 def _part_of_cells(n_cells: int, split: Split, sizes: NDArray[np.int64]) -> NDArray[np.int8]:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from scdataloader.collection.collection import Collection
     from scdataloader.labels.hierarchy import Hierarchy
 
-SOURCE = "source"
-"""The name in ``classes`` of a column that holds the source of each cell, unless obs has a column of that name."""
-
 
 class CollectionCells:
     """Some rows of a collection as `scdataloader.protocols.TrainingCells`; everything is read on first use."""
@@ -89,9 +86,6 @@ class CollectionCells:
 
     def _encoded(self, column: str) -> tuple[Sequence[str], NDArray[np.int32]]:
         """All labels of a column in the collection, and the code of each training cell."""
-        parts = self._collection.parts
-        if column == SOURCE and not any(SOURCE in part.source.obs_columns for part in parts):
-            return self.source_names, self.source
         series = self._collection.column(column)
         encoder: LabelEncoder = fit_encoder(column, series, self.hierarchies)
         codes = self._collection.arrange([encoder.encode(values) for values in series])

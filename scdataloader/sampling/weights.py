@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -184,6 +185,9 @@ def cell_factor(values: pd.Series[Any], name: str) -> NDArray[np.float64]:
     Raises:
         ValueError: the values are not numeric, or one is missing, infinite or negative; names the first.
     """
+    missing = values.isna()
+    if values.dtype == object and all(isinstance(value, Number | np.bool_) for value in values[~missing]):
+        values = values.mask(missing, np.nan).astype(np.float64)  # of nullable columns, or of sources that differ
     if not (pd.api.types.is_numeric_dtype(values.dtype) and values.dtype.kind in "biuf"):
         raise ValueError(f"cell factor {name} must be numeric, not of dtype {values.dtype}")
     factors = values.to_numpy(dtype=np.float64, na_value=np.nan)

@@ -313,3 +313,30 @@ def test_a_plan_of_ones_own_trains_on_its_draws():
     assert np.array_equal(rows, expected)
     assert dm.drawn_classes is None
     assert Tally.of(dm.drawn_classes, dm.splits.train, 250).names == ["all cells", "unknown"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.array([3, 0, 1, 3], dtype="Int64"),
+        pd.array([3, 0, 1, 3], dtype="Float32"),
+        pd.array([True, False, True, True], dtype="boolean"),
+        pd.Series([3, 0, 1, 3], dtype="Int16"),
+    ],
+)
+def test_nullable_columns_are_cell_factors(values):
+    obs = {"w": values}
+    other = MemorySource("other", named_values(4, 6), GENES, {"w": np.array([1.0, 2, 3, 4])})
+    both = Collection.open([MemorySource("cells", named_values(4, 6, seed=1), GENES, obs), other])
+    cells = CollectionCells(both, np.arange(8))
+    expected = [*np.asarray(values, np.float64), 1, 2, 3, 4]
+    assert cell_factors(cells, Sampling(cell_factors=["w"]).factors).tolist() == expected
+    own = pd.concat([pd.Series(values), pd.Series(values)])
+    assert cell_factors(cells, Sampling(cell_factors=own).factors).tolist() == [*expected[:4], *expected[:4]]
+
+
+@pytest.mark.parametrize("values", [pd.array([3, None, 1, 3], dtype="Int64"), [3.0, np.nan, 1, 3]])
+def test_a_missing_factor_names_its_cell(values):
+    opened = Collection.open(MemorySource("cells", named_values(4, 6), GENES, {"w": values}))
+    with pytest.raises(ValueError, match="cell factor 'w' is nan at cell 1, and invalid in 1 of 4 cells"):
+        cell_factors(CollectionCells(opened, np.arange(4)), ["w"])

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from scdataloader.protocols import Sampler
@@ -131,3 +132,37 @@ def test_a_sampler_without_a_fingerprint_is_identified_by_its_first_draws():
 def test_positions_outside_the_epoch_are_refused(sampler, stretch):
     with pytest.raises(IndexError, match=r"not within an epoch of 1(2|000000) draws"):
         sampler.draw(0, *stretch)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        np.array(["T", "B", "T", "unknown", "NK"]),
+        np.array(["T", "B", "T", None, "NK"], dtype=object),
+        ["T", "B", "T", "", "NK"],
+        pd.Series(["T", "B", "T", None, "NK"]),
+        pd.Categorical(["T", "B", "T", None, "NK"], categories=["T", "monocyte", "NK", "B"]),
+        pd.array([2, 0, 2, None, 1], dtype="Int64"),
+    ],
+)
+def test_classes_given_as_labels_are_drawn_as_their_codes(classes):
+    coded = WeightedSampler(classes=np.array([2, 0, 2, -1, 1]), class_weights=[1, 0, 3], num_samples=50)
+    labelled = WeightedSampler(classes=classes, class_weights=[1, 0, 3], num_samples=50)
+    assert labelled.draw(0, 0, 50).tolist() == coded.draw(0, 0, 50).tolist()
+    assert labelled.fingerprint == coded.fingerprint
+
+
+def test_class_weights_by_label():
+    classes = ["T", "B", "T", "NK"]
+    by_label = WeightedSampler(classes=classes, class_weights={"T": 3, "B": 1}, num_samples=50)
+    in_order = WeightedSampler(classes=classes, class_weights=[1, 0, 3], num_samples=50)
+    assert by_label.fingerprint == in_order.fingerprint
+    with pytest.raises(KeyError, match=r"class_weights names the class 'Tcell'.*'T'"):
+        WeightedSampler(classes=classes, class_weights={"Tcell": 3}, num_samples=5)
+    with pytest.raises(KeyError, match=r"names the class '0'.*one weight per code"):
+        WeightedSampler(classes=CLASSES, class_weights={0: 3}, num_samples=5)
+
+
+def test_classes_of_fractions_are_refused():
+    with pytest.raises(TypeError, match="integer codes or labels, not numbers of dtype float64"):
+        WeightedSampler(classes=[0.5, 1.0], num_samples=5)

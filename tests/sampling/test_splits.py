@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import scdataloader as scd
 from scdataloader.errors import StateMismatchError
 from scdataloader.sampling.splits import Split, SplitRecord, make_splits
+from scdataloader.testing import MemorySource, named_values
 
 
 def by_sizes(sizes, split):
@@ -228,3 +230,72 @@ def test_real_donors(real_data):
     parts = [set(donors.iloc[rows]) for rows in (splits.train, splits.val, splits.test)]
     assert sum(map(len, parts)) == len(set(donors)) == 69
     assert (len(splits.val), len(splits.test)) == pytest.approx((102, 102), abs=2)
+
+
+def predefined(values, **options):
+    obs = {
+        "split": pd.Categorical(["train"] * 5 + ["val", "dev"] + ["test"] * 2 + [None]),
+        "held": [False] * 8 + [True] * 2,
+    }
+    source = MemorySource("cells", named_values(10, 3, seed=0), [f"ENSG{i:011d}" for i in range(3)], obs)
+    return scd.DataModule(source, split=scd.Split(values=values, **({"by": "split"} | options))).splits
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "rows"),
+    [
+        ({"train": "train", "val": ["val", "dev"], "test": "test"}, {}, ([0, 1, 2, 3, 4], [5, 6], [7, 8])),
+        ({"val": ["val"], "test": ["test"]}, {}, ([0, 1, 2, 3, 4, 6, 9], [5], [7, 8])),  # all other cells train
+        ({"train": ["train", "dev"], "val": "val"}, {}, ([0, 1, 2, 3, 4, 6], [5], [])),  # test cells are in no part
+        ({"test": True}, {"by": "held"}, ([0, 1, 2, 3, 4, 5, 6, 7], [], [8, 9])),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_column_can_say_which_cell_is_in_which_part(values, options, rows, seed):
+    splits = predefined(values, seed=seed, **options)
+    assert (splits.train.tolist(), splits.val.tolist(), splits.test.tolist()) == rows
+
+
+def test_a_predefined_split_is_recorded(tmp_path):
+    splits = predefined({"train": "train", "val": "val"})
+    splits.save(tmp_path / "splits.json")
+    record = SplitRecord.load(tmp_path / "splits.json")
+    assert record.groups == {"train": ["train"], "val": ["val"], "test": []}
+    assert record.n_cells == 6
+    splits.check(record)
+    with pytest.raises(StateMismatchError, match="different rows"):
+        predefined({"train": "train", "val": "dev"}).check(record)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "error", "message"),
+    [
+        ({"valid": "val"}, {}, ValueError, r"values has no part 'valid' \(did you mean 'val'\?\)"),
+        (
+            {"val": "validation"},
+            {},
+            ValueError,
+            "'split' has no value 'validation', which the split has for val.*'dev'",
+        ),
+        ({"val": "val", "test": ["val"]}, {}, ValueError, "the value 'val' of 'split' for val and for test"),
+        ({"val": "val"}, {"by": None}, ValueError, "by=None"),
+        ({"val": "val"}, {"test": 0.1}, ValueError, r"replace shares, but .*test=0\.1"),
+        ({"val": "val"}, {"by": "splits"}, KeyError, "no source has the obs column 'splits'"),
+        ({"val": ["train", "val", "dev", "test"], "train": []}, {}, ValueError, "leaves no cells for training"),
+    ],
+)
+def test_a_predefined_split_that_does_not_fit_is_refused(values, options, error, message):
+    with pytest.raises(error, match=message):
+        predefined(values, **options)
+
+
+def test_whole_sources_are_held_out():
+    genes = [f"ENSG{i:011d}" for i in range(3)]
+    sources = [MemorySource(name, named_values(4, 3, seed=i), genes, {}) for i, name in enumerate("abc")]
+    dm = scd.DataModule(sources, labels="source", split={"by": "source", "values": {"test": "b"}})
+    assert dm.splits.test.tolist() == [4, 5, 6, 7]
+    assert dm.classes == {"source": 3}
+    assert dm.label_codes[:, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    shares = scd.DataModule(sources, split={"by": "source", "val": 1 / 3}).splits
+    assert len(shares.val) == 4
+    assert len(set(shares.val // 4)) == 1
