@@ -12,9 +12,22 @@ ORGANISM = "organism_ontology_term_id"
 IS_PRIMARY = "is_primary_data"
 UNKNOWN = "unknown"
 """Label of a cell whose term is not known."""
+_MISSING = frozenset({"", UNKNOWN, "na", "nan", "<na>"})
+_MISSING_AS_WRITTEN = frozenset({"None", "NaT"})
 
 ORGANISM_KEYS = (ORGANISM, "organism")
 """Keys of obs and uns that state an organism, by precedence."""
+
+
+def is_unknown(label: str) -> bool:
+    """Whether a label means "not known".
+
+    Besides ``"unknown"`` and empty text these are the words that pandas and anndata write for missing values: ``NA``,
+    ``NaN`` and ``<NA>`` in any case, but ``None`` and ``NaT`` only as they are written, because "none" may be a label,
+    such as that of an untreated sample.
+    """
+    text = label.strip()
+    return text.lower() in _MISSING or text in _MISSING_AS_WRITTEN
 
 
 class LabelColumn(NamedTuple):

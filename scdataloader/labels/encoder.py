@@ -7,6 +7,8 @@ the terms above them follow.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,28 +18,36 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scdataloader.ontology.graph import membership
+from scdataloader.runtime.messages import shown
+from scdataloader.schema import is_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-UNKNOWN = frozenset({"", "unknown", "na", "nan"})
-"""Labels that mean "not known", in lower case; their code is -1, as is that of missing values."""
+_WHOLE = re.compile(r"(-?[0-9]+)\.0+")
+_TRUTH = {"0": "False", "false": "False", "1": "True", "true": "True"}
+_TRUTH_PAIRS = ({"0", "1"}, {"0.0", "1.0"}, {"False", "True"}, {"false", "true"}, {"FALSE", "TRUE"})
+"""Spellings that stay as they are in a column without others."""
 
 _STEP = 1 << 20
 """Cells per step, because NumPy casts index arrays to 64 bits, which takes 800 MB for 10⁸ cells."""
 _TABLE_LIMIT = 1 << 20
 """Largest table of joint classes, in entries, or four entries per cell; for more, sorting is cheaper."""
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelEncoder:
     """Maps the labels of a column to codes ``0 … n_classes - 1``, in sorted order; -1 is unknown.
 
-    With a hierarchy the codes from ``n_classes`` on are inner labels: those that occur and are above some class.
+    A label that is no class has the code of the class that is spelt like it: ``1.0`` is ``1``, and where all classes
+    are truth values, ``1`` is ``True``. With a hierarchy the codes from ``n_classes`` on are inner labels: those that
+    occur and are above some class.
 
     Raises:
-        ValueError: classes or inner labels are not sorted, occur twice, or contain a word for "unknown"; an inner label
-            is above no class or above one that does not exist; or a label is mapped to neither.
+        ValueError: classes or inner labels are not sorted or occur twice; an inner label is above no class or above one
+            that does not exist; or a label is mapped to neither.
     """
 
     column: str
@@ -54,16 +64,19 @@ class LabelEncoder:
     """Name and release of the ontology; empty without a hierarchy."""
     encoder: dict[str, int] = field(init=False, repr=False, compare=False)
     """``{label: code}`` of classes and inner labels, without unknown."""
+    _are_truth: bool = field(init=False, repr=False, compare=False)
+    """Whether all classes are truth values."""
+    _spellings: dict[str, int] = field(init=False, repr=False, compare=False)
+    """``{plain spelling: code}`` of the classes; empty if two have the same, as in old checkpoints."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoder", {label: code for code, label in enumerate(self.labels)})
+        object.__setattr__(self, "_are_truth", _are_truth(self.classes))
+        spellings = {_plain(label, truth=self._are_truth): self.encoder[label] for label in self.classes}
+        object.__setattr__(self, "_spellings", spellings if len(spellings) == self.n_classes else {})
         for what, labels in (("classes", self.classes), ("inner labels", self.inner)):
             if list(labels) != sorted(set(labels)):
                 raise ValueError(f"the {what} of {self.column!r} are {labels[:5]} …; expected sorted distinct labels")
-            if any(is_unknown(label) for label in labels):
-                raise ValueError(
-                    f"the {what} of {self.column!r} contain a word for 'unknown', whose code is -1; remove it"
-                )
         if len(self.encoder) < len(self.labels):
             raise ValueError(f"{self.column!r} has a label that is both a class and an inner label")
         if len(self.leaves) != len(self.inner) or any(
@@ -80,6 +93,8 @@ class LabelEncoder:
     def fit(cls, column: str, parts: Iterable[pd.Series[Any]]) -> LabelEncoder:
         """The encoder of all labels that occur in ``parts``, the column in each source.
 
+        Different spellings of one number or truth value are one class: ``1`` and ``1.0``, ``True`` and ``1``.
+
         Raises:
             ValueError: every label is unknown.
         """
@@ -92,10 +107,10 @@ class LabelEncoder:
             n_cells += len(part)
         if not labels:
             raise ValueError(
-                f"all labels of {column!r} are unknown (missing, or one of {sorted(UNKNOWN)}) in {n_cells:,} cells; "
-                "name a column that contains labels"
+                f"all labels of {column!r} are unknown (missing, or words such as 'unknown' and 'nan') in {n_cells:,} "
+                "cells; name a column that contains labels"
             )
-        return cls(column=column, classes=tuple(sorted(labels)))
+        return cls(column=column, classes=tuple(sorted(_united(column, labels))))
 
     @property
     def n_classes(self) -> int:
@@ -124,7 +139,11 @@ class LabelEncoder:
 
     def knows(self, label: str) -> bool:
         """Whether a label, as written, has a code."""
-        return self.mapped.get(label, label) in self.encoder
+        return self._code(label) >= 0
+
+    def _code(self, label: str) -> int:
+        code = self.encoder.get(self.mapped.get(label, label))
+        return self._spellings.get(_plain(label, truth=self._are_truth), -1) if code is None else code
 
     def widened(self, mapped: Mapping[str, str]) -> LabelEncoder:
         """The encoder with further spellings, ``{label as written: label}``; labels that it knows keep their codes."""
@@ -135,7 +154,7 @@ class LabelEncoder:
         """``(n,)`` codes of ``values``; -1 for unknown labels and for labels without a code (see `unseen`)."""
         names, codes = _factorize(values)
         # the last entry is for the code -1 of a missing value
-        lut = np.array([*(self.encoder.get(self.mapped.get(name, name), -1) for name in names), -1], dtype=np.int32)
+        lut = np.array([*map(self._code, names), -1], dtype=np.int32)
         out = np.empty(len(codes), dtype=np.int32)
         for part in _steps(len(codes)):
             out[part] = lut[codes[part]]
@@ -262,9 +281,34 @@ def label_text(label: object) -> str:
     return str(label)
 
 
-def is_unknown(label: str) -> bool:
-    """Whether a label means "not known"; see `UNKNOWN`."""
-    return label.strip().lower() in UNKNOWN
+def _united(column: str, labels: set[str]) -> set[str]:
+    """The labels without different spellings of one number or truth value, which are logged."""
+    truth = _are_truth(labels)
+    plain = {label: _plain(label, truth=truth) for label in labels}
+    if labels & {"0", "1"} and labels & {"False", "True"} and not truth:
+        others = sorted(labels - {"0", "1", "False", "True"})
+        logger.warning("%s: 0 and 1 are other classes than False and True, because of %s", column, shown(others))
+    if any(labels <= pair for pair in _TRUTH_PAIRS) if truth else len(set(plain.values())) == len(labels):
+        return labels
+    changed = (f"{label!r} as {to!r}" for label, to in sorted(plain.items()) if label != to)
+    logger.info("%s: labels that differ only in spelling are one class: %s", column, shown(changed))
+    return set(plain.values())
+
+
+def truth_of(label: object) -> bool | None:
+    """The truth value that a label is: a boolean, 0 or 1, or such a word or text; None if it is none."""
+    return {"False": False, "True": True}.get(_plain(label_text(label), truth=True))
+
+
+def _are_truth(labels: Iterable[str]) -> bool:
+    return all(truth_of(label) is not None for label in labels)
+
+
+def _plain(label: str, *, truth: bool) -> str:
+    """A label without the decimals of a whole number; as "False" or "True" if it is a truth value."""
+    whole = _WHOLE.fullmatch(label)
+    text = whole[1] if whole else label
+    return _TRUTH.get(text.lower(), text) if truth else text
 
 
 def _used(codes: NDArray[np.integer[Any]], size: int) -> NDArray[np.bool_]:

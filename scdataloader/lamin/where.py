@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scdataloader.labels.encoder import label_text
 from scdataloader.ontology.names import terms_in
 from scdataloader.protocols import Source, Where
 from scdataloader.runtime.messages import did_you_mean, shown, suggestion
@@ -41,7 +42,7 @@ class CellFilter:
 
     def _in(self, values: pd.Series[Any]) -> NDArray[np.bool_]:
         column = values.astype("category")
-        names = map(str, column.cat.categories)
+        names = map(label_text, column.cat.categories)
         # the last entry is for the code -1 of a missing value
         lut = np.array([*(not self.labels.isdisjoint({name, *terms_in(name)}) for name in names), False])
         return lut[column.cat.codes.to_numpy()]
