@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import pickle
@@ -97,11 +98,9 @@ def assert_same(paths, mapped, **arguments) -> None:
     """Equal lengths, shapes, genes, encoders, and items: one by one, and in a batch in another order with repeats."""
     ours = CellDataset(paths, **arguments)
     theirs = mapped(paths, **arguments)
-    assert (len(ours), ours.shape) == (len(theirs), theirs.shape)
-    assert ours.n_vars == theirs.n_vars
-    assert (ours.var_joint is None) == (theirs.var_joint is None)
-    if ours.var_joint is not None:
-        assert ours.var_joint.tolist() == theirs.var_joint.tolist()
+    assert len(ours) == len(theirs)
+    for name in MEMBERS:
+        assert plain(getattr(ours, name)) == plain(getattr(theirs, name)), name
     assert ours.encoders == getattr(theirs, "encoders", {})
     expected = [theirs[i] for i in range(len(theirs))]
     assert_same_items([ours[i] for i in range(len(ours))], expected)
@@ -109,6 +108,20 @@ def assert_same(paths, mapped, **arguments) -> None:
     assert_same_items(ours.__getitems__(order), [expected[i] for i in order])
     theirs.close()
     ours.close()
+    assert ours.closed is theirs.closed is True
+
+
+MEMBERS = [
+    *("n_obs", "n_vars", "shape", "original_shapes", "n_obs_list", "n_vars_list", "indices_list", "indices"),
+    *("storage_idx", "join_vars", "var_joint", "var_list", "var_indices", "path_list", "layers_keys", "obs_keys"),
+    *("obsm_keys", "encode_labels", "unknown_label", "parallel", "filtered", "closed"),
+]
+
+
+def plain(value):
+    if isinstance(value, np.ndarray | pd.Index):
+        return value.tolist()
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 OBS = ["cell_type", "donor", "stage", "depth", "healthy", "barcode"]
@@ -155,6 +168,58 @@ def test_one_unknown_label_per_key(files, mapped) -> None:
 )
 def test_filter(files, mapped, obs_filter) -> None:
     assert_same(files["different"], mapped, obs_keys=["cell_type", "barcode"], obs_filter=obs_filter)
+
+
+def test_arguments_and_members_are_those_of_mapped_collection(files, mapped) -> None:
+    ours, theirs = (
+        [(one.name, one.kind, one.default) for one in inspect.signature(kind.__init__).parameters.values()]
+        for kind in (CellDataset, mapped)
+    )
+    assert ours == theirs
+    arguments = ["X", OBS, "pca", ("donor", ["d1", "d2"]), "outer", True, "unknown", True, True, "float64"]
+    ours, theirs = (kind(files["different"], *arguments) for kind in (CellDataset, mapped))
+    assert {name for name in {*dir(theirs)} - {*dir(ours)} if not name.startswith("_")} == {"storages", "conns"}
+    assert_same_items([ours[i] for i in range(len(ours))], [theirs[i] for i in range(len(theirs))])
+    assert ours.torch_worker_init_fn(0) is None
+
+
+def test_methods_on_genes(files, mapped) -> None:
+    for paths, join in itertools.product(files.values(), ["inner", None]):
+        ours, theirs = (kind(paths, join=join) for kind in (CellDataset, mapped))
+        for ascending in (True, False):
+            assert ours.check_vars_sorted(ascending) == theirs.check_vars_sorted(ascending)
+        for genes in (GENES, pd.Index(GENES[::-1])):
+            assert ours.check_vars_non_aligned(genes) == theirs.check_vars_non_aligned(genes)
+        assert ours.original_shapes == theirs.original_shapes  # the genes have been read
+        theirs.close()
+
+
+@pytest.mark.parametrize("obs_filter", [None, {"healthy": True}])
+def test_merged_labels_and_categories(files, mapped, obs_filter) -> None:
+    with CellDataset(files["different"], obs_filter=obs_filter) as ours:
+        theirs = mapped(files["different"], obs_keys=OBS, obs_filter=obs_filter)
+        for key in OBS:
+            assert_same_value(ours.get_merged_labels(key), theirs.get_merged_labels(key), key)
+            assert ours.get_merged_categories(key) == theirs.get_merged_categories(key)
+        theirs.close()
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_names_of_cells(tmp_path: Path, mapped, suffix) -> None:
+    """``_index``, which MappedCollection has only where the index has no name, and the index's own name."""
+    paths = [tmp_path / f"{name}{suffix}" for name in ("plain", "named")]
+    for number, path in enumerate(paths):
+        adata = make(number + 1, GENES, ["T cell"])
+        adata.obs.index.name = "bc" if number else None
+        adata.write_h5ad(path) if suffix == ".h5ad" else adata.write_zarr(path)
+    assert_same(paths[:1], mapped, obs_keys=["_index", "donor"])
+    assert_same(
+        paths[:1], mapped, obs_keys="_index", encode_labels=False, obs_filter={"_index": ["cell1_3", "cell1_0"]}
+    )
+    assert_same(paths[1:], mapped, obs_keys=["bc"], encode_labels=False)
+    with CellDataset(paths, obs_keys=["_index", "bc"], encode_labels=["bc"]) as dataset:
+        assert [dataset[i]["_index"] for i in (0, 23)] == ["cell1_0", "cell2_0"]
+        assert [dataset[i]["bc"] for i in (0, 23)] == [-1, 0]
 
 
 def test_one_file(files, mapped) -> None:
