@@ -11,11 +11,13 @@ TORCH ?= torch==2.13.0
 ARGS ?=
 
 RUN := $(VENV)/bin
-PIP := $(RUN)/python -m pip --disable-pip-version-check --quiet --quiet
+# On a terminal, pip and uv show what they download; elsewhere, only errors.
+QUIET := $(shell test -t 2 || echo --quiet)
+PIP := $(RUN)/python -m pip --disable-pip-version-check $(QUIET) $(QUIET)
 export PIP_ROOT_USER_ACTION ?= ignore
 # uv resolves and installs several times as fast as pip and keeps the installed torch. pip is used where uv fails, as
 # it does where only pip is configured for the package index.
-INSTALL = $(PIP) install uv && $(RUN)/uv pip install --quiet --python $(RUN)/python --editable '.[$(1)]' \
+INSTALL = $(PIP) install uv && $(RUN)/uv pip install $(QUIET) --python $(RUN)/python --editable '.[$(1)]' \
 	|| $(PIP) install --editable '.[$(1)]'
 
 .DEFAULT_GOAL := help

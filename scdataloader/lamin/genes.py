@@ -16,6 +16,7 @@ from scdataloader.genes.tables import gene_rows
 from scdataloader.lamin.session import MAIN, TRASH, check_bionty, session
 from scdataloader.lamin.terms import save_terms
 from scdataloader.runtime.files import write_atomically, writing
+from scdataloader.runtime.progress import spinner
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,10 +59,9 @@ def import_genes(organism: str, path: str | Path) -> str:
         check_bionty()
         import bionty
         from django.db import transaction
-        from rich.console import Console
 
         start = time.perf_counter()
-        with transaction.atomic(), Console(stderr=True).status(f"importing genes of {organism}"):
+        with transaction.atomic(), spinner(f"importing genes of {organism}"):
             save_terms(bionty.Organism, [taxon])
             record = bionty.Organism.filter(ontology_id=taxon).order_by("id").first()
             n_new, n_other = _save_missing(names, record, path)

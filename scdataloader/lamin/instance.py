@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scdataloader.lamin.session import ANONYMOUS, off_the_hub, quiet, translate_errors
+from scdataloader.runtime.progress import spinner
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 (nothing is bound)
 """Hosts of Postgres for which lamindb needs no account."""
@@ -63,11 +64,10 @@ def init(storage: str | Path, *, name: str | None = None, db: str | None = None)
 def _make(folder: Path, name: str, db: str | None) -> None:
     import lamindb_setup
     from lamindb_setup.errors import StorageAlreadyManaged
-    from rich.console import Console
 
-    what = "creating tables; takes lamindb about a minute on Postgres"
+    tables = "; lamindb needs about a minute to create its tables in Postgres" if db else ""
     try:
-        with Console(stderr=True).status(what):
+        with spinner(f"creating the instance {name}{tables}", is_long=db is not None):
             lamindb_setup.init(storage=str(folder), name=name, db=db, modules="bionty")
     except StorageAlreadyManaged as error:
         raise ValueError(
@@ -92,7 +92,7 @@ def connect(name: str) -> str:
     """
     import lamindb_setup
 
-    with quiet(), translate_errors():
+    with spinner(f"connecting to {name}"), quiet(), translate_errors():
         owner, _, short = name.rpartition("/")
         owner = owner or str(lamindb_setup.settings.user.handle)
         slug = f"{owner}/{short}"

@@ -12,6 +12,7 @@ from scdataloader.lamin.session import MAIN, TRASH, check_bionty, session
 from scdataloader.ontology.locate import open_ontology
 from scdataloader.ontology.ontology import Ontology
 from scdataloader.runtime.messages import did_you_mean
+from scdataloader.runtime.progress import spinner
 from scdataloader.schema import ONTOLOGIES, ORGANISMS, SchemaOntology
 
 if TYPE_CHECKING:
@@ -62,11 +63,10 @@ def _filled(name: str, *, online: bool) -> tuple[int, int]:
     """Import what a registry lacks; returns its numbers of records before and after."""
     import bionty
     from django.db import transaction
-    from rich.console import Console
 
     registry = getattr(bionty, name)
     n_before = registry.filter().count()
-    with transaction.atomic(), Console(stderr=True).status(f"importing {name}"):
+    with transaction.atomic(), spinner(f"importing {name}"):
         if online:
             _import_online(registry)
         elif name == "Organism":

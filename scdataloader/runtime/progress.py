@@ -1,4 +1,4 @@
-"""Progress bars on standard error."""
+"""Progress bars and spinners on standard error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from rich.progress import (
     DownloadColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
@@ -39,6 +41,18 @@ def progress_bar(what: str, n_bytes: int, *, shown: bool) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bar:
         task = bar.add_task(what, total=n_bytes)
         yield lambda done: bar.advance(task, done)
+
+
+@contextmanager
+def spinner(what: str, *, is_long: bool = False) -> Iterator[None]:
+    """A spinner and the elapsed time; if standard error is not a terminal, one line if the work ``is_long``."""
+    console = Console(stderr=True)
+    if is_long and not console.is_terminal:
+        console.print(what, soft_wrap=True, highlight=False)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        bar.add_task(what, total=None)
+        yield
 
 
 @contextmanager
