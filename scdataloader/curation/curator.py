@@ -17,7 +17,7 @@ from scdataloader.curation.filters import with_descendants
 from scdataloader.curation.hooks import load_hook
 from scdataloader.curation.ledger import Ledger, make_plan, open_ledger, real_path
 from scdataloader.curation.recipe import Recipe
-from scdataloader.curation.report import Outcome, write_report
+from scdataloader.curation.report import Outcome, label_warnings, write_report
 from scdataloader.curation.writer import without_partial
 from scdataloader.runtime.processes import ProcessPool, WorkerDiedError, n_cores
 from scdataloader.runtime.progress import Advance, progress_bar
@@ -95,6 +95,8 @@ class Curator:
             if finish is not None:
                 outcomes = finish(outcomes)
                 write_report(folder, outcomes)
+        for line in label_warnings(outcomes, self.recipe.labels):
+            logger.warning("%s", line)
         return outcomes
 
     def _curated(self, named: dict[Path, str], ledger: Ledger) -> Iterator[tuple[Path, list[Outcome]]]:

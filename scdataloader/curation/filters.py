@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 
 from scdataloader.curation.labels import cached_ontology, resolve
 from scdataloader.curation.recipe import Recipe
+from scdataloader.labels.encoder import truth_of
 from scdataloader.schema import ASSAY, IS_PRIMARY, LABEL_COLUMNS, UNKNOWN
 
 TWO_SIDED = ("total_counts", "n_genes_by_counts")
@@ -19,8 +20,6 @@ PCT_MT = "pct_counts_mt"
 IS_OUTLIER, OUTLIER_IN = "is_outlier", "outlier_in"
 METRICS = (*TWO_SIDED, "total_counts_mt", PCT_MT)
 """Columns of obs that `cell_metrics` computes."""
-
-_BOOLS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 def cell_metrics(x: csr_matrix, mitochondrial: NDArray[np.bool_]) -> pd.DataFrame:
@@ -125,8 +124,8 @@ def _filters(
 
 
 def _is_primary(values: pd.Series, name: str) -> NDArray[np.bool_]:
-    """``(n,)`` mask from a column of bool, of 0 and 1, or of such words."""
-    parsed = {value: _BOOLS.get(str(value).lower()) for value in values.unique()}
+    """``(n,)`` mask from a column of truth values."""
+    parsed = {value: truth_of(value) for value in values.unique()}
     unclear = [value for value, is_primary in parsed.items() if is_primary is None]
     if unclear:
         raise ValueError(
@@ -145,7 +144,7 @@ def with_descendants(assays: list[str]) -> set[str]:
     ontologies = LABEL_COLUMNS[ASSAY].ontologies
     found: set[str] = set()
     for assay in assays:
-        term, _ = resolve(assay, ontologies)
+        term = resolve(assay, ontologies).term
         if term == UNKNOWN:
             raise ValueError(f"assays of the recipe: {assay!r} is not a term of EFO; give an id or a name")
         found.update(cached_ontology(ontologies[0]).descendants(term, include_self=True))

@@ -64,7 +64,7 @@ def curate_part(part: FilePart) -> Outcome:
     """
     source, recipe, outcome = part.source, part.recipe, part.outcome
     genes = match_genes(source.var, outcome.organism, recipe, source.name)
-    obs, of_labels = _standardise_labels(part)
+    obs, of_labels, lost = _standardise_labels(part)
     obs, kept, of_cells = _filter_cells(part, genes, obs)
     rows, obs = part.rows[kept], obs[kept]
     genes, of_genes = _filter_genes(part, rows, genes)
@@ -89,6 +89,7 @@ def curate_part(part: FilePart) -> Outcome:
         n_genes_out=len(writer.var),
         output=part.output,
         labels={column: distinct_ids(made[column]) for column in recipe.labels if column in made},
+        lost=lost,
         notes=notes,
     )
 
@@ -98,15 +99,15 @@ def cell_blocks(n_cells: int) -> Iterator[slice]:
     return (slice(at, min(at + CELLS_PER_BLOCK, n_cells)) for at in range(0, n_cells, CELLS_PER_BLOCK))
 
 
-def _standardise_labels(part: FilePart) -> tuple[pd.DataFrame, list[str]]:
-    """The obs of the part with standardised labels, and notes."""
-    obs, organism, notes = part.cells.obs.iloc[part.rows].copy(), part.outcome.organism, []
+def _standardise_labels(part: FilePart) -> tuple[pd.DataFrame, list[str], dict[str, dict[str, int]]]:
+    """The obs of the part with standardised labels, notes, and `Outcome.lost`."""
+    obs, organism, notes, lost = part.cells.obs.iloc[part.rows].copy(), part.outcome.organism, [], {}
     obs[ORGANISM] = constant(organism, len(obs))
     for column, ontologies in part.recipe.labels.items():
         if column in obs:
-            obs[column], changed = standardised(obs[column], ontologies, organism)
-            notes += [f"{column}: {note}" for note in changed]
-    return obs, notes
+            obs[column], changes, lost[column] = standardised(obs[column], ontologies, organism)
+            notes += [f"{column}: {note}" for note in changes]
+    return obs, notes, {column: labels for column, labels in lost.items() if labels}
 
 
 def _filter_cells(
@@ -184,11 +185,11 @@ def _require_ids(part: FilePart, made: pd.DataFrame) -> None:
     """Refuse labels from hooks that are not ids of current terms."""
     for column, ontologies in part.recipe.labels.items() if part.recipe.after else ():
         if column in made:
-            _, changes = standardised(made[column], ontologies, part.outcome.organism)
-            if changes:
+            notes = standardised(made[column], ontologies, part.outcome.organism).notes
+            if notes:
                 raise ValueError(
                     f"{part.source.name}: hooks in after leave labels in obs[{column!r}] that are not ids of current "
-                    f"terms ({'; '.join(changes)}); assign ids, or move the hook to before"
+                    f"terms ({'; '.join(notes)}); assign ids, or move the hook to before"
                 )
 
 

@@ -17,7 +17,7 @@ from scdataloader.labels.encoder import label_text
 from scdataloader.ontology.locate import fingerprint, is_file
 from scdataloader.schema import LABEL_COLUMNS
 
-STEPS = 2
+STEPS = 3
 """Version of the curation steps; it is part of the hash of each recipe."""
 
 BIONTY = "bionty"

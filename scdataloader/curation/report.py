@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scdataloader.runtime.files import write_atomically
+from scdataloader.runtime.messages import counted, shown
 
 REPORT = "report.csv"
 N_LISTED = 40
@@ -51,6 +52,8 @@ class Outcome:
     """The curated .h5ad file; None unless kept."""
     labels: dict[str, list[str]]
     """{obs column: the distinct standardised ids in ``output``, sorted}; without "unknown"."""
+    lost: dict[str, dict[str, int]] = field(default_factory=dict)
+    """{obs column: {label as written that became "unknown": cells of the file}}; without columns that lost none."""
     organism: str = ""
     """NCBITaxon id; empty if the file failed before it was known."""
     seconds: float = 0.0
@@ -79,8 +82,9 @@ def write_report(folder: Path, outcomes: Sequence[Outcome]) -> Path:
             "output": "" if outcome.output is None else outcome.output.name,
             "seconds": round(outcome.seconds, 2),
             "notes": "; ".join(outcome.notes),
-            "content": outcome.content,
-            "recipe": outcome.recipe,
+            # a letter before the digits: pandas 2 crashes on digests that look like numbers with a large exponent
+            "content": outcome.content and f"b2:{outcome.content}",
+            "recipe": outcome.recipe and f"b2:{outcome.recipe}",
         }
         for outcome in outcomes
     ]
@@ -97,6 +101,8 @@ def show_report(outcomes: Sequence[Outcome], report: Path) -> None:
     listed = outcomes if len(outcomes) <= N_LISTED else [outcome for outcome in outcomes if outcome.status != "kept"]
     if listed:
         console.print(_table(listed))
+    for line in lost_labels(outcomes):
+        console.print(line, markup=False, soft_wrap=True)
     console.print(f"{summary(outcomes)}; full report: {report}", markup=False, soft_wrap=True)
 
 
@@ -105,6 +111,47 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     counts = Counter(outcome.status for outcome in outcomes)
     n_cells = sum(outcome.n_cells_out for outcome in outcomes)
     return ", ".join(f"{counts[status]:,} {status}" for status in _STYLES) + f"; {n_cells:,} cells kept"
+
+
+def lost_labels(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    """Per column, how many cells of kept files lost their label, and which labels these were, most cells first."""
+    cells: dict[str, Counter[str]] = {}
+    n_cells = 0
+    for outcome in _kept(outcomes):
+        n_cells += outcome.n_cells_in
+        for column, labels in outcome.lost.items():
+            cells.setdefault(column, Counter()).update(labels)
+    for column, lost in cells.items():
+        some = shown(f"{label!r} ({n:,})" for label, n in lost.most_common())
+        yield f"{column}: {lost.total():,} of {counted(n_cells, 'cell')} became unknown: {some}"
+
+
+def label_warnings(outcomes: Iterable[Outcome], columns: Iterable[str]) -> Iterator[str]:
+    """Warnings of standard columns that have lost all labels, or that some of the kept files lack.
+
+    Without any standard column in any file, nothing is expected of them.
+    """
+    kept = _kept(outcomes)
+    columns = list(columns) if any(one.labels for one in kept) else []
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for column in columns:
+        if files := _names(one for one in kept if column in one.lost and not one.labels.get(column)):
+            yield f"{column}: all labels became unknown in {shown(files)}; a rule can replace them by terms"
+        if files := _names(one for one in kept if column not in one.labels):
+            lacking.setdefault(files, []).append(column)
+    for files, lacked in lacking.items():
+        yield (
+            f"no {', '.join(lacked)} in {len(files):,} of {counted(len(_names(kept)), 'file')} ({shown(files)}); "
+            "a rule can make it from another column"
+        )
+
+
+def _kept(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.status == "kept"]
+
+
+def _names(outcomes: Iterable[Outcome]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(outcome.source for outcome in outcomes))
 
 
 def _table(outcomes: Sequence[Outcome]) -> Table:

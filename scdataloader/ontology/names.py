@@ -20,7 +20,7 @@ _ID = re.compile(r"(?P<prefix>[A-Za-z]\w*?)(?::\w+|_\d{4,})")
 _PREFIX = re.compile(r"[A-Za-z]\w*?(?=[:_])")
 _SEPARATOR = "||"
 
-MatchKind = Literal["id", "name", "deprecated", "unknown"]
+MatchKind = Literal["id", "name", "deprecated", "obsolete", "unknown"]
 
 
 def prefix_of(text: str) -> str:
@@ -61,12 +61,18 @@ class Match:
     """Ids of all terms that the label may mean, deprecated ones included; several if it is ambiguous."""
     term: str | None
     """Id of the current term: the only candidate, or its replacement; None if there is none."""
+    consider: tuple[str, ...] = ()
+    """Terms, with names, that the ontology suggests instead of a deprecated one without a replacement."""
 
     @property
     def kind(self) -> MatchKind:
-        """``"id"`` of a current term, ``"name"`` or other spelling of one, ``"deprecated"``, or ``"unknown"``."""
+        """What the label is.
+
+        ``"id"`` of a current term; ``"name"`` or other spelling of one; ``"deprecated"``, with a current term instead;
+        ``"obsolete"``, without; or ``"unknown"``: no term, or one of several.
+        """
         if self.term is None:
-            return "unknown"
+            return "obsolete" if len(self.candidates) == 1 else "unknown"
         if self.term != self.candidates[0]:
             return "deprecated"
         return "id" if self.label == self.term else "name"
@@ -90,7 +96,7 @@ class TermNames:
 
         Ids are compared first. Names take precedence over synonyms, and current terms over deprecated ones.
         """
-        return self._by_id.get(_id_key(text)) or self._by_name.get(_folded(text), ())
+        return self._by_id.get(_id_key(text)) or self._by_name.get(folded(text), ())
 
     def shown(self, terms: Iterable[str]) -> str:
         """The first few terms with their names, for a message."""
@@ -98,7 +104,7 @@ class TermNames:
 
     def why_unknown(self, text: str) -> str:
         """A message that ``text`` is not an id, with the nearest ids or names."""
-        for what, terms in (("an id", self._by_id.get(_id_key(text))), ("a name", self._by_name.get(_folded(text)))):
+        for what, terms in (("an id", self._by_id.get(_id_key(text))), ("a name", self._by_name.get(folded(text)))):
             if terms:
                 return f"{text!r} is {what} of {self.shown(terms)}; expected the id in that form"
         prefix = prefix_of(text)
@@ -138,7 +144,7 @@ class TermNames:
         return self.shown(sorted(near, key=self.deprecated.__contains__)[:N_SHOWN])
 
     def _near_names(self, text: str) -> str:
-        close = difflib.get_close_matches(_folded(text), self._by_name, n=N_SHOWN, cutoff=0.7)
+        close = difflib.get_close_matches(folded(text), self._by_name, n=N_SHOWN, cutoff=0.7)
         return ", ".join(f"{name!r} ({term})" for name in close for term in self._by_name[name])
 
 
@@ -148,7 +154,7 @@ def _new_names(
     """``{name: its terms}`` of the names of each term that are not known yet."""
     new: dict[str, tuple[str, ...]] = {}
     for term, some in names:
-        for name in map(_folded, some):
+        for name in map(folded, some):
             if name and name not in known:
                 terms = new.get(name, ())
                 if term not in terms:
@@ -156,14 +162,14 @@ def _new_names(
     return new
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """``text`` in lower case, with single spaces."""
     return " ".join(text.casefold().split())
 
 
 def _id_key(text: str) -> str:
     """``text`` in lower case, with a colon after the prefix."""
-    return _folded(text).replace("_", ":")
+    return folded(text).replace("_", ":")
 
 
 def _one_edit(text: str) -> list[str]:

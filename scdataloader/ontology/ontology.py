@@ -168,7 +168,10 @@ class Ontology:
         return self._known(term) in self._table.deprecated
 
     def replaced_by(self, term: str) -> str | None:
-        """The replacement of a deprecated term, which may be deprecated as well or belong to another ontology."""
+        """The replacement of a deprecated term, which may be deprecated as well or belong to another ontology.
+
+        If the ontology states none, it is the current term of the same name, if there is one.
+        """
         return self._table.replaced_by.get(term) if self.is_deprecated(term) else None
 
     def current(self, term: str) -> str | None:
@@ -198,7 +201,10 @@ class Ontology:
         deprecated term means its replacement.
         """
         found = self._names.candidates(label) or self._names.candidates(f"obsolete {label}")
-        return Match(label=label, candidates=found, term=self.current(found[0]) if len(found) == 1 else None)
+        term = self.current(found[0]) if len(found) == 1 else None
+        advice = self._table.consider.get(found[0], ()) if len(found) == 1 and term is None else ()
+        consider = tuple(self._names.shown([other]) for other in advice)
+        return Match(label=label, candidates=found, term=term, consider=consider)
 
     def resolve(self, label: str) -> Match:
         """The `match` of a label that has to mean a current term.
@@ -209,9 +215,10 @@ class Ontology:
         match = self.match(label)
         if match.term is None:
             old = self._only(label, match.candidates)
+            advice = f"the ontology says to consider {' or '.join(match.consider)}" if match.consider else "correct it"
             raise LookupError(
                 f"{label!r} is deprecated in {self.name} and has no current replacement "
-                f"(replaced by {self.replaced_by(old) or 'nothing'}); correct it, or leave it empty"
+                f"(replaced by {self.replaced_by(old) or 'nothing'}); {advice}, or leave it empty"
             )
         return match
 

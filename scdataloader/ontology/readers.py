@@ -42,6 +42,12 @@ def read_guide(name: str, schema_version: str | None) -> TermTable:
         ancestry={term: data["ancestors"] for term, data in terms.items() if data["ancestors"]},
         deprecated=[term for term, data in terms.items() if data["deprecated"]],
         replaced_by={term: data["replaced_by"] for term, data in terms.items() if data.get("replaced_by")},
+        # as "obo.HsapDv_0000258", or as a URL
+        consider={
+            term: [re.split(r"[./]", other)[-1].replace("_", ":", 1) for other in data["consider"]]
+            for term, data in terms.items()
+            if data.get("consider")
+        },
     )
 
 
@@ -166,6 +172,7 @@ def read_obo(path_or_url: str | Path, relations: Sequence[str]) -> TermTable:
     synonyms: dict[str, list[str]] = {}
     pairs: list[tuple[str, str]] = []
     replaced_by: dict[str, str] = {}
+    consider: dict[str, list[str]] = {}
     merged: dict[str, str] = {}
     for term in ontology.terms():
         labels[term.id] = term.name or ""
@@ -176,6 +183,7 @@ def read_obo(path_or_url: str | Path, relations: Sequence[str]) -> TermTable:
         pairs += [(term.id, parent) for parent in above]
         if len(term.replaced_by.ids) == 1:  # choosing among several takes an expert
             replaced_by[term.id] = next(iter(term.replaced_by.ids))
+        consider[term.id] = sorted({*term.consider.ids, *term.replaced_by.ids})
         merged |= dict.fromkeys(term.alternate_ids, term.id)
     # an id that was merged into another is a deprecated term without a name
     merged = {old: new for old, new in merged.items() if old not in labels}
@@ -187,6 +195,7 @@ def read_obo(path_or_url: str | Path, relations: Sequence[str]) -> TermTable:
         parents=_known_parents(labels, pairs),
         deprecated=[*(term.id for term in ontology.terms() if term.obsolete), *merged],
         replaced_by=replaced_by | merged,
+        consider=consider,
     )
 
 

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from scdataloader.ontology.graph import Parents, find_cycle, restricted, with_ancestry
-from scdataloader.ontology.names import prefix_of
+from scdataloader.ontology.names import folded, prefix_of
 
 _SEPARATOR = " + "
 """Between the names and releases of several ontologies."""
@@ -43,6 +43,8 @@ class TermTable:
     """Ids of terms that are not to be used any more."""
     replaced_by: Mapping[str, str] = field(default_factory=dict)
     """``{deprecated id: its replacement}``, which may be deprecated as well or belong to another ontology."""
+    consider: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """``{deprecated id: ids to choose from instead}``; only for messages."""
     ancestry: Mapping[str, Collection[str]] | None = None
     """``{id: ids of all its ancestors}``, where the parents alone do not lead to all of them."""
 
@@ -54,6 +56,8 @@ class TermTable:
 
 def build(table: TermTable, prefixes: Sequence[str] | str | None = None) -> TermTable:
     """The terms with one of the prefixes, sorted, with parents among the current ones only and without ``ancestry``.
+
+    A deprecated term without a replacement is replaced by the current term of the same name, if there is one.
 
     Raises:
         ValueError: no term is left, a parent is not a term, or terms are their own ancestors.
@@ -80,9 +84,31 @@ def build(table: TermTable, prefixes: Sequence[str] | str | None = None) -> Term
         parents=restricted(parents, current),
         synonyms={term: tuple(table.synonyms[term]) for term in inside if table.synonyms.get(term)},
         deprecated=deprecated,
-        replaced_by={term: new for term, new in table.replaced_by.items() if term in deprecated},
+        replaced_by=_namesakes(table.labels, current, deprecated)
+        | {term: new for term, new in table.replaced_by.items() if term in deprecated},
+        consider={
+            term: tuple(other for other in table.consider[term] if other in current)
+            for term in deprecated.intersection(table.consider)
+        },
         ancestry=None,
     )
+
+
+def _namesakes(labels: Mapping[str, str], current: Collection[str], deprecated: Collection[str]) -> dict[str, str]:
+    """``{deprecated id: current id}`` of terms with one name, if only one of the current ones has it.
+
+    "obsolete" before the name of a deprecated term does not count.
+    """
+    by_name: dict[str, list[str]] = {}
+    for term in current:
+        by_name.setdefault(folded(labels[term]), []).append(term)
+    found = {}
+    for term in deprecated:
+        name = folded(labels[term])
+        same = by_name.get(name.removeprefix("obsolete ").removeprefix("obsolete_"), []) if name else []
+        if len(same) == 1:
+            found[term] = same[0]
+    return found
 
 
 def merge(tables: Sequence[TermTable]) -> TermTable:
@@ -95,6 +121,7 @@ def merge(tables: Sequence[TermTable]) -> TermTable:
     parents: dict[str, Collection[str]] = {}
     synonyms: dict[str, Sequence[str]] = {}
     replaced_by: dict[str, str] = {}
+    consider: dict[str, Sequence[str]] = {}
     deprecated: set[str] = set()
     shared: set[str] = set()
     for table in tables:
@@ -103,6 +130,7 @@ def merge(tables: Sequence[TermTable]) -> TermTable:
         parents |= table.parents
         synonyms |= table.synonyms
         replaced_by |= table.replaced_by
+        consider |= table.consider
         deprecated |= set(table.deprecated)
     n_terms = [Counter(map(prefix_of, table.labels)) for table in tables] if shared else []
     for term in shared:
@@ -123,6 +151,7 @@ def merge(tables: Sequence[TermTable]) -> TermTable:
         synonyms=synonyms,
         deprecated=deprecated,
         replaced_by=replaced_by,
+        consider=consider,
     )
 
 

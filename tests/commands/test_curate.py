@@ -95,6 +95,22 @@ def test_the_command_reads_yaml_and_tells_of_all_files(working, capsys):
     assert "finished before: 2 of 2 files" in capsys.readouterr().err
 
 
+def test_lost_and_lacking_labels_are_shown(working, capsys):
+    """Labels of the last schema, a column that loses all labels, and files of which one lacks a column."""
+    stage, sex = "development_stage_ontology_term_id", "sex_ontology_term_id"
+    Path("raw").mkdir()
+    old = ["HsapDv:0000087"] * 6 + ["HsapDv:0000088"] * 3 + ["adult"]
+    written(Path("raw/a.h5ad"), cells(IDS, **{stage: old, sex: "PATO:0000383"}))
+    written(Path("raw/b.h5ad"), cells(IDS, seed=1, **{stage: "grown up"}))
+    recipe = f"{{{stage}: [HsapDv], {sex}: [PATO]}}"
+    assert main(["curate", "raw/*.h5ad", "--out", "out", "--labels", recipe, "--processes", "1"]) == 0
+    shown = capsys.readouterr()
+    assert f"{stage}: 14 of 20 cells became unknown: 'grown up' (10), 'HsapDv:0000088' (3), 'adult' (1)" in shown.out
+    assert f"warning: {stage}: all labels became unknown in raw/b.h5ad; " in shown.err
+    assert f"warning: no {sex} in 1 of 2 files (raw/b.h5ad); " in shown.err
+    assert set(ad.read_h5ad("out/a.h5ad").obs[stage]) == {"HsapDv:0000258", "unknown"}
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [

@@ -54,6 +54,8 @@ def test_runs_skip_what_is_done_and_one_file_does_not_stop_the_others(tmp_path, 
         rows = list(csv.DictReader(file))
     assert [(Path(row["source"]).name, row["status"]) for row in rows] == statuses(first)
     assert rows[0]["cells_in"] == rows[0]["cells_out"] == "10"
+    # plainly texts: pandas 2 crashes on digits that look like a number with a large exponent
+    assert {row[name][:3] for row in rows[:5] for name in ("content", "recipe")} == {"b2:"}
 
     before = outputs(tmp_path / "out")
     caplog.clear()

@@ -11,7 +11,7 @@ HUMAN = "NCBITaxon:9606"
 
 def test_each_kind_of_label_and_what_is_noted():
     written = ["CL:0000084", "T cell", "CL:0000003", "t-cell", None, "na", "B cells", "CL:9999999", "cl_0000236"]
-    found, notes = standardised(pd.Series(written, dtype="object"), CELLS, HUMAN)
+    found, notes, _ = standardised(pd.Series(written, dtype="object"), CELLS, HUMAN)
     assert list(found) == [
         "CL:0000084",
         "CL:0000084",
@@ -30,9 +30,23 @@ def test_each_kind_of_label_and_what_is_noted():
     ]
 
 
+def test_deprecated_terms_without_a_replacement():
+    """HsapDv:0000087 has the name of HsapDv:0000258; a tissue is replaced by a cell type; 88 has none."""
+    stages = pd.Series(["HsapDv:0000087", "HsapDv:0000088", "HsapDv:0000088"])
+    found, notes, lost = standardised(stages, ["HsapDv"], HUMAN)
+    assert list(found) == ["HsapDv:0000258", "unknown", "unknown"]
+    assert lost == {"HsapDv:0000088": 2}
+    advice = "consider HsapDv:0000266 (young adult stage) or HsapDv:0000267 (middle aged stage)"
+    assert notes == [
+        "deprecated terms replaced: 1, of 1 cells ('HsapDv:0000087' to HsapDv:0000258)",
+        f"deprecated terms without a replacement set to \"unknown\": 1, of 2 cells ('HsapDv:0000088' ({advice}))",
+    ]
+    assert list(standardised(pd.Series(["UBERON:4000041"]), ["UBERON", "CL"], HUMAN).labels) == ["CL:0007003"]
+
+
 def test_ids_and_names_that_are_current_are_no_news():
     values = pd.Series(pd.Categorical(["CL:0000236", "CL:0000084"], categories=["CL:0000084", "CL:0000236", "unused"]))
-    found, notes = standardised(values, CELLS, HUMAN)
+    found, notes, _ = standardised(values, CELLS, HUMAN)
     assert list(found) == ["CL:0000236", "CL:0000084"]
     assert notes == []
 
@@ -43,12 +57,12 @@ def test_ids_and_names_that_are_current_are_no_news():
 )
 def test_a_name_is_looked_for_in_ontologies_of_the_organism(organism, stage):
     stages = ["HsapDv", "MmusDv", "WBls"]
-    found, _ = standardised(pd.Series(["Carnegie stage 01", "Theiler stage 01"]), stages, organism)
+    found, *_ = standardised(pd.Series(["Carnegie stage 01", "Theiler stage 01"]), stages, organism)
     assert {str(label).partition(":")[0] for label in found} == {stage.partition(":")[0], "unknown"}
 
 
 def test_an_id_is_looked_for_where_it_belongs():
-    found, _ = standardised(pd.Series(["PATO:0000461", "MONDO:0005812", "normal"]), ["MONDO", "PATO"], HUMAN)
+    found, *_ = standardised(pd.Series(["PATO:0000461", "MONDO:0005812", "normal"]), ["MONDO", "PATO"], HUMAN)
     assert list(found) == ["PATO:0000461", "MONDO:0005812", "PATO:0000461"]
 
 
@@ -72,7 +86,7 @@ HODGKIN, WEIL = "MONDO:0004604", "MONDO:0043004"
     ],
 )
 def test_joint_labels(written, expected, note):
-    found, notes = standardised(pd.Series([written]), ["MONDO", "PATO"], HUMAN)
+    found, notes, _ = standardised(pd.Series([written]), ["MONDO", "PATO"], HUMAN)
     to = "" if expected == "unknown" else f" to {expected}"
     assert list(found) == [expected]
     assert notes == ([f"{note}: 1, of 1 cells ({written!r}{to})"] if note else [])
@@ -92,6 +106,6 @@ def test_an_ontology_from_a_file(tmp_path):
         '[Term]\nid: T:2\nname: two\nsynonym: "zwei" EXACT []\nis_a: T:1\n\n'
         "[Term]\nid: T:3\nname: one || two\n"
     )
-    found, _ = standardised(pd.Series(["zwei", "T:1", "three", "two || one", "one || two"]), [str(path)], HUMAN)
+    found, *_ = standardised(pd.Series(["zwei", "T:1", "three", "two || one", "one || two"]), [str(path)], HUMAN)
     # the last is a name as a whole
     assert list(found) == ["T:2", "T:1", "unknown", "T:1 || T:2", "T:3"]

@@ -45,7 +45,7 @@ def test_names_keep_their_commas(texts):
 @given(columns)
 def test_standardising_again_changes_nothing(labels):
     once = standard(labels)
-    again, notes = standardised(pd.Series(once, dtype=object), ["PATO"], HUMAN)
+    again, notes, _ = standardised(pd.Series(once, dtype=object), ["PATO"], HUMAN)
     assert list(again) == once
     assert notes == []
 

@@ -35,8 +35,21 @@ def test_ancestors_are_those_that_the_guide_itself_names(name):
     assert nx.is_directed_acyclic_graph(edges)
     for term in terms.deprecated:
         assert parser.is_term_deprecated(term)
-        assert terms.replaced_by(term) == parser.get_term_replacement(term)
+        stated = parser.get_term_replacement(term)
+        assert terms.replaced_by(term) == stated or (stated is None and terms.replaced_by(term) in terms)
     clear_ontology_file_cache()
+
+
+def test_a_deprecated_term_without_a_replacement_goes_to_the_current_term_of_its_name():
+    stages = Ontology.from_guide("HsapDv")
+    assert stages.current("HsapDv:0000087") == stages.find("adult stage") == "HsapDv:0000258"
+    assert stages.match("HsapDv:0000087").kind == "deprecated"
+    assert Ontology.from_guide("UBERON").current("UBERON:0001055") == "UBERON:0000056"  # obsolete ureter
+    match = stages.match("HsapDv:0000088")  # 60-79 year-old stage, of which there are two now
+    assert (match.kind, match.term) == ("obsolete", None)
+    assert match.consider == ("HsapDv:0000266 (young adult stage)", "HsapDv:0000267 (middle aged stage)")
+    with pytest.raises(LookupError, match=r"no current replacement .*consider HsapDv:0000266 .*HsapDv:0000267"):
+        stages.resolve("HsapDv:0000088")
 
 
 def test_real_cells(guide: Ontology):

@@ -70,7 +70,7 @@ def test_a_registered_ontology_makes_hierarchies(toy, named):
 
 def test_a_registered_ontology_standardises_labels(toy):
     labels = pd.Series(["blood", "TOY:4", "TOY:3", "normal"])
-    found, _ = standardised(labels, [toy, "PATO"], "NCBITaxon:9606")
+    found, *_ = standardised(labels, [toy, "PATO"], "NCBITaxon:9606")
     assert list(found) == ["TOY:2", "TOY:3", "TOY:3", "PATO:0000461"]
 
 

@@ -55,6 +55,8 @@ name: obsolete eight
 is_obsolete: true
 replaced_by: MY:1
 replaced_by: MY:2
+consider: MY:5
+consider: OTHER:1
 
 [Typedef]
 id: part_of
@@ -168,6 +170,7 @@ def test_a_small_file_by_hand(small: Path):
     assert terms.deprecated == ("MY:6", "MY:7", "MY:8")
     assert terms.current("MY:7") == terms.current("MY:6") == "MY:2"
     assert terms.current("MY:8") is None  # to choose between two replacements takes an expert
+    assert terms.match("MY:8").consider == ("MY:1 (one)", "MY:2 (two)", "MY:5 (five)")
     assert Ontology.from_obo(str(small)).terms == terms.terms
 
 
