@@ -244,7 +244,8 @@ class ReadsTogether(Protocol):
         Args:
             members: The sources of the group, with the selection of their cells.
             luts: For each member ``(len(var),)`` the vocabulary number of each of its genes; -1 for a gene outside
-                the vocabulary, whose values only count towards the cell's depth.
+                the vocabulary, whose values only count towards the cell's depth; -2 for a feature that is not a gene,
+                whose values do not.
             n_genes: Length of the vocabulary.
         """
 

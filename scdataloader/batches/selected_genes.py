@@ -29,7 +29,7 @@ class SelectedGenes:
     Args:
         how: Which genes. "most expressed": those of the highest values, the lower gene number first among equals.
             "random expressed": random expressed genes, every subset equally likely. "all": every vocabulary
-            gene. "given": the genes listed in ``genes``, in that order, zeros included.
+            gene. "given": the genes listed in ``genes``, in that order, zeros included; an id of two organisms is both.
         n_genes: Number of genes L per cell, for the first two.
         genes: Gene ids of the vocabulary, for "given".
         fill: Entries after the expressed genes of a cell that expresses fewer than ``n_genes``. "pad": gene -1 with
@@ -61,16 +61,19 @@ class SelectedGenes:
         if self.genes is None:
             return self._ready()
         vocabulary = context.vocabulary
-        number = {gene: i for i, gene in enumerate(vocabulary.ids)}
-        missing = [gene for gene in self.genes if gene not in number]
+        numbers: dict[str, list[int]] = {}
+        for number, gene in enumerate(vocabulary.ids):
+            numbers.setdefault(gene, []).append(number)  # an id of two organisms is two genes
+        missing = [gene for gene in self.genes if gene not in numbers]
         if missing:
             raise KeyError(
-                f"{len(missing)} of {len(self.genes)} given genes are not in the vocabulary of {len(number)} genes, "
-                f"such as {missing[:3]}; the vocabulary has ids like {vocabulary.ids[:3]}"
+                f"{len(missing)} of {len(self.genes)} given genes are not in the vocabulary of {len(vocabulary.ids)} "
+                f"genes, such as {missing[:3]}; the vocabulary has ids like {vocabulary.ids[:3]}"
             )
         if len(set(self.genes)) < len(self.genes):
             raise ValueError("a gene is given twice; every gene may be given once")
-        return _GivenGenes(genes=np.array([number[gene] for gene in self.genes], np.int32), n_genes=len(number))
+        chosen = [number for gene in self.genes for number in numbers[gene]]
+        return _GivenGenes(genes=np.array(chosen, np.int32), n_genes=len(vocabulary.ids))
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> Mapping[str, Any]:
         """The batch with ``x`` and ``genes`` of fixed width."""

@@ -47,6 +47,7 @@ def write_aligned(
         n_genes,
         genes.monotone,
         matrix.counts_only,
+        genes.genes_only,
         place,
         rows.starts,
         rows.indices,

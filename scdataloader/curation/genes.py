@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scdataloader.curation.recipe import BIONTY, Recipe
-from scdataloader.genes.names import SYMBOL_COLUMNS, gene_names, without_version
+from scdataloader.genes.features import genes_of
+from scdataloader.genes.names import SYMBOL_COLUMNS, are_ids, gene_names, without_version
 from scdataloader.genes.organisms import ENSEMBL_ID, infer_organism
-from scdataloader.genes.tables import find_gene_table
+from scdataloader.genes.tables import find_gene_table, package_table
 from scdataloader.genes.vocabulary import GeneVocabulary
 from scdataloader.kernels.rows.align import OK, align_rows, close_gaps
 from scdataloader.runtime.messages import shown
@@ -52,7 +53,7 @@ class CuratedGenes:
         known = self.lut[self.lut >= 0]
         monotone = bool((known[1:] > known[:-1]).all())
         status, at = align_rows(
-            *(rows.indptr, rows.indices, rows.data, every, self.lut, n_genes, monotone, False),
+            *(rows.indptr, rows.indices, rows.data, every, self.lut, n_genes, monotone, False, False),
             *(every, rows.indptr[:-1], indices, data, sizes, depth),
         )
         if status != OK:  # the source has checked its gene numbers
@@ -75,9 +76,10 @@ def mitochondrial(var: pd.DataFrame) -> NDArray[np.bool_]:
 
 
 def match_genes(var: pd.DataFrame, organism: str, recipe: Recipe, source: str) -> CuratedGenes:
-    """Match the genes of a file by the gene table of its organism; without one, by their ids.
+    """Match the genes of a file by the gene table of its organism.
 
-    The rules are those of `scdataloader.genes.tables`.
+    Without a table in the recipe, ids are kept, and symbols are matched by the table that comes with the package. The
+    rules are those of `scdataloader.genes.tables`.
 
     Args:
         var: Genes of the file, in order.
@@ -90,40 +92,46 @@ def match_genes(var: pd.DataFrame, organism: str, recipe: Recipe, source: str) -
         KeyError: ``var`` lacks the column that the rule names.
         ValueError: there is no table, and the genes have no ids of the organism.
     """
-    names = gene_names(var, column=recipe.rule.genes, source=source)
+    genes, left_out = genes_of(var, source)
+    names = gene_names(genes, column=recipe.rule.genes, source=source)
     table = find_gene_table(organism, recipe.genes)
-    if table is None:
-        ids, ambiguous = without_version(names), frozenset[str]()
-        symbols = _own_symbols(var, ids, organism, source)
-    else:
-        ids, ambiguous = table.match(names, source=source)
-        symbols = table.symbols
+    is_own = table is not None
+    if table is None and not are_ids(names):
+        table = package_table(organism)
+    ids, ambiguous = (without_version(names), frozenset[str]()) if table is None else table.match(names)
+    symbols = {} if table is None else table.symbols
+    if not is_own:
+        symbols = _own_symbols(genes, ids, organism) | symbols
+    if not symbols:
+        raise ValueError(
+            f"{source} is of {organism} and has no Ensembl-style ids of it (its genes look like {shown(ids[:3])}); "
+            f"give the recipe a gene table, as genes: {{{organism}: genes.csv}}, or {{{organism}: {BIONTY}}} for the "
+            "genes of the connected lamindb instance, or name the column of var that holds ids"
+        )
     vocabulary = GeneVocabulary.from_dict({organism: sorted(symbols)})
     found = vocabulary.map(ids, organism, source=source, min_overlap=recipe.min_gene_overlap)
     keep = recipe.unmatched_genes == "keep"
     matched = [vocabulary.ids[number] for number in np.flatnonzero(found.measured)]
     others = sorted({ids[at] for at in np.flatnonzero(found.lut < 0)}) if keep else []
     number = {gene: place for place, gene in enumerate([*matched, *others])}
+    notes = found.coverage(ids, ambiguous, kept=keep)
     lut = np.array([number.get(gene, -1) for gene in ids], dtype=np.int32)
+    if left_out is not None:
+        notes.append(f"features that are not genes, left out: {left_out.text}")
+        lut, of_genes = np.full(len(var), -1, np.int32), lut
+        lut[~left_out.mask] = of_genes
     made = pd.DataFrame({"symbol": [*map(symbols.__getitem__, matched), *others]}, index=[*number], dtype=object)
     if keep:
         made["in_table"] = np.arange(len(number)) < len(matched)
-    return CuratedGenes(lut=lut, var=made, notes=tuple(found.coverage(ids, ambiguous, kept=keep)))
+    return CuratedGenes(lut=lut, var=made, notes=tuple(notes))
 
 
-def _own_symbols(var: pd.DataFrame, ids: list[str], organism: str, source: str) -> dict[str, str]:
-    """{id: symbol} without a table: genes with an id that is not another organism's, and the symbols in ``var``."""
+def _own_symbols(var: pd.DataFrame, ids: list[str], organism: str) -> dict[str, str]:
+    """{id: symbol} of genes with an id that is not another organism's, and the symbols in ``var``."""
     column = next((column for column in SYMBOL_COLUMNS if column in var.columns), None)
     symbols = [""] * len(ids) if column is None else var[column].astype(object).fillna("").astype(str)
-    known = {
+    return {
         gene: symbol
         for gene, symbol in zip(ids, symbols, strict=True)
         if ENSEMBL_ID.fullmatch(gene) and infer_organism([gene]) in {organism, None}
     }
-    if not known:
-        raise ValueError(
-            f"{source} is of {organism} and has no Ensembl-style ids of it (its genes look like {shown(ids[:3])}); "
-            f"give the recipe a gene table, as genes: {{{organism}: genes.csv}}, or {{{organism}: {BIONTY}}} for the "
-            "genes of the connected lamindb instance, or name the column of var that holds ids"
-        )
-    return known

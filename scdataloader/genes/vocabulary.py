@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, repeat
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import GeneOverlapError
 from scdataloader.genes.names import without_version
 from scdataloader.genes.organisms import normalise_organism
+from scdataloader.kernels.rows.align import NOT_A_GENE
 from scdataloader.runtime.messages import shown
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class GeneMap:
     """The map from the genes of one source to a vocabulary."""
 
     lut: NDArray[np.int32]
-    """``(n_source_genes,)`` vocabulary number of each gene of the source; -1 outside the vocabulary."""
+    """``(n_source_genes,)`` vocabulary number of each gene of the source; -1 outside the vocabulary, and `NOT_A_GENE`
+    for features that are not genes."""
     measured: NDArray[np.bool_]
     """``(G,)`` True for the vocabulary genes that the source has."""
     organism: str
@@ -45,7 +47,15 @@ class GeneMap:
     duplicates: tuple[str, ...]
     """Vocabulary genes that the source has more than once, in vocabulary order; their counts are summed."""
     monotone: bool
-    """Whether ``lut``, without -1, strictly ascends: mapped rows then need no sorting and no summing."""
+    """Whether ``lut``, without negative numbers, strictly ascends: mapped rows then need no sorting and no summing."""
+    genes_only: bool = False
+    """Whether some features of the source are `NOT_A_GENE`."""
+
+    def among(self, left_out: NDArray[np.bool_]) -> GeneMap:
+        """The map of a source that also has features ``left_out``, ``(n_features,)``, which are not genes."""
+        lut = np.full(len(left_out), NOT_A_GENE, np.int32)
+        lut[~left_out] = self.lut
+        return replace(self, lut=lut, genes_only=True)
 
     def summary(self, source: str, ids: Sequence[str], ambiguous: Collection[str] = ()) -> str:
         """One line for a log; the arguments are those of `coverage`."""
@@ -81,30 +91,34 @@ class GeneMap:
 class GeneVocabulary:
     """The model's genes in order: one list, with a contiguous part for each organism.
 
-    Use `from_dict` or `union` to create one.
+    An id in two parts, such as that of a spike-in or a reporter, is a gene of each organism. Use `from_dict` or `union`
+    to create one.
 
     Raises:
-        ValueError: an id occurs twice, or the parts do not tile the list.
+        ValueError: an id occurs twice in a part, or the parts do not tile the list.
     """
 
     ids: list[str]
     """``(G,)`` gene ids, without version, in vocabulary order."""
     organisms: dict[str, tuple[int, int]]
     """{NCBITaxon id: its part ``[start, stop)`` of ``ids``}, in order."""
-    _index: dict[str, int] = field(init=False, repr=False, compare=False)
+    _index: dict[str, dict[str, int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         edges = [0, *(stop for _, stop in self.organisms.values())]
         if list(self.organisms.values()) != list(pairwise(edges)) or edges[-1] != len(self.ids):
             raise ValueError(f"the parts {self.organisms} do not tile the {len(self.ids)} genes in order")
-        index = dict(zip(self.ids, range(len(self.ids)), strict=True))
-        if len(index) < len(self.ids):
-            twice = _duplicates(self.ids)
-            raise ValueError(
-                f"{len(twice):,} gene ids occur more than once in the vocabulary ({shown(twice)}); ids must be unique "
-                "over all organisms, version ignored; remove the repeats, or use Ensembl ids where organisms share "
-                "symbols"
-            )
+        index = {
+            organism: dict(zip(self.ids[start:stop], range(start, stop), strict=True))
+            for organism, (start, stop) in self.organisms.items()
+        }
+        for organism, (start, stop) in self.organisms.items():
+            if len(index[organism]) < stop - start:
+                twice = _duplicates(self.ids[start:stop])
+                raise ValueError(
+                    f"{len(twice):,} gene ids occur more than once in the vocabulary ({shown(twice)}) of {organism}; "
+                    "remove the repeats, which may differ in their version"
+                )
         object.__setattr__(self, "_index", index)
 
     @classmethod
@@ -112,7 +126,7 @@ class GeneVocabulary:
         """The vocabulary ``{organism: ids}``, in the order given, without versions.
 
         Raises:
-            ValueError: an organism is unknown or named twice, or an id occurs twice.
+            ValueError: an organism is unknown or named twice, or one of its ids occurs twice.
         """
         ids: list[str] = []
         organisms: dict[str, tuple[int, int]] = {}
@@ -173,8 +187,7 @@ class GeneVocabulary:
             )
         start, stop = self.organisms[organism]
         ids = without_version(ids)
-        lut = np.fromiter(map(self._index.get, ids, repeat(-1)), dtype=np.int32, count=len(ids))
-        lut[(lut < start) | (lut >= stop)] = -1
+        lut = np.fromiter(map(self._index[organism].get, ids, repeat(-1)), dtype=np.int32, count=len(ids))
         matched = lut[lut >= 0]
         times = np.bincount(matched, minlength=len(self.ids))
         gene_map = GeneMap(

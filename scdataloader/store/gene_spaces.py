@@ -25,7 +25,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
-from scdataloader.kernels.records.decode import COMPLETE, IN_ORDER, SHIFTED, LookUpTables
+from scdataloader.kernels.records.decode import COMPLETE, GENES_ONLY, IN_ORDER, SHIFTED, LookUpTables
+from scdataloader.kernels.rows.align import NOT_A_GENE
 from scdataloader.store.manifest import SpaceRecord
 from scdataloader.store.tables import Table
 
@@ -115,7 +116,7 @@ class GeneTables:
     def __init__(self, luts: Sequence[NDArray[np.int32]], places: Sequence[GenePlaces], n_genes: int) -> None:
         """Build tables for sources p, whose gene g is at ``places[p].place[g]`` of its space.
 
-        ``luts[p][g]`` is its number in a vocabulary of ``n_genes``, or -1.
+        ``luts[p][g]`` is its number in a vocabulary of ``n_genes``, or negative; see `ReadsTogether.open_group`.
         """
         tables: list[NDArray[np.int32]] = []
         how, number, of_source = [], dict[tuple[int, bytes], int](), []
@@ -142,7 +143,8 @@ def _how(lut: NDArray[np.int32], own: GenePlaces, n_genes: int) -> int:
     in_order = bool((np.diff(kept) > 0).all())
     complete = 0 < len(kept) == len(lut)
     shifted = complete and bool((shift == shift[0]).all() and 0 <= shift[0] <= n_genes - own.n_space)
-    return IN_ORDER * in_order | COMPLETE * complete | SHIFTED * shifted
+    genes_only = bool((lut == NOT_A_GENE).any())
+    return IN_ORDER * in_order | COMPLETE * complete | SHIFTED * shifted | GENES_ONLY * genes_only
 
 
 def _table(lut: NDArray[np.int32], own: GenePlaces, how: int) -> NDArray[np.int32]:

@@ -48,8 +48,14 @@ def test_repeats_are_refused_by_name():
         GeneVocabulary.from_dict({"human": ["a", "b", "a", "b", "a", "c"]})
     with pytest.raises(ValueError, match="1 gene ids"):
         GeneVocabulary.from_dict({"human": [f"{TP53}.1", f"{TP53}.2"]})
-    with pytest.raises(ValueError, match="over all organisms"):
-        GeneVocabulary.from_dict({"human": ["CD4"], "chimp": ["CD4"]})
+
+
+def test_an_id_of_two_organisms_is_two_genes():
+    vocabulary = GeneVocabulary.from_dict({"human": [TP53, "ERCC-00002"], "mouse": ["ERCC-00002", "eGFP"]})
+    assert vocabulary.ids == [TP53, "ERCC-00002", "ERCC-00002", "eGFP"]
+    assert vocabulary.map(["eGFP", "ERCC-00002"], "human", source="h").lut.tolist() == [-1, 1]
+    assert vocabulary.map(["eGFP", "ERCC-00002"], "mouse", source="m").lut.tolist() == [3, 2]
+    assert GeneVocabulary.from_dict(vocabulary.genes_dict) == vocabulary
 
 
 def test_an_organism_named_twice_is_refused():

@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from scdataloader.kernels.draws.random import below, derive_key, permute_range, philox, unit
-from scdataloader.kernels.rows.align import BAD_INDEX, NOT_COUNT, OK, align_rows, close_gaps
+from scdataloader.kernels.rows.align import BAD_INDEX, NOT_A_GENE, NOT_COUNT, OK, align_rows, close_gaps
 from scdataloader.kernels.rows.bins import bin_rows
 from scdataloader.kernels.rows.densify import densify, densify_given
 from scdataloader.kernels.rows.select import fill_unexpressed, select_largest, select_random
@@ -113,12 +113,13 @@ def matrices(draw):
 
 
 def run_align(indptr, indices, data, take, lut, n_genes, *, monotone=False, counts_only=True):
+    genes_only = bool((lut == NOT_A_GENE).any())
     sizes = indptr[take + 1] - indptr[take]
     starts = np.concatenate([[0], np.cumsum(sizes)])
     out_indices, out_data = np.full(starts[-1], -7, np.int32), np.full(starts[-1], -7, np.float32)
     kept, depth = np.zeros(len(take), np.int64), np.zeros(len(take), np.float32)
     place = np.arange(len(take))
-    arguments = (indptr, indices, data, take, lut, n_genes, monotone, counts_only, place, starts)
+    arguments = (indptr, indices, data, take, lut, n_genes, monotone, counts_only, genes_only, place, starts)
     status, at = align_rows(*arguments, out_indices, out_data, kept, depth)
     if status != OK:
         return status, at
@@ -139,6 +140,8 @@ def test_align_is_renumber_sort_and_sum(matrix, data):
         lut[np.sort(known) if data.draw(st.booleans()) else known] = np.sort(numbers)
     else:
         lut = rng.integers(-1, n_genes, n_source).astype(np.int32)
+    if data.draw(st.booleans()):
+        lut[rng.integers(0, n_source)] = NOT_A_GENE
     mapped = lut[lut >= 0]
     monotone = bool((np.diff(mapped) > 0).all())
     take = rng.integers(0, len(indptr) - 1, data.draw(st.integers(0, 8)))
@@ -150,7 +153,7 @@ def test_align_is_renumber_sort_and_sum(matrix, data):
         if lut[gene] >= 0:
             expected[:, lut[gene]] += dense[:, gene]
     assert np.array_equal(got.toarray(), expected)
-    assert np.array_equal(depth, dense.sum(axis=1))
+    assert np.array_equal(depth, dense[:, lut != NOT_A_GENE].sum(axis=1))
     assert all((np.diff(got.indices[a:b]) > 0).all() for a, b in pairwise(got.indptr))
 
 

@@ -27,12 +27,13 @@ from scdataloader.kernels.records.format import (
     value_width,
 )
 from scdataloader.kernels.records.gaps import look_up_genes, number_genes
-from scdataloader.kernels.rows.align import renumber, scatter
+from scdataloader.kernels.rows.align import renumber, scatter, total_of_genes
 
 OK, BAD_INDEX, BAD_RECORD, BAD_CHECKSUM = 0, 1, 2, 3
-IN_ORDER, COMPLETE, SHIFTED = 1, 2, 4
-"""Flags of a look-up table: its numbers ascend, -1 left out; it has no -1; all its numbers differ from those in the
-records by one constant, as where the vocabulary is made of the genes of the store."""
+IN_ORDER, COMPLETE, SHIFTED, GENES_ONLY = 1, 2, 4, 8
+"""Flags of a look-up table: its numbers ascend, negative ones left out; it has no negative ones; all its numbers differ
+from those in the records by one constant, as where the vocabulary is made of the genes of the store; some of its
+features are `NOT_A_GENE`."""
 
 _AHEAD = 16
 """Distance, in records, at which index entries are prefetched, so that their cache misses overlap."""
@@ -73,11 +74,11 @@ class LookUpTables(NamedTuple):
     """Vocabulary numbers of the genes of T tables."""
 
     luts: NDArray[np.int32]
-    """The tables, concatenated: for each gene of a space a number below ``n_genes``, or -1 if not `COMPLETE`."""
+    """The tables, concatenated: per gene of a space a number below ``n_genes``; negative only if not `COMPLETE`."""
     start: NDArray[np.int64]
     """``(T + 1,)`` offsets of the tables in ``luts``."""
     how: NDArray[np.uint8]
-    """``(T,)`` flags `IN_ORDER`, `COMPLETE`, `SHIFTED`."""
+    """``(T,)`` flags `IN_ORDER`, `COMPLETE`, `SHIFTED`, `GENES_ONLY`."""
     n_genes: int
     """Length of the vocabulary."""
 
@@ -135,6 +136,8 @@ def decode_records(
         if in_place:
             out_size[slot] = n
             continue
+        if how[p] & GENES_ONLY:
+            out_depth[slot] = total_of_genes(genes[:n], values[:n], lut)
         if how[p] & IN_ORDER:
             out_size[slot] = renumber(genes[:n], values[:n], lut, out_indices[room], out_data[room])
         else:

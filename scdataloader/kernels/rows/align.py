@@ -12,6 +12,8 @@ from scdataloader.kernels.machine.bits import drain
 from scdataloader.kernels.machine.memory import prefetch_range
 
 OK, BAD_INDEX, NOT_COUNT = 0, 1, 2
+NOT_A_GENE = -2
+"""Entry of a look-up table for a feature, such as an antibody, that does not count towards the depth of a cell."""
 
 
 @nb.njit(nogil=True, cache=True)
@@ -24,6 +26,7 @@ def align_rows(
     n_genes: int,
     monotone: bool,
     counts_only: bool,
+    genes_only: bool,
     place: NDArray[np.int64],
     starts: NDArray[np.int64],
     out_indices: NDArray[np.int32],
@@ -35,9 +38,9 @@ def align_rows(
 
     Row ``take[i]`` is written to slot ``p = place[i]``: its entries, ascending by gene, to ``out_indices`` and
     ``out_data`` from ``starts[p]`` on (the slot has room for all stored entries), their number to ``out_size[p]``, and
-    the total over all genes, including dropped ones, to ``out_depth[p]``. Stored zeros and entries whose ``lut`` is -1
-    are dropped; entries of the same gene are summed. ``monotone`` states that ``lut`` without its -1 strictly ascends,
-    so that rows stored in ascending order need no sorting.
+    the total over all genes, including dropped ones, to ``out_depth[p]``. Stored zeros and entries whose ``lut`` is
+    negative are dropped; entries of the same gene are summed. ``monotone`` states that ``lut`` without these strictly
+    ascends, so that rows stored in ascending order need no sorting; ``genes_only``, that some are `NOT_A_GENE`.
 
     Returns (status, i): `OK`, or the defect of row ``take[i]``. Nothing outside the slots is written, whatever
     ``indices`` contains.
@@ -57,6 +60,8 @@ def align_rows(
         valid, zeros, depth = _check_values(row_data)
         if counts_only and not valid:
             return NOT_COUNT, i
+        if genes_only:
+            depth = total_of_genes(row_indices, row_data, lut)
         slot = place[i]
         out = starts[slot]
         room = slice(out, out + end - begin)
@@ -100,6 +105,16 @@ def _check_values(data: NDArray[Any]) -> tuple[bool, bool, float]:
 
 
 @nb.njit(nogil=True, cache=True)
+def total_of_genes(indices: NDArray[Any], data: NDArray[Any], lut: NDArray[np.int32]) -> float:
+    """Sum of the values of a row except those of `NOT_A_GENE`."""
+    total = 0.0
+    for j in range(len(indices)):
+        if lut[indices[j]] != NOT_A_GENE:
+            total += np.float64(np.float32(data[j]))
+    return total
+
+
+@nb.njit(nogil=True, cache=True)
 def _without_zeros(indices: NDArray[np.int32], data: NDArray[np.float32], size: int) -> int:
     """Remove the zeros of a row, in place; returns the number of entries left."""
     kept = 0
@@ -118,7 +133,7 @@ def renumber(
     out_indices: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> int:
-    """Renumber the genes of a row and drop those with -1; returns the number of entries kept."""
+    """Renumber the genes of a row and drop those without a number; returns the number of entries kept."""
     size = 0
     for j in range(len(indices)):
         gene = lut[indices[j]]
