@@ -99,7 +99,7 @@ ORGANISMS = {
     "NCBITaxon:10116": Organism("ENSRNOG", "rattus norvegicus", ("rat", "brown rat", "norway rat")),
     "NCBITaxon:7955": Organism("ENSDARG", "danio rerio", ("zebrafish",)),
     "NCBITaxon:7227": Organism("FBgn", "drosophila melanogaster", ("fly", "fruit fly", "drosophila")),
-    "NCBITaxon:6239": Organism("WBGene", "caenorhabditis elegans", ("worm", "c. elegans", "c.elegans", "roundworm")),
+    "NCBITaxon:6239": Organism("WBGene", "caenorhabditis elegans", ("worm", "c.elegans", "roundworm")),
     "NCBITaxon:9544": Organism("ENSMMUG", "macaca mulatta", ("macaque", "rhesus macaque", "rhesus monkey", "rhesus")),
     "NCBITaxon:9541": Organism(
         "ENSMFAG", "macaca fascicularis", ("crab eating macaque", "cynomolgus macaque", "cynomolgus")
@@ -118,7 +118,7 @@ ORGANISMS = {
     "NCBITaxon:9913": Organism("ENSBTAG", "bos taurus", ("cow", "cattle")),
     "NCBITaxon:9940": Organism("ENSOARG", "ovis aries", ("sheep",)),
     "NCBITaxon:9796": Organism("ENSECAG", "equus caballus", ("horse",)),
-    "NCBITaxon:9615": Organism("ENSCAFG", "canis lupus familiaris", ("canis familiaris", "dog")),
+    "NCBITaxon:9615": Organism("ENSCAFG", "canis lupus familiaris", ("canis familiaris", "dog", "canis lupus")),
     "NCBITaxon:9685": Organism("ENSFCAG", "felis catus", ("cat",)),
     "NCBITaxon:9986": Organism("ENSOCUG", "oryctolagus cuniculus", ("rabbit",)),
     "NCBITaxon:10141": Organism("ENSCPOG", "cavia porcellus", ("guinea pig",)),
@@ -127,3 +127,22 @@ ORGANISMS = {
     "NCBITaxon:8364": Organism("ENSXETG", "xenopus tropicalis", ("western clawed frog", "tropical clawed frog")),
 }
 """NCBITaxon id of each known organism to its names."""
+
+SUBSPECIES = {
+    "NCBITaxon:9606": "63221 741158",
+    "NCBITaxon:10090": "10091 10092 35531 39442 46456 57486 80274 116058 179238 477815 477816 947985 1266728 1385377 "
+    "1643390 1879032 3109569",
+    "NCBITaxon:10116": "947987",
+    "NCBITaxon:9544": "1449913 1654737 2008792",
+    "NCBITaxon:9541": "90386 1215360 1747270",
+    "NCBITaxon:9598": "37010 37011 37012 756884 1294088",
+    "NCBITaxon:9595": "9593 183511 406788",
+    "NCBITaxon:9823": "9825 291050 309913 309914 310260 310261 375578 375579 415978 490583 1170810 1611878 1611879 "
+    "1611880 2485929",
+    "NCBITaxon:9940": "9938 30528",
+    "NCBITaxon:9615": "9612 286419 443256",
+    "NCBITaxon:9986": "230741 568996",
+    "NCBITaxon:9031": "208524 208525 208526 400035 405000",
+}
+"""NCBITaxon id of an organism to the numbers of taxa that have its genes: subspecies, strains and their crosses, and
+for gorilla and dog the species (NCBITaxon, release of May 2026)."""

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from scdataloader.curation.labels import with_values
 from scdataloader.curation.recipe import Recipe, Rule
+from scdataloader.genes.features import genes_of
 from scdataloader.genes.names import gene_names
-from scdataloader.genes.organisms import UNSTATED, find_organisms
+from scdataloader.genes.organisms import UNSTATED, find_organisms, remedy
 from scdataloader.runtime.messages import shown, suggestion
 from scdataloader.schema import ORGANISM_KEYS
 from scdataloader.sources import AnnDataSource
@@ -147,12 +148,11 @@ def _organisms(source: AnnDataSource, obs: pd.DataFrame, recipe: Recipe) -> list
         given=recipe.rule.organism,
         obs=((column, obs[column]) for column in ORGANISM_KEYS if column in obs),
         uns=lambda: source.organism,
-        gene_ids=lambda: gene_names(source.var, column=recipe.rule.genes, source=source.name),
+        gene_ids=lambda: gene_names(genes_of(source.var, source.name)[0], column=recipe.rule.genes, source=source.name),
     )
     if found[0][0] == UNSTATED:
         raise ValueError(
-            f"no organism found for {source.name} (looked in obs, uns and gene ids); give it by a rule, as rules: "
-            f"{{{source.name!r}: {{organism: human}}}}"
+            f"no organism found for {source.name} (looked in obs, uns and gene ids); {remedy(source.name)}"
         )
     if len(found) > 1 and recipe.mixed_organisms == "refuse":
         parts = ", ".join(f"{organism} ({0 if rows is None else len(rows):,} cells)" for organism, rows in found)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scdataloader.genes.features import genes_of
 from scdataloader.genes.gene_lists import gene_lists
+from scdataloader.genes.matching import NamedGenes, match_names
 from scdataloader.genes.names import gene_names, without_version
-from scdataloader.genes.organisms import UNSTATED, find_organisms, infer_organism
-from scdataloader.genes.tables import find_gene_table
+from scdataloader.genes.organisms import UNSTATED, find_organisms, infer_organism, normalise_organism, remedy
+from scdataloader.genes.overlap import check_shared_genes
+from scdataloader.genes.tables import guess_organism
 from scdataloader.genes.vocabulary import GeneMap, GeneVocabulary
 from scdataloader.protocols import HasOrganism
 from scdataloader.runtime.messages import shown
@@ -42,9 +45,12 @@ class GeneAlignment:
         column: Column of var that holds gene ids or symbols: one for all, or a dictionary from source name (with
             wildcards). None finds Ensembl-style ids in the index or in a column.
         tables: {organism: path of a gene table}, a csv, tsv or parquet file of ids, symbols and perhaps synonyms, for
-            sources whose genes are named by symbols.
-        min_overlap: Minimum fraction of genes that a source shares with its organism's part of the vocabulary,
-            relative to the smaller of the two.
+            sources whose genes are named by symbols. By default the tables that come with the package are used.
+        min_overlap: Minimum fraction of genes that a source shares with its organism's part of the vocabulary, or with
+            a table of ``tables``, relative to the smaller of the two. Without a vocabulary: minimum fraction of its
+            genes that a source shares with larger sources of its organism.
+        feature_types: Types of the features to keep, where ``var["feature_types"]`` states them; by default those of
+            genes ("Gene Expression"), so that antibodies are not in the depth of a cell. "all" keeps every feature.
     """
 
     vocabulary: list[str] | dict[str, int] | dict[str, list[str]] | dict[str, str] | str | None = None
@@ -52,6 +58,7 @@ class GeneAlignment:
     column: dict[str, str] | str | None = None
     tables: dict[str, str] | None = None
     min_overlap: float = 0.1
+    feature_types: list[str] | str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_overlap <= 1:
@@ -75,51 +82,55 @@ class AlignedSource:
         return self.source.n_obs if self.rows is None else len(self.rows)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _NamedGenes:
-    """Cells of one source and one organism, with the ids of its genes."""
-
-    source: Source
-    rows: NDArray[np.int64] | None
-    organism: str
-    ids: list[str]
-    ambiguous: frozenset[str]
-    own: list[str]
-    """Ids that are not those of another organism of the source."""
-
-
 def align(selections: Sequence[SourceSelection], how: GeneAlignment) -> tuple[GeneVocabulary, list[AlignedSource]]:
     """The vocabulary, and the sources aligned to it; a source with several organisms is split.
 
     Raises:
-        GeneOverlapError: a source shares too few genes with the vocabulary.
-        ValueError: an organism is unknown, or stated by some sources only; or an option names a missing source.
+        GeneOverlapError: a source shares too few genes with the vocabulary, its gene table, or the other sources.
+        ValueError: an organism is unknown, or stated by some sources only; an option names a missing source; or a
+            gene table is of an organism that no source has.
     """
     _check_patterns(how, [selection.source.name for selection in selections])
-    found = [part for selection in selections for part in _named_genes(selection, how)]
-    _check_stated([(part.source.name, part.organism) for part in found])
-    vocabulary = _vocabulary(how.vocabulary, [(part.own, part.organism) for part in found])
+    given, tables = _by_organism(how.vocabulary), how.tables or {}
+    parts = [part for selection in selections for part in _named_genes(selection, how)]
+    _warn(parts)
+    parts = _with_organisms(parts, given, tables)
+    _check_stated(parts, [*(given or ()), *tables])
+    _check_tables(parts, tables)
+    vocabulary = None if given is None else _vocabulary(given, sorted({part.organism for part in parts}))
+    matched = match_names(parts, tables, {} if vocabulary is None else vocabulary.genes_dict, how.min_overlap)
+    if vocabulary is None:
+        pairs = zip(parts, matched, strict=True)
+        vocabulary = GeneVocabulary.union((part.own(names.ids), part.organism) for part, names in pairs)
     aligned = []
-    for part in found:
+    for part, names in zip(parts, matched, strict=True):
         name = part.source.name
-        genes = vocabulary.map(part.ids, part.organism, source=name, min_overlap=how.min_overlap)
-        logger.info(genes.summary(name, part.ids, part.ambiguous))
+        genes = vocabulary.map(names.ids, part.organism, source=name, min_overlap=how.min_overlap)
+        logger.info(genes.summary(name, names.ids, names.ambiguous))
+        genes = genes if part.left_out is None else genes.among(part.left_out.mask)
         aligned.append(AlignedSource(source=part.source, rows=part.rows, organism=part.organism, genes=genes))
+    if given is None:
+        check_shared_genes(vocabulary, [(part.source.name, part.genes) for part in aligned], how.min_overlap)
     return vocabulary, aligned
 
 
-def _named_genes(selection: SourceSelection, how: GeneAlignment) -> Iterator[_NamedGenes]:
+def _named_genes(selection: SourceSelection, how: GeneAlignment) -> Iterator[NamedGenes]:
     """The cells of a selection by organism."""
     source = selection.source
-    names = gene_names(source.var, column=_for_source(how.column, source.name), source=source.name)
-    for organism, of_organism in _organisms(source, how, names):
+    var, left_out = genes_of(source.var, source.name, how.feature_types)
+    names = without_version(gene_names(var, column=_for_source(how.column, source.name), source=source.name))
+    organisms = _organisms(source, how, names)
+    for organism, of_organism in organisms:
         rows = _in_both(of_organism, selection.rows)
-        if rows is not None and not len(rows):
-            continue
-        table = find_gene_table(organism, how.tables or {})
-        ids, ambiguous = table.match(names, source=source.name) if table else (without_version(names), frozenset())
-        own = ids if of_organism is None else [gene for gene in ids if infer_organism([gene]) in {None, organism}]
-        yield _NamedGenes(source=source, rows=rows, organism=organism, ids=ids, ambiguous=ambiguous, own=own)
+        if rows is None or len(rows):
+            yield NamedGenes(
+                source=source,
+                rows=rows,
+                organism=organism,
+                names=names,
+                left_out=left_out,
+                is_mixed=len(organisms) > 1,
+            )
 
 
 def _organisms(source: Source, how: GeneAlignment, names: list[str]) -> list[tuple[str, NDArray[np.int64] | None]]:
@@ -157,27 +168,74 @@ def _check_patterns(how: GeneAlignment, names: list[str]) -> None:
                 )
 
 
-def _check_stated(organisms: list[tuple[str, str]]) -> None:
-    silent = [name for name, organism in organisms if organism == UNSTATED]
-    stated = sorted({organism for _, organism in organisms if organism != UNSTATED})
-    if silent and stated:
+def _warn(parts: Sequence[NamedGenes]) -> None:
+    """Report features that are left out, and names that identify no genes."""
+    if left_out := {part.left_out.text: None for part in parts if part.left_out}:
+        what = "features that are not genes are left out, also of the depth"
+        logger.warning("%s: %s; to keep them, set feature_types", what, shown(left_out))
+    unnamed = [part.source.name for part in parts if all(name == str(at) for at, name in enumerate(part.names))]
+    if unnamed and len(parts) > 1:
+        logger.warning("genes are only numbered, and taken to be the same in the same order, in %s", shown(unnamed))
+
+
+def _with_organisms(
+    parts: Sequence[NamedGenes], given: dict[str | None, list[str]] | None, tables: Mapping[str, str]
+) -> list[NamedGenes]:
+    """The parts with an organism where none is stated: that of the vocabulary or table, or one with their symbols."""
+    default = _single_organism(given) or _single_organism(tables)
+    may_guess = default is None and None not in (given or ())
+    found = []
+    for part in parts:
+        organism = part.organism
+        if organism == UNSTATED:
+            organism = default or (may_guess and guess_organism(part.names, part.source.name)) or UNSTATED
+        found.append(replace(part, organism=organism))
+    return found
+
+
+def _single_organism(by_organism: Mapping[Any, Any] | None) -> str | None:
+    """The organism of a vocabulary or of gene tables; None if there is not only one."""
+    if not by_organism or len(by_organism) > 1:
+        return None
+    ((organism, ids),) = by_organism.items()
+    return infer_organism(without_version(ids)) if organism is None else normalise_organism(organism)
+
+
+def _check_stated(parts: Sequence[NamedGenes], options: Sequence[str | None]) -> None:
+    """Refuse sources without organism beside others, or if ``options``, the vocabulary or tables, have organisms."""
+    silent = [part.source.name for part in parts if part.organism == UNSTATED]
+    stated = sorted({part.organism for part in parts} - {UNSTATED})
+    listed = sorted({normalise_organism(organism) for organism in options if organism} - {UNSTATED})
+    if silent and (stated or listed):
         raise ValueError(
-            f"no organism found for {silent[0]} (looked in obs, uns and gene ids), but other sources are of "
-            f"{', '.join(stated)}; set the alignment's organisms={{{silent[0]!r}: 'human'}}, or whichever it is"
+            f"no organism found for {silent[0]} (looked in obs, uns and gene ids), but "
+            f"{'other sources are' if stated else 'vocabulary or tables are'} of {', '.join(stated or listed)}; "
+            f"{remedy(silent[0])}"
         )
 
 
-def _vocabulary(given: object, sources: list[tuple[list[str], str]]) -> GeneVocabulary:
+def _check_tables(parts: Sequence[NamedGenes], tables: Mapping[str, str]) -> None:
+    """Refuse tables if none of them is of the organism of a source."""
+    organisms = sorted({part.organism for part in parts})
+    if tables and not {normalise_organism(organism) for organism in tables} & set(organisms):
+        raise ValueError(
+            f"the alignment's tables are of {', '.join(tables)}, but the sources of {', '.join(organisms)}; correct "
+            "the organism of the table, or set organisms"
+        )
+
+
+def _by_organism(given: object) -> dict[str | None, list[str]] | None:
+    """Lists of genes by organism, None if it is not stated; None without a vocabulary."""
     if given is None:
-        return GeneVocabulary.union(sources)
-    if isinstance(given, GeneVocabulary):
-        return given
-    genes = gene_lists(given)
-    if isinstance(genes, dict):
-        return GeneVocabulary.from_dict(genes)
-    organisms = sorted({organism for _, organism in sources})
-    if len(organisms) > 1:
+        return None
+    genes = given.genes_dict if isinstance(given, GeneVocabulary) else gene_lists(given)
+    return dict(genes.items()) if isinstance(genes, dict) else {None: genes}
+
+
+def _vocabulary(given: dict[str | None, list[str]], organisms: list[str]) -> GeneVocabulary:
+    """The vocabulary; a single list is of the only organism of the sources."""
+    if None in given and len(organisms) > 1:
         raise ValueError(
             f"the sources are of {', '.join(organisms)}; give the vocabulary as a dictionary from organism to its genes"
         )
-    return GeneVocabulary.from_dict({organisms[0]: genes})
+    return GeneVocabulary.from_dict({organism or organisms[0]: ids for organism, ids in given.items()})

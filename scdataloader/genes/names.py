@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING
-
-import pandas as pd
 
 from scdataloader.genes.organisms import ENSEMBL_ID
 from scdataloader.runtime.messages import shown, suggestion
@@ -13,12 +12,15 @@ from scdataloader.runtime.messages import shown, suggestion
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import pandas as pd
+
 
 logger = logging.getLogger(__name__)
 
 ID_COLUMNS = ("ensembl_id", "ensembl_gene_id", "gene_ids", "gene_id", "feature_id")
 SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_name", "feature_name")
 
+_OLD_COPY_ON_Y = re.compile(r"^ENSGR([0-9]{10})(?:\.[0-9]+)?$")
 _MIN_COLUMN_SHARE = 0.9
 """Minimum fraction of ids in a column of ``var`` that is found automatically."""
 
@@ -36,10 +38,7 @@ def gene_names(var: pd.DataFrame, *, column: str | None = None, source: str) -> 
 
     Raises:
         KeyError: ``var`` has no column ``column``; suggests the nearest ones.
-        TypeError: ``var`` is not a DataFrame.
     """
-    if not isinstance(var, pd.DataFrame):
-        raise TypeError(f"{source}: var must be a DataFrame indexed by gene id; got {type(var).__name__}")
     index = [str(label) for label in var.index]
     if column is None and are_ids(index):
         return without_version(index)
@@ -57,9 +56,14 @@ def are_ids(names: Iterable[str]) -> bool:
 
 
 def without_version(ids: Iterable[str]) -> list[str]:
-    """Ids without the ``.12`` of Ensembl-style ids; other names, such as the clone ``AC012345.1``, are unchanged."""
-    matches = ((name, ENSEMBL_ID.fullmatch(name) if "." in name else None) for name in ids)
-    return [name if match is None else match[1] for name, match in matches]
+    """Ids without the ``.12`` of Ensembl-style ids; other names, such as the clone ``AC012345.1``, are unchanged.
+
+    The copy on Y of a pseudoautosomal gene is another gene: ``ENSG00000182378.15_PAR_Y``, in old releases
+    ``ENSGR0000182378.5``, is ``ENSG00000182378_PAR_Y``.
+    """
+    plain = (_OLD_COPY_ON_Y.sub(r"ENSG0\1_PAR_Y", name) if name.startswith("ENSGR") else name for name in ids)
+    matches = ((name, ENSEMBL_ID.fullmatch(name) if "." in name else None) for name in plain)
+    return [name if match is None else match[1] + (match[2] or "") for name, match in matches]
 
 
 def _find_id_column(var: pd.DataFrame, source: str) -> str | None:

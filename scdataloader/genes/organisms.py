@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scdataloader.runtime.messages import did_you_mean
-from scdataloader.schema import ORGANISMS
+from scdataloader.schema import ORGANISMS, SUBSPECIES, is_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,28 +20,35 @@ if TYPE_CHECKING:
 UNSTATED = "NCBITaxon:32644"
 """NCBI's "unidentified": the organism of sources that state none. Allowed if no source of a collection states one."""
 
-ENSEMBL_ID = re.compile(r"((?:ENS[A-Z]*G|WBGene|FBgn)[0-9]{7,11})(?:\.[0-9]+)?")
-"""Stable gene id of any organism; group 1 is the id without version."""
+ENSEMBL_ID = re.compile(r"((?:ENS[A-Z]*G|WBGene|FBgn)[0-9]{7,11})(?:\.[0-9]+(?:_[0-9]+)?)?(_PAR_Y)?")
+"""Stable gene id of any organism; group 1 is the id without version, group 2 GENCODE's mark of a copy on Y."""
 
 _NAMES = {name: taxon for taxon, known in ORGANISMS.items() for name in (known.scientific_name, *known.names)}
+_NAMES |= {re.sub(r"^(.)\S+ (\S+).*", r"\1. \2", known.scientific_name): taxon for taxon, known in ORGANISMS.items()}
+_SPECIES = {f"NCBITaxon:{number}": taxon for taxon, numbers in SUBSPECIES.items() for number in numbers.split()}
 _PREFIXES = {known.gene_prefix: taxon for taxon, known in ORGANISMS.items()}
-_TAXON = re.compile(r"(?:ncbitaxon[:_ ])?([0-9]+)", re.IGNORECASE)
+_N_WORDS_OF_SUBSPECIES = 3
+_TAXON = re.compile(r"(?:ncbitaxon[:_ ])?([0-9]+)(?:\.0)?", re.IGNORECASE)
 
 
 def normalise_organism(name: str) -> str:
     """The NCBITaxon id of an organism: ``human``, ``Homo sapiens``, ``homo_sapiens``, ``9606`` → ``NCBITaxon:9606``.
 
-    Any NCBITaxon id is accepted, also of an organism that is not in `scdataloader.schema.ORGANISMS`.
+    A subspecies or strain of a known organism has its genes, and so its id: ``Sus scrofa domesticus`` and
+    ``NCBITaxon:9825`` are ``NCBITaxon:9823``. Any other NCBITaxon id is accepted as it is.
 
     Raises:
         ValueError: the name is unknown; suggests the nearest one and lists all.
     """
     taxon = _TAXON.fullmatch(name.strip())
     if taxon:
-        return f"NCBITaxon:{taxon[1]}"
+        found = f"NCBITaxon:{taxon[1]}"
+        return _SPECIES.get(found, found)
     plain = " ".join(re.split(r"[\s_-]+", name.strip().lower()))
-    if plain in _NAMES:
-        return _NAMES[plain]
+    words = plain.split(" ")
+    species = " ".join(words[:2]) if len(words) == _N_WORDS_OF_SUBSPECIES else plain
+    if plain in _NAMES or species in _NAMES:
+        return _NAMES.get(plain) or _NAMES[species]
     known = ", ".join(organism.scientific_name for organism in ORGANISMS.values())
     raise ValueError(
         f"unknown organism {name!r}{did_you_mean(plain, _NAMES)}; give its NCBITaxon id, such as NCBITaxon:9606, or "
@@ -60,13 +67,13 @@ def find_organisms(
     """Organisms of the cells of a source, sorted by NCBITaxon id, each with the row numbers of its cells.
 
     The first of these that states an organism decides: the user, a column of obs, uns, the prefix of the gene ids (see
-    `infer_organism`). What comes after is not read.
+    `infer_organism`). What comes after is not read. Missing values and words for unknown state nothing.
 
     Args:
         source: Name of the source in messages.
         given: The organism that the user gives for all cells; None without one.
-        obs: ``(name, values)`` of the columns of obs that may state organisms, by precedence. A column without any
-            value is skipped.
+        obs: ``(name, values)`` of the columns of obs that may state organisms, by precedence. Cells without a value
+            in a column that has some are of the organism of the gene ids.
         uns: Returns the organism that uns states for all cells; None without one.
         gene_ids: Returns the gene ids of the source.
 
@@ -74,33 +81,47 @@ def find_organisms(
         Row numbers are None if all cells are of one organism. `UNSTATED` if nothing states an organism.
 
     Raises:
-        ValueError: an organism is unknown, or a column of obs states organisms for some cells only.
+        ValueError: an organism is unknown, or a column of obs and the gene ids state organisms for some cells only.
     """
     if given is not None:
         return [(normalise_organism(given), None)]
     for column, values in obs:
-        if not values.isna().all():
-            return _by_column(values.astype("category"), source, column)
-    stated = uns()
-    if stated:
-        return [(normalise_organism(stated), None)]
-    return [(infer_organism(gene_ids()) or UNSTATED, None)]
+        labels, place = values.astype("category"), f"obs[{column!r}]"
+        organisms = {label: _stated(str(label), source, place) for label, n in labels.value_counts().items() if n}
+        if not any(organisms.values()):
+            continue
+        is_missing = labels.isna() | labels.isin([label for label, organism in organisms.items() if organism is None])
+        by_ids = infer_organism(gene_ids()) if is_missing.any() else None
+        if is_missing.any() and by_ids is None:
+            cells = f"{is_missing.sum():,} of the {len(labels):,} cells of {source}"
+            raise ValueError(f"{cells} have no organism in {place}; fill the column, or {remedy(source)}")
+        distinct = sorted({organism for organism in (*organisms.values(), by_ids) if organism})
+        if len(distinct) == 1:
+            return [(distinct[0], None)]
+        of_cell = labels.map(organisms).astype(object).where(~is_missing, by_ids)
+        return [(organism, np.flatnonzero(of_cell == organism)) for organism in distinct]
+    organism = _stated(uns() or "", source, "uns")
+    return [(organism or infer_organism(gene_ids()) or UNSTATED, None)]
 
 
-def _by_column(labels: pd.Series, source: str, column: str) -> list[tuple[str, NDArray[np.int64] | None]]:
-    n_missing = int(labels.isna().sum())
-    if n_missing:
-        raise ValueError(
-            f"{n_missing:,} of the {len(labels):,} cells of {source} have no organism in obs[{column!r}]; fill the "
-            f'column, or give one organism for the source: {{"{source}": "human"}} in the organisms of an alignment, '
-            "or by a rule of a recipe"
-        )
-    organisms = {label: normalise_organism(str(label)) for label, n in labels.value_counts().items() if n}
-    distinct = sorted(set(organisms.values()))
-    if len(distinct) == 1:
-        return [(distinct[0], None)]
-    of_cell = labels.map(organisms)
-    return [(organism, np.flatnonzero(of_cell == organism)) for organism in distinct]
+def remedy(source: str) -> str:
+    """How the user gives the organism of a source, for messages."""
+    return (
+        f"give its organism by name or NCBITaxon id, as organisms={{{source!r}: 'human'}} of an alignment (--organisms "
+        f"{source}=human), or by a rule of a recipe"
+    )
+
+
+def _stated(name: str, source: str, place: str) -> str | None:
+    """The organism of a name that is written in a file; None if it means that it is not known."""
+    if is_unknown(name):
+        return None
+    try:
+        organism = normalise_organism(name)
+    except ValueError as error:
+        near = did_you_mean(name.lower(), _NAMES)
+        raise ValueError(f"{source} has the unknown organism {name!r} in {place}{near}; {remedy(source)}") from error
+    return None if organism == UNSTATED else organism
 
 
 def infer_organism(ids: Iterable[str]) -> str | None:

@@ -4,6 +4,8 @@ A name of a source's gene (see `gene_names`) is matched by the first of these ru
 
 1. *Id*. An Ensembl-style id of the table, version ignored, is that gene.
 2. *Symbol*. The symbol of one gene is that gene. A symbol that several genes share is ambiguous: it is not matched.
+   The copies on Y of human pseudoautosomal genes, such as CD99, do not count: the symbol is the gene on X, since
+   aligners mask the copy.
 3. *Trailing id*. Among symbols, a name that ends in an id, as ``7SK_ENSG00000260682`` does, is that id: some
    portals write symbols in this way if several genes share them. A name that was made unique (``TBCE-1``) is not
    matched.
@@ -21,21 +23,29 @@ import logging
 import re
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from scdataloader.genes.names import ID_COLUMNS, SYMBOL_COLUMNS, are_ids, without_version
 from scdataloader.genes.organisms import ENSEMBL_ID, normalise_organism
 from scdataloader.runtime.messages import shown
+from scdataloader.schema import ORGANISMS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
+SHIPPED = Path(__file__).parent / "data"
+"""Folder of the gene tables that come with the package; its README states their sources."""
 _SYNONYM_COLUMNS = ("synonyms", "aliases", "alias_symbol", "prev_symbol")
 _TRAILING_ID = re.compile(r"(?:^|_)" + ENSEMBL_ID.pattern + r"$")
+
+_N_DISTINCTIVE = 10
+"""Symbols that another organism lacks, and how many times as many as the other way round, that tell them apart."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +72,8 @@ class GeneTable:
             ValueError: the file has no column of ids or of symbols.
         """
         rows = gene_rows(path)
-        by_symbol, shared = _unique(rows["symbol"], rows["id"])
+        copies = _copies_on_y(rows["id"])
+        by_symbol, shared = _unique(rows["symbol"], rows["id"], copies)
         if shared:
             logger.info(
                 "%s: %d symbols are shared by several genes and not matched (%s)",
@@ -70,8 +81,9 @@ class GeneTable:
                 len(shared),
                 shown(sorted(shared)),
             )
-        synonyms = rows.assign(synonyms=rows["synonyms"].str.split("|")).explode("synonyms")
-        by_synonym, shared_synonyms = _unique(synonyms["synonyms"].str.strip(), synonyms["id"])
+        with_synonyms = rows[rows["synonyms"] != ""]
+        synonyms = with_synonyms.assign(synonyms=with_synonyms["synonyms"].str.split("|")).explode("synonyms")
+        by_synonym, shared_synonyms = _unique(synonyms["synonyms"].str.strip(), synonyms["id"], copies)
         first = rows.drop_duplicates("id").sort_values("id")
         symbols = dict(zip(first["id"], first["symbol"], strict=True))
         taken = {*symbols, *by_symbol, *shared}
@@ -82,12 +94,11 @@ class GeneTable:
             ambiguous=frozenset(shared | {name for name in shared_synonyms if name not in by_symbol}),
         )
 
-    def match(self, names: Sequence[str], *, source: str) -> tuple[list[str], frozenset[str]]:
+    def match(self, names: Sequence[str]) -> tuple[list[str], frozenset[str]]:
         """The id of each name, by the rules at the top of this module.
 
         Args:
             names: Names of the genes of a source, in order.
-            source: Name of the source in messages.
 
         Returns:
             ``(len(names),)`` ids, with names that are not matched unchanged; and the ambiguous names among these.
@@ -99,9 +110,7 @@ class GeneTable:
         n_names = Counter([*synonyms.values(), *distinct])
         clear = {name: gene for name, gene in synonyms.items() if n_names[gene] == 1}
         ids = [clear.get(name, name) for name in found]
-        unmatched = sorted({name for name in ids if name not in self.symbols})
-        if unmatched:
-            logger.info("%s: %d genes are not in the gene table (%s)", source, len(unmatched), shown(unmatched))
+        unmatched = {name for name in ids if name not in self.symbols}
         return ids, (self.ambiguous | synonyms.keys() - clear.keys()).intersection(unmatched)
 
     def _by_name(self, name: str, *, trailing: bool) -> str:
@@ -115,7 +124,7 @@ class GeneTable:
 
 
 def find_gene_table(organism: str, tables: Mapping[str, str]) -> GeneTable | None:
-    """The gene table of an organism; None without one.
+    """The user's gene table of an organism; None without one.
 
     Args:
         organism: NCBITaxon id.
@@ -133,7 +142,51 @@ def find_gene_table(organism: str, tables: Mapping[str, str]) -> GeneTable | Non
     return _read_once(file.absolute(), status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=4)
+def package_table(organism: str) -> GeneTable | None:
+    """The gene table of an organism, by NCBITaxon id, that comes with the package; None without one."""
+    path = SHIPPED / f"{organism.replace(':', '_')}.parquet"
+    return _read_once(path, 0, 0) if path.exists() else None
+
+
+def guess_organism(names: Sequence[str], source: str) -> str | None:
+    """The organism with most of the names as symbols in the package's tables; None if it is not clear.
+
+    More than half of the distinct names must be its symbols, and at least 10, and ten times as many as the other way
+    round, must not be those of any other organism: the symbols of most vertebrates are much the same, so a small panel
+    may be of several. What is found, or why nothing is, is logged.
+
+    Args:
+        names: Names of the genes of a source.
+        source: Name of the source in messages.
+    """
+    distinct = set(names)
+    found = {path.stem.replace("_", ":"): distinct & _package_symbols(path) for path in SHIPPED.glob("*.parquet")}
+    best = max(found, key=lambda organism: len(found[organism]))
+    known = found.pop(best)
+    if 2 * len(known) <= len(distinct):
+        return None
+    similar = [
+        ORGANISMS[organism].scientific_name
+        for organism, others in found.items()
+        if len(known - others) < max(_N_DISTINCTIVE, _N_DISTINCTIVE * len(others - known))
+    ]
+    name = ORGANISMS[best].scientific_name
+    if similar:
+        logger.warning(
+            "%s states no organism; its symbols may be of %s: set organisms", source, shown([name, *similar])
+        )
+        return None
+    counts = f"{len(known):,} of its {len(distinct):,} genes are named by symbols of it"
+    logger.warning("%s states no organism and is taken to be of %s: %s", source, name, counts)
+    return best
+
+
+@cache
+def _package_symbols(path: Path) -> AbstractSet[str]:
+    return set(pd.read_parquet(path, columns=["symbol"])["symbol"]) - {""}
+
+
+@lru_cache(maxsize=32)
 def _read_once(path: Path, size: int, mtime_ns: int) -> GeneTable:  # noqa: ARG001 (they are part of the key)
     return GeneTable.read(path)
 
@@ -163,14 +216,14 @@ def gene_rows(path: str | Path) -> pd.DataFrame:
         )
     synonyms = [column for column in _SYNONYM_COLUMNS if column in table.columns]
     rows = pd.DataFrame({"id": without_version(table[id_column]), "symbol": table[symbol_column].to_numpy()})
-    rows["synonyms"] = table[synonyms].agg("|".join, axis=1).to_numpy() if synonyms else ""
+    rows["synonyms"] = table[synonyms].agg("|".join, axis=1).str.strip("|").to_numpy() if synonyms else ""
     return rows[rows["id"] != ""].reset_index(drop=True)
 
 
 def _read_text(path: Path) -> pd.DataFrame:
     """A table with all values as text; its columns are named by the first row, unless that is a gene."""
     if path.suffix == ".parquet":
-        return pd.read_parquet(path).astype(object).fillna("").astype(str)
+        return _parquet_text(path)
     separator = "\t" if any(suffix in {".tsv", ".tab"} for suffix in path.suffixes) else ","
     # keep_default_na: "NaN" and "NA" are symbols of genes
     table = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False)
@@ -180,10 +233,34 @@ def _read_text(path: Path) -> pd.DataFrame:
     return table.iloc[1:].set_axis(first, axis=1)
 
 
-def _unique(names: pd.Series, ids: pd.Series) -> tuple[dict[str, str], set[str]]:
-    """{name: id} of names that one id has, and the names that several ids share."""
+def _parquet_text(path: Path) -> pd.DataFrame:
+    """The columns of a Parquet file that a gene table may have; missing values are empty."""
+    known = (*ID_COLUMNS, *SYMBOL_COLUMNS, *_SYNONYM_COLUMNS)
+    file = pq.ParquetFile(path)
+    columns = [name for name in file.schema_arrow.names if name in known]
+    table = file.read(columns=columns or None).to_pandas()
+    return pd.DataFrame({name: table[name].astype(object).where(table[name].notna(), "").astype(str) for name in table})
+
+
+def _unique(names: pd.Series, ids: pd.Series, copies: AbstractSet[str]) -> tuple[dict[str, str], set[str]]:
+    """{name: id} of names that one id has, and names that several ids share; without copies of another gene."""
     pairs = pd.DataFrame({"name": names, "id": ids}).drop_duplicates()
     pairs = pairs[pairs["name"].fillna("") != ""]
+    pairs = pairs[~(pairs["name"].duplicated(keep=False) & pairs["id"].isin(copies))]
     shared = pairs["name"].duplicated(keep=False)
     unique = pairs[~shared]
     return dict(zip(unique["name"], unique["id"], strict=True)), set(pairs["name"][shared])
+
+
+def _copies_on_y(ids: pd.Series) -> AbstractSet[str]:
+    """The copies on Y of human pseudoautosomal genes, which have a marked id, or since GENCODE 44 one of their own."""
+    marked = set(ids[ids.str.endswith("_PAR_Y")])
+    return marked | _human_copies_on_y() if ids.str.startswith("ENSG0").any() else marked
+
+
+@cache
+def _human_copies_on_y() -> AbstractSet[str]:
+    """Genes on Y that have the symbol of a gene on X."""
+    genes = pd.read_parquet(SHIPPED / "NCBITaxon_9606.parquet", columns=["gene_id", "symbol", "chromosome"])
+    on_x, on_y = (genes[genes["chromosome"] == chromosome] for chromosome in "XY")
+    return set(on_y["gene_id"][on_y["symbol"].isin(set(on_x["symbol"]) - {""})])

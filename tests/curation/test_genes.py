@@ -84,9 +84,21 @@ def test_without_a_table_ids_of_the_organism_are_kept(tmp_path):
     assert outcome.notes[:1] == ("genes without match, dropped: 2 (ENSMUSG00000000001, GFP)",)
 
 
-def test_symbols_without_a_table_are_refused(tmp_path):
-    said = failed(written(tmp_path / "a.h5ad", cells(["CD4", "TP53"])))
-    assert "a.h5ad is of NCBITaxon:9606 and has no Ensembl-style ids of it (its genes look like CD4, TP53)" in said
+def test_symbols_are_matched_by_the_table_of_the_package(tmp_path):
+    raw = cells(["CD99", "x", "ENSG00000000001", "TP53"])
+    raw.var["feature_types"] = ["Gene Expression"] * 3 + ["Antibody Capture"]
+    outcome, found = kept(written(tmp_path / "a.h5ad", raw))
+    assert list(found.var_names) == ["ENSG00000000001", "ENSG00000002586"]
+    np.testing.assert_array_equal(found.X.toarray(), raw.X.toarray()[:, [2, 0]])
+    assert outcome.notes[:2] == (
+        "genes without match, dropped: 1 (x)",
+        "features that are not genes, left out: a.h5ad 1 Antibody Capture by var['feature_types']",
+    )
+
+
+def test_symbols_without_any_table_are_refused(tmp_path):
+    said = failed(written(tmp_path / "a.h5ad", cells(["CD4", "TP53"], organism="cow")))
+    assert "a.h5ad is of NCBITaxon:9913 and has no Ensembl-style ids of it (its genes look like CD4, TP53)" in said
     assert "give the recipe a gene table" in said
 
 

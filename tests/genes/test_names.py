@@ -7,7 +7,7 @@ import logging
 import pandas as pd
 import pytest
 
-from scdataloader.genes.names import gene_names
+from scdataloader.genes.names import gene_names, without_version
 
 TP53, CD4, MYC, PTEN = "ENSG00000141510", "ENSG00000010610", "ENSG00000136997", "ENSG00000171862"
 
@@ -59,3 +59,18 @@ def test_a_missing_column_is_refused_with_the_nearest():
 def test_symbols_stay_as_written():
     names = ["TP53", "CD4-1", "7SK_ENSG00000260682", "LINC_ENSG_1", "AC012345.1"]
     assert gene_names(pd.DataFrame(index=names), source="a") == names
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("ENSG00000182378.15_PAR_Y", "ENSG00000182378_PAR_Y"),
+        ("ENSG00000182378_PAR_Y", "ENSG00000182378_PAR_Y"),
+        ("ENSGR0000182378.10", "ENSG00000182378_PAR_Y"),
+        ("ENSGR0000182378", "ENSG00000182378_PAR_Y"),
+        ("ENSG00000223972.5_2", "ENSG00000223972"),
+        ("AC012345.1", "AC012345.1"),
+    ],
+)
+def test_versions_in_all_forms_are_ignored(name, plain):
+    assert without_version([name]) == [plain]

@@ -26,6 +26,14 @@ TP53, CD4 = "ENSG00000141510", "ENSG00000010610"
         ("Caenorhabditis elegans", "NCBITaxon:6239"),
         ("crab-eating macaque", "NCBITaxon:9541"),
         ("NCBITaxon:8296", "NCBITaxon:8296"),
+        ("9606.0", "NCBITaxon:9606"),  # a number in a column with missing values
+        ("C. elegans", "NCBITaxon:6239"),
+        ("H. sapiens", "NCBITaxon:9606"),
+        ("NCBITaxon:9825", "NCBITaxon:9823"),
+        ("Sus scrofa domesticus", "NCBITaxon:9823"),
+        ("NCBITaxon:10092", "NCBITaxon:10090"),
+        ("Gorilla gorilla", "NCBITaxon:9595"),
+        ("NCBITaxon:9593", "NCBITaxon:9595"),
     ],
 )
 def test_every_way_to_name_an_organism_gives_its_taxon(name, organism):
@@ -45,6 +53,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_the_known():
         (["WBGene00000014", "WBGene00000018"], "NCBITaxon:6239"),
         (["FBgn0000008"], "NCBITaxon:7227"),
         ([TP53, CD4, "ERCC-00002"], "NCBITaxon:9606"),
+        (["ENSG00000182378.15_PAR_Y"], "NCBITaxon:9606"),
         ([TP53, "GFP"], None),  # only half
         ([TP53] * 8 + ["ENSMUSG00000059552"] * 2, None),  # a mixture
         (["ENSXYZG00000000001"], None),  # a species of no name here
@@ -105,3 +114,28 @@ def test_cells_without_organism_beside_others_are_refused():
     column = pd.Series(["human", None, "mouse"])
     with pytest.raises(ValueError, match=r"1 of the 3 cells of s have no organism in obs\['o'\]"):
         find_organisms("s", given=None, obs=[("o", column)], uns=lambda: None, gene_ids=list)
+
+
+@pytest.mark.parametrize("word", ["unknown", "", "NaN", "<NA>", "NCBITaxon:32644", None])
+@pytest.mark.parametrize("others", [[], ["human"]])
+def test_words_for_unknown_count_as_missing(word, others):
+    column = pd.Series([word, *others], dtype=object)
+    columns = [("organism_ontology_term_id", column), ("organism", pd.Series(["human", *others]))]
+    for stated in (columns[:1], columns):
+        assert find_organisms("s", given=None, obs=stated, uns=lambda: "unknown", gene_ids=lambda: [TP53]) == [
+            (HUMAN, None)
+        ]
+    if others:
+        found = find_organisms(
+            "s", given=None, obs=columns[:1], uns=lambda: None, gene_ids=lambda: ["ENSMUSG00000059552"]
+        )
+        assert [(organism, rows.tolist()) for organism, rows in found] == [(MOUSE, [0]), (HUMAN, [1])]
+
+
+@pytest.mark.parametrize("where", ["obs['organism']", "uns"])
+def test_an_unknown_organism_names_file_place_and_option(where):
+    obs = [("organism", pd.Series(["hg38"]))] if where != "uns" else []
+    with pytest.raises(ValueError, match="hg38") as error:
+        find_organisms("a.h5ad", given=None, obs=obs, uns=lambda: "hg38", gene_ids=lambda: [TP53])
+    for part in ("a.h5ad", where, "organisms={'a.h5ad': 'human'}", "--organisms a.h5ad=human", "rule"):
+        assert part in str(error.value)

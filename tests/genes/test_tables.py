@@ -18,7 +18,7 @@ from scdataloader.errors import GeneOverlapError
 from scdataloader.genes.alignment import GeneAlignment, align
 from scdataloader.genes.names import gene_names
 from scdataloader.genes.organisms import infer_organism
-from scdataloader.genes.tables import GeneTable, find_gene_table
+from scdataloader.genes.tables import SHIPPED, GeneTable, find_gene_table, package_table
 from scdataloader.protocols import SourceSelection
 from scdataloader.testing import MemorySource, named_values
 from tests.conftest import DATA
@@ -69,7 +69,8 @@ def test_another_file_is_refused(tmp_path):
 
 def test_the_human_table(human_table):
     assert human_table.by_symbol["TP53"] == TP53
-    assert len(human_table.by_symbol) == 78_894 - 2_111  # rows whose symbol is shared
+    assert human_table.by_symbol["IL3RA"] == "ENSG00000185291"  # on X
+    assert len(human_table.by_symbol) == 78_894 - 2_111 + 36  # rows whose symbol is shared, but by a copy on Y
 
 
 def test_a_table_has_symbols_synonyms_and_ambiguous_names(tmp_path):
@@ -113,6 +114,34 @@ def test_a_table_that_changes_is_read_again(tmp_path):
     assert list(find_gene_table("NCBITaxon:9606", tables).by_symbol) == ["TP53", "CD4"]
 
 
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_pseudoautosomal_symbol_is_the_gene_on_x(tmp_path, marked):
+    path = tmp_path / "genes.csv"
+    copy = "ENSG00000002586.20_PAR_Y" if marked else "ENSG00000292348"
+    path.write_text(f"gene_id,symbol\n{copy},CD99\nENSG00000002586.20,CD99\n{TP53},TWICE\n{CD4},TWICE\n")
+    table = GeneTable.read(path)
+    assert table.match(["CD99", copy])[0] == ["ENSG00000002586", copy.replace(".20", "")]
+    assert table.ambiguous == {"TWICE"}
+
+
+def test_the_tables_of_the_package():
+    organisms = [path.stem.replace("_", ":") for path in SHIPPED.glob("*.parquet")]
+    assert len(organisms) == 14
+    for organism in organisms:
+        genes = pd.read_parquet(SHIPPED / f"{organism.replace(':', '_')}.parquet")
+        assert genes["gene_id"].is_monotonic_increasing
+        assert genes["gene_id"].is_unique
+        assert infer_organism(genes["gene_id"]) == organism
+        assert f"{len(genes):,}" in (SHIPPED / "README.md").read_text()
+    human = package_table("NCBITaxon:9606")
+    par = ("CD99", "IL3RA", "CSF2RA", "CRLF2", "P2RY8", "SLC25A6", "VAMP7")
+    assert not human.ambiguous.intersection(par)
+    assert {human.by_symbol[symbol] < "ENSG00000292000" for symbol in par} == {True}
+    genes = pd.read_parquet(SHIPPED / "NCBITaxon_9606.parquet").set_index("gene_id")
+    assert genes.loc[TP53].tolist() == ["TP53", "17", 7661779]
+    assert package_table("NCBITaxon:9913") is None
+
+
 # ------------------------------------------------------------------------------------------------------------- matching
 
 
@@ -121,13 +150,13 @@ def test_symbols_are_looked_up_and_other_names_stay():
     by_symbol = {"TP53": TP53, "CD4": CD4}
     symbols = {gene: symbol for symbol, gene in by_symbol.items()}
     known = GeneTable(symbols=symbols, by_symbol=by_symbol, by_synonym={}, ambiguous=frozenset())
-    assert known.match(names, source="a") == ([TP53, CD4, "CD4-1", "ENSG00000260682", MYC, "LINC_ENSG_1"], frozenset())
+    assert known.match(names) == ([TP53, CD4, "CD4-1", "ENSG00000260682", MYC, "LINC_ENSG_1"], frozenset())
 
 
 def test_an_id_is_its_own_gene_whatever_it_is_a_synonym_of(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(f"gene_id,symbol,synonyms\n{TP53},A,{CD4}|{MYC}\n{CD4},B,\n")
-    assert GeneTable.read(path).match([CD4, MYC], source="a")[0] == [CD4, TP53]
+    assert GeneTable.read(path).match([CD4, MYC])[0] == [CD4, TP53]
 
 
 def test_real_files(real_data, human_table):
@@ -136,7 +165,7 @@ def test_real_files(real_data, human_table):
     found = {}
     for name in ("mouse_brain_merfish", "human_gut_scp1884", "human_cd4_perturb", "worm_l2"):
         var = anndata.read_h5ad(real_data / f"{name}.h5ad", backed="r").var
-        ids, _ = human_table.match(gene_names(var, source=name), source=name)
+        ids, _ = human_table.match(gene_names(var, source=name))
         found[name] = (infer_organism(ids), ids[0])
     assert found == {
         "mouse_brain_merfish": ("NCBITaxon:10090", "ENSMUSG00000024798"),

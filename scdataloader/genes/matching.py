@@ -1,0 +1,131 @@
+"""Names of genes to the ids of the vocabulary, by gene tables where one side has symbols and the other has ids."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scdataloader.errors import GeneOverlapError
+from scdataloader.genes.features import LeftOut
+from scdataloader.genes.names import are_ids
+from scdataloader.genes.organisms import infer_organism
+from scdataloader.genes.tables import GeneTable, find_gene_table, package_table
+from scdataloader.protocols import Source
+from scdataloader.runtime.messages import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+logger = logging.getLogger(__name__)
+
+_N_EXAMPLES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedGenes:
+    """Cells of one source and one organism, with the names of its genes."""
+
+    source: Source
+    rows: NDArray[np.int64] | None
+    """``(n_obs,)`` row numbers in the source, ascending; None for all rows."""
+    organism: str
+    names: list[str]
+    """Ids without version, or symbols."""
+    left_out: LeftOut | None
+    """Features that are not genes, and have no name here."""
+    is_mixed: bool
+    """Whether the source has cells of other organisms."""
+
+    def own(self, ids: list[str]) -> list[str]:
+        """The ids that are not those of another organism of the source."""
+        if not self.is_mixed:
+            return ids
+        return [gene for gene in ids if infer_organism([gene]) in {None, self.organism}]
+
+
+class MatchedNames(NamedTuple):
+    """What the genes of a source are called in the vocabulary."""
+
+    ids: list[str]
+    """Ids, or the vocabulary's own names; names without a match are unchanged."""
+    ambiguous: frozenset[str] = frozenset()
+    """Names that may mean several genes; see `GeneTable.match`."""
+
+
+def match_names(
+    parts: Sequence[NamedGenes], tables: Mapping[str, str], wanted: Mapping[str, list[str]], min_overlap: float
+) -> list[MatchedNames]:
+    """Match the names of each part; symbols without a match are reported with their number.
+
+    A table of the user is always used. That of the package is used if a source has symbols and the vocabulary ids, or
+    the other way round.
+
+    Args:
+        parts: Named genes.
+        tables: {organism: path}, as given by the user.
+        wanted: {organism: genes of the vocabulary}; without them, ids are wanted.
+        min_overlap: Minimum fraction of genes that a source shares with a table of the user.
+
+    Raises:
+        GeneOverlapError: a source shares too few genes with a table of the user.
+    """
+    renamed: dict[str, _Renaming] = {}
+    matched, unknown = [], list[str]()
+    for part in parts:
+        own, of_vocabulary = find_gene_table(part.organism, tables), wanted.get(part.organism)
+        has_ids, want_ids = are_ids(part.names), of_vocabulary is None or are_ids(of_vocabulary)
+        table = own or (package_table(part.organism) if has_ids != want_ids else None)
+        if table is None:
+            matched.append(MatchedNames(part.names))
+            continue
+        ids, ambiguous = table.match(part.names)
+        missing = set(ids).difference(table.symbols)
+        if of_vocabulary is not None:
+            if part.organism not in renamed:
+                renamed[part.organism] = _Renaming.of(of_vocabulary, table)
+            ids = renamed[part.organism].apply(part.names, ids)
+            missing = missing.intersection(ids).difference(of_vocabulary)
+        matched.append(MatchedNames(ids, ambiguous))
+        if own is not None:
+            _check_table(part, len(set(ids)), len(missing), len(own.symbols), min_overlap)
+        if missing and not has_ids:
+            some = ", ".join(sorted(missing)[:_N_EXAMPLES])
+            unknown.append(f"{part.source.name} {len(missing):,} of {len(set(part.names)):,} ({some})")
+    if unknown:
+        logger.warning("symbols that the gene table does not know keep their names: %s", shown(unknown))
+    return matched
+
+
+class _Renaming(NamedTuple):
+    """The names that the genes of an organism have in a vocabulary, which may be symbols."""
+
+    names: AbstractSet[str]
+    """All of them."""
+    of_id: dict[str, str]
+    """{id: name}."""
+
+    @classmethod
+    def of(cls, vocabulary: list[str], table: GeneTable) -> Self:
+        """The names of a vocabulary, with the ids that the table has for them."""
+        return cls(set(vocabulary), dict(zip(table.match(vocabulary)[0], vocabulary, strict=True)))
+
+    def apply(self, names: list[str], ids: list[str]) -> list[str]:
+        """The names in the vocabulary of genes that have ``names`` and ``ids``; otherwise the ids."""
+        pairs = zip(names, ids, strict=True)
+        return [name if name in self.names else self.of_id.get(gene, gene) for name, gene in pairs]
+
+
+def _check_table(part: NamedGenes, n_ids: int, n_missing: int, n_table: int, min_overlap: float) -> None:
+    n_known = n_ids - n_missing
+    if n_known and n_known >= min_overlap * min(n_ids, n_table):
+        return
+    raise GeneOverlapError(
+        f"{part.source.name} shares {n_known:,} of its {n_ids:,} genes with the gene table of {part.organism}, where "
+        f"{min_overlap:.1%} is needed; its genes look like {', '.join(part.names[:_N_EXAMPLES])}; give another table, "
+        "correct the organism, or lower min_overlap"
+    )
