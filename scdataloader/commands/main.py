@@ -34,6 +34,9 @@ COMMANDS = {
 TRACEBACK = "SCDATALOADER_TRACEBACK"
 """Environment variable: 1 shows the traceback of errors that are otherwise reported in one line."""
 
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+"""Environment variables in which launchers number the processes of a run."""
+
 _BAD_INPUT = (ImportError, ValueError, LookupError, OSError, RuntimeError, TypeError)
 
 logger = logging.getLogger(__name__)
@@ -98,9 +101,14 @@ class _logging:  # noqa: N801 (reads as a context)
 
 
 class _StandardError(logging.Handler):
-    """Writes to the current standard error, which a progress bar replaces while it is shown."""
+    """Writes to the current standard error, which a progress bar replaces while it is shown.
+
+    Of several processes that run the same command, only the first writes what is not an error.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.ERROR and any(os.environ.get(rank, "0") != "0" for rank in RANKS):
+            return
         sys.stderr.write(self.format(record) + "\n")
 
 

@@ -79,8 +79,8 @@ class Prefetcher:
     labels: NDArray[np.int32] | None
     seed: int
     batch_size: int
-    mark_pad: bool
-    """Whether batches mark the rows beyond the end of the epoch."""
+    drop_last: bool
+    """Whether an epoch ends with its last full batch; otherwise, on several ranks, rows beyond its end are marked."""
     rank: int
     world_size: int
     num_threads: int
@@ -94,13 +94,23 @@ class Prefetcher:
         check_matrices(self.collection, self._matrix_keys)
         self._cells_per_task = self.batch_size  # until the size of a batch is known
 
-    def batches(self, epoch: int, step: int, n_steps: int) -> Generator[MadeBatch, None, None]:
-        """The batches of steps [step, n_steps) of ``epoch``; threads run from the first until it is closed."""
+    @property
+    def n_steps(self) -> int:
+        """Batches per epoch on each rank."""
+        full, rest = divmod(self.sampler.num_samples, self.batch_size * self.world_size)
+        return full + (1 if rest and not self.drop_last else 0)
+
+    @property
+    def _mark_pad(self) -> bool:
+        return self.world_size > 1 and not self.drop_last
+
+    def batches(self, epoch: int, step: int) -> Generator[MadeBatch, None, None]:
+        """The batches of ``epoch`` from ``step`` on; threads run from the first until it is closed."""
         # A pool for each kind of work, so that urgent work does not queue behind work for later.
         drawer = ThreadPoolExecutor(1, "scdataloader-draw")
         readers, makers = (ThreadPoolExecutor(self.num_threads, f"scdataloader-{job}") for job in ("read", "make"))
         try:
-            draws = (drawer.submit(self._drawn, epoch, *window) for window in self._windows(step, n_steps))
+            draws = (drawer.submit(self._drawn, epoch, *window) for window in self._windows(step, self.n_steps))
             pieces = chain.from_iterable(map(self._pieces, _in_order(draws, 1)))
             reads = (readers.submit(self._prepare, epoch, piece) for piece in pieces)
             for made, rest in _in_order(reads, self.num_threads + 1):
@@ -188,7 +198,7 @@ class Prefetcher:
             measured=self.collection.measured,
             position=drawn.positions,
             key=int(derive_key(self.seed, epoch, _ROW_BITS)),
-            pad=drawn.positions >= self.sampler.num_samples if self.mark_pad else None,
+            pad=drawn.positions >= self.sampler.num_samples if self._mark_pad else None,
             obs={column: values.take(located.rows) for column, values in self._obs.items()},
             matrices={key: read_matrix(self.collection, key, located.rows) for key in self._matrix_keys},
         )

@@ -129,11 +129,12 @@ class LabelClassifier(Reference):
             for name, score in found.items():
                 scores.setdefault(name, []).append(score)
                 if several:
-                    self.log(f"{stage}/{name}/{column}", score)
+                    self.log(f"{stage}/{name}/{column}", score, sync_dist=True)
             prefix, names = f"{stage}/recall{f'/{column}' if several else ''}", self.decoders.get(column, {})
             for code in n_cells.nonzero().flatten().tolist():
-                self.log(f"{prefix}/{names.get(code, code)}", right[code] / n_cells[code])
+                self.log(f"{prefix}/{names.get(code, code)}", right[code] / n_cells[code], sync_dist=True)
             counts.reset()
             f1.reset()
         for name, of_columns in scores.items():
-            self.log(f"{stage}/{name}", torch.stack(of_columns).mean(), prog_bar=name == "macro_f1")
+            mean = torch.stack(of_columns).mean()
+            self.log(f"{stage}/{name}", mean, prog_bar=name == "macro_f1", sync_dist=True)

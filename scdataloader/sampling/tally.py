@@ -99,6 +99,12 @@ class Tally:
         self.draws[:] = 0
         self.counts[:] = 0
 
+    def empty(self) -> Tally:
+        """Another tally of the same cells and classes, without draws."""
+        other = copy(self)
+        other.draws, other.counts = np.zeros_like(self.draws), np.zeros_like(self.counts)
+        return other
+
     def summed(self, over_ranks: Callable[[NDArray[np.integer]], NDArray[np.integer]]) -> Tally:
         """The tally of all ranks; ``over_ranks`` returns the sum of an array over the ranks."""
         total = copy(self)

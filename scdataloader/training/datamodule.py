@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -50,7 +52,14 @@ class DataModule(DataConfig, LightningDataModule):
         batch_size: Cells per batch on each rank.
         num_threads: Threads that read ahead of the model.
         window: Cells that one thread reads at once; None chooses by the cost of reading.
-        seed: Seed of the draws and of every random choice after them.
+        seed: Seed of the draws and of every random choice after them; None is the one of Lightning's
+            ``seed_everything``, or 0 without it.
+        drop_last: Whether a last training batch that is not full is left out. Otherwise it is shorter, or, on several
+            ranks, filled with repeated cells that ``pad`` marks.
+        rank: Index of this process among those that share the batches. By default it is that of the Trainer, of
+            ``torch.distributed``, or of the environment that ``torchrun`` sets; give both if only some processes of a
+            run share the data.
+        world_size: Number of processes that share the batches.
         densify: Whether sparse tensors that the collate function names are made dense on the device.
         checkpoint: Checkpoint of an earlier run, to apply its model to other data: its genes are the vocabulary and
             its label codes are used; a label that it does not have is -1.
@@ -63,7 +72,10 @@ class DataModule(DataConfig, LightningDataModule):
     batch_size: int = BATCH_SIZE
     num_threads: int = 2
     window: int | None = None
-    seed: int = 0
+    seed: int | None = 0
+    drop_last: bool = True
+    rank: int | None = None
+    world_size: int | None = None
     densify: bool = True
     checkpoint: str | None = None
     report: bool = True
@@ -73,8 +85,26 @@ class DataModule(DataConfig, LightningDataModule):
         super().__post_init__()
         self._absent_labels_are_unknown = False
         self._restored: Any = None
-        self._loaders: list[Loader] = []
+        self._loaders: WeakSet[Loader] = WeakSet()
         self._sparse_keys: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """The options that are set."""
+        values = ((option, getattr(self, option.name)) for option in fields(self))
+        given = (
+            f"{option.name}={value!r}" for option, value in values if option.name == "data" or value != option.default
+        )
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    __str__ = __repr__  # that of Lightning iterates over the data
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the loaders that were given out."""
+        return {name: value for name, value in self.__dict__.items() if name != "_loaders"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start without loaders."""
+        self.__dict__.update(state, _loaders=WeakSet())
 
     @cached_property
     def collection(self) -> Collection:
@@ -186,10 +216,8 @@ class DataModule(DataConfig, LightningDataModule):
             logger.log(level, drawn.summary())
 
     def train_dataloader(self) -> Loader:
-        """Training cells as the sampling plan draws them; a last batch that is not full is left out."""
-        world_size = self.trainer.world_size if self.trainer is not None else 1
-        sampler = self.plan.sampler(self.training_cells, seed=self.seed, global_batch_size=self.batch_size * world_size)
-        return self._loader(sampler, training=True)
+        """Training cells as the sampling plan draws them; the same in each epoch with Lightning's overfit_batches."""
+        return self._loader(self._train_sampler, training=True)
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Every validation cell once, in order; an empty list without a validation split."""
@@ -212,9 +240,8 @@ class DataModule(DataConfig, LightningDataModule):
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002
         """End the loaders' threads."""
-        for loader in self._loaders:
+        for loader in list(self._loaders):
             loader.close()
-        self._loaders.clear()
 
     def on_exception(self, exception: BaseException) -> None:  # noqa: ARG002
         """End the loaders' threads, because Lightning does not call `teardown` after an error."""
@@ -273,9 +300,27 @@ class DataModule(DataConfig, LightningDataModule):
             self.load_state_dict(read_state(path))
         self._restored = path
 
-    def _loader(self, sampler: Sampler, *, training: bool) -> Loader:
+    def _train_sampler(self, global_batch_size: int) -> Sampler:
+        return self.plan.sampler(self.training_cells, seed=self._seed, global_batch_size=global_batch_size)
+
+    @property
+    def _seed(self) -> int:
+        return int(os.environ.get("PL_GLOBAL_SEED", "0")) if self.seed is None else self.seed
+
+    @property
+    def _ranks(self) -> tuple[int | None, int | None]:
+        """Rank and world size as given or of the Trainer; None if the loader has to find them."""
+        if self.rank is None and self.world_size is None and self.trainer is not None:
+            shared = (
+                self.trainer.distributed_sampler_kwargs or {}
+            )  # of a model-parallel strategy: the data-parallel mesh
+            return shared.get("rank"), shared.get("num_replicas")
+        return self.rank, self.world_size
+
+    def _loader(self, sampler: Sampler | Callable[[int], Sampler], *, training: bool) -> Loader:
         self._restore()
-        trainer = self.trainer
+        rank, world_size = self._ranks
+        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         loader = Loader(
             self.collection,
             sampler,
@@ -284,16 +329,16 @@ class DataModule(DataConfig, LightningDataModule):
             labels=self.label_codes,
             context=self._context,
             transforms=self._transforms,
-            seed=self.seed,
-            drop_last=training,
-            rank=trainer.global_rank if trainer is not None else 0,
-            world_size=trainer.world_size if trainer is not None else 1,
+            seed=self._seed,
+            drop_last=training and self.drop_last,
+            rank=rank,
+            world_size=world_size,
             num_threads=self.num_threads,
             window=self.window,
-            fixed_epoch=not training,
+            fixed_epoch=overfits or not training,
             tally=self._tally() if training and self.report else None,
         )
-        self._loaders.append(loader)
+        self._loaders.add(loader)
         self._sparse_keys = loader.densify
         return loader
 

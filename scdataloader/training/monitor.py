@@ -136,7 +136,7 @@ class SamplingMonitor(Callback):
         if not trainer.barebones:
             pl_module.log_dict(values, sync_dist=trainer.world_size > 1, batch_size=1)
         if trainer.is_global_zero:
-            logger.info(_line(loader.epoch, tally.n_draws, values))
+            logger.info("epoch %d: %s", loader.epoch, _line(tally.n_draws, loader.ranks[1], values))
             _append(self._folder / FILE, loader.epoch, target, tally)
         self._begin()
 
@@ -153,11 +153,12 @@ def _sum_over_ranks(trainer: Trainer, array: NDArray[np.integer]) -> NDArray[np.
     return total
 
 
-def _line(epoch: int, n_draws: int, values: dict[str, float]) -> str:
+def _line(n_draws: int, n_ranks: int, values: dict[str, float]) -> str:
     error = values.get("data/share_error")
+    ranks = f"{n_ranks} ranks" if n_ranks > 1 else "1 rank"
     shares = "" if error is None else f"class shares within {error:.2%} of target, "
     return (
-        f"epoch {epoch}: {n_draws:,} draws at {values['data/cells_per_s']:,.0f} cells/s, "
+        f"{n_draws:,} draws on {ranks} at {values['data/cells_per_s']:,.0f} cells/s, "
         f"{values['data/waiting_share']:.1%} of the time waiting for data; {shares}"
         f"{values['data/repeated_share']:.1%} repeated draws, {values['data/effective_cells']:,.0f} effective cells"
     )

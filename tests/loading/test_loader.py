@@ -1,5 +1,7 @@
 """Batches in order, whoever reads them: threads, windows, ranks, resumed or not."""
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -13,6 +15,7 @@ from scdataloader.collection.collection import Collection
 from scdataloader.errors import StateMismatchError
 from scdataloader.loading.loader import Loader
 from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, Subset, WeightedSampler
+from scdataloader.sampling.tally import Tally
 from scdataloader.testing import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(40)]
@@ -152,7 +155,7 @@ def test_a_stopped_stream_goes_on_bit_for_bit_from_every_step(collection):
 
     whole = make()
     expected = [*whole, *whole]
-    for step in range(15):
+    for step in range(14):
         stopped = make()
         seen = []
         while len(seen) < step:
@@ -224,12 +227,137 @@ def test_closing_leaves_no_thread(collection):
         return [thread for thread in threading.enumerate() if thread.name.startswith("scdataloader")]
 
     loader = Loader(collection, weighted(), Dense(), batch_size=4, window=8)
-    next(iter(loader))
+    running = iter(loader)
+    next(running)
     assert threads()
     loader.close()
     assert not threads()
+    with pytest.raises(RuntimeError, match="closed during this pass"):
+        next(running)
     list(loader)
     assert not threads()
+    next(iter(loader))  # a pass that nobody keeps
+    assert not threads()
+
+
+def test_a_look_at_a_batch_within_a_pass_changes_nothing(collection):
+    def make():
+        tally = Tally(100, CLASSES.astype(np.int32), [str(n) for n in range(7)])
+        return Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=16, tally=tally)
+
+    plain = make()
+    whole = [[(batch, plain.state_dict()) for batch in plain] for _ in range(2)]
+    for at in range(7):
+        loader = make()
+        for epoch in range(2):
+            seen = []
+            for step, batch in enumerate(loader):
+                seen.append((batch, loader.state_dict()))
+                assert loader.n_drawn == loader.tally.n_draws == len(joined([batch for batch, _ in seen], "row"))
+                if (epoch, step) == (0, at):
+                    start = 1 if step == 6 else 0  # after the last batch, the next epoch comes
+                    equal([next(iter(loader))], [whole[start][0][0]])
+            equal([batch for batch, _ in seen], [batch for batch, _ in whole[epoch]])
+            assert [state for _, state in seen] == [state for _, state in whole[epoch]]
+
+
+def test_passes_side_by_side_are_independent(collection):
+    loader = Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=10)
+    first, second = zip(*zip(loader, loader, strict=True), strict=True)
+    equal(first, second)
+    assert loader.position == (0, 10)
+
+
+def test_a_state_after_the_last_batch_goes_on_with_the_next_epoch(collection):
+    def make():
+        return Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=16)
+
+    loader = make()
+    list(loader)
+    state, expected = loader.state_dict(), list(loader)
+    resumed = make()
+    resumed.load_state_dict(state)
+    equal(list(resumed), expected)
+    resumed.load_state_dict(state)
+    resumed.set_epoch(0)
+    assert not list(resumed)  # nothing is left of the epoch that is named
+    equal(list(resumed), expected)
+
+
+def test_passes_that_repeat_within_an_epoch_are_further_epochs(collection):
+    def make():
+        return Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=25)
+
+    def run(loader, state=None):
+        """Positions and states of three epochs of ten steps, of which each pass has four."""
+        seen, first = [], 0
+        if state is not None:
+            first, state = state
+            loader.load_state_dict(state)
+        batches = iter(loader)
+        for step in range(first, 30):
+            if step % 10 == 0 or step == first:
+                loader.set_epoch(step // 10)
+            if step % 10 == 0:
+                batches = iter(loader)
+            try:
+                batch = next(batches)
+            except StopIteration:
+                batches = iter(loader)
+                batch = next(batches)
+            seen.append((loader.position, batch["row"].tolist(), loader.state_dict()))
+        return seen
+
+    whole = run(make())
+    assert [position for position, _, _ in whole[:12]] == [(n // 4, n % 4 + 1) for n in range(10)] + [(3, 1), (3, 2)]
+    for n in range(1, 30):
+        assert run(make(), (n, whole[n - 1][2])) == whole[n:]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_copies_go_on_from_the_same_position(collection, begun):
+    loader = Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=10)
+    batches = iter(loader)
+    if begun:
+        next(batches)
+    for other in (copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
+        assert other.state_dict() == loader.state_dict()
+        equal(list(other), list(Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=10)))
+
+
+def test_ranks_are_found_at_each_pass(collection, monkeypatch):
+    def sampler(global_batch_size):
+        return Subset(sampler=SequentialSampler(96), rows=np.roll(np.arange(96), global_batch_size))
+
+    loader = Loader(collection, sampler, Dense(), batch_size=8)
+    assert (loader.ranks, len(loader)) == ((0, 1), 12)
+    assert joined(list(loader), "row").tolist() == np.roll(np.arange(96), 8).tolist()
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert (loader.ranks, len(loader), loader.state_dict()["global_batch_size"]) == ((2, 3), 4, 24)
+    expected = np.roll(np.arange(96), 24).reshape(4, 3, 8)[:, 2]
+    assert joined(list(loader), "row").tolist() == expected.ravel().tolist()
+    given = Loader(collection, sampler, Dense(), batch_size=8, rank=0, world_size=1)
+    assert given.ranks == (0, 1)
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(ValueError, match="RANK='3' and WORLD_SIZE='3'"):
+        len(loader)
+
+
+def test_torch_reads_the_same_batches(collection):
+    loader = Loader(collection, ShuffleSampler(100, seed=1), Sparse(), batch_size=16)
+    as_torch = loader.as_torch()
+    assert isinstance(as_torch, torch.utils.data.DataLoader)
+    assert len(as_torch) == len(loader) == 7
+    first = list(as_torch)
+    assert not np.array_equal(joined(as_torch, "row"), joined(first, "row"))
+    as_torch.set_epoch(0)
+    batches = iter(as_torch)
+    equal([next(batches)], first[:1])
+    state = as_torch.state_dict()
+    assert state["samples_seen"] == 16
+    as_torch.load_state_dict(state)
+    equal(list(as_torch), first[1:])
 
 
 def test_an_error_in_a_thread_reaches_the_caller():

@@ -53,12 +53,12 @@ def test_windows_cover_the_steps_and_end_at_multiples_of_their_length(length, n_
         (2048, {"mapped": False}, 8192, 8192),
         (3000, {"mapped": False}, 6000, 6000),
         (2048, {"window": 256}, 8192, 256),
-        (2048, {"world_size": 4}, 8192, 2048),
+        (2048, {"rank": 0, "world_size": 4}, 8192, 2048),
         (16_384, {}, 16_384, 2048),
         (16_384, {"mapped": False}, 16_384, 8192),
-        (16_384, {"world_size": 4}, 8192, 2048),
+        (16_384, {"rank": 0, "world_size": 4}, 8192, 2048),
         (300, {}, 8100, 2048),
-        (2, {"world_size": 4}, 8192, 2048),
+        (2, {"rank": 0, "world_size": 4}, 8192, 2048),
     ],
 )
 def test_whole_windows_of_the_sampler_are_drawn_together(window, options, together, at_once):

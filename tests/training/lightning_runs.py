@@ -26,7 +26,7 @@ from scdataloader.testing import named_values
 GENES = [f"ENSG{i:011d}" for i in range(30)]
 STAGES = ("train", "validate", "test", "predict")
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-TIMEOUT = 120
+TIMEOUT = 400
 """Seconds after which processes that still run are taken to hang."""
 
 

@@ -1,6 +1,8 @@
 """The DataModule in real Lightning runs, and without a Trainer."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -8,6 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning.fabric import Fabric
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import CombinedLoader
 
 import scdataloader as scd
 from scdataloader.errors import StateMismatchError
@@ -354,3 +359,114 @@ def test_nothing_is_left_open_after_teardown(tmp_path):
     for _ in range(3):
         trainer(tmp_path, limit_train_batches=2).fit(Recorder(), module(split=scd.Split(val=0.2)))
     assert len(list(open_files.iterdir())) <= before + 1  # the listing itself
+
+
+def test_loaders_that_nobody_uses_are_let_go(tmp_path):
+    class Count(pl.Callback):
+        def on_train_epoch_end(self, trainer, model):
+            n_loaders.append(len(trainer.datamodule._loaders))
+
+    n_loaders = []
+    options = {"max_epochs": 4, "reload_dataloaders_every_n_epochs": 1, "callbacks": [Count()], "limit_val_batches": 0}
+    trainer(tmp_path, **options).fit(Recorder(), module())
+    assert n_loaders == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("sampling", [None, scd.Sampling(by=["type"], num_samples=64)])
+def test_overfit_batches_trains_on_the_same_batches(tmp_path, sampling):
+    model = Recorder()
+    trainer(tmp_path, max_epochs=3, overfit_batches=2).fit(model, module(sampling=sampling, split=scd.Split(val=0.2)))
+    assert model.rows[:2] == model.rows[2:4] == model.rows[4:]
+    assert model.rows[0] != model.rows[1]
+
+
+def test_a_module_is_printed_without_reading():
+    dm = module(split=scd.Split(val=0.2))
+    text = str(dm)
+    assert text.startswith("DataModule(data=[")
+    assert "labels=['type', 'donor']" in text
+    assert "split=Split(val=0.2" in text
+    assert "batch_size=16" in text
+    assert "drop_last" not in text
+    assert "collection" not in dm.__dict__
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda dm: pickle.loads(pickle.dumps(dm))])
+def test_copies_after_the_first_batch_read_the_same(copied):
+    dm = module()
+    dm.setup("fit")
+    running = iter(dm.train_dataloader())
+    batch = next(running)
+    other = copied(dm)
+    assert next(iter(other.train_dataloader()))["row"].tolist() == batch["row"].tolist()
+    other.teardown("fit")
+    dm.teardown("fit")
+
+
+def test_the_seed_can_be_that_of_lightning(monkeypatch):
+    def first(seed):
+        return next(iter(module(seed=seed).train_dataloader()))["row"].tolist()
+
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    assert first(None) == first(0)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    assert first(None) == first(7) != first(0)
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_a_last_batch_that_is_not_full_can_be_kept(drop_last):
+    sizes = [len(batch["row"]) for batch in module(drop_last=drop_last).train_dataloader()]
+    assert sizes == [16] * 12 + [8] * (not drop_last)
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(2, 2), (1, None), (None, 2), (-1, 2)])
+def test_ranks_that_do_not_fit_are_refused(rank, world_size):
+    with pytest.raises(ValueError, match=r"rank must be in \[0, world_size\)"):
+        module(rank=rank, world_size=world_size).train_dataloader()
+
+
+def test_fabric_trains_on_its_own_batches():
+    fabric = Fabric(accelerator="cpu", devices=1)
+    loader = module(seed=3).train_dataloader()
+    seen = [batch["row"].tolist() for batch in fabric.setup_dataloaders(loader.as_torch())]
+    assert seen == [batch["row"].tolist() for batch in module(seed=3).train_dataloader()]
+
+
+class Two(pl.LightningDataModule):
+    """Two modules in one of the user's own, the shorter of which repeats within an epoch."""
+
+    def __init__(self, modules, mode):
+        super().__init__()
+        self.modules, self.mode = modules, mode
+
+    def setup(self, stage):
+        for each in self.modules:
+            each.setup(stage)
+
+    def train_dataloader(self):
+        return CombinedLoader([each.train_dataloader() for each in self.modules], self.mode)
+
+
+class Pairs(Recorder):
+    """A model that notes the rows of both batches."""
+
+    def training_step(self, batches, _):
+        self.rows.append([None if batch is None else batch["row"].tolist() for batch in batches])
+        return self.weight.sum()
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`", "ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("mode", ["max_size_cycle", "min_size", "max_size"])
+def test_two_modules_in_one_resume_at_every_step(tmp_path, mode):
+    def fit(*callbacks, **options):
+        model, data = Pairs(), [module(batch_size=batch_size) for batch_size in (20, 64)]
+        run = trainer(tmp_path, max_epochs=3, callbacks=list(callbacks), enable_checkpointing=bool(callbacks))
+        run.fit(model, datamodule=Two(data, mode), weights_only=False, **options)
+        return model.rows
+
+    keep = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1, filename="{step}")
+    whole = fit(keep)
+    short = [str(rows) for _, rows in whole if rows is not None]
+    assert len(set(short)) == len(short)
+    for n in range(1, len(whole)):
+        assert fit(ckpt_path=tmp_path / f"step={n}.ckpt") == whole[n:]

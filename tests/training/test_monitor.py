@@ -248,7 +248,8 @@ def test_one_line_a_run_can_be_read_by(tmp_path, caplog):
     caplog.set_level(logging.INFO, "scdataloader")
     fit(tmp_path, module(sampling=SAMPLING), max_epochs=2)
     lines = [record.getMessage() for record in caplog.records if record.name == "scdataloader.training.monitor"]
-    assert [line.partition(" draws at ")[0] for line in lines] == ["epoch 0: 640", "epoch 1: 640"]
+    heads = [line.partition(" at ")[0] for line in lines]
+    assert heads == ["epoch 0: 640 draws on 1 rank", "epoch 1: 640 draws on 1 rank"]
     assert "of the time waiting for data" in lines[0]
 
 

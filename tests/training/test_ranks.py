@@ -1,5 +1,13 @@
 """Ranks share one stream: in real DDP runs, and whatever number of ranks stopped and goes on."""
 
+import json
+import os
+import socket
+import subprocess
+import sys
+from itertools import chain
+
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -11,7 +19,18 @@ from scdataloader.errors import StateMismatchError
 from scdataloader.loading.loader import Loader
 from scdataloader.sampling.samplers import ShuffleSampler, WeightedSampler
 from scdataloader.testing import MemorySource, named_values
-from tests.training.lightning_runs import GENES, SaveIn, fit, module, on_ranks, write_cells
+from tests.training import without_trainer
+from tests.training.lightning_runs import (
+    GENES,
+    QUIET,
+    TIMEOUT,
+    Recorder,
+    SaveIn,
+    fit,
+    module,
+    on_ranks,
+    write_cells,
+)
 
 WEIGHTED = {"by": ["type"], "scheme": "uniform", "num_samples": 70}
 KINDS = {
@@ -139,6 +158,42 @@ def test_a_fit_with_another_global_batch_is_refused_with_the_batch_size_to_give(
 
 
 # ------------------------------------------------------------------------------------------- loaders, without Lightning
+
+
+def test_ranks_share_batches_without_a_trainer(cells, folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    outs = [folder / f"without_trainer_{rank}.json" for rank in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, without_trainer.__file__, folder, out],
+            env=os.environ | where | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank, out in enumerate(outs)
+    ]
+    assert [process.wait(TIMEOUT) for process in processes] == [0, 0]
+    first, second = (json.loads(out.read_text()) for out in outs)
+    given = first["given"]  # of one rank with batches of both
+    assert len(given) == 6
+    for how in ("environment", "process group", "torch"):
+        assert [a + b for a, b in zip(first[how], second[how], strict=True)] == given, how
+    assert first["given"] == second["given"]
+    assert list(chain(*first["one rank"]))[:96] == list(chain(*given))
+    evaluated = list(chain(*first["evaluation"], *second["evaluation"]))
+    assert sorted(set(evaluated)) == list(range(107))
+    assert len(evaluated) == 112
+
+
+def test_a_loader_that_is_given_to_fit_is_shared_by_its_ranks(cells, tmp_path):
+    dm = module(cells, batch_size=8)
+    model = Recorder(log=tmp_path / "log")
+    pl.Trainer(**QUIET, max_epochs=1, devices=2, strategy="ddp_spawn", default_root_dir=tmp_path).fit(
+        model, train_dataloaders=dm.train_dataloader()
+    )
+    seen = [json.loads(line)[1]["row"] for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(seen) == 8
+    assert len(set(chain(*seen))) == 64
 
 
 @pytest.fixture(scope="module")
