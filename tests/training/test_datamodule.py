@@ -334,7 +334,7 @@ def test_encoders_can_be_pushed_in_from_outside(caplog):
             "cell factor 'donor' must be numeric",
         ),
         ({"split": scd.Split(val=0.001)}, ValueError, "val=0.001 of 200 cells is less than one cell"),
-        ({"split": scd.Split(val=0.2, by="source")}, KeyError, "no source has the obs column 'source'"),
+        ({"split": scd.Split(val=0.2, by="plate")}, KeyError, "no source has the obs column 'plate'"),
         ({"labels": ["type", "type"]}, ValueError, "labels names a column twice"),
         ({"data": []}, ValueError, "no data"),
         ({"data": "nowhere/*.h5ad"}, FileNotFoundError, r"no file matches 'nowhere/\*.h5ad'"),
