@@ -133,6 +133,14 @@ class HasCountsLocation(Protocol):
         """Where the counts were found, such as "X" or "layers/counts"; shown by ``inspect``."""
 
 
+@runtime_checkable
+class HasFileState(Protocol):
+    """A source in files. A conversion converts it anew if they are written to before it ends."""
+
+    def file_state(self) -> str:
+        """Sizes and times of change of the files, or a digest of them: another text once they have been written to."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadCost:
     """Estimated time of reading, by which the loader chooses how many cells it reads at once."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +16,19 @@ from numpy.typing import NDArray
 from scdataloader.collection.gather import open_groups
 from scdataloader.genes.alignment import AlignedSource, GeneAlignment, align
 from scdataloader.kernels.rows.align import all_equal, close_gaps
-from scdataloader.protocols import Closes, HasNames, HasSizes, OpenOptions, PendingRead, ReadCost, Where
+from scdataloader.protocols import (
+    Closes,
+    HasFileState,
+    HasNames,
+    HasSizes,
+    OpenOptions,
+    PendingRead,
+    ReadCost,
+    Where,
+)
 from scdataloader.runtime.memory import BufferPool, row_buffers
 from scdataloader.sources.contract import fingerprint_of, obs_of, rows_of
+from scdataloader.sources.fingerprint import digest_of, joined, parts_of
 from scdataloader.sources.locate import open_sources
 from scdataloader.types import CellBatch, CSRRows, RowBuffers
 
@@ -120,17 +129,20 @@ class Collection:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of the sources, the selected cells, their order and the vocabulary."""
-        digest = hashlib.blake2b(self.vocabulary.digest.encode(), digest_size=16)
-        for part in self.parts:
-            digest.update(f"{part.source.fingerprint}:{part.organism}:{part.n_obs};".encode())
-            digest.update(part.genes.lut.data)
-            if part.rows is not None:
-                digest.update(part.rows.data)
-        for group in self._groups:
-            if group.is_interleaved:
-                digest.update(group.fingerprint.encode())
-        return digest.hexdigest()
+        """Digests of obs, of genes and vocabulary, of X, and of the selected cells and their order."""
+        prints = [parts_of(part.source.fingerprint) or (part.source.fingerprint,) * 3 for part in self.parts]
+        obs, var, x = ([of_part[i].encode() for of_part in prints] for i in range(3))
+        genes = [part.organism.encode() + part.genes.lut.tobytes() for part in self.parts]
+        cells = [f"{part.n_obs};".encode() + (b"" if part.rows is None else part.rows.tobytes()) for part in self.parts]
+        order = [group.fingerprint.encode() for group in self._groups if group.is_interleaved]
+        pieces = (obs, [self.vocabulary.digest.encode(), *var, *genes], x, [*cells, *order])
+        return joined(*map(digest_of, pieces))
+
+    @cached_property
+    def file_state(self) -> str:
+        """Digest of the sizes and times of change of all files; another one once a file has been written to."""
+        sources = (part.source for part in self.parts)
+        return digest_of(source.file_state().encode() for source in sources if isinstance(source, HasFileState))
 
     def read(self, rows: NDArray[np.int64]) -> CSRRows:
         """Cells ``rows``, in that order, repeats allowed, in vocabulary genes.

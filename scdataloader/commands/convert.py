@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from scdataloader.lamin.stores import StoreArtifact
-from scdataloader.store.convert import CELLS_PER_SHARD, convert
-from scdataloader.store.writing.scan import LAYOUTS
+from scdataloader.store.convert import convert
+from scdataloader.store.writing.scan import CELLS_PER_SHARD, LAYOUTS
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 def main(args: Sequence[str]) -> None:
     """Run the command; raises what `convert` and `StoreArtifact` raise."""
     options = _parser().parse_args(args)
-    if options.register and options.append:
-        raise ValueError("--register requires a store of one collection; leave out --append or --register")
-    artifact = StoreArtifact.plan(options.sources, Path(options.out).absolute()) if options.register else None
+    artifact = None
+    if options.register:
+        artifact = StoreArtifact.plan(options.sources, Path(options.out).absolute(), append=options.append)
     with _executor(options.dask) as executor:
         convert(
             options.sources,
@@ -56,14 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--out", required=True, metavar="STORE", help="the folder to write, by convention *.cells, or to append to")
     add("--register", action="store_true", help="also register it as an artifact of the lamindb collection it is from")
-    add("--append", action="store_true", help="add to an existing store")
+    add("--append", action="store_true", help="add the sources that an existing store does not have yet")
     add("--layout", help=f"order of the cells: {', '.join(LAYOUTS)}; default: that of the store, else source")
-    add("--seed", type=int, default=0, help="seed of the shuffled order; default: 0")
+    add("--seed", type=int, help="seed of the shuffled order; default: that of the store, else 0")
     add("--counts", default="auto", help='matrix that holds the counts: "X", "layers/<key>", "raw" or "auto"')
     add("--values", choices=("counts", "any"), default="counts", help="only counts, or any float32; default: counts")
     add("--processes", type=int, metavar="N", help="default: one per core")
     add("--dask", metavar="ADDRESS", help="scheduler of a dask cluster that runs the tasks, such as tcp://host:8786")
-    add("--cells_per_shard", type=int, default=CELLS_PER_SHARD, metavar="N", help="default: %(default)s")
+    add("--cells_per_shard", type=int, metavar="N", help=f"default: that of the store, else {CELLS_PER_SHARD}")
     add("--progress", action=argparse.BooleanOptionalAction, help="default: on a terminal")
     return parser
 

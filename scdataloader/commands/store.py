@@ -19,9 +19,12 @@ def verify_store(args: Sequence[str]) -> None:
         prog="scdataloader verify", description="Read a whole store and check every checksum and every rule."
     )
     _add_store(parser)
+    parser.add_argument(
+        "--sources", nargs="+", metavar="SOURCE", help="what it was converted from: each is compared with the store"
+    )
     options = parser.parse_args(args)
     start = time.perf_counter()
-    found = verify(options.store, progress=options.progress)
+    found = verify(options.store, sources=options.sources, progress=options.progress)
     seconds = time.perf_counter() - start
     sys.stdout.write(
         f"{options.store} is undamaged: {found.n_cells:,} cells, {found.n_values:,} values, {found.n_files:,} files, "

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scdataloader.lamin.collections import PREFIX, find
-from scdataloader.lamin.lineage import origin
+from scdataloader.lamin.lineage import converted_from, origin
 from scdataloader.lamin.session import local_roots, session
 from scdataloader.store.manifest import SUFFIX
+from scdataloader.store.reader import Store
 
 if TYPE_CHECKING:
     from lamindb import Artifact, Collection
@@ -27,15 +28,17 @@ class StoreArtifact:
     folder: Path
 
     @classmethod
-    def plan(cls, data: Sequence[str], folder: Path) -> StoreArtifact:
+    def plan(cls, data: Sequence[str], folder: Path, *, append: bool = False) -> StoreArtifact:
         """Look up the collection, and check that the store can be registered in its folder.
 
         Args:
             data: ``["lamindb:<key of a collection>"]``, or with ``@version``.
             folder: Path of the store, in a local storage of the instance.
+            append: Whether the store of an earlier version of the collection may be in the folder.
 
         Raises:
-            ValueError: ``data`` is not one collection, or the folder is outside all storages of the instance.
+            ValueError: ``data`` is not one collection, the folder is outside all storages of the instance, or it is
+                registered as the store of other artifacts.
             LookupError: the collection does not exist.
             RuntimeError: no instance is connected.
         """
@@ -51,7 +54,12 @@ class StoreArtifact:
                     f"{folder} is outside all storages of the lamindb instance, which would copy the store; give --out "
                     f"in {' or '.join(map(str, roots))}"
                 )
-            return cls(collection=record.uid, key=f"{record.key}{SUFFIX}", folder=folder)
+            key = f"{record.key}{SUFFIX}"
+            for known in () if append else lamindb.Artifact.filter(key=key):
+                held = origin(known) if known.path == folder else None
+                if held is not None:
+                    _check_same(held, record, folder)
+            return cls(collection=record.uid, key=key, folder=folder)
 
     def save(self) -> str:
         """Register the store, with its lineage from the collection.
@@ -62,7 +70,8 @@ class StoreArtifact:
             The name of the store as data: ``lamindb:<key>@<version>``.
 
         Raises:
-            ValueError: it is registered as the store of other artifacts with the same counts.
+            ValueError: it is registered as the store of other artifacts with the same counts, or its sources are not
+                the artifacts of the collection in order, as after an append to the store of another collection.
             RuntimeError: the database is locked or does not answer.
         """
         from django.db import transaction
@@ -89,6 +98,10 @@ class StoreArtifact:
                 artifact.run.save()
             else:
                 _check_same(held, collection, self.folder)
+            sources = Store.open(self.folder).sources
+            for _, member in converted_from(artifact):
+                if member is not None:
+                    member.find(sources, self.folder)
             return f"{PREFIX}{artifact.key}@{artifact.version}"
 
 
@@ -106,8 +119,8 @@ def _check_same(held: Collection, wanted: Collection, folder: Path) -> None:
     of_held, of_wanted = (list(one.ordered_artifacts.values_list("id", flat=True)) for one in (held, wanted))
     if of_held != of_wanted:
         raise ValueError(
-            f"{folder} is registered as the store of {held.key}@{held.version}, which has the counts of "
-            f"{wanted.key}@{wanted.version}, but not its artifacts or labels; give --out a new folder"
+            f"{folder} is registered as the store of {held.key}@{held.version}, which has not the artifacts or labels "
+            f"of {wanted.key}@{wanted.version}; give --out a new folder, or --append new artifacts"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from bisect import bisect
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,9 +23,12 @@ from scdataloader.loading.ranks import check_ranks, find_ranks
 from scdataloader.protocols import BatchContext, Binds, Collate, Densifies, Sampler, Transform
 from scdataloader.sampling.samplers import stream_fingerprint
 from scdataloader.sampling.tally import Tally
+from scdataloader.sources.fingerprint import digest_of, mismatch
 
 if TYPE_CHECKING:
     from scdataloader.collection.collection import Collection
+
+logger = logging.getLogger(__name__)
 
 STATE_VERSION = 1
 
@@ -276,6 +279,7 @@ class Loader:
             "global_batch_size": global_batch_size,
             "num_samples": ahead.sampler.num_samples,
             "fingerprint": self._fingerprint,
+            "file_state": self.dataset.file_state,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -290,10 +294,17 @@ class Loader:
                 remedy = "resuming would change the order of cells; use the data, weights and seed of the saved run"
                 if key == "global_batch_size" and key in state:
                     remedy = _how_to_share(state[key], self._ahead.world_size)
+                if key == "fingerprint" and key in state:
+                    remedy = f"{mismatch(state[key], own[key])}; use the data, weights and seed of the saved run"
                 raise StateMismatchError(
                     f"the saved state has {key} {state.get(key)!r}, but this loader has {own[key]!r}; {remedy}, "
                     "or start a new run"
                 )
+        if state.get("file_state", own["file_state"]) != own["file_state"]:
+            logger.warning(
+                "files of the data were written to, or copied, after the state was saved: obs, genes and samples of X "
+                "are as before, but values between the samples may have changed"
+            )
         step = -(-state["samples_seen"] // own["global_batch_size"])
         at = Progress(state["epoch"], step, tally=self._tally)
         self._named_epoch = state.get("named_epoch", at.epoch)
@@ -325,10 +336,8 @@ class Loader:
 
     @cached_property
     def _fingerprint(self) -> str:
-        """Digest of the data and of the order: the sampler's fingerprint, or otherwise its first draws."""
-        digest = hashlib.blake2b(self.dataset.fingerprint.encode(), digest_size=16)
-        digest.update(stream_fingerprint(self._prefetcher.sampler).encode())
-        return digest.hexdigest()
+        """Digests of the data and of the order: the sampler's fingerprint, or otherwise its first draws."""
+        return self.dataset.fingerprint + digest_of([stream_fingerprint(self._prefetcher.sampler).encode()])
 
     def _begin(self, started: float, n_skipped: int) -> tuple[Progress, Prefetcher]:
         """Where the pass starts whose first batch is requested now, and what makes its batches."""

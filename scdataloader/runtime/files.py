@@ -8,6 +8,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
@@ -63,6 +64,21 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_state(path: Path) -> str:
+    """Size and time of change of a file, or a digest of those of all files in a folder: another text after a write."""
+    if not path.is_dir():
+        found = path.stat()
+        return f"{found.st_size} bytes, {found.st_mtime_ns}"
+    digest = blake2b(digest_size=16)
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            found = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 (a folder may have 100,000 files)
+            digest.update(f"{name}\0{found.st_size} {found.st_mtime_ns}\0".encode())
+        digest.update(f"{folders}".encode())
+    return digest.hexdigest()
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:

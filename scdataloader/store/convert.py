@@ -17,9 +17,6 @@ from scdataloader.store.reader import Store
 from scdataloader.store.writing.scan import Options
 from scdataloader.store.writing.write import ConversionResult, ExecutionOptions, write_store
 
-CELLS_PER_SHARD = 1 << 17
-"""About 500 MB at 1,800 genes per cell; an interruption loses at most one such shard per process."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -31,10 +28,10 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
     append: bool = False,
     executor: Executor | None = None,
     n_processes: int | None = None,
-    cells_per_shard: int = CELLS_PER_SHARD,
+    cells_per_shard: int | None = None,
     counts: str = "auto",
     values: Values = "counts",
-    seed: int = 0,
+    seed: int | None = None,
     progress: bool | None = None,
 ) -> Store:
     """Convert sources into a store, in bounded memory. After an interruption, the same call continues.
@@ -51,10 +48,10 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
         executor: Runs the tasks, such as ``dask.distributed.Client(...).get_executor()``; its machines must see sources
             and store under the same paths. None for processes on this machine.
         n_processes: Number of processes; None for one per core; 1 for none but this process.
-        cells_per_shard: Largest number of cells in a file.
+        cells_per_shard: Largest number of cells in a file; None for that of the store, or 131,072.
         counts: Which matrix holds the counts; see `open_source`.
         values: "counts" keeps whole numbers up to 2^32 - 1 and rejects others; "any" keeps float32.
-        seed: Seed of the shuffled order.
+        seed: Seed of the shuffled order; None for that of the store, or 0 for a new one.
         progress: Whether to show a bar on standard error; None for only on a terminal.
 
     Returns:

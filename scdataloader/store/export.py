@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,13 +20,16 @@ from scipy.sparse import csr_matrix
 
 from scdataloader.kernels.records.unpack import check_records
 from scdataloader.kernels.rows.align import row_starts
-from scdataloader.runtime.files import writing
+from scdataloader.runtime.files import write_atomically, writing
 from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.schema import ORGANISM
+from scdataloader.sources.anndata.layout import Node
 from scdataloader.sources.anndata.writer import Values, new_anndata, write_anndata
 from scdataloader.store.reader import Store, StoreSource
 from scdataloader.store.shard import WHY
 from scdataloader.store.tables import POSITION, ROW, order_of
+from scdataloader.store.writing.lock import claimed
+from scdataloader.types import CSRMatrix
 
 Form = Literal["h5ad", "zarr"]
 _SUFFIXES = (".h5ad", ".zarr")
@@ -48,6 +53,7 @@ def export(
 ) -> list[Path]:
     """Write sources of a store as AnnData files that equal the converted ones; returns their paths.
 
+    Every file appears under its name when it is complete. After an interruption, the same call continues.
     Of a source, the store keeps its counts (now ``X``), ``obs`` and ``var``. Values are uncompressed float32, or uint32
     if there are counts beyond 2^24.
 
@@ -60,29 +66,68 @@ def export(
         progress: Whether to show a bar on standard error; None for only on a terminal.
 
     Raises:
-        FileExistsError: a file exists already; nothing has been written.
+        FileExistsError: a file exists already, not made by an interrupted call; nothing has been written.
         LookupError: there is no such source.
         StoreFormatError: the store is damaged.
+        RuntimeError: another export is writing there.
         WriteError: a file cannot be written; no part of it is left.
         ValueError: ``out`` is one file but there are several sources, or its suffix does not match ``form``.
     """
     opened = Store.open(store)
     sources = opened.sources if source is None else [_find_source(opened, source)]
-    paths = _paths(Path(out).expanduser(), sources, form)
-    for path in paths:
-        if path.exists():
-            raise FileExistsError(f"{path} exists already; remove it, or choose another name")
+    target = Path(out).expanduser().absolute()
+    paths = _paths(target, sources, form)
+    is_one_file = paths == [target]
+    folder, stem = (target.parent, f".{target.name}") if is_one_file else (target, "export")
     n_bytes = 8 * sum(shard.n_values for shard in opened.manifest.shards)
     shown = sys.stderr.isatty() if progress is None else progress
-    with progress_bar("exporting", n_bytes, shown=shown) as advance:
+    with (
+        claimed(folder, f"{stem}.lock", "export"),
+        _plan(folder / f"{stem}.json", opened, paths) as is_done,
+        progress_bar("exporting", n_bytes, shown=shown) as advance,
+    ):
         for path, one in zip(paths, sources, strict=True):
-            original = _Original.of(one)
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
+            if is_done(path):
+                advance(8 * int(one.nnz().sum()))
+                continue
+            original = OriginalSource.of(one)
             with new_anndata(path, n_bytes=8 * int(original.indptr[-1])) as root:
-                blocks = original.blocks(advance)
-                write_anndata(root, original.tables(), original.indptr, blocks, dtype=original.dtype)
+                _write_into(root, original, advance)
     return paths
+
+
+@contextmanager
+def _plan(note: Path, store: Store, paths: Sequence[Path]) -> Iterator[Callable[[Path], bool]]:
+    """Write which files an export makes to ``note``, until all are finished; yields whether an earlier try made one.
+
+    Raises:
+        FileExistsError: a file exists that no earlier try of this export has made.
+    """
+    plan = json.dumps({"store": store.fingerprint, "files": [path.name for path in paths]}).encode()
+    earlier = note.read_bytes() if note.is_file() else None
+    there = [path for path in paths if path.exists()]
+    if there and earlier != plan:
+        raise FileExistsError(f"{there[0]} exists already; remove it, or choose another name")
+    if earlier not in (None, plan):
+        raise FileExistsError(f"{note} is of an unfinished export of other data; finish that one, or delete it")
+    with writing(note):
+        write_atomically(note, plan)
+    try:
+        yield there.__contains__
+    except BaseException as error:
+        n_done = sum(path.exists() for path in paths)
+        if n_done:
+            error.add_note(f"{n_done} of {len(paths)} files are finished: rerun the same command to continue")
+        else:
+            note.unlink()
+        raise
+    note.unlink()
+
+
+def _write_into(root: Node, original: OriginalSource, advance: Advance) -> None:
+    """Write a source into an empty group; ``advance`` receives the bytes of its values."""
+    dtype = original.dtype()
+    write_anndata(root, original.tables(), original.indptr, original.blocks(dtype, advance), dtype=dtype)
 
 
 def to_anndata(store: Store | str | os.PathLike[str], source: int | str | None = None) -> AnnData:
@@ -95,10 +140,10 @@ def to_anndata(store: Store | str | os.PathLike[str], source: int | str | None =
         StoreFormatError: the store is damaged.
     """
     opened = store if isinstance(store, Store) else Store.open(store)
-    original = _Original.of(_find_source(opened, source))
-    n, at = int(original.indptr[-1]), 0
-    data, indices = np.empty(n, original.dtype), np.empty(n, np.int32)
-    for values, genes in original.blocks():
+    original = OriginalSource.of(_find_source(opened, source))
+    n, at, dtype = int(original.indptr[-1]), 0, original.dtype()
+    data, indices = np.empty(n, dtype), np.empty(n, np.int32)
+    for values, genes in original.blocks(dtype):
         data[at : at + len(values)], indices[at : at + len(values)] = values, genes
         at += len(values)
     adata = original.tables()
@@ -143,7 +188,7 @@ def _paths(out: Path, sources: Sequence[StoreSource], form: Form | None) -> list
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Original:
+class OriginalSource:
     """A source as it was before conversion."""
 
     source: StoreSource
@@ -155,19 +200,16 @@ class _Original:
     """``(n_space,)`` original position of each gene of its gene space; -1 for genes of other sources."""
     indptr: NDArray[np.int64]
     """``(n_obs + 1,)`` offsets of the values of each cell."""
-    dtype: np.dtype[Any]
-    """float32, or uint32 if there are counts beyond 2^24."""
 
     @classmethod
     def of(cls, source: StoreSource) -> Self:
-        """Read the tables of a source and, of counts, the largest."""
+        """Read the tables of a source."""
         obs, rows = source.obs_table.read(n_rows=source.n_obs), source.rows
         if ROW in obs:
             order = order_of(source.obs_table, obs, ROW)
             obs, rows = obs.drop(columns=ROW).iloc[order], rows[order]
         positions = source.gene_positions()
         indptr = row_starts(source.store.sizes()[rows].astype(np.int64))
-        exact = source.counts == "float32" or _largest(source.store, rows, indptr) <= _EXACT_IN_FLOAT32
         return cls(
             source=source,
             obs=obs,
@@ -175,15 +217,27 @@ class _Original:
             rows=rows,
             genes=source.places.spread(positions.astype(np.int32), -1),
             indptr=indptr,
-            dtype=np.dtype(np.float32 if exact else np.uint32),
         )
 
-    def blocks(self, advance: Advance | None = None) -> Iterator[Values]:
+    @property
+    def is_float(self) -> bool:
+        """Whether values are float32, not counts."""
+        return self.source.counts == "float32"
+
+    def dtype(self) -> np.dtype[Any]:
+        """float32, or uint32 if there are counts beyond 2^24; reads all cells of counts."""
+        exact = self.is_float or _largest(self.source.store, self.rows, self.indptr) <= _EXACT_IN_FLOAT32
+        return np.dtype(np.float32 if exact else np.uint32)
+
+    def cells(self, first: int, last: int) -> CSRMatrix:
+        """Cells ``[first, last)`` of the original source."""
+        return self.source.store.locate(self.rows[first:last]).unpack(self.genes, floats=self.is_float)
+
+    def blocks(self, dtype: np.dtype[Any], advance: Advance | None = None) -> Iterator[Values]:
         """Values and genes of all cells in order, in blocks; ``advance`` receives their bytes."""
-        floats = self.source.counts == "float32"
         for first, last in _blocks(self.indptr):
-            block = self.source.store.locate(self.rows[first:last]).unpack(self.genes, floats=floats)
-            yield block.data.astype(self.dtype, copy=False), block.indices
+            block = self.cells(first, last)
+            yield block.data.astype(dtype, copy=False), block.indices
             if advance is not None:
                 advance(8 * len(block.data))
 

@@ -16,7 +16,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
@@ -77,6 +77,11 @@ class SourceRecord:
     """Its cell table."""
     uns_organism: str | None
     """The organism that it states for all its cells, as written."""
+    file_state: str | None = None
+    """Size and time of change of its file, or a digest of those in its folder; None for others, and in stores of
+    earlier releases."""
+    seed: int | None = None
+    """Seed of its shuffled cells; None for other layouts, and in stores of earlier releases."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,7 +160,9 @@ class Manifest:
             )
         content = path.read_bytes()
         try:
-            return cls._parsed(json.loads(content), content)
+            found = json.loads(content)
+            json.dumps(found, ensure_ascii=False).encode()  # escapes may be no text
+            return cls._parsed(found, content)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise StoreFormatError(f"{path} is not the manifest of a store, or damaged: {error}") from error
 
@@ -245,9 +252,10 @@ def _checksum(content: bytes) -> bytes:
 
 
 def _made(cls: type[Any], found: Mapping[str, Any]) -> Any:
-    """The dataclass ``cls`` from parsed JSON; no field may be missing, unknown or of another type."""
-    expected = {field.name: field.type for field in fields(cls)}
-    if set(found) != set(expected):
+    """The dataclass ``cls`` from parsed JSON; without unknown fields, and missing ones only if they have a default."""
+    expected: dict[str, Any] = {field.name: field.type for field in fields(cls)}
+    required = {field.name for field in fields(cls) if field.default is MISSING}
+    if not required <= set(found) <= set(expected):
         raise ValueError(f"{cls.__name__} has {sorted(found)}, not {sorted(expected)}")
     for name, value in found.items():
         kind, _, optional = expected[name].partition(" | ")

@@ -52,7 +52,7 @@ class Table:
         Raises:
             StoreFormatError: the table is damaged.
         """
-        return [column["name"] for column in self._described() if column["field_name"] != ROW]
+        return [name for field, name in self._described() if field != ROW]
 
     def read(self, columns: Sequence[str] | None = None, *, n_rows: int | None = None) -> pd.DataFrame:
         """Columns with a numbered index; or, with None, all columns, including the store's own, with their index.
@@ -63,7 +63,9 @@ class Table:
         self._check()
         try:
             table = pq.read_table(self.path, columns=None if columns is None else list(columns))
-            frame = _with_categories(table)
+            frame = with_categories(table)
+            if columns is not None and list(frame.columns) != list(columns):
+                raise ValueError(f"it has the columns {table.column_names}")
         except _DAMAGED as error:
             raise self._refusal(error) from error
         if n_rows is not None and len(frame) != n_rows:
@@ -83,15 +85,18 @@ class Table:
             raise self._refusal(error) from error
         return index
 
-    def _described(self) -> list[dict[str, Any]]:
-        """Metadata that pandas keeps on each column but the index."""
+    def _described(self) -> list[tuple[str, str]]:
+        """Column in the file, and name, of each column but the index."""
         self._check()
         try:
             described = pq.read_schema(self.path).pandas_metadata
             index = [name for name in described["index_columns"] if isinstance(name, str)]
-            return [column for column in described["columns"] if column["field_name"] not in index]
+            names = [(str(column["field_name"]), column["name"]) for column in described["columns"]]
+            if not all(isinstance(name, str) for field, name in names if field not in index):
+                raise TypeError("a column has no name")
         except _DAMAGED as error:
             raise self._refusal(error) from error
+        return [(field, name) for field, name in names if field not in index]
 
     def _check(self) -> None:
         if self._is_checked:
@@ -110,7 +115,8 @@ class Table:
         return StoreFormatError(f"{self.path} is not a table of a store: {error}")
 
 
-def _with_categories(table: pa.Table) -> pd.DataFrame:
+def with_categories(table: pa.Table) -> pd.DataFrame:
+    """A table that `to_arrow` made, in pandas, with the categories that parquet does not keep."""
     frame: pd.DataFrame = table.to_pandas()
     for column, kept in json.loads(table.schema.metadata.get(CATEGORIES, b"{}")).items():
         if column in frame:
@@ -192,13 +198,13 @@ def whole_obs(source: Source) -> pd.DataFrame:
 
 
 def write_table(folder: Path, path: str, frame: pd.DataFrame, name: str) -> None:
-    """Write a table to ``path`` (``obs/…``, ``var/…`` or ``genes/…``) of a store, with its index and dtypes.
+    """Write a table to ``path`` (``obs/…``, ``var/…`` or ``genes/…``) of a store.
 
     Raises:
-        UnsupportedDataError: a column has a type that parquet lacks, or a name that the store uses; names both.
+        UnsupportedDataError: see `to_arrow`.
         WriteError: the file cannot be written.
     """
-    write_arrow(folder, path, _to_arrow(frame, path.partition("/")[0], name))
+    write_arrow(folder, path, to_arrow(frame, path.partition("/")[0], name))
 
 
 def write_arrow(folder: Path, path: str, table: pa.Table) -> None:
@@ -211,7 +217,17 @@ def write_arrow(folder: Path, path: str, table: pa.Table) -> None:
         pq.write_table(table, file, row_group_size=_ROWS_PER_GROUP, compression="zstd")
 
 
-def _to_arrow(frame: pd.DataFrame, kind: str, name: str) -> pa.Table:
+def to_arrow(frame: pd.DataFrame, kind: str, name: str) -> pa.Table:
+    """A table with its index and dtypes, as a store keeps it.
+
+    Args:
+        frame: The table.
+        kind: "obs", "var" or "genes", for the message.
+        name: The source, for the message.
+
+    Raises:
+        UnsupportedDataError: a column has a type that parquet lacks, or a name that the store uses; names both.
+    """
     if ROW in frame:
         raise UnsupportedDataError(f"{name} has the {kind} column {ROW!r}, a name that stores reserve; rename it")
     # without columns, pandas would take their names for numbers and reject one that is added later

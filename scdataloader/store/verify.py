@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,15 @@ from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import OK
 from scdataloader.kernels.records.format import HEADER, Records
 from scdataloader.kernels.records.unpack import check_records
+from scdataloader.protocols import OpenOptions
+from scdataloader.runtime.messages import counted
 from scdataloader.runtime.progress import Advance, progress_bar
+from scdataloader.sources.locate import open_sources
 from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, refuse_unsorted
 from scdataloader.store.manifest import MANIFEST, FileRecord, Manifest, ShardRecord, SourceRecord
 from scdataloader.store.shard import FIRST_RECORD, WHY, MappedShards
 from scdataloader.store.tables import POSITION, ROW, Table, order_of
+from scdataloader.store.writing.present import compare
 
 _PIECE = 16 << 20
 """Bytes of a shard that are hashed and then, while they are in the cache, checked record by record."""
@@ -44,16 +48,19 @@ class Verification:
     """Files in the folder that do not belong to the store, such as those of an interrupted conversion; sorted."""
 
 
-def verify(path: str | os.PathLike[str], *, progress: bool | None = None) -> Verification:
+def verify(path: str | os.PathLike[str], *, sources: Any = None, progress: bool | None = None) -> Verification:
     """Read a whole store and check every checksum and every rule of the format; shards in threads.
 
     Args:
         path: The store.
+        sources: What it was converted from, as for `convert`: each is compared with the store, by its fingerprint and
+            the time of change of its files, or else cell by cell.
         progress: Whether to show a bar on standard error; None for only on a terminal.
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        StoreFormatError: the store is damaged; the message lists all problems by file and cell.
+        StoreFormatError: the store is damaged, or a source is not as it was converted; the message lists all problems
+            by file and cell.
     """
     folder = Path(path).expanduser().absolute()
     if not folder.is_dir():
@@ -61,13 +68,16 @@ def verify(path: str | os.PathLike[str], *, progress: bool | None = None) -> Ver
     manifest = Manifest.read(folder)
     problems = list(manifest.contradictions(folder))
     n_bytes = sum(file.n_bytes for file in manifest.files)
+    shown = sys.stderr.isatty() if progress is None else progress
     if not problems:
-        shown = sys.stderr.isatty() if progress is None else progress
         with progress_bar("verifying", n_bytes, shown=shown) as advance:
             problems += _Check(folder, manifest, advance).problems()
-    if problems:
-        many = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise StoreFormatError("\n  ".join([f"{folder} is damaged, {many}:", *problems]))
+    _refuse(folder, "is damaged", problems)
+    if sources is not None:
+        is_counts = all(source.kind == "counts" for source in manifest.sources)
+        found = open_sources(sources, OpenOptions(values="counts" if is_counts else "any"))
+        opened = [selection.source for selection in found]
+        _refuse(folder, "is not as its sources", compare(folder, manifest, opened, shown=shown))
     named = {MANIFEST, *(file.path for file in manifest.files)}
     there = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
     return Verification(
@@ -77,6 +87,11 @@ def verify(path: str | os.PathLike[str], *, progress: bool | None = None) -> Ver
         n_values=sum(shard.n_values for shard in manifest.shards),
         unnamed=tuple(file for file in there if file not in named),
     )
+
+
+def _refuse(folder: Path, what: str, problems: Sequence[str]) -> None:
+    if problems:
+        raise StoreFormatError("\n  ".join([f"{folder} {what}, {counted(len(problems), 'problem')}:", *problems]))
 
 
 class _Check:

@@ -28,6 +28,7 @@ from scdataloader.sampling.samplers import SequentialSampler, Subset
 from scdataloader.sampling.splits import SplitRecord, Splits
 from scdataloader.sampling.tally import Tally
 from scdataloader.sampling.training_cells import CollectionCells
+from scdataloader.sources.fingerprint import is_of_first_rule, same_cells
 from scdataloader.training.checkpoint import STATE_KEY, STATE_VERSION, check_genes, read_state
 from scdataloader.training.config import BATCH_SIZE, DataConfig, plugged
 from scdataloader.training.monitor import SamplingMonitor
@@ -266,9 +267,12 @@ class DataModule(DataConfig, LightningDataModule):
         """
         self._use(LabelTable.from_dict(state_dict["encoders"], self.label_columns))
         check_genes(state_dict["genes"], self.genes_dict)
-        same_data = state_dict["fingerprint"] == self.collection.fingerprint
-        predicting = self.trainer is not None and self.trainer.predicting
-        if same_data and not predicting:
+        saved, predicting = state_dict["fingerprint"], self.trainer is not None and self.trainer.predicting
+        if is_of_first_rule(saved) and not predicting:
+            logger.warning(
+                "the checkpoint is of an earlier release: its split cannot be compared with that of this run"
+            )
+        if same_cells(saved, self.collection.fingerprint) and not predicting:
             self.splits.check(SplitRecord.from_dict(state_dict["split"]))
 
     @cached_property

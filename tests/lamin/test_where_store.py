@@ -253,6 +253,27 @@ def test_the_same_counts_with_other_labels_are_another_store(storage: Path, caps
     assert cells(f"lamindb:{key}.cells", {"cell_types": T}) == [("l.h5ad", "c1", T)]
 
 
+def test_new_artifacts_of_a_collection_are_appended_and_registered(storage: Path, capsys) -> None:
+    key = "where_store/growing"
+    made = [curated(storage / f"{name}.h5ad", [T, B, CD8]) for name in ("m", "n", "o")]
+    register(made[:1], key=key, recipe=Recipe())
+    out = storage / "growing.cells"
+    assert convert(out, data=f"lamindb:{key}") == 0
+    shard = (out / "shards" / "00000.cells").stat().st_mtime_ns
+    register(made[1:2], key=key, recipe=Recipe())
+    assert convert(out, data=f"lamindb:{key}") == 2
+    assert f"growing.cells is registered as the store of {key}@0000" in capsys.readouterr().err
+    for _ in range(2):
+        assert convert(out, "--append", data=f"lamindb:{key}") == 0
+    assert (out / "shards" / "00000.cells").stat().st_mtime_ns == shard
+    where = {"cell_types": f"{T} and below"}
+    assert cells(f"lamindb:{key}.cells", where) == cells(f"lamindb:{key}", where)
+    assert len(cells(f"lamindb:{key}.cells", where)) == 4
+    assert main(["convert", str(made[2].output), "--out", str(out), "--append", "--processes", "1"]) == 0
+    assert convert(out, "--append", data=f"lamindb:{key}") == 2
+    assert "has 3 sources, but" in capsys.readouterr().err
+
+
 def test_only_a_store_of_one_collection_is_registered(storage: Path, capsys) -> None:
-    assert convert(storage / "0.cells", "--append") == 2
-    assert "--register requires a store of one collection" in capsys.readouterr().err
+    assert convert(storage / "0.cells", data="x.h5ad") == 2
+    assert "--register expects one lamindb:<key of a collection>" in capsys.readouterr().err

@@ -4,7 +4,9 @@ import copy
 import pickle
 import threading
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -220,6 +222,28 @@ def test_a_state_of_another_stream_is_refused_with_both_values(collection):
         own = loader.state_dict()[key]
         with pytest.raises(StateMismatchError, match=f"has {key} .*{state[key]}.* but this loader has .*{own}"):
             loader.load_state_dict(state)
+
+
+def test_a_state_names_what_has_changed_of_the_data(tmp_path, caplog):
+    path = tmp_path / "a.h5ad"
+    x, obs = named_values(100, 40), pd.DataFrame({"kind": ["T", "B"] * 50})
+    adata = ad.AnnData(x, obs=obs, var=pd.DataFrame(index=GENES))
+
+    def loader():
+        adata.write_h5ad(path)
+        return Loader(Collection.open(path), weighted(), Dense(), batch_size=16)
+
+    state = loader().state_dict()
+    loader().load_state_dict(state)
+    assert "files of the data were written to, or copied" in caplog.text
+    with pytest.raises(StateMismatchError, match="by an earlier release"):
+        loader().load_state_dict(state | {"fingerprint": "0" * 32})
+    adata.obs["kind"] = ["T cell", "B cell"] * 50
+    with pytest.raises(StateMismatchError, match="; obs changed since"):
+        loader().load_state_dict(state)
+    adata.X[99, 39] += 1
+    with pytest.raises(StateMismatchError, match="; obs and X changed since"):
+        loader().load_state_dict(state)
 
 
 def test_closing_leaves_no_thread(collection):

@@ -16,6 +16,7 @@ from scdataloader.store.convert import convert
 from scdataloader.store.export import export, to_anndata
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
+from scdataloader.store.writing import lock as locking
 from tests.store.stores import Given, counts, floats, given_counts, given_floats, make_store, tables
 
 READ = {"h5ad": ad.read_h5ad, "zarr": ad.read_zarr}
@@ -143,10 +144,55 @@ def test_nothing_half_written_stays(made, tmp_path, form, monkeypatch):
         raise OSError(28, "No space left on device")
         yield
 
-    monkeypatch.setattr(exporting._Original, "blocks", fail)
+    monkeypatch.setattr(exporting.OriginalSource, "blocks", fail)
     with pytest.raises(WriteError, match=r"cannot write .*: No space left on device"):
         export(made[0], tmp_path / "out", form=form)
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["h5ad", "zarr"])
+def test_an_interrupted_export_is_continued(made, tmp_path, form, monkeypatch):
+    out, write = tmp_path / "out", exporting._write_into
+
+    def stop(root, original, advance):
+        if original.source.number:
+            raise KeyboardInterrupt
+        write(root, original, advance)
+
+    monkeypatch.setattr(exporting, "_write_into", stop)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        export(made[0], out, form=form)
+    assert stopped.value.__notes__ == ["1 of 2 files are finished: rerun the same command to continue"]
+    monkeypatch.undo()
+    with pytest.raises(FileExistsError, match=r"export.json is of an unfinished export of other data"):
+        export(made[0], out, form=form, source="b")
+    first = (out / f"a.{form}").stat().st_mtime_ns
+    paths = export(made[0], out, form=form)
+    assert paths[0].stat().st_mtime_ns == first
+    assert sorted(path.name for path in out.iterdir()) == [f"a.{form}", f"b.{form}"]
+    for path, given in zip(paths, made[1], strict=True):
+        check(READ[form](path), given)
+    with pytest.raises(FileExistsError, match="exists already"):
+        export(made[0], out, form=form)
+
+
+@pytest.mark.parametrize("out", ["out", "out/b.h5ad"])
+def test_a_second_export_into_the_same_place_is_refused_while_the_first_runs(made, tmp_path, out, monkeypatch):
+    monkeypatch.setattr(locking, "_PATIENCE", 0.1)
+    target, refused = tmp_path / out, []
+    source = 1 if target.suffix else None
+
+    def second(*_):
+        with pytest.raises(RuntimeError, match=r"another export.* is writing into") as error:
+            export(made[0], target, source=source)
+        refused.append(error)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporting, "_write_into", second)
+    with pytest.raises(KeyboardInterrupt):
+        export(made[0], target, source=source)
+    assert len(refused) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_cell_is_named_and_nothing_stays(tmp_path):
@@ -157,7 +203,7 @@ def test_a_damaged_cell_is_named_and_nothing_stays(tmp_path):
     shard.write_bytes(content)
     with pytest.raises(StoreFormatError, match=r"00000.cells is damaged at cell 0 .*checksum"):
         export(store, tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.kernels.rows import gather
+from scdataloader.runtime.files import file_state
 from scdataloader.runtime.memory import BufferPool
 from scdataloader.sources.anndata import h5ad, layout, zarr
 from scdataloader.sources.anndata.layout import MatrixLayout, Node
@@ -110,6 +111,10 @@ class AnnDataFile:
         """The organism that ``uns`` states, as ontology term or else name; None if it states none, or several."""
         with self.opened() as root:
             return layout.uns_organism(root)
+
+    def file_state(self) -> str:
+        """Size and time of change of the file, or a digest of those of all files in the folder."""
+        return file_state(self.path)
 
     def find_matrix(self, key: str) -> MatrixLayout | None:
         """The matrix "X", "layers/<name>", "raw", "obsm/<name>" or "obsp/<name>"; None if the file has none.

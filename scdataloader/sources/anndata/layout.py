@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 from anndata import OldFormatWarning
 from anndata.io import read_elem
+from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.messages import suggestion
@@ -23,6 +25,8 @@ Node = Any
 Kind = Literal["csr", "csc", "dense"]
 
 _TWO_AXES = 2
+_NAME_SAMPLES, _NAMES_PER_SAMPLE = 64, 256
+"""The part of a long index that `table_content` reads."""
 _HINTS = {
     "matrix": "it looks like a 10x Genomics file: convert it with scanpy.read_10x_h5(...).write_h5ad(...)",
     "mod": "it looks like a MuData file: write one modality as an .h5ad file",
@@ -235,6 +239,67 @@ def read_index(root: Node, location: str) -> pd.Index:
     with old_formats():
         index: pd.Index = pd.Index(read_elem(node[key]), name=None if key == "_index" else key)
     return index
+
+
+def table_content(root: Node, location: str, *, names: bool = True) -> Iterator[bytes]:
+    """All that a table holds, the same in HDF5 and zarr and for every compression; for a digest.
+
+    A column that cannot be read, and so is of no use, counts by its name.
+
+    Args:
+        root: The root group.
+        location: Path of the table.
+        names: Whether to read the whole index. Otherwise a long one that is not in chunks is read in samples: a library
+            reads text slowly.
+
+    Raises:
+        SourceFormatError: there is no such table.
+    """
+    node = lookup(root, location)
+    if node is None:
+        raise SourceFormatError(f"table {location} is missing")
+    sampled = "" if names or is_array(node) else "/" + _text(node.attrs.get("_index", "_index"))
+    yield from _content(node, "", sampled)
+    if is_array(node):
+        with old_formats():
+            categories = _record_categories(root)
+        yield json.dumps(categories).encode()
+
+
+def _content(node: Node, name: str, sampled: str) -> Iterator[bytes]:
+    if is_array(node):
+        yield json.dumps([name, list(node.shape)]).encode()
+        is_long = name == sampled and node.chunks is None and node.shape[0] > _NAME_SAMPLES * _NAMES_PER_SAMPLE
+        first = np.linspace(0, node.shape[0] - _NAMES_PER_SAMPLE, _NAME_SAMPLES).astype(int) if is_long else ()
+        places: list[Any] = [slice(at, at + _NAMES_PER_SAMPLE) for at in first] or [()]
+        try:
+            pieces = [np.asarray(node[place]) for place in places]
+        except OSError:
+            return
+        for piece in pieces:
+            yield from _values(piece)
+        return
+    order = node.attrs.get("column-order", ())
+    stated = [_encoding(node), bool(node.attrs.get("ordered", False)), _text(node.attrs.get("_index", ""))]
+    yield json.dumps([name, *stated, _texts(order)]).encode()
+    for key in sorted(node.keys()):
+        child = node.get(key)
+        if child is not None:  # a link may lead nowhere
+            yield from _content(child, f"{name}/{key}", sampled)
+
+
+def _values(values: NDArray[Any]) -> Iterator[bytes]:
+    dtype = values.dtype
+    if dtype.names is not None:
+        for field in dtype.names:
+            yield field.encode()
+            yield from _values(values[field])
+    elif dtype.kind in "biufcmMV":
+        yield f"{dtype.kind}{dtype.itemsize}".encode()
+        yield np.ascontiguousarray(values, dtype.newbyteorder("<")).tobytes()
+    else:
+        texts = values.reshape(-1).tolist()
+        yield b"\0".join(text if isinstance(text, bytes) else str(text).encode() for text in texts)
 
 
 def _record_categories(root: Node) -> dict[str, list[str]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +26,7 @@ from scdataloader.sources.anndata.file import AnnDataFile, format_of
 from scdataloader.sources.anndata.layout import MatrixLayout, Node
 from scdataloader.sources.anndata.matrix import StoredMatrix
 from scdataloader.sources.arrays.matrices import StoredRows
+from scdataloader.sources.fingerprint import digest_of, joined
 from scdataloader.types import CSRMatrix, CSRRows
 
 _SAMPLES, _SAMPLE_BYTES = 256, 2048
@@ -96,14 +95,26 @@ class AnnDataSource(AnnDataFile):
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of the content, wherever the file is and whenever it was written.
+        """Digests of obs, var and X, wherever the file is and whenever it was written.
 
-        It covers shape, genes, column names and offsets in full, and evenly spaced samples of the stored values and
-        gene numbers: another compression of the same values gives another fingerprint.
+        They cover the columns of obs and var whole, and samples of the cells' names. Of X, they cover the shape, the
+        offsets in full, and evenly spaced samples of the stored values and gene numbers: another compression of the
+        same values gives another fingerprint.
         """
         if self._digest is None:
-            self._digest = _fingerprint(self._chosen, list(self.var.index), self.obs_columns, self._matrix())
+            self._digest = self._fingerprint()
         return self._digest
+
+    def _fingerprint(self) -> str:
+        chosen, stored = self._chosen, self._matrix()
+        with self.opened() as root:
+            obs = digest_of(layout.table_content(root, "obs", names=False))
+            var = digest_of(layout.table_content(root, chosen.var))
+        shapes = [array.shape for array in stored.arrays]
+        head = json.dumps([chosen.key, chosen.kind, chosen.shape, shapes]).encode()
+        offsets = b"" if stored.offsets is None else stored.offsets.tobytes()
+        samples = [piece for array in stored.arrays for piece in array.sample(_SAMPLES, _SAMPLE_BYTES)]
+        return joined(obs, var, digest_of([head, offsets, *samples]))
 
     @property
     def matrix(self) -> CSRMatrix | None:
@@ -191,17 +202,3 @@ class AnnDataSource(AnnDataFile):
 
 def _csr_rows(rows: CSRMatrix, n_genes: int) -> CSRRows:
     return CSRRows(data=rows.data, indices=rows.indices, indptr=rows.indptr, n_genes=n_genes)
-
-
-def _fingerprint(
-    chosen: MatrixLayout, genes: Sequence[object], obs_columns: Sequence[str], stored: StoredMatrix
-) -> str:
-    digest = blake2b(digest_size=16)
-    head = [1, chosen.key, chosen.kind, chosen.shape, [array.shape for array in stored.arrays], list(obs_columns)]
-    digest.update(json.dumps([head, [str(gene) for gene in genes]]).encode())
-    if stored.offsets is not None:
-        digest.update(stored.offsets.tobytes())
-    for array in stored.arrays:
-        for piece in array.sample(_SAMPLES, _SAMPLE_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()

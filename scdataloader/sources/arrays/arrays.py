@@ -74,9 +74,10 @@ class ChunkedArray:
             yield values.astype(self.dtype, copy=False)
 
     def sample(self, n_places: int, n_bytes: int) -> Iterator[bytes]:
-        """Bytes of ``n_places`` chunks, evenly strided over the array."""
-        for number in strided(math.prod(self.grid), n_places):
-            yield self.chunks.sample(number, n_bytes)
+        """Bytes of ``n_places`` chunks, evenly strided over the array, or more of each of fewer chunks."""
+        numbers = strided(math.prod(self.grid), n_places)
+        for number in numbers:
+            yield self.chunks.sample(number, n_bytes * n_places // len(numbers))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +119,13 @@ def strided(n: int, places: int) -> Sequence[int]:
     return sorted({int(i) for i in np.linspace(0, n - 1, min(n, places))}) if n else []
 
 
+def ends_of(offset: int, size: int, n_bytes: int) -> list[tuple[int, int]]:
+    """[begin, end) of the first and the last bytes of a range, together at most ``n_bytes``."""
+    if size <= n_bytes:
+        return [(offset, offset + size)]
+    return [(offset, offset + n_bytes // 2), (offset + size - n_bytes // 2, offset + size)]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extent:
     """A range of bytes in a file."""
@@ -157,12 +165,13 @@ class EncodedChunks:
             yield self._decode(number, wanted, raw)
 
     def sample(self, number: int, n_bytes: int) -> bytes:
-        """The encoded bytes."""
+        """The first and the last of the encoded bytes; the last ones of some encodings are a checksum of all."""
         extent = self.locate(number)
         if extent is None:
             return b""
-        (raw,) = _read_extents([Extent(path=extent.path, offset=extent.offset, size=min(extent.size, n_bytes))])
-        return raw or b""
+        ends = ends_of(extent.offset, extent.size, n_bytes)
+        raw = _read_extents([Extent(path=extent.path, offset=begin, size=end - begin) for begin, end in ends])
+        return b"".join(piece or b"" for piece in raw)
 
     def _decode(self, number: int, wanted: int, raw: Buffer) -> NDArray[Any]:
         item = self.stored.itemsize
@@ -217,9 +226,10 @@ class LibraryChunks:
                 yield np.asarray(array[number * self.n_rows : (number + 1) * self.n_rows]).reshape(-1)
 
     def sample(self, number: int, n_bytes: int) -> bytes:
-        """The decoded bytes."""
+        """The first and the last of the decoded bytes."""
         (values,) = self.load([number], [1])
-        return values.tobytes()[:n_bytes]
+        content = values.tobytes()
+        return b"".join(content[begin:end] for begin, end in ends_of(0, len(content), n_bytes))
 
 
 def library_array(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.files import opening
-from scdataloader.sources.arrays.arrays import MappedArray
+from scdataloader.sources.arrays.arrays import MappedArray, ends_of
 
 
 class FileMap:
@@ -88,9 +88,9 @@ class MappedChunks:
             yield np.frombuffer(self.content, self.dtype, size, int(self.offsets[number]))
 
     def sample(self, number: int, n_bytes: int) -> bytes:
-        """The first bytes."""
-        offset = int(self.offsets[number])
-        return self.content[offset : offset + min(n_bytes, self.n_values * self.dtype.itemsize)]
+        """The first and the last bytes."""
+        ends = ends_of(int(self.offsets[number]), self.n_values * self.dtype.itemsize, n_bytes)
+        return b"".join(self.content[begin:end] for begin, end in ends)
 
     def pieces(self) -> Pieces | None:
         """The same chunks as pieces of one array; None if their distances are not whole numbers of values."""

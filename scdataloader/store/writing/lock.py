@@ -1,4 +1,4 @@
-"""Lock of a folder for one conversion at a time; it ends with the processes that hold it, however they end."""
+"""Lock of a folder for one conversion or export at a time; it ends with the processes that hold it."""
 
 from __future__ import annotations
 
@@ -69,17 +69,26 @@ class Claim:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[Claim]:
-    """Lock a folder for one conversion. It is created if missing, and removed if it is empty at the end.
+def claimed(folder: Path, lock: str = LOCK, what: str = "conversion") -> Iterator[Claim]:
+    """Lock a folder for one process. It is created if missing, and then removed if it is empty at the end.
+
+    Args:
+        folder: The folder.
+        lock: Name of the lock file in it.
+        what: What the process does, for messages.
 
     Raises:
-        RuntimeError: another conversion is writing there.
+        RuntimeError: another process has locked it.
         WriteError: the folder cannot be created or written to.
     """
-    path = folder / LOCK
+    path, is_new = folder / lock, not folder.exists()
+    refusal = (
+        f"another {what}, or a task of an interrupted one, is writing into {folder}; wait until it has ended, or name "
+        "another folder"
+    )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _exclusive(path)
+        descriptor = _exclusive(path, refusal)
     claim, is_ours = Claim(path=path, token=secrets.token_hex(16)), True
     try:
         with writing(path):
@@ -87,18 +96,20 @@ def claimed(folder: Path) -> Iterator[Claim]:
             os.pwrite(descriptor, claim.token.encode("ascii"), 0)
         is_ours = try_lock(descriptor, shared=True)  # from here on, tasks can share it
         if not is_ours:
-            raise RuntimeError(_refusal(folder))
+            raise RuntimeError(refusal)
         yield claim
     finally:
         if is_ours:
             os.ftruncate(descriptor, 0)
             if try_lock(descriptor):  # no task is left
                 path.unlink(missing_ok=True)
-                _remove_if_empty(folder)
+                if is_new:
+                    with suppress(OSError):  # not empty
+                        folder.rmdir()
         os.close(descriptor)
 
 
-def _exclusive(path: Path) -> int:
+def _exclusive(path: Path, refusal: str) -> int:
     deadline = time.monotonic() + _PATIENCE
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -109,7 +120,7 @@ def _exclusive(path: Path) -> int:
             continue
         os.close(descriptor)
         if time.monotonic() > deadline:
-            raise RuntimeError(_refusal(path.parent))
+            raise RuntimeError(refusal)
         time.sleep(0.05)
 
 
@@ -118,15 +129,3 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return os.fstat(descriptor).st_ino == path.stat().st_ino
     except FileNotFoundError:
         return False
-
-
-def _refusal(folder: Path) -> str:
-    return (
-        f"another conversion, or a task of an interrupted one, is writing into {folder}; wait until it has ended, or "
-        "name another folder"
-    )
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()

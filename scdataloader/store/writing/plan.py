@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Self
@@ -16,16 +16,19 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
 from scdataloader.runtime.files import PARTIAL, write_atomically, writing
+from scdataloader.sources.fingerprint import difference
 from scdataloader.store.manifest import MANIFEST, Kind, Manifest, ShardRecord, shard_record
 from scdataloader.store.writing.lock import LOCK
 
 PLAN = "conversion.json"
 UNORDERED = "unordered"
 """Folder of the cells in the order of their sources, before they are reordered."""
+ORDER, PLACES = "order.npy", "places.npy"
+"""Cell at each place of the new order, and place of each cell; cells are numbered source after source."""
 GROUPED = "grouped:"
 """Prefix of the layout by an obs column."""
 FOLDERS = ("obs", "var", "genes", "shards")
-_VERSION = 1
+_VERSION = 2
 _MOST_VALUES = 1 << 32
 """Largest number of values of a shard."""
 _OWN_FILE = re.compile(r"[0-9a-f]{5,32}\.(parquet|cells|json)(\.partial|\.progress)?")
@@ -40,6 +43,8 @@ class PlannedSource:
 
     name: str
     fingerprint: str
+    file_state: str | None
+    """Size and time of change of its files, or a digest of them; None for a source without files."""
     n_cells: int
     genes: str
     """Digest of its gene table."""
@@ -74,11 +79,13 @@ class Plan:
     cells_per_shard: int
     """At most."""
     appended_to: str | None
-    """Digest of the manifest that the sources are appended to; None for a new store."""
-    first_source: int
-    """Number of the first of the sources in the store."""
+    """Digest of the manifest of the store that the sources are written to; None for a new store."""
+    numbers: tuple[int, ...]
+    """Number in the store of each source."""
+    first_table: int
+    """Number of the file of the first new cell table."""
     first_shard: int
-    """Number of the first new shard."""
+    """Number of the file of the first new shard."""
     sources: tuple[PlannedSource, ...]
     """In the order of the command."""
     spaces: tuple[str, ...]
@@ -117,7 +124,7 @@ class Plan:
             found = json.loads(path.read_bytes())
             sources = tuple(PlannedSource(**item) for item in found.pop("sources"))
             shards = tuple(PlannedShard(**item) for item in found.pop("shards"))
-            found |= {name: tuple(found[name]) for name in ("spaces", "space_of")}
+            found |= {name: tuple(found[name]) for name in ("numbers", "spaces", "space_of")}
             return cls(**found, sources=sources, shards=shards)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreFormatError(
@@ -125,24 +132,34 @@ class Plan:
             ) from error
 
     def difference(self, other: Self) -> str | None:
-        """First difference of this plan from the unfinished ``other``, for a message; None if they are equal."""
-        if self == other:
-            return None
-        ours, theirs = ([(s.name, s.fingerprint) for s in plan.sources] for plan in (self, other))
-        for (name, digest), (other_name, other_digest) in zip(ours, theirs, strict=False):
-            if digest != other_digest:
-                changed = f"{name} has changed since" if name == other_name else f"{name} was {other_name} then"
-                return f"{changed} (fingerprint {digest}, then {other_digest})"
+        """Why the unfinished conversion ``other`` cannot be continued by this one, for a message; None if it can."""
+        ours, theirs = ([source.name for source in plan.sources] for plan in (self, other))
+        for name, other_name in zip(ours, theirs, strict=False):
+            if name != other_name:
+                return f"{name} was {other_name} then"
         if len(ours) != len(theirs):
             return f"there are {len(ours)} sources, then {len(theirs)}"
         if self.appended_to != other.appended_to:
             return "only one of them makes a new store, or the store has changed since"
-        for field in fields(self):
-            if field.name not in {"sources", "spaces", "space_of", "shards"}:
-                mine, theirs_ = getattr(self, field.name), getattr(other, field.name)
-                if mine != theirs_:
-                    return f"{field.name} is {mine!r}, then {theirs_!r}"
-        return "sources have other names, or genes"
+        for name in ("version", "layout", "seed", "kind", "cells_per_shard"):
+            mine, theirs_ = getattr(self, name), getattr(other, name)
+            if mine != theirs_:
+                return f"{name} is {mine!r}, then {theirs_!r}"
+        return None
+
+    def changed(self, other: Self) -> dict[str, str]:
+        """{source: what has changed} since the unfinished conversion ``other`` of the same sources."""
+        pairs = zip(self.sources, other.sources, strict=True)
+        return {
+            now.name: difference(then.fingerprint, now.fingerprint) or "the files" for now, then in pairs if now != then
+        }
+
+    def shard_key(self, index: int) -> str:
+        """Identifies all that a new shard depends on, before cells are reordered."""
+        shard = self.shards[index]
+        content = [asdict(self.sources[shard.source]), asdict(shard), self.kind, self.numbers[shard.source]]
+        spaces = [self.appended_to, list(self.spaces), self.space_of[shard.source]]
+        return blake2b(json.dumps([self.version, content, spaces]).encode(), digest_size=16).hexdigest()
 
     def shard_path(self, index: int) -> str:
         """Path of a new shard, relative to its base folder."""
@@ -150,7 +167,7 @@ class Plan:
 
     def obs_path(self, index: int) -> str:
         """Path of the cell table of a source, relative to its base folder."""
-        return f"obs/{self.first_source + index:05}.parquet"
+        return f"obs/{self.first_table + index:05}.parquet"
 
     def space_path(self, index: int) -> str:
         """Path of a new gene space, relative to the store."""
@@ -177,19 +194,19 @@ def split_cells(
         n += 1
 
 
-def save_record(folder: Path, record: ShardRecord, plan: str) -> None:
-    """Write the record of a finished shard beside it, with the digest of its plan; the shard counts as done then."""
+def save_record(folder: Path, record: ShardRecord, key: str) -> None:
+    """Write the record of a finished shard beside it, with its key; the shard counts as done then."""
     path = _record_path(folder, record.file.path)
     with writing(path):
-        write_atomically(path, json.dumps({"plan": plan, "record": asdict(record)}).encode())
+        write_atomically(path, json.dumps({"key": key, "record": asdict(record)}).encode())
 
 
-def load_record(folder: Path, shard: str, plan: str) -> ShardRecord | None:
-    """The record of the shard at path ``shard`` of a folder; None unless it was finished by this very plan."""
+def load_record(folder: Path, shard: str, key: str) -> ShardRecord | None:
+    """The record of the shard at path ``shard`` of a folder; None unless it was finished with this key."""
     try:
         found = json.loads(_record_path(folder, shard).read_bytes())
         record = shard_record(found["record"])
-        is_whole = found["plan"] == plan and (folder / shard).stat().st_size == record.file.n_bytes
+        is_whole = found["key"] == key and (folder / shard).stat().st_size == record.file.n_bytes
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return record if is_whole and record.file.path == shard else None
@@ -255,3 +272,12 @@ def clear(folder: Path, manifest: Manifest | None) -> None:
             (folder / name).rmdir()
     for name in (MANIFEST + PARTIAL, PLAN + PARTIAL, PLAN):
         (folder / name).unlink(missing_ok=True)
+
+
+def forget_tables(folder: Path, plan: Plan) -> None:
+    """Remove what an unfinished conversion has written of obs, and the order of the cells, which may depend on it."""
+    for base in (folder, folder / UNORDERED):
+        for i in range(len(plan.sources)):
+            (base / plan.obs_path(i)).unlink(missing_ok=True)
+    for name in (ORDER, PLACES):
+        (folder / UNORDERED / name).unlink(missing_ok=True)

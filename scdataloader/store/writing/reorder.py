@@ -23,11 +23,9 @@ from scdataloader.runtime.files import opened_atomically, writing
 from scdataloader.store.manifest import Kind, ShardRecord
 from scdataloader.store.shard import MappedShards
 from scdataloader.store.tables import ROW, write_arrow
-from scdataloader.store.writing.plan import GROUPED, Plan, save_record, split_cells
+from scdataloader.store.writing.plan import GROUPED, ORDER, PLACES, Plan, save_record, split_cells
 from scdataloader.store.writing.tasks import Place, Task, blocks, noting, shard_writer
 
-ORDER, PLACES = "order.npy", "places.npy"
-"""Cell at each place of the new order, and place of each cell; cells are numbered source after source."""
 _ORDER_STREAM = 0x0C0D
 """Separates the random order from other streams of the same seed."""
 
@@ -45,7 +43,7 @@ def reorder_tasks(
         SortObs(place=place, path=plan.obs_path(i), unordered=unordered, first=int(starts[i]), last=int(starts[i + 1]))
         for i in range(len(plan.sources))
     ]
-    of_source = (0,) * plan.first_source + tuple(n_genes)
+    of_source = (0,) * plan.numbers[0] + tuple(n_genes)
     mapped = MappedShards(unordered, records, of_source)
     offsets = np.zeros(len(order) + 1, np.int64)
     np.cumsum(np.concatenate([mapped.sizes(i) for i in range(len(records))])[order], dtype=np.int64, out=offsets[1:])
@@ -104,7 +102,7 @@ class CopyCells:
                 note(stop)
             with writing(folder / path):
                 record = writer.finish()
-        save_record(folder, record, self.place.plan)
+        save_record(folder, record, self.place.key)
 
 
 class _Records:

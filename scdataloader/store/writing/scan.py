@@ -8,14 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.protocols import Closes, HasOrganism, Source
+from scdataloader.kernels.draws.random import seed_of
+from scdataloader.protocols import Closes, HasFileState, HasOrganism, Source
 from scdataloader.store.gene_spaces import GeneNumbers
 from scdataloader.store.manifest import Kind
 from scdataloader.store.tables import GeneList
 from scdataloader.store.writing.plan import GROUPED, PlannedSource, split_cells
 from scdataloader.store.writing.tasks import stored_offsets
 
-LAYOUTS = ("source", "shuffled", f"{GROUPED}<obs column>")
+SHUFFLED = "shuffled"
+LAYOUTS = ("source", SHUFFLED, f"{GROUPED}<obs column>")
+CELLS_PER_SHARD = 1 << 17
+"""About 500 MB at 1,800 genes per cell; an interruption loses at most one such shard per process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,19 +30,21 @@ class Options:
     """Order of the cells, see `LAYOUTS`; None for that of the store, or "source" for a new one."""
     append: bool = False
     """Whether to add to an existing store."""
-    seed: int = 0
-    """Seed of the shuffled order."""
+    seed: int | None = None
+    """Seed of the shuffled order; None for that of the store, or 0 for a new one."""
     kind: Kind = "counts"
     """Kind of the values."""
-    cells_per_shard: int = 1 << 17
-    """At most."""
+    cells_per_shard: int | None = None
+    """At most; None for those of the store, or `CELLS_PER_SHARD`."""
 
     def __post_init__(self) -> None:
+        if self.seed is not None:
+            object.__setattr__(self, "seed", seed_of(self.seed))
         layout = self.layout
         is_known = layout is None or layout in LAYOUTS[:2] or (layout.startswith(GROUPED) and layout != GROUPED)
         if not is_known:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
-        if self.cells_per_shard < 1:
+        if self.cells_per_shard is not None and self.cells_per_shard < 1:
             raise ValueError(f"cells_per_shard must be 1 or more; got {self.cells_per_shard}")
 
 
@@ -88,6 +94,7 @@ def _scan(
         lists[genes.digest] = names.numbers(genes.ids)
     planned = PlannedSource(
         name=source.name,
+        file_state=source.file_state() if isinstance(source, HasFileState) else None,
         fingerprint=source.fingerprint,
         n_cells=source.n_obs,
         genes=genes.digest,

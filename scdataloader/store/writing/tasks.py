@@ -46,8 +46,8 @@ class Place:
     """Folder that paths are relative to."""
     claim: Claim
     """Lock of the conversion."""
-    plan: str
-    """Digest of the plan."""
+    key: str
+    """Identifies all that the file depends on."""
 
 
 class Task(Protocol):
@@ -172,7 +172,7 @@ class EncodeCells:
                 note(stop)
             with writing(folder / self.path):
                 record = writer.finish(self.number)
-        save_record(folder, record, self.place.plan)
+        save_record(folder, record, self.place.key)
 
     def _append(self, writer: ShardWriter, rows: CSRMatrix, first: int) -> None:
         try:

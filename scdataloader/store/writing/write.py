@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from scdataloader.errors import WriteError
-from scdataloader.protocols import Closes, Source
+from scdataloader.errors import SourceFormatError, WriteError
+from scdataloader.protocols import Closes, HasFileState, Source
 from scdataloader.runtime.files import writing
 from scdataloader.runtime.progress import cells_bar
 from scdataloader.store.gene_spaces import GENE, GeneNumbers, GeneSpace, SpaceSelection, choose_spaces
-from scdataloader.store.manifest import VERSION, Manifest, ShardRecord, SourceRecord, SpaceRecord, file_record
+from scdataloader.store.manifest import (
+    VERSION,
+    FileRecord,
+    Manifest,
+    ShardRecord,
+    SourceRecord,
+    SpaceRecord,
+    file_record,
+)
 from scdataloader.store.tables import GeneList, write_table
 from scdataloader.store.writing.lock import Claim, claimed
-from scdataloader.store.writing.plan import FOLDERS, UNORDERED, FolderState, Plan, PlannedShard, clear, load_record
+from scdataloader.store.writing.plan import (
+    FOLDERS,
+    UNORDERED,
+    FolderState,
+    Plan,
+    PlannedShard,
+    clear,
+    forget_tables,
+    load_record,
+)
+from scdataloader.store.writing.present import StoreContent
 from scdataloader.store.writing.reorder import reorder_tasks
-from scdataloader.store.writing.scan import Options, ScannedSource, scan
+from scdataloader.store.writing.scan import CELLS_PER_SHARD, SHUFFLED, Options, ScannedSource, scan
 from scdataloader.store.writing.tasks import EncodeCells, Place, Task, WriteObs, run_tasks, workers
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,28 +78,44 @@ def write_store(
         FileNotFoundError: there is no store to append to.
         ValueError: the sources or options are not those of the unfinished conversion in the folder, or do not fit into
             this store; or a value cannot be kept: names the source, the cell and the gene.
+        SourceFormatError: a source was written to while it was converted.
         RuntimeError: another conversion is writing there.
         WriteError: the folder cannot be written, or the disk is full.
     """
     state = FolderState.of(folder)
     layout = _layout(state, options)
     names = GeneNumbers()
-    scanned = scan(sources, layout, options.cells_per_shard, names)
-    finished = _finished(state, scanned, options)
-    if finished is not None and state.is_clear:
-        return ConversionResult(manifest=finished)
+    scanned = scan(sources, layout, options.cells_per_shard or CELLS_PER_SHARD, names)
+    job = _job(state, scanned, options, shown=execution.shown)
+    if state.manifest is not None and not job.scanned and state.is_clear:
+        return ConversionResult(manifest=state.manifest)
     with claimed(folder) as claim:
-        state = FolderState.of(folder)  # another conversion may have ended since
+        before, state = state.digest, FolderState.of(folder)
+        if state.digest != before:  # another conversion has ended since
+            job = _job(state, scanned, options, shown=execution.shown)
         if state.plan is None:
             clear(folder, state.manifest)
-        finished = _finished(state, scanned, options)
-        if finished is not None:
-            return ConversionResult(manifest=finished)
-        spaces = _spaces(state, scanned, names)
-        plan = _plan(state, scanned, spaces, options, layout)
-        if state.plan is None:
+        if state.manifest is not None and not job.scanned:
+            return ConversionResult(manifest=state.manifest)
+        spaces = _spaces(folder, job, names)
+        plan = _plan(state, job, spaces, options, layout)
+        if state.plan is not None and plan != state.plan:
+            forget_tables(folder, state.plan)
+        if plan != state.plan:
             plan.save(folder)
-        return _Conversion(state, plan, scanned, spaces, claim).run(execution)
+        return _Conversion(state, plan, job, spaces, claim).run(execution)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What a conversion has to do."""
+
+    scanned: Sequence[ScannedSource]
+    """The sources to convert."""
+    numbers: Sequence[int]
+    """The number in the store of each."""
+    kept: Manifest | None
+    """The content of the store that stays beside them; None if all of it is new."""
 
 
 def _layout(state: FolderState, options: Options) -> str:
@@ -103,63 +140,54 @@ def _layout(state: FolderState, options: Options) -> str:
     return manifest.layout
 
 
-def _finished(state: FolderState, scanned: Sequence[ScannedSource], options: Options) -> Manifest | None:
-    """The store's manifest if it has all of the sources already, as the last ones of an append; else None.
+def _job(state: FolderState, scanned: Sequence[ScannedSource], options: Options, *, shown: bool) -> _Job:
+    """Convert the sources that the store in the folder does not have yet, or not with their present content.
 
     Raises:
-        FileExistsError: there is another store, and ``append`` is not set.
-        ValueError: the store has some of the sources to append.
+        FileExistsError: there is a store of other sources or options, and ``append`` is not set.
+        ValueError: the store has another content of a source to append.
     """
     manifest = state.manifest
     if manifest is None:
-        return None
-    there, given = [s.fingerprint for s in manifest.sources], [one.planned.fingerprint for one in scanned]
-    if not options.append:
-        same_kind = {source.kind for source in manifest.sources} == {options.kind}
-        if there == given and same_kind and manifest.layout == (options.layout or "source"):
-            return manifest
-        raise FileExistsError(
-            f"{state.folder} is a store already, of other sources or options; add to it with append (--append), name "
-            "another folder, or delete it"
-        )
-    if there[-len(given) :] == given:
-        return manifest
-    names = dict(zip(there, (source.name for source in manifest.sources), strict=True))
-    repeated = [one.planned for one in scanned if one.planned.fingerprint in names]
-    if repeated:
-        raise ValueError(
-            f"{state.folder} has {repeated[0].name} already, as {names[repeated[0].fingerprint]} (fingerprint "
-            f"{repeated[0].fingerprint}); do not append it"
-        )
-    return None
+        return _Job(scanned=scanned, numbers=range(len(scanned)), kept=None)
+    content = StoreContent(folder=state.folder, manifest=manifest, shown=shown)
+    if options.append:
+        missing, first = content.missing(scanned), len(manifest.sources)
+        return _Job(scanned=missing, numbers=range(first, first + len(missing)), kept=manifest)
+    changed = content.changed(scanned, options)
+    for number, what in changed.items():
+        name = manifest.sources[number].name
+        logger.warning("%s of %s changed since it was converted: converting it anew", what, name)
+    if changed and manifest.layout != "source":  # its cells are among the others
+        return _Job(scanned=scanned, numbers=range(len(scanned)), kept=None)
+    return _Job(scanned=[scanned[number] for number in changed], numbers=list(changed), kept=manifest)
 
 
-def _spaces(state: FolderState, scanned: Sequence[ScannedSource], names: GeneNumbers) -> SpaceSelection:
+def _spaces(folder: Path, job: _Job, names: GeneNumbers) -> SpaceSelection:
     """The gene spaces of the sources; ``names`` are those of all their genes."""
-    there = () if state.manifest is None else state.manifest.spaces
-    ids = [GeneSpace(state.folder, record).read().tolist() for record in there]
-    return choose_spaces(names, [one.genes for one in scanned], ids)
+    there = () if job.kept is None else job.kept.spaces
+    ids = [GeneSpace(folder, record).read().tolist() for record in there]
+    return choose_spaces(names, [one.genes for one in job.scanned], ids)
 
 
-def _plan(
-    state: FolderState, scanned: Sequence[ScannedSource], spaces: SpaceSelection, options: Options, layout: str
-) -> Plan:
-    """The plan of this conversion, which must equal that of an unfinished one in the folder."""
+def _plan(state: FolderState, job: _Job, spaces: SpaceSelection, options: Options, layout: str) -> Plan:
+    """The plan of this conversion, which must continue that of an unfinished one in the folder."""
     manifest = state.manifest
     plan = Plan(
         layout=layout,
-        seed=options.seed if layout == "shuffled" else 0,
+        seed=(options.seed or 0) if layout == SHUFFLED else 0,
         kind=options.kind,
-        cells_per_shard=options.cells_per_shard,
+        cells_per_shard=options.cells_per_shard or CELLS_PER_SHARD,
         appended_to=state.digest,
-        first_source=0 if manifest is None else len(manifest.sources),
-        first_shard=0 if manifest is None else len(manifest.shards),
-        sources=tuple(one.planned for one in scanned),
+        numbers=tuple(job.numbers),
+        first_table=0 if manifest is None else _next_number(source.obs for source in manifest.sources),
+        first_shard=0 if manifest is None else _next_number(shard.file for shard in manifest.shards),
+        sources=tuple(one.planned for one in job.scanned),
         spaces=spaces.digests,
         space_of=spaces.of_source,
         shards=tuple(
             PlannedShard(source=i, first=first, last=last)
-            for i, one in enumerate(scanned)
+            for i, one in enumerate(job.scanned)
             for first, last in one.ranges
         ),
     )
@@ -170,7 +198,14 @@ def _plan(
             f"{state.folder} holds an unfinished conversion that differs from this one: {difference}; rerun its "
             f"command to finish it, or {instead} to discard it"
         )
+    for name, changed in ({} if state.plan is None else plan.changed(state.plan)).items():
+        logger.warning("%s of %s changed since its conversion was interrupted: converting it anew", changed, name)
     return plan
+
+
+def _next_number(files: Iterable[FileRecord]) -> int:
+    """The first number that no file has, nor a later one."""
+    return 1 + max((int(Path(file.path).stem, 16) for file in files), default=-1)
 
 
 class _Conversion:
@@ -180,12 +215,12 @@ class _Conversion:
         self,
         state: FolderState,
         plan: Plan,
-        scanned: Sequence[ScannedSource],
+        job: _Job,
         spaces: SpaceSelection,
         claim: Claim,
     ) -> None:
         self._folder, self._before = state.folder, state.manifest
-        self._plan, self._scanned, self._spaces, self._claim = plan, scanned, spaces, claim
+        self._plan, self._job, self._scanned, self._spaces, self._claim = plan, job, job.scanned, spaces, claim
         self._base = self._folder if plan.layout == "source" else self._folder / UNORDERED
         self._n_cells = 0
 
@@ -193,7 +228,9 @@ class _Conversion:
         """Write all missing files, the manifest last. An error states what is kept for the next try."""
         folder = self._folder
         try:
-            manifest = self._manifest(self._shards(execution))
+            shards = self._shards(execution)
+            manifest = self._manifest(shards)
+            self._check_sources()
             with writing(folder):
                 manifest.save(folder)
         except BaseException as error:
@@ -203,9 +240,16 @@ class _Conversion:
             error.add_note(kept)
             raise
         clear(folder, manifest)
-        return ConversionResult(
-            manifest=manifest, shards=manifest.shards[self._plan.first_shard :], n_cells=self._n_cells
-        )
+        return ConversionResult(manifest=manifest, shards=tuple(shards), n_cells=self._n_cells)
+
+    def _check_sources(self) -> None:
+        """Check that no source was written to while it was read: the store might mix its old and new content."""
+        for one in self._scanned:
+            if isinstance(one.source, HasFileState) and one.source.file_state() != one.planned.file_state:
+                raise SourceFormatError(
+                    f"{one.planned.name} was written to while it was converted; rerun the same command to convert it "
+                    "anew"
+                )
 
     def _shards(self, execution: ExecutionOptions) -> list[ShardRecord]:
         """Write all new files but the manifest; the records of the shards."""
@@ -228,16 +272,16 @@ class _Conversion:
             return self._do("ordering", tasks, executor, shown=execution.shown)
 
     def _place(self, base: Path) -> Place:
-        return Place(folder=base, claim=self._claim, plan=self._plan.digest)
+        return Place(folder=base, claim=self._claim, key=self._plan.digest)
 
     def _encoding(self, place: Place) -> list[EncodeCells]:
         plan = self._plan
         return [
             EncodeCells(
-                place=place,
+                place=replace(place, key=plan.shard_key(i)),
                 path=plan.shard_path(i),
                 source=self._scanned[shard.source].source,
-                number=plan.first_source + shard.source,
+                number=plan.numbers[shard.source],
                 first=shard.first,
                 last=shard.last,
                 kind=plan.kind,
@@ -261,11 +305,11 @@ class _Conversion:
         return (task.place.folder / task.path).exists() and (task.n_cells == 0 or self._record(task) is not None)
 
     def _record(self, task: Task) -> ShardRecord | None:
-        return load_record(task.place.folder, task.path, self._plan.digest) if task.n_cells else None
+        return load_record(task.place.folder, task.path, task.place.key) if task.n_cells else None
 
     def _write_genes(self) -> None:
         """Write the gene tables and gene spaces that the store does not have yet."""
-        written = set() if self._before is None else set(self._before.genes)
+        written = set() if self._job.kept is None else set(self._job.kept.genes)
         for one in self._scanned:
             path = f"var/{one.planned.genes}.parquet"
             if one.planned.genes not in written and not (self._folder / path).exists():
@@ -281,15 +325,11 @@ class _Conversion:
     def _manifest(self, shards: Sequence[ShardRecord]) -> Manifest:
         """The manifest of the store with the new files."""
         folder, plan = self._folder, self._plan
-        before = self._before or Manifest(
+        kept = self._job.kept or Manifest(
             version=VERSION, layout=plan.layout, sources=(), genes={}, spaces=(), shards=()
         )
-        genes = dict(before.genes)
-        for source in plan.sources:
-            if source.genes not in genes:
-                genes[source.genes] = file_record(folder, f"var/{source.genes}.parquet")
-        sources = tuple(
-            SourceRecord(
+        sources = dict(enumerate(kept.sources)) | {
+            number: SourceRecord(
                 name=source.name,
                 fingerprint=source.fingerprint,
                 n_cells=source.n_cells,
@@ -298,26 +338,35 @@ class _Conversion:
                 space=plan.space_of[i],
                 obs=file_record(folder, plan.obs_path(i)),
                 uns_organism=source.uns_organism,
+                file_state=source.file_state,
+                seed=plan.seed if plan.layout == SHUFFLED else None,
             )
-            for i, source in enumerate(plan.sources)
-        )
+            for i, (number, source) in enumerate(zip(plan.numbers, plan.sources, strict=True))
+        }
+        used = dict.fromkeys(source.genes for source in sources.values())
+        genes = {name: kept.genes.get(name) or file_record(folder, f"var/{name}.parquet") for name in used}
         spaces = tuple(
             SpaceRecord(file=file_record(folder, plan.space_path(i)), n_genes=len(ids))
             for i, ids in enumerate(self._spaces.new)
         )
+        all_shards = [*(shard for shard in kept.shards if shard.source not in plan.numbers), *shards]
+        if plan.layout == "source":
+            all_shards.sort(key=lambda shard: shard.source or 0)
         return Manifest(
             version=VERSION,
             layout=plan.layout,
-            sources=(*before.sources, *sources),
+            sources=tuple(sources[number] for number in sorted(sources)),
             genes=genes,
-            spaces=(*before.spaces, *spaces),
-            shards=(*before.shards, *shards),
+            spaces=(*kept.spaces, *spaces),
+            shards=tuple(all_shards),
         )
 
     def _kept(self) -> str:
         """What is left of a failed conversion, for a message; nothing is left if no shard was finished."""
         plan, base = self._plan, self._base
-        n_done = sum(load_record(base, plan.shard_path(i), plan.digest) is not None for i in range(len(plan.shards)))
+        n_done = sum(
+            load_record(base, plan.shard_path(i), plan.shard_key(i)) is not None for i in range(len(plan.shards))
+        )
         if not n_done:
             clear(self._folder, self._before)
             return "no files were kept"
