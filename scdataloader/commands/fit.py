@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
 from scdataloader import models  # noqa: F401 (imported models can be named without their path)
+from scdataloader.training.checkpoint import allow_harmless_types, load_checkpoint
 from scdataloader.training.datamodule import DataModule
 
 COMMANDS = ("fit", "validate", "test", "predict")
@@ -67,8 +68,16 @@ class TrainingCLI(LightningCLI):
             parser.link_arguments(f"data.{source}", target, compute_fn=compute, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse ``args``, without Lightning's warning if they differ from the arguments of the process."""
+        """Parse ``args``, without Lightning's warning if they differ from the arguments of the process.
+
+        Raises:
+            StateMismatchError: the checkpoint cannot be loaded.
+        """
+        allow_harmless_types()
         self.config = parser.parse_args(args)
+        trained = self.config[self.config.subcommand].get("ckpt_path")
+        if trained is not None and Path(trained).exists():
+            load_checkpoint(trained)  # Lightning loads it as well, but does not name the file
 
     def before_instantiate_classes(self) -> None:
         """Evaluate a trained model with the genes and label codes of its checkpoint.

@@ -34,20 +34,33 @@ def read_state(checkpoint: str | PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        StateMismatchError: the file has no state of the data, is not a checkpoint, or holds objects whose creation
-            would run code.
+        StateMismatchError: the file has no state of the data; or see `load_checkpoint`.
+    """
+    return find_state(load_checkpoint(checkpoint), str(checkpoint))
+
+
+def load_checkpoint(checkpoint: str | PathLike[str]) -> Any:
+    """The content of a checkpoint, with tensors mapped from the file. No code in the file is run.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StateMismatchError: the file is not a checkpoint, or holds objects whose creation would run code.
     """
     path = Path(checkpoint)
     # A sharded checkpoint is a folder, with all but tensors in one file.
     path = path / "meta.pt" if path.is_dir() else path
     try:
         with torch.serialization.safe_globals(_HARMLESS):
-            loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except FileNotFoundError:
         raise
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, LookupError, TypeError) as error:
         raise StateMismatchError(_why_not_loaded(path, error)) from error
-    return find_state(loaded, str(checkpoint))
+
+
+def allow_harmless_types() -> None:
+    """Let PyTorch, and so Lightning, load the types of hyperparameters that `load_checkpoint` accepts."""
+    torch.serialization.add_safe_globals(_HARMLESS)
 
 
 def _why_not_loaded(path: Path, error: Exception) -> str:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from scdataloader.commands.main import main
@@ -14,6 +15,7 @@ from scdataloader.kernels.records.encode import encode_rows, most_words
 from scdataloader.kernels.records.format import Records, record_checksum
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND, check_records
 from scdataloader.store.manifest import Manifest
+from scdataloader.store.reader import Store
 from scdataloader.store.shard import ShardWriter
 from scdataloader.store.verify import Verification, verify
 from tests.store.fuzz_files import put
@@ -192,6 +194,24 @@ def test_tables_that_break_a_rule(store, name, change, why):
     reseal(store)
     found = problems(store)
     assert any(why in line for line in found), found
+
+
+@pytest.mark.parametrize("columns", [[{"field_name": "type"}], [{"field_name": "gone", "name": "gone"}], 5])
+def test_columns_that_a_table_does_not_have(store, columns):
+    path = next((store / "obs").iterdir())
+    table = pq.read_table(path)
+    stated = json.dumps({"index_columns": [], "column_indexes": [], "columns": columns}).encode()
+    pq.write_table(table.replace_schema_metadata({b"pandas": stated}), path)
+    reseal(store)
+    source = next(source for source in Store.open(store).sources if source.obs_table.path == path)
+    with pytest.raises(StoreFormatError, match="is not a table of a store"):
+        source.obs(source.obs_columns)
+
+
+def test_an_escape_that_is_no_text(store):
+    reseal(store, layout="\ud800")
+    with pytest.raises(StoreFormatError, match=r"manifest.json is not the manifest of a store"):
+        Store.open(store)
 
 
 def test_a_shard_of_no_cells_that_has_something_in_their_place(store):
