@@ -137,8 +137,11 @@ class HasCountsLocation(Protocol):
 class HasFileState(Protocol):
     """A source in files. A conversion converts it anew if they are written to before it ends."""
 
-    def file_state(self) -> str:
-        """Sizes and times of change of the files, or a digest of them: another text once they have been written to."""
+    def file_state(self) -> str | None:
+        """Sizes and times of change of the files, or a digest of them: another text once they have been written to.
+
+        None if there are none.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

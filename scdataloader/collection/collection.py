@@ -142,7 +142,8 @@ class Collection:
     def file_state(self) -> str:
         """Digest of the sizes and times of change of all files; another one once a file has been written to."""
         sources = (part.source for part in self.parts)
-        return digest_of(source.file_state().encode() for source in sources if isinstance(source, HasFileState))
+        states = [source.file_state() for source in sources if isinstance(source, HasFileState)]
+        return digest_of((state or "").encode() for state in states)
 
     def read(self, rows: NDArray[np.int64]) -> CSRRows:
         """Cells ``rows``, in that order, repeats allowed, in vocabulary genes.

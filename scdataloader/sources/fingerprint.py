@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 RULE = "02"
 """Version of the rule by which fingerprints are made. The first one covered the names of obs columns alone."""
@@ -69,3 +74,19 @@ def same_cells(saved: str, current: str) -> bool:
     """Whether two collections have the same cells by X and selection, whatever their labels and genes."""
     before, now = parts_of(saved), parts_of(current)
     return before[2:] == now[2:] if before and now else saved == current
+
+
+def column_content(values: Any) -> Iterator[bytes]:
+    """Dtype and values of a column of a table in pandas, independent of library versions; for a digest."""
+    dtype = values.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        yield json.dumps(["category", len(values), bool(dtype.ordered)]).encode()
+        yield from column_content(dtype.categories)
+        yield pd.Series(values).cat.codes.to_numpy(np.int64).tobytes()
+        return
+    yield json.dumps([str(dtype), len(values)]).encode()
+    if isinstance(dtype, np.dtype) and dtype.kind in "biufmM":
+        yield np.ascontiguousarray(values.to_numpy()).tobytes()
+    else:
+        texts = [None if missing else str(value) for value, missing in zip(values, pd.isna(values), strict=True)]
+        yield json.dumps(texts).encode()

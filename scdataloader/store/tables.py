@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -21,6 +21,7 @@ from scdataloader.protocols import HasGenePositions, HasNames, Source
 from scdataloader.runtime.files import opened_atomically, writing
 from scdataloader.runtime.messages import shown
 from scdataloader.sources.contract import obs_of
+from scdataloader.sources.fingerprint import column_content
 from scdataloader.store.manifest import FileRecord, file_record
 
 POSITION = "__position__"
@@ -295,21 +296,6 @@ def _digest(table: pd.DataFrame) -> str:
     digest = blake2b(digest_size=16)
     for name, values in [("", table.index.to_series()), *table.items()]:
         digest.update(json.dumps(str(name)).encode())
-        for part in _content(values):
+        for part in column_content(values):
             digest.update(part)
     return digest.hexdigest()
-
-
-def _content(values: Any) -> Iterator[bytes]:
-    dtype = values.dtype
-    if isinstance(dtype, pd.CategoricalDtype):
-        yield json.dumps(["category", len(values), bool(dtype.ordered)]).encode()
-        yield from _content(dtype.categories)
-        yield pd.Series(values).cat.codes.to_numpy(np.int64).tobytes()
-        return
-    yield json.dumps([str(dtype), len(values)]).encode()
-    if isinstance(dtype, np.dtype) and dtype.kind in "biufmM":
-        yield np.ascontiguousarray(values.to_numpy()).tobytes()
-    else:
-        texts = [None if missing else str(value) for value, missing in zip(values, pd.isna(values), strict=True)]
-        yield json.dumps(texts).encode()

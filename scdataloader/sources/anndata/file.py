@@ -112,9 +112,9 @@ class AnnDataFile:
         with self.opened() as root:
             return layout.uns_organism(root)
 
-    def file_state(self) -> str:
-        """Size and time of change of the file, or a digest of those of all files in the folder."""
-        return file_state(self.path)
+    def file_state(self) -> str | None:
+        """Size and time of change of the file, or a digest of those of all files in the folder; None if it is gone."""
+        return file_state(self.path) if self.path.exists() else None
 
     def find_matrix(self, key: str) -> MatrixLayout | None:
         """The matrix "X", "layers/<name>", "raw", "obsm/<name>" or "obsp/<name>"; None if the file has none.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.messages import suggestion
 from scdataloader.schema import ORGANISM_KEYS
+from scdataloader.sources.fingerprint import column_content
 
 Node = Any
 """A group or an array of h5py or zarr."""
@@ -258,6 +259,12 @@ def table_content(root: Node, location: str, *, names: bool = True) -> Iterator[
     node = lookup(root, location)
     if node is None:
         raise SourceFormatError(f"table {location} is missing")
+    if not is_array(node) and not hasattr(node, "keys"):  # a table in memory
+        frame = read_frame(root, location)
+        for name, values in [("", frame.index.to_series()), *frame.items()]:
+            yield str(name).encode()
+            yield from column_content(values)
+        return
     sampled = "" if names or is_array(node) else "/" + _text(node.attrs.get("_index", "_index"))
     yield from _content(node, "", sampled)
     if is_array(node):
