@@ -1,6 +1,8 @@
 """The command line as a user types it: real trainings of small files, other people's models, and what errors say."""
 
 import logging
+import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -434,3 +436,37 @@ def test_two_species_need_a_word_on_the_one_that_is_silent(real_data, capsys):
     assert (
         main(["fit", "--data.data", str(files), *options, "--data.alignment.organisms", '{"*placenta*": human}']) == 0
     )
+
+
+ON_TWO = """
+import sys
+from scdataloader.commands.main import main
+
+options = ["--config", "fit.yaml", "--trainer.devices", "2", "--ckpt_path", sys.argv[1]]
+sys.exit(sum(main([command, *options]) for command in ("validate", "test", "predict")))
+"""
+
+
+def test_commands_run_on_two_processes(config, tmp_path):
+    fit = [sys.executable, "-m", "scdataloader", "fit", "--config", config, "--trainer.devices", "2"]
+    done = subprocess.run(fit, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    for note in ("192 cells, sources: 2", "draws on 2 ranks", "written: "):
+        assert done.stderr.count(note) == (3 if note == "draws on 2 ranks" else 1)
+    (checkpoint,) = Path().glob("lightning_logs/version_0/checkpoints/*.ckpt")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "NODE_RANK": "0"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ON_TWO, checkpoint],
+            env=os.environ | where | {"LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    notes = [process.communicate(timeout=400)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], notes
+    assert "192 cells, sources: 2" in notes[0]
+    assert "192 cells, sources: 2" not in notes[1]
