@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -23,6 +23,7 @@ from scdataloader.labels.hierarchy import Hierarchies
 from scdataloader.labels.table import LabelTable
 from scdataloader.loading.loader import Loader
 from scdataloader.protocols import BatchContext, Collate, DescribesClasses, DrawnClasses, Sampler, Transform
+from scdataloader.runtime.messages import suggestion
 from scdataloader.sampling.options import plan_columns
 from scdataloader.sampling.samplers import SequentialSampler, Subset
 from scdataloader.sampling.splits import SplitRecord, Splits
@@ -384,3 +385,22 @@ class DataModule(DataConfig, LightningDataModule):
             column: [decoder[code] for code in range(len(decoder) - 1)] for column, decoder in self.decoders.items()
         }
         return BatchContext(vocabulary=self.collection.vocabulary, labels=tuple(self.label_columns), classes=classes)
+
+
+def _explained(init: Callable[..., None]) -> Callable[..., None]:
+    """``init``, which names the nearest option for one that does not exist."""
+
+    @wraps(init)
+    def explained(self: DataModule, *args: Any, **options: Any) -> None:
+        known = [option.name for option in fields(DataModule)]
+        for name in options:
+            if name in {"num_workers", "persistent_workers", "prefetch_factor", "pin_memory"}:
+                raise TypeError(f"DataModule has no option {name!r}: threads read ahead of the model; set num_threads")
+            if name not in known:
+                raise TypeError(f"DataModule has no option {name!r}; {suggestion(name, known)}")
+        init(self, *args, **options)
+
+    return explained
+
+
+DataModule.__init__ = _explained(DataModule.__init__)  # type: ignore[method-assign]

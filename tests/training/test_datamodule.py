@@ -470,3 +470,9 @@ def test_two_modules_in_one_resume_at_every_step(tmp_path, mode):
     assert len(set(short)) == len(short)
     for n in range(1, len(whole)):
         assert fit(ckpt_path=tmp_path / f"step={n}.ckpt") == whole[n:]
+
+
+@pytest.mark.parametrize(("option", "advice"), [("num_workers", "num_threads"), ("lables", "'labels'")])
+def test_an_option_that_does_not_exist_is_refused_with_the_one_that_does(option, advice):
+    with pytest.raises(TypeError, match=f"no option '{option}'.*{advice}"):
+        module(**{option: 4})
