@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata.io import read_elem
 from numpy.typing import NDArray
 
 from scdataloader.curation.labels import with_values
 from scdataloader.curation.recipe import Recipe, Rule
+from scdataloader.errors import SourceFormatError
 from scdataloader.genes.features import genes_of
 from scdataloader.genes.names import gene_names
 from scdataloader.genes.organisms import UNSTATED, find_organisms, remedy
 from scdataloader.runtime.messages import shown, suggestion
 from scdataloader.schema import ORGANISM_KEYS
 from scdataloader.sources import AnnDataSource
-from scdataloader.sources.anndata.layout import Node, find_matrices, is_array, lookup, old_formats
+from scdataloader.sources.anndata.layout import matrix_names
+from scdataloader.sources.anndata.nodes import Node, is_array, lookup, read_value
 
 MAX_CHARACTERS = 10_000
 """Longer texts of ``uns`` are left out."""
@@ -101,17 +102,17 @@ def constant(value: str, n: int) -> pd.Categorical[Any]:
 
 def read_obsm(source: AnnDataSource) -> dict[str, Any]:
     """All of a file's obsm."""
-    with source.opened() as root, old_formats():
+    with source.opened() as root:
         node = lookup(root, "obsm")
         if node is None or is_array(node):  # an array of records is an old encoding
             return {}
-        return {key: read_elem(node[key]) for key in node}
+        return {key: read_value(root, f"obsm/{key}") for key in node}
 
 
 def read_extras(source: AnnDataSource) -> Extras:
     """Read the plain values of ``uns``, and list what the output leaves out."""
     with source.opened() as root:
-        values = _plain_values(lookup(root, "uns"))
+        values = _plain_values(root)
         left_out = [_listed(group, names) for group, names in _left_out(root, source.counts, values)]
     # the organism is in the output's obs, where a rule may have corrected it
     uns = {key: value for key, value in values.items() if key not in ORGANISM_KEYS}
@@ -164,18 +165,20 @@ def _lacks(name: str, column: str, columns: Iterable[object]) -> str:
     return f"{name} has no obs column {column!r} ({suggestion(column, columns)})"
 
 
-def _plain_values(uns: Node | None) -> dict[str, PlainValue]:
-    if uns is None or is_array(uns):
-        return {}
-    found = {key: _plain_value(uns[key]) for key in uns}
+def _plain_values(root: Node) -> dict[str, PlainValue]:
+    found = {key: _plain_value(root, f"uns/{key}") for key in _names_in(root, "uns") or ()}
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _plain_value(node: Node) -> PlainValue | None:
-    """A number, a boolean or a text of up to `MAX_CHARACTERS`; None for anything else."""
-    if not is_array(node) or node.shape != ():
+def _plain_value(root: Node, location: str) -> PlainValue | None:
+    """A number, a boolean or a text of up to `MAX_CHARACTERS`; None for anything else, or if it cannot be read."""
+    try:
+        node = lookup(root, location)
+        if node is None or not is_array(node) or node.shape != ():
+            return None
+        value = np.asarray(read_value(root, location)).item()
+    except SourceFormatError:
         return None
-    value = np.asarray(node[()]).item()
     if isinstance(value, bytes):
         try:
             value = value.decode()
@@ -188,15 +191,23 @@ def _plain_value(node: Node) -> PlainValue | None:
 
 def _left_out(root: Node, counts: str, values: dict[str, PlainValue]) -> Iterator[tuple[str, Sequence[str]]]:
     """Groups that the output does not have, each with the names in it."""
-    matrices = find_matrices(root)
+    matrices = matrix_names(root)
     yield from ((key, ()) for key in ("X", "raw") if key in matrices and key != counts)
     taken = {"uns": {*values, "curation"}, "layers": {counts.removeprefix("layers/")}}
     for group in ("layers", "obsp", "varm", "varp", "uns"):
+        there = _names_in(root, group)
+        names = sorted(set(there or ()) - taken.get(group, set()))
+        if names or there is None:
+            yield group, names
+
+
+def _names_in(root: Node, group: str) -> Sequence[str] | None:
+    """Names in a group, if there is one; None for what is there and is not a group, or cannot be opened."""
+    try:
         node = lookup(root, group)
-        if node is not None:
-            names = [] if is_array(node) else sorted(set(node) - taken.get(group, set()))
-            if names or is_array(node):
-                yield group, names
+    except SourceFormatError:
+        return None
+    return None if node is not None and is_array(node) else list(node or ())
 
 
 def _listed(group: str, names: Sequence[str]) -> str:

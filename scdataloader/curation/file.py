@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from anndata import AnnData
-from anndata._io.specs.registry import IORegistryError  # raised for unknown encodings and types; not an OSError
 
 from scdataloader.curation.cells import named_obs, read_cells, read_extras, read_obsm, rows_of
 from scdataloader.curation.hooks import apply_hooks
@@ -25,7 +24,7 @@ from scdataloader.sources import AnnDataSource, open_source
 from scdataloader.sources.anndata.counts import OR_ANY, Values
 from scdataloader.sources.arrays.transpose import TransposeInFile
 
-BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError, MemoryError, IORegistryError)
+BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError, MemoryError)
 """Errors of a file; all others are defects."""
 
 OnProgress = Callable[[float], None]

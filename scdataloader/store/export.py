@@ -23,7 +23,7 @@ from scdataloader.kernels.rows.align import row_starts
 from scdataloader.runtime.files import write_atomically, writing
 from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.schema import ORGANISM
-from scdataloader.sources.anndata.layout import Node
+from scdataloader.sources.anndata.nodes import Node
 from scdataloader.sources.anndata.writer import Values, new_anndata, write_anndata
 from scdataloader.store.reader import Store, StoreSource
 from scdataloader.store.shard import WHY

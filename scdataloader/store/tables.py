@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError, UnsupportedDataError
+from scdataloader.genes.names import gene_names
 from scdataloader.protocols import HasGenePositions, HasNames, Source
 from scdataloader.runtime.files import opened_atomically, writing
-from scdataloader.runtime.messages import shown
 from scdataloader.sources.contract import obs_of
 from scdataloader.sources.fingerprint import column_content
 from scdataloader.store.manifest import FileRecord, file_record
@@ -143,32 +143,58 @@ class GeneList:
     """The genes of a source in the form of a store."""
 
     digest: str
-    """Digest of ids and columns in the source's order."""
+    """Digest of ids and columns in the source's order, each id once."""
     ids: list[str]
     """``(n_genes,)`` ids in the source's order."""
+    repeated: list[str]
+    """The ids that occur more than once, sorted; a store keeps the sum of their values."""
+    place: NDArray[np.int64]
+    """``(n_genes,)`` position of each gene among the different ids, in the order of the original source."""
     table: pd.DataFrame
-    """All columns, sorted by id, with the column `POSITION`."""
+    """All columns, one row for each id, sorted by id, with the column `POSITION`."""
 
     @classmethod
     def of(cls, source: Source) -> Self:
         """Sort the genes of a source by their ids, as Python sorts text.
 
+        Of an index with repeats, ids are those that `gene_names` finds, if they are unique. The row of a repeated id is
+        its first.
+
         Raises:
-            UnsupportedDataError: ids occur twice, or ``var`` has the column `POSITION`.
+            UnsupportedDataError: ``var`` has the column `POSITION`.
         """
         table: Any = source.var
         if not isinstance(table, pd.DataFrame):
             raise TypeError(f"{source.name}: var must be a DataFrame indexed by gene id; got {type(table).__name__}")
-        ids = np.array([str(gene) for gene in table.index], object)
-        order = np.argsort(ids, kind="stable").astype(np.int64)
-        _refuse_repeated(source.name, ids[order])
         position = _position(source, table)
-        table = table.drop(columns=POSITION, errors="ignore").set_axis(pd.Index(ids, name=table.index.name), axis=0)
+        table = _by_unique_ids(table, source.name).drop(columns=POSITION, errors="ignore")
+        is_first = ~table.index.duplicated()
+        ids, table = table.index, table[is_first]
+        position = np.argsort(np.argsort(position[is_first]))
+        order = np.argsort(table.index.to_numpy(object), kind="stable")
         return cls(
             digest=_digest(table.iloc[np.argsort(position)]),
             ids=ids.tolist(),
+            repeated=sorted(set(ids[~is_first])),
+            place=position[pd.factorize(ids)[0]],
             table=table.iloc[order].assign(**{POSITION: position[order]}),
         )
+
+    @property
+    def key(self) -> str:
+        """Identifies ``ids``: the digest, and, where there are repeats, that of all ids."""
+        return self.digest + (_digest(pd.DataFrame(index=pd.Index(self.ids))) if self.repeated else "")
+
+
+def _by_unique_ids(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The genes of a source by the text of their ids; those in a column if the index has repeats and it has none."""
+    index = pd.Index([str(gene) for gene in table.index], name=table.index.name, dtype=object)
+    if not index.is_unique:
+        ids = pd.Index(gene_names(table, source=name), dtype=object)
+        if ids.is_unique:
+            kept = index.name if index.name is not None else "symbol" if "symbol" not in table else "var_names"
+            return table.assign(**{str(kept): index.to_numpy()}).set_axis(ids, axis=0)
+    return table.set_axis(index, axis=0)
 
 
 def _position(source: Source, table: pd.DataFrame) -> NDArray[np.int64]:
@@ -180,16 +206,6 @@ def _position(source: Source, table: pd.DataFrame) -> NDArray[np.int64]:
             f"{source.name} has the var column {POSITION!r}, a name that stores reserve; rename it"
         )
     return np.arange(len(table))
-
-
-def _refuse_repeated(name: str, ids: NDArray[Any]) -> None:
-    repeated = sorted(set(ids[1:][ids[1:] == ids[:-1]]))
-    if repeated:
-        raise UnsupportedDataError(
-            f"{name} has {len(repeated)} gene ids more than once ({shown(repeated)}); a store requires unique ids: use "
-            "`adata.var_names_make_unique()` or `adata.var_names = adata.var[<a column of unique ids>]`, and write the "
-            "file again"
-        )
 
 
 def whole_obs(source: Source) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from scdataloader.errors import NotCountsError
 from scdataloader.sources import open_source
+from scdataloader.store.convert import convert
 from tests.sources.source_files import (
     H5_COMPRESSIONS,
     N_OBS,
@@ -80,7 +81,7 @@ def test_auto_passes_over_a_matrix_of_zeros(tmp_path: Path, kind: str, write: st
 @pytest.mark.parametrize("compression", ["contiguous", "gzip"])
 def test_named_matrix_without_counts_is_refused(tmp_path: Path, kind: str, value: float, compression: str) -> None:
     path = write_h5ad(tmp_path / "a.h5ad", make(stored_as(spoiled(value), kind)), H5_COMPRESSIONS[compression])
-    place = rf"a.h5ad: X .* {value} at cell 5, gene 2 \(ENSG00000000002\).*counts=.*values='any'"
+    place = rf"a.h5ad: X .* {value} at cell 5, gene 2 \(ENSG00000000002\).*no other matrix does.*values='any'"
     with pytest.raises(NotCountsError, match=place):
         open_source(path, counts="X")
 
@@ -94,8 +95,8 @@ def test_no_counts_anywhere_says_what_was_found_in_each_place(tmp_path: Path) ->
         open_source(path)
     assert str(error.value) == (
         "a.h5ad: no counts found (X: 0.5 at cell 5, gene 2 (ENSG00000000002); "
-        "layers/counts: 0.5 at cell 5, gene 2 (ENSG00000000002); raw: missing). Expected whole numbers from 0 up in "
-        "X, layers/counts or raw; name another matrix with counts=... (there are: layers/umi), "
+        "layers/counts: 0.5 at cell 5, gene 2 (ENSG00000000002); raw: missing), expected whole numbers from 0 up in "
+        "X, layers/counts or raw; choose layers/umi, which does, with counts='layers/umi', "
         "or pass values='any' to read values that are not counts"
     )
 
@@ -115,6 +116,28 @@ def test_a_bad_value_outside_the_sample_is_refused_when_it_is_read(tmp_path: Pat
             source.read(np.array([999, 1000, 1001]))
     with open_source(path, values="any") as source:
         assert source.read(np.array([1000])).data[7] == HALF
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "dense"])
+@pytest.mark.parametrize("write", ["h5ad", "zarr"])
+@pytest.mark.filterwarnings("ignore:.*stored as CSC")
+def test_auto_finds_a_study_that_is_normalised(tmp_path: Path, kind: str, write: str) -> None:
+    """One in 20 cells; another matrix holds the counts of all cells."""
+    counts = np.random.default_rng(0).poisson(1, (4000, 100)).astype(np.float32)
+    x = counts.copy()
+    x[1100:1300] = np.log1p(counts[1100:1300])
+    path, only = tmp_path / f"a.{write}", tmp_path / f"b.{write}"
+    for at, made in ((path, make(stored_as(x, kind), counts=counts)), (only, make(stored_as(x, kind), umi=counts))):
+        made.write_h5ad(at) if write == "h5ad" else made.write_zarr(at)
+    with open_source(path) as source:
+        assert source.counts == "layers/counts"
+    with (
+        pytest.raises(NotCountsError, match=r"(X does not hold|no) counts.* choose layers/umi, .*counts='layers/umi'"),
+        open_source(only) as source,
+    ):
+        source.read(np.arange(1000, 1200))
+    with pytest.raises(NotCountsError, match=r"counts='layers/umi'"):
+        convert(only, tmp_path / "b.cells", n_processes=1)
 
 
 def test_any_values_are_read_unchanged(tmp_path: Path, caplog) -> None:

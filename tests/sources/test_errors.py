@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anndata as ad
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -23,6 +25,7 @@ from tests.sources.source_files import (
     coordinates,
     make,
     rewrite,
+    stored_as,
     write_h5ad,
     write_zarr,
 )
@@ -111,7 +114,7 @@ def test_damaged_zarr_chunk(tmp_path: Path, how: str) -> None:
         source.read(np.arange(N_OBS))
 
 
-@pytest.mark.parametrize("compression", ["gzip", "gzip+shuffle", "gzip+fletcher32"])
+@pytest.mark.parametrize("compression", ["gzip", "gzip+shuffle", "gzip+fletcher32", "lzf"])
 def test_damaged_chunk(tmp_path: Path, compression: str) -> None:
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csr_matrix(coordinates())), H5_COMPRESSIONS[compression])
     with open_source(path) as source:
@@ -120,8 +123,10 @@ def test_damaged_chunk(tmp_path: Path, compression: str) -> None:
         content = bytearray(path.read_bytes())
         content[chunk.byte_offset : chunk.byte_offset + chunk.size] = b"\xff" * chunk.size
         path.write_bytes(content)
-        with pytest.raises(SourceFormatError, match=r"chunk 3 of a.h5ad: X/data is damaged \("):
+        with pytest.raises(SourceFormatError, match=r"a.h5ad: X/data is damaged \("):
             source.read(np.arange(N_OBS))
+    with pytest.raises(SourceFormatError, match=r"a.h5ad is damaged: X/data cannot be read \("):
+        open_source(path)
 
 
 @pytest.mark.parametrize("compression", ["contiguous", "gzip"])
@@ -145,6 +150,7 @@ def test_wild_gene_numbers(tmp_path: Path, compression: str, wild: int) -> None:
     [
         (0, 1, "they run from 1 to"),
         (-1, 10**6, "they run from 0 to 1000000"),
+        (-1, 0, "they run from 0 to 0"),
         (9, 0, "number 9 is smaller than the one before"),
     ],
 )
@@ -152,10 +158,7 @@ def test_wild_offsets(tmp_path: Path, compression: str, place: int, value: int, 
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csr_matrix(coordinates())), H5_COMPRESSIONS[compression])
     with h5py.File(path, "r+") as file:
         file["X/indptr"][place] = value
-    with (
-        open_source(path) as source,
-        pytest.raises(SourceFormatError, match=f"X/indptr is damaged: expected {N_OBS + 1} offsets.*{found}"),
-    ):
+    with pytest.raises(SourceFormatError, match=f"expected {N_OBS + 1} offsets.*{found}"), open_source(path) as source:
         source.read(np.array([0]))
 
 
@@ -167,11 +170,167 @@ def test_wild_cell_numbers_in_csc(tmp_path: Path) -> None:
         source.read(np.array([0]))
 
 
-def test_tables_that_contradict_the_matrix(path: Path) -> None:
+HUGE = 2**40
+ROWS, COLUMNS = f"obs has {N_OBS} rows", f"var has {N_VARS} rows"
+
+
+@pytest.mark.parametrize("key", ["X", "layers/umi", "raw"])
+@pytest.mark.parametrize(
+    ("kind", "member", "axis", "size", "found"),
+    [
+        ("dense", "", 0, HUGE, f"{ROWS}, .* is {HUGE} cells by {N_VARS} genes"),
+        ("dense", "", 1, 2**31, f"{N_VARS} rows, .* is {N_OBS} cells by {2**31} genes"),
+        ("csr", "", 0, HUGE, f"expected {HUGE + 1} offsets in .*found {N_OBS + 1} of them"),
+        ("csr", "", 1, 2**31, f"{N_VARS} rows, .* is {N_OBS} cells by {2**31} genes"),
+        ("csc", "", 0, HUGE, f"{ROWS}, .* is {HUGE} cells by {N_VARS} genes"),
+        ("csr", "/data", 0, HUGE, f"/data has {HUGE} values, .*/indices"),
+        ("csc", "/indices", 0, HUGE, f"/indices {HUGE}"),
+        ("csr", "/indptr", 0, HUGE, f"found {HUGE} of them"),
+    ],
+)
+def test_declared_sizes_of_a_matrix_are_refused_before_anything_is_read(
+    tmp_path: Path, key: str, kind: str, member: str, axis: int, size: int, found: str
+) -> None:
+    made = make(stored_as(coordinates(), kind), umi=stored_as(coordinates(), kind))
+    made.raw = made.copy()
+    path = write_h5ad(tmp_path / "a.h5ad", made, {})
+    declare(path, ("raw/X" if key == "raw" else key) + member, axis, size)
+    with pytest.raises(SourceFormatError, match=f"a.h5ad .*{found}"):
+        open_source(path, counts=key)
+
+
+@pytest.mark.parametrize(
+    ("member", "size", "found"),
+    [
+        ("var/_index", N_VARS - 1, f"var has {N_VARS - 1} rows, X is {N_OBS} cells by {N_VARS} genes"),
+        ("obs/_index", HUGE, f"obs has {HUGE} rows, X is {N_OBS} cells by {N_VARS} genes"),
+        ("obs/number", HUGE, f"obs/number has {HUGE} values, {ROWS}"),
+        ("obs/kind/codes", N_OBS + 1, f"obs/kind has {N_OBS + 1} values, {ROWS}"),
+        ("obsm/pca", HUGE, f"{ROWS}, obsm/pca is {HUGE} cells by 3 columns"),
+    ],
+)
+def test_declared_sizes_of_tables_are_refused_before_anything_is_read(
+    tmp_path: Path, member: str, size: int, found: str
+) -> None:
+    made = make(sp.csr_matrix(coordinates()))
+    made.obsm["pca"] = coordinates()[:, :3]
+    path = write_h5ad(tmp_path / "a.h5ad", made, {})
+    declare(path, member, 0, size)
+    with pytest.raises(SourceFormatError, match=f"a.h5ad contradicts itself: {found}"):
+        check_tables(path)
+
+
+def check_tables(path: Path) -> None:
+    with open_source(path) as source:
+        source.obs(["kind", "number"])
+        source.read_matrix("obsm/pca", np.arange(N_OBS))
+
+
+def declare(path: Path, member: str, axis: int, size: int) -> None:
+    """State another size of an array, of which little is stored, or of a sparse matrix."""
     with h5py.File(path, "r+") as file:
-        rewrite(file["var/_index"], {}, file["var/_index"][:-1])
-    with pytest.raises(SourceFormatError, match=f"var has {N_VARS - 1} rows, X is {N_OBS} cells by {N_VARS} genes"):
+        node = file[member]
+        attributes, shape = dict(node.attrs), list(node.attrs.get("shape", getattr(node, "shape", ())))
+        shape[axis] = size
+        if isinstance(node, h5py.Group):
+            node.attrs["shape"] = shape
+            return
+        dtype = node.dtype
+        del file[member]
+        file.create_dataset(member, shape, dtype, chunks=tuple(min(n, 1024) for n in shape)).attrs.update(attributes)
+
+
+@pytest.mark.parametrize("write", ["h5ad", "zarr"])
+@pytest.mark.parametrize(
+    "member",
+    [
+        *("X/data", "X/indices", "X/indptr", "layers/umi/indptr", "raw/X/data", "raw/var"),
+        *("obs/_index", "var/_index", "obs/number", "obs/kind/codes", "obs/kind/categories"),
+    ],
+)
+def test_a_missing_part_is_named(tmp_path: Path, member: str, write: str) -> None:
+    made = make(sp.csr_matrix(coordinates()), umi=sp.csr_matrix(coordinates()))
+    made.raw = made.copy()
+    path = tmp_path / f"half.{write}"
+    if write == "h5ad":
+        with h5py.File(write_h5ad(path, made, {}), "r+") as file:
+            del file[member]
+    else:
+        shutil.rmtree(write_zarr(path, made, "v3") / member)
+    counts = {"l": "layers/umi", "r": "raw"}.get(member[0], "auto")
+    named = member.removesuffix("/categories")
+    found = rf"half\.{write}.* ({named} (is missing|cannot be read)|\({member} is missing|lists {member}\S*, which is)"
+    with pytest.raises(SourceFormatError, match=found), open_source(path, counts=counts) as source:
+        source.obs(["kind", "number"])
+
+
+@pytest.mark.parametrize("attribute", ["shape", "encoding-type"])
+def test_a_missing_attribute_is_named(path: Path, attribute: str) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["X"].attrs[attribute]
+    with pytest.raises(ValueError, match=r"blood.h5ad.*X does not state its shape|blood.h5ad: no counts found"):
         open_source(path)
+
+
+@pytest.mark.parametrize("part", ["data", "indices", "indptr"])
+def test_arrays_and_chunks_that_were_never_written_are_refused(tmp_path: Path, part: str) -> None:
+    """Their zeros would be read as cells of another content."""
+    made = make(sp.csr_matrix(coordinates()))
+    path = write_h5ad(tmp_path / "a.h5ad", made, {})
+    for options in ({}, {"chunks": (37,)}):
+        with h5py.File(path, "r+") as file:
+            values = file["X"][part][...]
+            del file["X"][part]
+            file["X"].create_dataset(part, values.shape, values.dtype, **options)
+        with pytest.raises(SourceFormatError, match=f"X/{part} was never written"):
+            open_source(path)
+    path = write_zarr(tmp_path / "a.zarr", made, "v3")
+    (path / "X" / part / "c" / "1").unlink()
+    with (
+        pytest.raises(SourceFormatError, match=rf"chunk 1 of a.zarr: X/{part} is missing|expected {N_OBS + 1} offsets"),
+        open_source(path) as source,
+    ):
+        source.read(np.arange(N_OBS))
+
+
+@pytest.mark.parametrize("how", ["categorical", "bytes", "fixed bytes"])
+@pytest.mark.parametrize("table", ["obs", "var"])
+def test_an_index_may_be_a_categorical_or_bytes(path: Path, how: str, table: str) -> None:
+    with open_source(path) as source:
+        expected = source.obs_names().tolist(), source.var.index.tolist()
+    with h5py.File(path, "r+") as file:
+        names = file[f"{table}/_index"].asstr()[...]
+        del file[f"{table}/_index"]
+        if how == "categorical":
+            ad.io.write_elem(file[table], "_index", pd.Categorical(names))
+        elif how == "bytes":
+            file[table].create_dataset("_index", data=names, dtype=h5py.string_dtype("ascii"))
+        else:
+            file[table]["_index"] = names.astype("S20")
+    with open_source(path) as source:
+        assert (source.obs_names().tolist(), source.var.index.tolist()) == expected
+        assert not isinstance(source.var.index, pd.CategoricalIndex)
+
+
+def test_labels_may_be_bytes(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["obs/text"]
+        file["obs/text"] = np.array([f"text {i}" for i in range(N_OBS)], "S9")
+        categories = file["obs/kind/categories"]
+        rewrite(categories, {}, categories.asstr()[...].astype("S9")).attrs["encoding-type"] = "array"
+    obs = open_source(path).obs(["text", "kind"])
+    assert obs["text"][:2].tolist() == ["text 0", "text 1"]
+    assert obs["kind"].cat.categories.tolist() == ["kind 0", "kind 1", "kind 2"]
+
+
+def test_uns_that_cannot_be_read_is_skipped(path: Path, caplog) -> None:
+    with h5py.File(path, "r+") as file:
+        file["uns/organism_ontology_term_id"] = "NCBITaxon:9606"
+        file["uns/organism_ontology_term_id"].attrs.update({"encoding-type": "new", "encoding-version": "9"})
+        file["uns/organism"] = "human"
+    assert open_source(path).organism == "human"
+    assert "skipped uns['organism_ontology_term_id']: " in caplog.text
+    assert "encoding_type='new'" in caplog.text
 
 
 def test_missing_obs_column(path: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from scdataloader.errors import SourceFormatError, WriteError
 from scdataloader.kernels.rows.transpose import count_cells, order_values, split_values
 from scdataloader.sources.arrays import transpose
 from scdataloader.sources.arrays.arrays import ChunkedArray, LibraryChunks, MappedArray
-from scdataloader.sources.arrays.mapped import FileMap
+from scdataloader.sources.arrays.mapped import FileMaps
 from scdataloader.sources.arrays.transpose import StoredCSC, TransposeInFile
 from tests.sources.source_files import ZARR_FORMATS, coordinates, make, write_h5ad, write_zarr
 
@@ -66,7 +66,7 @@ def test_transpose_in_file_is_a_stable_sort(made, n_piece, n_part, cells_chunk, 
             shape=(n_cells, len(indptr) - 1),
             key="X",
             location="X",
-            file=FileMap(Path("none")),
+            files=FileMaps(Path("none")),
         )
         matrix, _ = TransposeInFile(path=Path(folder) / "csr", advance=progress.append)(stored)
         nnz = int(indptr[-1])

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scdataloader.collection.collection import Collection
 from scdataloader.errors import NotCountsError, StoreFormatError
 from scdataloader.protocols import OpenOptions
 from scdataloader.sources import open_source
@@ -268,3 +269,35 @@ def test_sources_are_opened_without_reading_genes_or_content():
 
     one = counted("a", 3, 5, 0)
     assert open_sources([Large(one.name, one.x, one.var, one.table)])[0].n_obs == 3
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "dense"])
+@pytest.mark.filterwarnings("ignore:Variable names are not unique", "ignore:.*stored as CSC")
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_genes_that_are_there_twice_are_read_from_a_store_as_from_the_file(tmp_path, kind, has_ids, caplog):
+    """Summed, as every reader of a file does; by the unique ids of a column, if there are some."""
+    x = coordinates()
+    made = make(stored_as(x, kind))
+    symbols = [f"G{i % 30}" for i in range(x.shape[1])]
+    made.var = pd.DataFrame({"gene_ids": made.var_names} if has_ids else {}, index=symbols)
+    path = write_h5ad(tmp_path / "a.h5ad", made, {})
+    here(path, tmp_path / "a.cells", cells_per_shard=9)
+    file, store = (Collection.open(data) for data in (path, tmp_path / "a.cells"))
+    assert store.vocabulary.ids == file.vocabulary.ids
+    rows = np.arange(len(file))
+    np.testing.assert_array_equal(store.read(rows).to_scipy().toarray(), file.read(rows).to_scipy().toarray())
+    assert ("a.h5ad has 13 gene ids more than once (G0, G1, " in caplog.text) == (not has_ids)
+    if has_ids:
+        assert store.parts[0].source.var.loc["ENSG00000000031", "symbol"] == "G1"
+
+
+@pytest.mark.parametrize("values", [np.float64, np.float32])
+def test_float64_values_are_rounded_as_in_reading_with_one_warning(tmp_path, values):
+    x = coordinates().astype(values) / 3
+    paths = [write_h5ad(tmp_path / f"{i}.h5ad", make(sp.csr_matrix(x + i)), {}) for i in range(2)]
+    expected = pytest.warns(UserWarning, match=r"rounded to float32: 0.h5ad, 1.h5ad$")
+    with expected if values is np.float64 else nullcontext():
+        here(paths, tmp_path / "a.cells", values="any", cells_per_shard=9)
+    file, store = (Collection.open(data, values="any") for data in (paths, tmp_path / "a.cells"))
+    rows = np.arange(len(file))
+    np.testing.assert_array_equal(store.read(rows).to_scipy().toarray(), file.read(rows).to_scipy().toarray())

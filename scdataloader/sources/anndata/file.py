@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -17,11 +18,12 @@ from scdataloader.errors import SourceFormatError
 from scdataloader.kernels.rows import gather
 from scdataloader.runtime.files import file_state
 from scdataloader.runtime.memory import BufferPool
-from scdataloader.sources.anndata import h5ad, layout, zarr
-from scdataloader.sources.anndata.layout import MatrixLayout, Node
+from scdataloader.sources.anndata import h5ad, layout, tables, zarr
+from scdataloader.sources.anndata.layout import MatrixLayout
 from scdataloader.sources.anndata.matrix import StoredMatrix, open_matrix
+from scdataloader.sources.anndata.nodes import Node
 from scdataloader.sources.arrays.arrays import StoredArray
-from scdataloader.sources.arrays.mapped import FileMap
+from scdataloader.sources.arrays.mapped import FileMaps
 from scdataloader.sources.arrays.matrices import DenseReader, StoredRows
 from scdataloader.sources.arrays.transpose import Transpose, transpose_in_memory
 from scdataloader.types import CSRMatrix
@@ -36,14 +38,9 @@ class Format(Protocol):
     def opened(self, path: Path, /) -> AbstractContextManager[Node]:
         """The root group, for the duration of a with statement."""
 
-    def require_codecs(self, node: Node, path: Path, /) -> None:
-        """Check that an array can be decoded.
-
-        Raises:
-            SourceFormatError: it cannot.
-        """
-
-    def describe(self, file: FileMap, node: Node, dtype: np.dtype[Any] | None = None, /) -> StoredArray:
+    def describe(
+        self, files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | None = None, /
+    ) -> StoredArray:
         """How an array can be read once the root group is closed; ``dtype`` replaces its own."""
 
 
@@ -61,8 +58,8 @@ class AnnDataFile:
         layout.check_is_anndata(root, path)
         self.path = path
         self.name = path.name
-        self.obs_columns: list[str] = layout.frame_columns(root["obs"])
-        self.n_obs = layout.frame_length(root["obs"])
+        self.obs_columns: list[str] = tables.frame_columns(root, "obs")
+        self.n_obs = tables.frame_length(root, "obs")
         self._layouts: dict[str, MatrixLayout | None] = {}
         self.transpose: Transpose = transpose_in_memory
         """Transposes a CSC matrix, when the first of its cells is read."""
@@ -89,28 +86,28 @@ class AnnDataFile:
             KeyError: a column is missing; the message names the file and the nearest columns.
         """
         with self.opened() as root:
-            return layout.read_columns(root, columns, self.name)
+            return tables.read_columns(root, columns, self.name)
 
     def whole_obs(self) -> pd.DataFrame:
         """The whole cell table, with its index. Not cached."""
         with self.opened() as root:
-            return layout.read_frame(root, "obs")
+            return tables.read_frame(root, "obs")
 
     def obs_names(self) -> pd.Index:
         """Names of the cells: the index of the cell table. Not cached."""
         with self.opened() as root:
-            return layout.read_index(root, "obs")
+            return tables.read_index(root, "obs")
 
     def var_names(self) -> pd.Index:
         """Names of the genes of X and layers: the index of the gene table. Not cached."""
         with self.opened() as root:
-            return layout.read_index(root, "var")
+            return tables.read_index(root, "var")
 
-    @property
+    @cached_property
     def organism(self) -> str | None:
         """The organism that ``uns`` states, as ontology term or else name; None if it states none, or several."""
         with self.opened() as root:
-            return layout.uns_organism(root)
+            return tables.uns_organism(root)
 
     def file_state(self) -> str | None:
         """Size and time of change of the file, or a digest of those of all files in the folder; None if it is gone."""
@@ -120,17 +117,11 @@ class AnnDataFile:
         """The matrix "X", "layers/<name>", "raw", "obsm/<name>" or "obsp/<name>"; None if the file has none.
 
         Raises:
-            SourceFormatError: it is neither an array nor a sparse matrix, or has not ``n_obs`` rows.
+            SourceFormatError: see `layout.find_matrix`.
         """
         if key not in self._layouts:
             with self.opened() as root:
-                found = layout.find_matrix(root, key, self.path)
-            if found is not None and found.shape[0] != self.n_obs:
-                raise SourceFormatError(
-                    f"{self.path} contradicts itself: {key} has {found.shape[0]} rows, obs has {self.n_obs}; "
-                    "write the file again"
-                )
-            self._layouts[key] = found
+                self._layouts[key] = layout.find_matrix(root, key)
         return self._layouts[key]
 
     def read_exact(self, matrix: MatrixLayout, rows: NDArray[np.int64]) -> CSRMatrix:
@@ -199,17 +190,16 @@ class AnnDataFile:
         form = format_of(self.path)
         with form.opened(self.path) as root:
             return open_matrix(
-                lambda array, dtype: form.describe(self._map, array, dtype),
-                layout.lookup(root, matrix.location),
+                lambda location, dtype: form.describe(self._files, root, location, dtype),
                 matrix,
-                file=self._map,
+                files=self._files,
                 transpose=self.transpose,
             )
 
     def release(self) -> None:
         """Free the memory of mapped pages; later reads map them again."""
         for stored in tuple(self._matrices.values()):
-            stored.file.release()
+            stored.maps.release()
 
     def close(self) -> None:
         """Close memory maps and drop decoded chunks; a later read opens them again."""
@@ -217,7 +207,7 @@ class AnnDataFile:
 
     def _drop(self) -> None:
         self._renew_lock()
-        self._map = FileMap(self.path)
+        self._files = FileMaps(self.path)
         self._matrices: dict[str, StoredMatrix] = {}
 
     def _renew_lock(self) -> None:
@@ -230,7 +220,7 @@ class AnnDataFile:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("_process", "_lock", "_map", "_matrices")
+        dropped = ("_process", "_lock", "_files", "_matrices")
         return {key: value for key, value in self.__dict__.items() if key not in dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

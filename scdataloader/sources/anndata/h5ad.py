@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.files import opening
+from scdataloader.sources.anndata.hdf5 import filters, is_plain
+from scdataloader.sources.anndata.nodes import check_array, required
 from scdataloader.sources.arrays.arrays import (
     ChunkedArray,
     EncodedChunks,
@@ -27,25 +28,27 @@ from scdataloader.sources.arrays.arrays import (
     working_dtype,
 )
 from scdataloader.sources.arrays.codecs import Codecs, hdf5_codecs
-from scdataloader.sources.arrays.mapped import FileMap
+from scdataloader.sources.arrays.mapped import FileMap, FileMaps
 
 
-def describe(file: FileMap, node: h5py.Dataset, dtype: np.dtype[Any] | None = None) -> StoredArray:
+def describe(files: FileMaps, root: h5py.File, location: str, dtype: np.dtype[Any] | None = None) -> StoredArray:
     """How a dataset can be read: mapped, decoded chunk by chunk, or sliced by HDF5; ``dtype`` replaces its own."""
-    path = file.path
-    name = f"{path.name}: {node.name.lstrip('/')}"
+    node = root[location]
+    name = f"{files.path.name}: {location}"
     working = dtype or working_dtype(node.dtype, name)
     shape = (node.shape[0], math.prod(node.shape[1:])) if node.ndim > 1 else node.shape
     if not node.size:
         return MappedArray(values=np.empty(shape, working))
-    require_codecs(node, path)
-    plain = node.file.userblock_size == 0 and not node.is_virtual and node.external is None
-    offset = node.id.get_offset() if plain else None
-    if offset is not None and working == node.dtype:
-        return file.array(offset, shape, working, name)
+    if is_plain(node):
+        file = files.of(Path(node.file.filename))  # that of a linked dataset is another one
+        offset = node.id.get_offset()
+        if offset is not None and working == node.dtype:
+            return file.array(offset, shape, working, name)
+        chunked = _chunked(file, node, working, name) if node.chunks and shape == node.shape else None
+        if chunked is not None:
+            return chunked
     rows = node.chunks[0] if node.chunks else None
-    chunked = _chunked(file, node, working, name) if plain and node.chunks and shape == node.shape else None
-    return chunked or library_array(shape, node.dtype, rows, partial(_open_array, path, node.name), name, working)
+    return library_array(shape, node.dtype, rows, partial(_open_array, files.path, location), name, working)
 
 
 @contextmanager
@@ -79,40 +82,17 @@ def _why_not_hdf5(path: Path, error: OSError) -> str:
 
 
 @contextmanager
-def _open_array(path: Path, name: str) -> Iterator[h5py.Dataset]:
+def _open_array(path: Path, location: str) -> Iterator[h5py.Dataset]:
     with opened(path) as file:
-        yield file[name]
-
-
-def _filters(node: h5py.Dataset) -> list[tuple[int, tuple[int, ...], str]]:
-    """(number, options, name) of the filters in the order of writing."""
-    created = node.id.get_create_plist()
-    found = [created.get_filter(i) for i in range(created.get_nfilters())]
-    return [(number, options, name.decode(errors="replace")) for number, _, options, name in found]
-
-
-def require_codecs(node: h5py.Dataset, path: Path) -> None:
-    """Check that the filters of a dataset are available, `hdf5plugin` included where it is installed.
-
-    Raises:
-        SourceFormatError: a filter is not available.
-    """
-    for number, _, name in _filters(node):
-        if h5py.h5z.filter_avail(number):
-            continue
-        with suppress(ImportError):
-            import_module("hdf5plugin")
-        if not h5py.h5z.filter_avail(number):
-            raise SourceFormatError(
-                f"{path} is compressed with the HDF5 filter {number} ({name or 'unnamed'}), which is not available: "
-                "install hdf5plugin, or write the file with gzip or without compression"
-            )
+        array = required(file, location)
+        check_array(array)  # a file that it takes values from may have been removed
+        yield array
 
 
 def _chunked(file: FileMap, node: h5py.Dataset, dtype: np.dtype[Any], name: str) -> ChunkedArray | None:
     """The chunks of a dataset by their offsets in the file; None if HDF5 has to decode them."""
     item, n_values = node.dtype.itemsize, math.prod(node.chunks)
-    codecs = hdf5_codecs([(number, item) for number, _, _ in _filters(node)])
+    codecs = hdf5_codecs([(number, item) for number, _ in filters(node)])
     table = None if codecs is None else _chunk_table(node)
     if codecs is None or table is None:
         return None

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
-from scdataloader.sources.anndata.layout import MatrixLayout, Node
-from scdataloader.sources.arrays.arrays import ChunkedArray, MappedArray, StoredArray, whole
-from scdataloader.sources.arrays.mapped import FileMap, MappedChunks, Pieces
+from scdataloader.sources.anndata.layout import MatrixLayout
+from scdataloader.sources.arrays.arrays import ChunkedArray, EncodedChunks, MappedArray, StoredArray, whole
+from scdataloader.sources.arrays.mapped import FileMap, FileMaps, MappedChunks, Pieces
 from scdataloader.sources.arrays.matrices import ChunkedCSR, ChunkedDense, MappedCSR, MappedDense, Reader
 from scdataloader.sources.arrays.transpose import StoredCSC, Transpose
 
-Describe = Callable[[Node, np.dtype[Any] | None], StoredArray]
-"""Returns how an array is stored; a dtype replaces the array's own."""
+Describe = Callable[[str, np.dtype[Any] | None], StoredArray]
+"""Returns how the array at a path is stored; a dtype replaces the array's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,51 +30,48 @@ class StoredMatrix:
     """Offsets of the rows of a CSR or the columns of a CSC matrix, as stored; None for a dense matrix."""
     arrays: tuple[StoredArray, ...]
     """The stored arrays: ``data`` and ``indices``, or the dense matrix."""
-    file: FileMap
-    """The file that is mapped."""
+    maps: FileMap | FileMaps
+    """What is mapped."""
 
 
-def open_matrix(
-    describe: Describe, node: Node, layout: MatrixLayout, *, file: FileMap, transpose: Transpose
-) -> StoredMatrix:
+def open_matrix(describe: Describe, layout: MatrixLayout, *, files: FileMaps, transpose: Transpose) -> StoredMatrix:
     """Open a matrix. The offsets of a CSR matrix are loaded; a CSC matrix is transposed.
 
     Raises:
         SourceFormatError: the arrays contradict each other.
     """
     if layout.kind == "dense":
-        return _dense(describe(node, None), file)
-    data = describe(node["data"], None)
-    indices = describe(node["indices"], _index_dtype(node["indices"]))
+        return _dense(describe(layout.location, None), files)
+    data = _complete(describe(f"{layout.location}/data", None))
+    indices = _complete(describe(f"{layout.location}/indices", _index_dtype(layout)))
     n_major = layout.shape[0] if layout.kind == "csr" else layout.shape[1]
-    indptr = whole(describe(node["indptr"], None)).astype(np.int64)
-    nnz = min(data.shape[0], indices.shape[0])
-    _check_offsets(indptr, n_major, nnz, f"{file.path}: {layout.location}/indptr")
+    indptr = whole(describe(f"{layout.location}/indptr", None)).astype(np.int64)
+    _check_offsets(indptr, n_major, data.shape[0], f"{files.path}: {layout.location}/indptr")
+    maps: FileMap | FileMaps = files
     reader: Reader
     genes, values = _pieces(indices), _pieces(data)
     if layout.kind == "csc":
-        matrix, file = transpose(
-            StoredCSC(
-                indptr=indptr,
-                cells=indices,
-                data=data,
-                shape=layout.shape,
-                key=layout.key,
-                location=layout.location,
-                file=file,
-            )
+        stored = StoredCSC(
+            indptr=indptr,
+            cells=indices,
+            data=data,
+            shape=layout.shape,
+            key=layout.key,
+            location=layout.location,
+            files=files,
         )
+        matrix, maps = transpose(stored)
         reader = MappedCSR(matrix.indptr, Pieces.one(matrix.indices), Pieces.one(matrix.data), layout.shape[1])
     elif genes is not None and values is not None:
         reader = MappedCSR(indptr, genes, values, layout.shape[1])
     else:
         reader = ChunkedCSR(indptr, _chunked(indices), _chunked(data), layout.shape[1])
-    return StoredMatrix(reader=reader, offsets=indptr, arrays=(data, indices), file=file)
+    return StoredMatrix(reader=reader, offsets=indptr, arrays=(data, indices), maps=maps)
 
 
-def _dense(array: StoredArray, file: FileMap) -> StoredMatrix:
+def _dense(array: StoredArray, files: FileMaps) -> StoredMatrix:
     reader: Reader = MappedDense(array.values) if isinstance(array, MappedArray) else ChunkedDense(array)
-    return StoredMatrix(reader=reader, offsets=None, arrays=(array,), file=file)
+    return StoredMatrix(reader=reader, offsets=None, arrays=(array,), maps=files)
 
 
 def _pieces(array: StoredArray) -> Pieces | None:
@@ -89,9 +86,16 @@ def _chunked(array: StoredArray) -> ChunkedArray:
     return array if isinstance(array, ChunkedArray) else array.as_chunks()
 
 
-def _index_dtype(node: Node) -> np.dtype[Any] | None:
+def _index_dtype(layout: MatrixLayout) -> np.dtype[Any] | None:
     """The kernels take gene numbers of 32 and 64 signed bits; others are converted."""
-    return None if node.dtype in (np.dtype(np.int32), np.dtype(np.int64)) else np.dtype(np.int64)
+    return None if layout.index_dtype in (np.dtype(np.int32), np.dtype(np.int64)) else np.dtype(np.int64)
+
+
+def _complete(array: StoredArray) -> StoredArray:
+    """An array of a sparse matrix, of which a chunk of zeros that was never written is an error: it has been lost."""
+    if not (isinstance(array, ChunkedArray) and isinstance(array.chunks, EncodedChunks) and not array.chunks.fill):
+        return array
+    return replace(array, chunks=replace(array.chunks, fill=None))
 
 
 def _check_offsets(indptr: NDArray[np.int64], n_major: int, nnz: int, name: str) -> None:

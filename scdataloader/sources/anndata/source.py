@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.errors import NotCountsError, SourceFormatError
+from scdataloader.errors import NotCountsError
 from scdataloader.kernels.rows import gather
 from scdataloader.protocols import ReadCost
-from scdataloader.sources.anndata import layout
+from scdataloader.sources.anndata import layout, tables
+from scdataloader.sources.anndata.content import table_content
 from scdataloader.sources.anndata.counts import (
     InvalidValue,
     Values,
@@ -23,8 +24,8 @@ from scdataloader.sources.anndata.counts import (
     not_counts_message,
 )
 from scdataloader.sources.anndata.file import AnnDataFile, format_of
-from scdataloader.sources.anndata.layout import MatrixLayout, Node
 from scdataloader.sources.anndata.matrix import StoredMatrix
+from scdataloader.sources.anndata.nodes import Node
 from scdataloader.sources.arrays.matrices import StoredRows
 from scdataloader.sources.fingerprint import digest_of, joined
 from scdataloader.types import CSRMatrix, CSRRows
@@ -39,9 +40,8 @@ class AnnDataSource(AnnDataFile):
     def __init__(self, path: Path, root: Node, counts: str = "auto", values: Values = "counts") -> None:
         super().__init__(path, root)
         self._values = values
-        self._chosen = choose_matrix(root, counts, values, self.name, lambda found: self._checked(root, found))
+        self._chosen = choose_matrix(root, counts, values, self.name)
         self._n_genes = self._chosen.shape[1]
-        self._check_lengths(root)
         self._var: pd.DataFrame | None = None
         self._digest: str | None = None
         self._keys: list[str] | None = None
@@ -58,23 +58,6 @@ class AnnDataSource(AnnDataFile):
         with format_of(path).opened(path) as root:
             return cls(path, root, counts, values)
 
-    def _checked(self, root: Node, found: MatrixLayout) -> Node:
-        """The group or array of a matrix that can be decoded."""
-        node: Node = layout.lookup(root, found.location)
-        for array in [node] if found.kind == "dense" else [node["data"], node["indices"], node["indptr"]]:
-            format_of(self.path).require_codecs(array, self.path)
-        return node
-
-    def _check_lengths(self, root: Node) -> None:
-        n_obs, n_genes = self._chosen.shape
-        n_rows = layout.frame_length(layout.lookup(root, self._chosen.var))
-        for table, rows, expected in (("obs", self.n_obs, n_obs), (self._chosen.var, n_rows, n_genes)):
-            if rows != expected:
-                raise SourceFormatError(
-                    f"{self.path} contradicts itself: {table} has {rows} rows, {self._chosen.key} is {n_obs} cells by "
-                    f"{n_genes} genes; write the file again"
-                )
-
     @property
     def counts(self) -> str:
         """Key of the matrix that is read: "X", "layers/<name>" or "raw"."""
@@ -90,7 +73,7 @@ class AnnDataSource(AnnDataFile):
         """Genes in the order of their numbers: those of ``raw`` if the counts are there."""
         if self._var is None:
             with self.opened() as root:
-                self._var = layout.read_frame(root, self._chosen.var)
+                self._var = tables.read_frame(root, self._chosen.var)
         return self._var
 
     @property
@@ -108,8 +91,8 @@ class AnnDataSource(AnnDataFile):
     def _fingerprint(self) -> str:
         chosen, stored = self._chosen, self._matrix()
         with self.opened() as root:
-            obs = digest_of(layout.table_content(root, "obs", names=False))
-            var = digest_of(layout.table_content(root, chosen.var))
+            obs = digest_of(table_content(root, "obs", names=False))
+            var = digest_of(table_content(root, chosen.var))
         shapes = [array.shape for array in stored.arrays]
         head = json.dumps([chosen.key, chosen.kind, chosen.shape, shapes]).encode()
         offsets = b"" if stored.offsets is None else stored.offsets.tobytes()
@@ -157,8 +140,8 @@ class AnnDataSource(AnnDataFile):
         if at is None:  # the kernel found one
             raise AssertionError(gather.FLAGS[gather.NOT_COUNTS])
         invalid = InvalidValue(value=read.data[at], row=int(rows[read.row_of(at)]), gene=int(read.indices[at]))
-        gene_id = str(self.var.index[invalid.gene])
-        raise NotCountsError(not_counts_message(self.name, self.counts, invalid.describe(gene_id)))
+        with self.opened() as root:
+            raise NotCountsError(not_counts_message(root, self.name, self._chosen, invalid))
 
     @property
     def matrix_keys(self) -> list[str]:

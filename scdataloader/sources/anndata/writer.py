@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import WriteError
 from scdataloader.runtime.files import PARTIAL, writing
-from scdataloader.sources.anndata.layout import Node
+from scdataloader.sources.anndata.nodes import Node
 
 Compression = Literal["none", "lzf", "gzip"]
 Values = tuple[NDArray[Any], NDArray[np.int32]]

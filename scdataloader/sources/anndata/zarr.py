@@ -16,7 +16,7 @@ from zarr.errors import GroupNotFoundError, NodeNotFoundError
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.files import opening
-from scdataloader.sources.anndata.layout import Node
+from scdataloader.sources.anndata.nodes import Node
 from scdataloader.sources.arrays.arrays import (
     ChunkedArray,
     EncodedChunks,
@@ -27,7 +27,7 @@ from scdataloader.sources.arrays.arrays import (
     working_dtype,
 )
 from scdataloader.sources.arrays.codecs import Codecs, zarr_v2_codecs, zarr_v3_codecs
-from scdataloader.sources.arrays.mapped import FileMap
+from scdataloader.sources.arrays.mapped import FileMaps
 
 _MISSING = np.uint64(2**64 - 1)
 _CHECKSUM_BYTES = 4
@@ -53,21 +53,17 @@ def opened(path: Path) -> Iterator[Node]:
     yield root
 
 
-def require_codecs(node: Node, path: Path) -> None:
-    """Does nothing: zarr names missing codecs itself when it opens an array."""
-
-
-def describe(file: FileMap, node: Node, dtype: np.dtype[Any] | None = None) -> StoredArray:
+def describe(files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | None = None) -> StoredArray:
     """How an array can be read: decoded chunk by chunk, or sliced by zarr; ``dtype`` replaces its own."""
-    path = file.path
-    name = f"{path.name}: {node.path}"
+    node, path = root[location], files.path
+    name = f"{path.name}: {location}"
     working = dtype or working_dtype(node.dtype, name)
     shape = (node.shape[0], math.prod(node.shape[1:])) if node.ndim > 1 else node.shape
     if not node.size:
         return MappedArray(values=np.empty(shape, working))
-    chunked = _chunked(path / node.path, node, working, name) if shape == node.shape else None
+    chunked = _chunked(path / location, node, working, name) if shape == node.shape else None
     return chunked or library_array(
-        shape, node.dtype, node.chunks[0], partial(_open_array, path, node.path), name, working
+        shape, node.dtype, node.chunks[0], partial(_open_array, path, location), name, working
     )
 
 

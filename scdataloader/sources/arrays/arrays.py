@@ -151,7 +151,7 @@ class EncodedChunks:
     codecs: Codecs
     """Decoder of the chunks."""
     fill: Any
-    """Value of chunks that were never written."""
+    """Value of chunks that were never written; None if there must be no such chunks."""
     locate: Callable[[int], Extent | None]
     """The bytes of a chunk; None if it was never written."""
 
@@ -159,10 +159,12 @@ class EncodedChunks:
         """As `Chunks.load`."""
         extents = [self.locate(number) for number in numbers]
         for number, wanted, raw in zip(numbers, sizes, _read_extents(extents), strict=True):
-            if raw is None:
+            if raw is not None:
+                yield self._decode(number, wanted, raw)
+            elif self.fill is None:
+                raise SourceFormatError(f"chunk {number} of {self.name} is missing; download or write the file again")
+            else:
                 yield np.full(self.n_values, self.fill, self.stored)
-                continue
-            yield self._decode(number, wanted, raw)
 
     def sample(self, number: int, n_bytes: int) -> bytes:
         """The first and the last of the encoded bytes; the last ones of some encodings are a checksum of all."""
@@ -214,6 +216,8 @@ def _read_extents(extents: Sequence[Extent | None]) -> Iterator[bytes | None]:
 class LibraryChunks:
     """Chunks that the library of the format slices out of the array."""
 
+    name: str
+    """Name of the array in messages."""
     n_rows: int
     """Rows of the first axis in a chunk; chunks have the full width of the array."""
     opened: Callable[[], AbstractContextManager[Any]]
@@ -223,13 +227,21 @@ class LibraryChunks:
         """As `Chunks.load`; the last chunk ends with the array."""
         with self.opened() as array:
             for number in numbers:
-                yield np.asarray(array[number * self.n_rows : (number + 1) * self.n_rows]).reshape(-1)
+                yield self._slice(array, number).reshape(-1)
 
     def sample(self, number: int, n_bytes: int) -> bytes:
         """The first and the last of the decoded bytes."""
         (values,) = self.load([number], [1])
         content = values.tobytes()
         return b"".join(content[begin:end] for begin, end in ends_of(0, len(content), n_bytes))
+
+    def _slice(self, array: Any, number: int) -> NDArray[Any]:
+        try:
+            return np.asarray(array[number * self.n_rows : (number + 1) * self.n_rows])
+        except (OSError, RuntimeError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the disk or the process, not of the file
+            raise SourceFormatError(f"{self.name} is damaged ({error}); download or write the file again") from error
 
 
 def library_array(
@@ -249,7 +261,7 @@ def library_array(
         shape=shape,
         chunk_shape=chunk_shape,
         dtype=dtype or working_dtype(stored, name),
-        chunks=LibraryChunks(n_rows=step, opened=opened),
+        chunks=LibraryChunks(name=name, n_rows=step, opened=opened),
     )
 
 

@@ -69,6 +69,23 @@ class FileMap:
         return MappedChunks(content=self.content, offsets=offsets, n_values=n_values, dtype=dtype)
 
 
+class FileMaps:
+    """The maps of a file, and of others that it links to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._maps: dict[Path, FileMap] = {}
+
+    def of(self, path: Path) -> FileMap:
+        """The map of a file."""
+        return self._maps.setdefault(path.absolute(), FileMap(path.absolute()))
+
+    def release(self) -> None:
+        """As `FileMap.release`, of all of them."""
+        for file in tuple(self._maps.values()):
+            file.release()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MappedChunks:
     """Chunks of a mapped file that are not encoded; they are loaded as views."""

@@ -17,7 +17,7 @@ from scdataloader.errors import SourceFormatError
 from scdataloader.kernels.rows.transpose import count_cells, order_values, split_values
 from scdataloader.runtime.files import writing
 from scdataloader.sources.arrays.arrays import StoredArray, pieces, whole
-from scdataloader.sources.arrays.mapped import FileMap
+from scdataloader.sources.arrays.mapped import FileMap, FileMaps
 from scdataloader.types import CSRMatrix
 
 _PIECE = 1 << 22
@@ -43,8 +43,8 @@ class StoredCSC:
     """Name of the matrix in messages."""
     location: str
     """Path of its group in the file."""
-    file: FileMap
-    """The file."""
+    files: FileMaps
+    """The file, and others that it links to."""
 
     @property
     def nnz(self) -> int:
@@ -54,13 +54,13 @@ class StoredCSC:
     def damaged(self, found: str) -> SourceFormatError:
         """The error to raise for invalid cell numbers."""
         return SourceFormatError(
-            f"{self.file.path} is damaged: {self.location}/indices {found}, expected cells 0 to {self.shape[0] - 1}; "
+            f"{self.files.path} is damaged: {self.location}/indices {found}, expected cells 0 to {self.shape[0] - 1}; "
             "download or write the file again"
         )
 
 
-Transpose = Callable[[StoredCSC], tuple[CSRMatrix, FileMap]]
-"""Returns the matrix as CSR, and the file that it is mapped from.
+Transpose = Callable[[StoredCSC], tuple[CSRMatrix, FileMap | FileMaps]]
+"""Returns the matrix as CSR, and the maps that it needs.
 
 Genes ascend within a cell; repeated genes of a cell keep their order.
 
@@ -69,7 +69,7 @@ Raises:
 """
 
 
-def transpose_in_memory(stored: StoredCSC) -> tuple[CSRMatrix, FileMap]:
+def transpose_in_memory(stored: StoredCSC) -> tuple[CSRMatrix, FileMaps]:
     """Transpose a whole matrix in memory, with a warning: a `Transpose`."""
     cells, values = whole(stored.cells), whole(stored.data)
     if cells.size and not (cells.min() >= 0 and cells.max() < stored.shape[0]):
@@ -77,12 +77,12 @@ def transpose_in_memory(stored: StoredCSC) -> tuple[CSRMatrix, FileMap]:
     csr = csc_matrix((values[: stored.nnz], cells[: stored.nnz], stored.indptr), shape=stored.shape).tocsr()
     megabytes = (csr.data.nbytes + csr.indices.nbytes + csr.indptr.nbytes) / 1e6
     warnings.warn(
-        f"{stored.file.path}: {stored.key} is stored as CSC and was transposed to CSR in memory, which takes "
+        f"{stored.files.path}: {stored.key} is stored as CSC and was transposed to CSR in memory, which takes "
         f"{megabytes:,.1f} MB in every process that reads it; write it as CSR to read cells directly from the file",
         UserWarning,
         stacklevel=2,
     )
-    return CSRMatrix(indptr=csr.indptr.astype(np.int64), indices=csr.indices, data=csr.data), stored.file
+    return CSRMatrix(indptr=csr.indptr.astype(np.int64), indices=csr.indices, data=csr.data), stored.files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +170,7 @@ def _pieces(stored: StoredCSC, array: StoredArray) -> Iterator[NDArray[Any]]:
     """The values of an array, copied: a mapped file could change while a kernel reads it."""
     for begin, values in zip(range(0, stored.nnz, _PIECE), pieces(array, _PIECE), strict=False):
         yield np.array(values[: stored.nnz - begin])
-        stored.file.release()
+        stored.files.release()
 
 
 def _count(stored: StoredCSC, on_values: Callable[[int], None]) -> NDArray[np.int64]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scdataloader.protocols import Closes, Source
@@ -153,13 +154,14 @@ class StoreContent:
     def _compared(self, number: int, record: SourceRecord, source: Source) -> str | None:
         if source.n_obs != record.n_cells:
             return "obs and X"
-        if GeneList.of(source).digest != record.genes:
+        genes = GeneList.of(source)
+        if genes.digest != record.genes:
             return "var"
         original = OriginalSource.of(Store.open(self.folder).sources[number])
         if not _roundtrip(whole_obs(source), source.name).equals(original.obs):
             return "obs"
         with cells_bar(f"comparing {source.name}", source.n_obs, 0, shown=self.shown) as on_progress:
-            for stop, same in _same_cells(source, original):
+            for stop, same in _same_cells(source, original, genes.place):
                 if not same:
                     return "X"
                 on_progress(stop)
@@ -177,11 +179,15 @@ def _roundtrip(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     return with_categories(pq.read_table(file))
 
 
-def _same_cells(source: Source, original: OriginalSource) -> Iterator[tuple[int, bool]]:
-    """For consecutive blocks of cells: where each ends, and whether it is the same in the store."""
+def _same_cells(source: Source, original: OriginalSource, place: NDArray[np.int64]) -> Iterator[tuple[int, bool]]:
+    """For consecutive blocks of cells: where each ends, and whether it is the same in the store.
+
+    ``place`` ``(n_genes,)`` is the position of each of the source's genes in the original.
+    """
     n_genes = len(original.var)
     for start, stop in blocks(source.n_obs, stored_offsets(source), n_genes):
-        ours = _canonical(stored_rows(source, start, stop), n_genes, original.is_float)
+        rows = stored_rows(source, start, stop)
+        ours = _canonical(replace(rows, indices=place[rows.indices]), n_genes, original.is_float)
         theirs = _canonical(original.cells(start, stop), n_genes, original.is_float)
         arrays = ((ours.indptr, theirs.indptr), (ours.indices, theirs.indices), (ours.data, theirs.data))
         yield stop, all(np.array_equal(*pair) for pair in arrays)
@@ -191,9 +197,8 @@ def _same_cells(source: Source, original: OriginalSource) -> Iterator[tuple[int,
 
 def _canonical(rows: CSRMatrix, n_genes: int, is_float: bool) -> csr_matrix:  # noqa: FBT001 (a property of the store)
     dtype = np.float32 if is_float else np.float64
-    matrix = csr_matrix((rows.data.astype(np.float64), rows.indices, rows.indptr), (len(rows.indptr) - 1, n_genes))
+    matrix = csr_matrix((rows.data.astype(dtype), rows.indices, rows.indptr), (len(rows.indptr) - 1, n_genes))
     matrix.sum_duplicates()
-    matrix = matrix.astype(dtype)
     matrix.eliminate_zeros()
     return matrix
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,14 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.draws.random import seed_of
 from scdataloader.protocols import Closes, HasFileState, HasOrganism, Source
+from scdataloader.runtime.messages import counted, shown
 from scdataloader.store.gene_spaces import GeneNumbers
 from scdataloader.store.manifest import Kind
 from scdataloader.store.tables import GeneList
 from scdataloader.store.writing.plan import GROUPED, PlannedSource, split_cells
 from scdataloader.store.writing.tasks import stored_offsets
+
+logger = logging.getLogger(__name__)
 
 SHUFFLED = "shuffled"
 LAYOUTS = ("source", SHUFFLED, f"{GROUPED}<obs column>")
@@ -64,7 +68,7 @@ def scan(sources: Sequence[Source], layout: str, cells_per_shard: int, genes: Ge
     """Look at all sources, one after the other, without reading cells. Their genes are added to ``genes``.
 
     Raises:
-        ValueError: there are no cells, a source occurs twice, or has gene ids more than once.
+        ValueError: there are no cells, or a source occurs twice.
         KeyError: a source lacks the column to group by.
     """
     lists: dict[str, NDArray[np.int32]] = {}
@@ -90,8 +94,15 @@ def _scan(
     if layout.startswith(GROUPED):
         source.obs([layout.removeprefix(GROUPED)])
     genes = GeneList.of(source)
-    if genes.digest not in lists:  # thousands of sources with the same gene table share one array
-        lists[genes.digest] = names.numbers(genes.ids)
+    if genes.repeated:
+        logger.warning(
+            "%s has %s more than once (%s): their counts are summed",
+            source.name,
+            counted(len(genes.repeated), "gene id"),
+            shown(genes.repeated),
+        )
+    if genes.key not in lists:  # thousands of sources with the same gene table share one array
+        lists[genes.key] = names.numbers(genes.ids)
     planned = PlannedSource(
         name=source.name,
         file_state=source.file_state() if isinstance(source, HasFileState) else None,
@@ -103,4 +114,4 @@ def _scan(
     ranges = split_cells(source.n_obs, cells_per_shard, stored_offsets(source), len(genes.ids))
     if isinstance(source, Closes):
         source.close()  # gene tables and offsets of thousands of sources would not fit into memory
-    return ScannedSource(source=source, planned=planned, genes=lists[genes.digest], ranges=ranges)
+    return ScannedSource(source=source, planned=planned, genes=lists[genes.key], ranges=ranges)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -166,6 +166,7 @@ class EncodeCells:
             for start, stop in blocks(self.n_cells, own, len(self.rank)):
                 with of_source(source, self.first + start, self.first + stop):
                     rows = stored_rows(source, self.first + start, self.first + stop)
+                rows = _rounded(rows) if self.kind == "float32" else rows
                 self._append(writer, rows, self.first + start)
                 if isinstance(source, Closes):
                     source.release()
@@ -179,7 +180,7 @@ class EncodeCells:
             with writing(self.place.folder / self.path):
                 writer.append(rows.indptr, rows.indices, rows.data, self.rank)
         except ValueError as error:
-            summed = _summed(rows)
+            summed = _summed(rows, self.rank)
             if summed is None:
                 raise self._explain(rows, first, error) from error
             self._append(writer, summed, first)
@@ -193,10 +194,12 @@ class EncodeCells:
         found = f"{name}: {rows.data[at]!s} at cell {cell}, gene {gene} ({self.source.var.index[gene]})"
         if self.kind == "float32":
             return UnsupportedDataError(
-                f"{found} is not a float32 number, as a store of values='any' requires; round values to float32 first"
+                f"{found} cannot be kept as float32, as a store of values='any' requires; leave it out, or scale the "
+                "matrix"
             )
         if rows.data[at] > 0 and rows.data[at] == np.floor(rows.data[at]):
             return UnsupportedDataError(f"{found} is larger than {_LARGEST:,}, the largest count of a store")
+        self.source.read(np.array([cell]))  # a source may raise an error with more details
         return NotCountsError(
             f"{found} is not a count; select the matrix of counts with counts=..., or pass values='any' to keep "
             "float32 values"
@@ -309,16 +312,29 @@ def of_source(source: Source, first: int, last: int) -> Iterator[None]:
         raise
 
 
-def _summed(rows: CSRMatrix) -> CSRMatrix | None:
-    """The cells with values of the same cell and gene added up; None if there are no such values."""
+def _rounded(rows: CSRMatrix) -> CSRMatrix:
+    """The cells with float64 values rounded to float32, if none is too large for it."""
+    if rows.data.dtype != np.float64:
+        return rows
+    with np.errstate(over="ignore"):
+        data = rows.data.astype(np.float32)
+    return rows if (np.isinf(data) & np.isfinite(rows.data)).any() else replace(rows, data=data)
+
+
+def _summed(rows: CSRMatrix, rank: NDArray[np.int32]) -> CSRMatrix | None:
+    """The cells with values of the same cell and position in ``rank`` added up; None if there are no such values."""
+    if not all(0 <= gene < len(rank) for gene in (rows.indices.min(initial=0), rows.indices.max(initial=0))):
+        return None
+    _, first, again = np.unique(rank, return_index=True, return_inverse=True)
+    indices = first[again][rows.indices].astype(np.int32)
     lengths = np.diff(rows.indptr)
     cells = np.repeat(np.arange(len(lengths)), lengths)
-    order = np.lexsort((rows.indices, cells))
-    genes, cells = rows.indices[order], cells[order]
+    order = np.lexsort((indices, cells))
+    genes, cells = indices[order], cells[order]
     if not ((genes[1:] == genes[:-1]) & (cells[1:] == cells[:-1])).any():
         return None
     whole = rows.data.dtype.kind in "iu"
     data = rows.data.astype(np.promote_types(rows.data.dtype, np.int64) if whole else rows.data.dtype)
-    indptr, indices = rows.indptr.copy(), rows.indices.astype(np.int32)
+    indptr = rows.indptr.copy()
     gather.sort_rows(indptr, indices, data)
     return CSRMatrix(indptr=indptr, indices=indices[: indptr[-1]], data=data[: indptr[-1]])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from scdataloader.errors import SourceFormatError, WriteError
 from scdataloader.protocols import Closes, HasFileState, Source
 from scdataloader.runtime.files import writing
+from scdataloader.runtime.messages import shown
 from scdataloader.runtime.progress import cells_bar
 from scdataloader.store.gene_spaces import GENE, GeneNumbers, GeneSpace, SpaceSelection, choose_spaces
 from scdataloader.store.manifest import (
@@ -39,7 +42,7 @@ from scdataloader.store.writing.plan import (
 from scdataloader.store.writing.present import StoreContent
 from scdataloader.store.writing.reorder import reorder_tasks
 from scdataloader.store.writing.scan import CELLS_PER_SHARD, SHUFFLED, Options, ScannedSource, scan
-from scdataloader.store.writing.tasks import EncodeCells, Place, Task, WriteObs, run_tasks, workers
+from scdataloader.store.writing.tasks import EncodeCells, Place, Task, WriteObs, run_tasks, stored_rows, workers
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +100,8 @@ def write_store(
             clear(folder, state.manifest)
         if state.manifest is not None and not job.scanned:
             return ConversionResult(manifest=state.manifest)
+        if options.kind == "float32":
+            _warn_of_rounding([one.source for one in job.scanned])
         spaces = _spaces(folder, job, names)
         plan = _plan(state, job, spaces, options, layout)
         if state.plan is not None and plan != state.plan:
@@ -116,6 +121,13 @@ class _Job:
     """The number in the store of each."""
     kept: Manifest | None
     """The content of the store that stays beside them; None if all of it is new."""
+
+
+def _warn_of_rounding(sources: Sequence[Source]) -> None:
+    """One warning of all sources with float64 values, which are read as float32 as well."""
+    rounded = [one.name for one in sources if one.n_obs and stored_rows(one, 0, 1).data.dtype == np.float64]
+    if rounded:
+        warnings.warn(f"float64 values are rounded to float32: {shown(rounded)}", UserWarning, stacklevel=4)
 
 
 def _layout(state: FolderState, options: Options) -> str:
