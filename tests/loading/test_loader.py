@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import Accelerator, skip_first_batches
 
 from scdataloader.batches.full import Dense, Sparse
 from scdataloader.batches.selected_genes import SelectedGenes
@@ -382,6 +383,24 @@ def test_torch_reads_the_same_batches(collection):
     assert state["samples_seen"] == 16
     as_torch.load_state_dict(state)
     equal(list(as_torch), first[1:])
+
+
+@pytest.mark.parametrize("skipped", [0, 3, 7])
+def test_batches_before_a_checkpoint_are_skipped_without_reading(collection, skipped):
+    loader = Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=16)
+    epochs = [list(loader) for _ in range(2)]
+    resumed = Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=16)
+    rest = skip_first_batches(resumed.as_torch(), skipped)
+    rest.batch_sampler.batch_sampler.set_epoch(1)  # as the Trainer of Hugging Face does
+    equal(list(rest), epochs[1][skipped:])
+    assert resumed.n_drawn == (100 - 16 * skipped if skipped < 7 else 0)
+
+
+def test_accelerate_leaves_the_batches_of_a_rank_as_they_are(collection):
+    loader = Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=16)
+    prepared, as_torch = Accelerator(cpu=True).prepare(loader, loader.as_torch())
+    assert prepared is loader
+    assert type(as_torch).__name__ == "TorchLoader"
 
 
 def test_an_error_in_a_thread_reaches_the_caller():
