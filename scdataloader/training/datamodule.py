@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scdataloader.batches.full import Sparse
 from scdataloader.collection.collection import Collection
 from scdataloader.genes.alignment import GeneAlignment
+from scdataloader.kernels.draws.random import seed_of
 from scdataloader.labels.hierarchy import Hierarchies
 from scdataloader.labels.table import LabelTable
 from scdataloader.loading.loader import Loader
@@ -29,7 +30,7 @@ from scdataloader.sampling.samplers import SequentialSampler, Subset
 from scdataloader.sampling.splits import SplitRecord, Splits
 from scdataloader.sampling.tally import Tally
 from scdataloader.sampling.training_cells import CollectionCells
-from scdataloader.sources.fingerprint import is_of_first_rule, same_cells
+from scdataloader.sources.fingerprint import difference, is_of_first_rule, same_cells
 from scdataloader.training.checkpoint import STATE_KEY, STATE_VERSION, check_genes, read_state
 from scdataloader.training.config import BATCH_SIZE, DataConfig, plugged
 from scdataloader.training.monitor import SamplingMonitor
@@ -85,6 +86,7 @@ class DataModule(DataConfig, LightningDataModule):
     def __post_init__(self) -> None:
         LightningDataModule.__init__(self)
         super().__post_init__()
+        self.seed = None if self.seed is None else seed_of(self.seed)
         self._absent_labels_are_unknown = False
         self._restored: Any = None
         self._loaders: WeakSet[Loader] = WeakSet()
@@ -256,6 +258,7 @@ class DataModule(DataConfig, LightningDataModule):
             "encoders": self._label_table.to_dict(),
             "genes": self.genes_dict,
             "fingerprint": self.collection.fingerprint,
+            "sources": self._fingerprints,
             "split": asdict(self._split_record),
         }
 
@@ -273,8 +276,18 @@ class DataModule(DataConfig, LightningDataModule):
             logger.warning(
                 "the checkpoint is of an earlier release: its split cannot be compared with that of this run"
             )
+        of_source = state_dict.get("sources", {})
+        for name, fingerprint in self._fingerprints.items():
+            changed = difference(of_source.get(name, fingerprint), fingerprint)
+            if changed is not None:
+                logger.warning("%s of %s changed since the checkpoint was saved", changed, name)
         if same_cells(saved, self.collection.fingerprint) and not predicting:
             self.splits.check(SplitRecord.from_dict(state_dict["split"]))
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        """{source: its fingerprint}."""
+        return {part.source.name: part.source.fingerprint for part in self.collection.parts}
 
     @cached_property
     def _split_record(self) -> SplitRecord:

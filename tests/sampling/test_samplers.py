@@ -15,6 +15,8 @@ from scdataloader.sampling.samplers import (
     stream_fingerprint,
 )
 from scdataloader.sampling.splits import Split
+from scdataloader.store.writing.scan import Options
+from scdataloader.training.datamodule import DataModule
 
 CLASSES = np.array([0, 0, 0, 1, 1, 2, -1, 0])
 SAMPLERS = {
@@ -92,6 +94,8 @@ def test_an_empty_epoch_is_refused(make):
         lambda seed: ShuffleSampler(9, seed=seed),
         lambda seed: WeightedSampler([1.0, 2.0], num_samples=3, seed=seed),
         lambda seed: Split(val=0.5, seed=seed),
+        lambda seed: DataModule("x.h5ad", seed=seed),
+        lambda seed: Options(seed=seed),
     ],
 )
 def test_a_seed_is_an_integer_of_64_bits(make):

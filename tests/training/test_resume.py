@@ -285,7 +285,9 @@ def other_cells(cells, tmp_path_factory):
 
 @pytest.mark.parametrize("n", [4, 6])
 @pytest.mark.parametrize(("changes", "key"), OTHERS.values(), ids=OTHERS)
-def test_a_fit_on_another_stream_is_refused_with_both_values(stopped, cells, other_cells, tmp_path, n, changes, key):
+def test_a_fit_on_another_stream_is_refused_with_both_values(
+    stopped, cells, other_cells, tmp_path, caplog, n, changes, key
+):
     options = {"sampling": SAMPLING} | changes
     data = other_cells.get(options.pop("data", None), cells)
     path = stopped / f"{n}.ckpt"
@@ -294,6 +296,7 @@ def test_a_fit_on_another_stream_is_refused_with_both_values(stopped, cells, oth
     assert saved[key] != own[key]
     with pytest.raises(StateMismatchError, match=f"has {key} {saved[key]!r}, but this loader has {own[key]!r}"):
         fit(data, ckpt=path, default_root_dir=tmp_path, options=options)
+    assert ("X of 0.h5ad changed since the checkpoint was saved" in caplog.text) == (changes.get("data") == "values")
 
 
 @pytest.mark.parametrize("n", [4, 6])
