@@ -227,7 +227,7 @@ def test_a_state_of_another_stream_is_refused_with_both_values(collection):
 
 def test_a_state_names_what_has_changed_of_the_data(tmp_path, caplog):
     path = tmp_path / "a.h5ad"
-    x, obs = named_values(100, 40), pd.DataFrame({"kind": ["T", "B"] * 50})
+    x, obs = named_values(100, 40), pd.DataFrame({"kind": ["T", "B"] * 50}, index=list(map(str, range(100))))
     adata = ad.AnnData(x, obs=obs, var=pd.DataFrame(index=GENES))
 
     def loader():
