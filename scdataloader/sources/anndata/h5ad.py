@@ -31,7 +31,7 @@ from scdataloader.sources.arrays.codecs import Codecs, hdf5_codecs
 from scdataloader.sources.arrays.mapped import FileMap, FileMaps
 
 
-def describe(files: FileMaps, root: h5py.File, location: str, dtype: np.dtype[Any] | None = None) -> StoredArray:
+def describe(files: FileMaps, root: h5py.Group, location: str, dtype: np.dtype[Any] | None = None) -> StoredArray:
     """How a dataset can be read: mapped, decoded chunk by chunk, or sliced by HDF5; ``dtype`` replaces its own."""
     node = root[location]
     name = f"{files.path.name}: {location}"
@@ -47,8 +47,8 @@ def describe(files: FileMaps, root: h5py.File, location: str, dtype: np.dtype[An
         chunked = _chunked(file, node, working, name) if node.chunks and shape == node.shape else None
         if chunked is not None:
             return chunked
-    rows = node.chunks[0] if node.chunks else None
-    return library_array(shape, node.dtype, rows, partial(_open_array, files.path, location), name, working)
+    rows, whole = node.chunks[0] if node.chunks else None, f"{root.name}/{location}".lstrip("/")
+    return library_array(shape, node.dtype, rows, partial(_open_array, files.path, whole), name, working)
 
 
 @contextmanager

@@ -10,10 +10,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+import zarr
 from anndata import OldFormatWarning
 from anndata._io.specs.registry import IORegistryError  # raised for unknown encodings
 from anndata.io import read_elem
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.sources.anndata.consolidated import check_consolidated
@@ -35,7 +37,9 @@ def is_array(node: Node) -> bool:
 
 def path_of(node: Node) -> str:
     """The file or folder of a node, for messages."""
-    return str(node.file.filename) if isinstance(node, h5py.Group | h5py.Dataset) else str(node.store.root)
+    if isinstance(node, h5py.Group | h5py.Dataset):
+        return str(node.file.filename)
+    return str(getattr(getattr(node, "store", None), "root", "AnnData"))
 
 
 def damaged(root: Node, found: str) -> SourceFormatError:
@@ -126,7 +130,7 @@ def check_array(array: Node) -> None:
     """
     if isinstance(array, h5py.Dataset):
         check_dataset(array)
-    else:
+    elif isinstance(array, zarr.Array) and isinstance(array.store, LocalStore):
         check_consolidated(array)
 
 

@@ -61,9 +61,9 @@ def describe(files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | 
     shape = (node.shape[0], math.prod(node.shape[1:])) if node.ndim > 1 else node.shape
     if not node.size:
         return MappedArray(values=np.empty(shape, working))
-    chunked = _chunked(path / location, node, working, name) if shape == node.shape else None
+    chunked = _chunked(path / node.path, node, working, name) if shape == node.shape else None
     return chunked or library_array(
-        shape, node.dtype, node.chunks[0], partial(_open_array, path, location), name, working
+        shape, node.dtype, node.chunks[0], partial(_open_array, path, node.path), name, working
     )
 
 
