@@ -17,11 +17,11 @@ from scdataloader.genes.matching import NamedGenes, match_names
 from scdataloader.genes.names import gene_names, without_version
 from scdataloader.genes.organisms import UNSTATED, find_organisms, infer_organism, normalise_organism, remedy
 from scdataloader.genes.overlap import check_shared_genes
-from scdataloader.genes.tables import guess_organism
+from scdataloader.genes.tables import organisms_of_symbols
 from scdataloader.genes.vocabulary import GeneMap, GeneVocabulary
 from scdataloader.protocols import HasOrganism
 from scdataloader.runtime.messages import shown
-from scdataloader.schema import ORGANISM_KEYS
+from scdataloader.schema import ORGANISM_KEYS, ORGANISMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,6 +63,13 @@ class GeneAlignment:
     def __post_init__(self) -> None:
         if not 0 <= self.min_overlap <= 1:
             raise ValueError(f"min_overlap must be a fraction from 0 to 1, got {self.min_overlap}")
+        of_sources = self.organisms.values() if isinstance(self.organisms, Mapping) else filter(None, [self.organisms])
+        for option, names in (("organisms", of_sources), ("tables", self.tables or ())):
+            for name in names:
+                try:
+                    normalise_organism(name)
+                except ValueError as error:
+                    raise ValueError(f"{option} of the alignment: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,12 +191,19 @@ def _with_organisms(
     """The parts with an organism where none is stated: that of the vocabulary or table, or one with their symbols."""
     default = _single_organism(given) or _single_organism(tables)
     may_guess = default is None and None not in (given or ())
+    guessed: dict[str, list[str]] = {}
     found = []
     for part in parts:
         organism = part.organism
-        if organism == UNSTATED:
-            organism = default or (may_guess and guess_organism(part.names, part.source.name)) or UNSTATED
+        if organism == UNSTATED and default is not None:
+            organism = default
+        elif organism == UNSTATED and may_guess and (similar := organisms_of_symbols(tuple(part.names))):
+            organism = similar[0] if len(similar) == 1 else UNSTATED
+            guessed.setdefault(shown(ORGANISMS[one].scientific_name for one in similar), []).append(part.source.name)
         found.append(replace(part, organism=organism))
+    for names, sources in guessed.items():
+        how = "may be of several organisms and are matched by name; set organisms" if "," in names else "decide"
+        logger.warning("no organism is stated for %s; their symbols, of %s, %s", shown(sources), names, how)
     return found
 
 

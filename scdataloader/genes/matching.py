@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
@@ -74,31 +74,52 @@ def match_names(
     Raises:
         GeneOverlapError: a source shares too few genes with a table of the user.
     """
-    renamed: dict[str, _Renaming] = {}
+    matcher = _Matcher(tables=tables, wanted=wanted, min_overlap=min_overlap)
     matched, unknown = [], list[str]()
     for part in parts:
-        own, of_vocabulary = find_gene_table(part.organism, tables), wanted.get(part.organism)
-        has_ids, want_ids = are_ids(part.names), of_vocabulary is None or are_ids(of_vocabulary)
-        table = own or (package_table(part.organism) if has_ids != want_ids else None)
-        if table is None:
-            matched.append(MatchedNames(part.names))
-            continue
-        ids, ambiguous = table.match(part.names)
-        missing = set(ids).difference(table.symbols)
-        if of_vocabulary is not None:
-            if part.organism not in renamed:
-                renamed[part.organism] = _Renaming.of(of_vocabulary, table)
-            ids = renamed[part.organism].apply(part.names, ids)
-            missing = missing.intersection(ids).difference(of_vocabulary)
-        matched.append(MatchedNames(ids, ambiguous))
-        if own is not None:
-            _check_table(part, len(set(ids)), len(missing), len(own.symbols), min_overlap)
-        if missing and not has_ids:
-            some = ", ".join(sorted(missing)[:_N_EXAMPLES])
+        names, missing = matcher.match(part)
+        matched.append(names)
+        if missing and not are_ids(part.names):
+            some = ", ".join(missing[:_N_EXAMPLES])
             unknown.append(f"{part.source.name} {len(missing):,} of {len(set(part.names)):,} ({some})")
     if unknown:
         logger.warning("symbols that the gene table does not know keep their names: %s", shown(unknown))
     return matched
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Matcher:
+    """Matches names; many sources have the same, which are matched once."""
+
+    tables: Mapping[str, str]
+    wanted: Mapping[str, list[str]]
+    min_overlap: float
+    _renamings: dict[str, _Renaming] = field(default_factory=dict)
+    _done: dict[tuple[str, tuple[str, ...]], tuple[MatchedNames, list[str]]] = field(default_factory=dict)
+
+    def match(self, part: NamedGenes) -> tuple[MatchedNames, list[str]]:
+        """The matched names of a part, and those that neither the table nor the vocabulary has, sorted."""
+        key = part.organism, tuple(part.names)
+        if key not in self._done:
+            self._done[key] = self._match(part)
+        return self._done[key]
+
+    def _match(self, part: NamedGenes) -> tuple[MatchedNames, list[str]]:
+        own, of_vocabulary = find_gene_table(part.organism, self.tables), self.wanted.get(part.organism)
+        want_ids = of_vocabulary is None or are_ids(of_vocabulary)
+        table = own or (package_table(part.organism) if are_ids(part.names) != want_ids else None)
+        if table is None:
+            return MatchedNames(part.names), []
+        ids, ambiguous = table.match(part.names)
+        missing = set(ids).difference(table.symbols)
+        if of_vocabulary is not None:
+            if part.organism not in self._renamings:
+                self._renamings[part.organism] = _Renaming.of(of_vocabulary, table)
+            ids = self._renamings[part.organism].apply(part.names, ids)
+            missing = missing.intersection(ids).difference(of_vocabulary)
+        if own is not None:
+            _check_table(part, len(set(ids)), len(missing), len(own.symbols), self.min_overlap)
+        return MatchedNames(ids, ambiguous), sorted(missing)
 
 
 class _Renaming(NamedTuple):

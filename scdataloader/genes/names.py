@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from scdataloader.genes.organisms import ENSEMBL_ID
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 ID_COLUMNS = ("ensembl_id", "ensembl_gene_id", "gene_ids", "gene_id", "feature_id")
 SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_name", "feature_name")
 
-_OLD_COPY_ON_Y = re.compile(r"^ENSGR([0-9]{10})(?:\.[0-9]+)?$")
+_OLD_COPY_ON_Y = re.compile(r"ENSGR([0-9]{10})(?:\.[0-9]+)?")
 _MIN_COLUMN_SHARE = 0.9
 """Minimum fraction of ids in a column of ``var`` that is found automatically."""
 
@@ -52,7 +53,7 @@ def gene_names(var: pd.DataFrame, *, column: str | None = None, source: str) -> 
 
 def are_ids(names: Iterable[str]) -> bool:
     """Whether more than half of the names are Ensembl-style ids; custom genes and spike-ins have none."""
-    return _share_of_ids(names) > 0.5  # noqa: PLR2004
+    return _share(tuple(names)) > 0.5  # noqa: PLR2004
 
 
 def without_version(ids: Iterable[str]) -> list[str]:
@@ -61,17 +62,23 @@ def without_version(ids: Iterable[str]) -> list[str]:
     The copy on Y of a pseudoautosomal gene is another gene: ``ENSG00000182378.15_PAR_Y``, in old releases
     ``ENSGR0000182378.5``, is ``ENSG00000182378_PAR_Y``.
     """
-    plain = (_OLD_COPY_ON_Y.sub(r"ENSG0\1_PAR_Y", name) if name.startswith("ENSGR") else name for name in ids)
-    matches = ((name, ENSEMBL_ID.fullmatch(name) if "." in name else None) for name in plain)
-    return [name if match is None else match[1] + (match[2] or "") for name, match in matches]
+    return [_plain(name) if "." in name or name[:5] == "ENSGR" else name for name in ids]
+
+
+def _plain(name: str) -> str:
+    old = _OLD_COPY_ON_Y.fullmatch(name)
+    if old is not None:
+        return f"ENSG0{old[1]}_PAR_Y"
+    match = ENSEMBL_ID.fullmatch(name)
+    return name if match is None else match[1] + (match[2] or "")
 
 
 def _find_id_column(var: pd.DataFrame, source: str) -> str | None:
     """The column of ``var`` that holds ids: one with a usual name, then the largest fraction of ids, then the first."""
     shares = {
-        column: _share_of_ids(var[column].astype(str))
+        column: _share(tuple(var[column].astype(str)))
         for column in var.columns
-        if var[column].dtype.kind == "O" and _share_of_ids(var[column].iloc[:: 1 + len(var) // 100].astype(str)) > 0
+        if var[column].dtype.kind == "O" and _share(tuple(var[column].iloc[:: 1 + len(var) // 100].astype(str))) > 0
     }
     found = [column for column, share in shares.items() if share >= _MIN_COLUMN_SHARE]
     if not found:
@@ -97,6 +104,8 @@ def _column(var: pd.DataFrame, column: str, index: Sequence[str], source: str) -
     return [own if lost else str(value) for value, lost, own in zip(values, missing, index, strict=True)]
 
 
-def _share_of_ids(names: Iterable[str]) -> float:
+@lru_cache(maxsize=16)
+def _share(names: tuple[str, ...]) -> float:
+    """Cached, because many sources have the same genes, and are asked more than once."""
     matches = list(map(ENSEMBL_ID.fullmatch, names))
     return 1 - matches.count(None) / len(matches) if matches else 0.0

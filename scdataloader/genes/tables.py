@@ -33,7 +33,6 @@ import pyarrow.parquet as pq
 from scdataloader.genes.names import ID_COLUMNS, SYMBOL_COLUMNS, are_ids, without_version
 from scdataloader.genes.organisms import ENSEMBL_ID, normalise_organism
 from scdataloader.runtime.messages import shown
-from scdataloader.schema import ORGANISMS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -148,37 +147,26 @@ def package_table(organism: str) -> GeneTable | None:
     return _read_once(path, 0, 0) if path.exists() else None
 
 
-def guess_organism(names: Sequence[str], source: str) -> str | None:
-    """The organism with most of the names as symbols in the package's tables; None if it is not clear.
+@lru_cache(maxsize=16)
+def organisms_of_symbols(names: tuple[str, ...]) -> list[str]:
+    """The organisms that the names may be symbols of, by the package's tables; most of the names are of the first.
 
-    More than half of the distinct names must be its symbols, and at least 10, and ten times as many as the other way
-    round, must not be those of any other organism: the symbols of most vertebrates are much the same, so a small panel
-    may be of several. What is found, or why nothing is, is logged.
-
-    Args:
-        names: Names of the genes of a source.
-        source: Name of the source in messages.
+    More than half of the distinct names must be its symbols. Another organism is ruled out if it lacks at least 10 of
+    them, and ten times as many as the other way round: the symbols of most vertebrates are much the same, so a small
+    panel may be of several.
     """
     distinct = set(names)
     found = {path.stem.replace("_", ":"): distinct & _package_symbols(path) for path in SHIPPED.glob("*.parquet")}
     best = max(found, key=lambda organism: len(found[organism]))
     known = found.pop(best)
     if 2 * len(known) <= len(distinct):
-        return None
-    similar = [
-        ORGANISMS[organism].scientific_name
-        for organism, others in found.items()
-        if len(known - others) < max(_N_DISTINCTIVE, _N_DISTINCTIVE * len(others - known))
-    ]
-    name = ORGANISMS[best].scientific_name
-    if similar:
-        logger.warning(
-            "%s states no organism; its symbols may be of %s: set organisms", source, shown([name, *similar])
-        )
-        return None
-    counts = f"{len(known):,} of its {len(distinct):,} genes are named by symbols of it"
-    logger.warning("%s states no organism and is taken to be of %s: %s", source, name, counts)
-    return best
+        return []
+    others = (
+        organism
+        for organism, theirs in found.items()
+        if len(known - theirs) < max(_N_DISTINCTIVE, _N_DISTINCTIVE * len(theirs - known))
+    )
+    return [best, *sorted(others)]
 
 
 @cache

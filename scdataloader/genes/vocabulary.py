@@ -131,7 +131,10 @@ class GeneVocabulary:
         ids: list[str] = []
         organisms: dict[str, tuple[int, int]] = {}
         for name, part in genes.items():
-            organism = normalise_organism(name)
+            try:
+                organism = normalise_organism(name)
+            except ValueError as error:
+                raise ValueError(f"the vocabulary: {error}") from error
             if organism in organisms:
                 raise ValueError(
                     f"the vocabulary has {organism} twice, the second time as {name!r}; merge the two lists"
