@@ -102,7 +102,7 @@ def match_genes(var: pd.DataFrame, organism: str, recipe: Recipe, source: str) -
     symbols = {} if table is None else table.symbols
     if not is_own:
         symbols = _own_symbols(genes, ids, organism) | symbols
-    if not symbols:
+    if not is_own and symbols.keys().isdisjoint(ids):
         raise ValueError(
             f"{source} is of {organism} and has no Ensembl-style ids of it (its genes look like {shown(ids[:3])}); "
             f"give the recipe a gene table, as genes: {{{organism}: genes.csv}}, or {{{organism}: {BIONTY}}} for the "
