@@ -58,6 +58,7 @@ class CellDataset(Dataset[Item]):
         cache_categories: No effect: labels are always in memory.
         parallel: No effect: files can always be read from several processes.
         dtype: Type of the rows of X, layers and obsm.
+        obs_names: Whether items have the name of the cell, under "obs_names"; MappedCollection has none.
 
     Raises:
         ValueError: an argument contradicts another, files share no gene, or a matrix is not stored by rows.
@@ -78,6 +79,8 @@ class CellDataset(Dataset[Item]):
         cache_categories: bool = True,  # noqa: ARG002, FBT001, FBT002
         parallel: bool = False,  # noqa: FBT001, FBT002
         dtype: DTypeLike | None = None,
+        *,
+        obs_names: bool = False,
     ) -> None:
         if join not in {None, "inner", "outer"}:
             raise ValueError(f"join must be 'inner', 'outer' or None, got {join!r}")
@@ -90,9 +93,12 @@ class CellDataset(Dataset[Item]):
         self.unknown_label = unknown_label
         self.parallel = parallel
         self.filtered = obs_filter is not None
+        self._names: list[NDArray[Any]] = []
         self._dtype = None if dtype is None else np.dtype(dtype)
         self._files = [open_file(path) for path in _paths(path_list)]
         self._closed = False
+        if obs_names:
+            self._names = [file.obs_names().astype(str).to_numpy() for file in self._files]
         self.indices_list = _kept_rows(self._files, dict([obs_filter]) if isinstance(obs_filter, tuple) else obs_filter)
         self.n_obs_list = list(map(len, self.indices_list))
         self._offsets = np.cumsum([0, *self.n_obs_list])
@@ -228,6 +234,8 @@ class CellDataset(Dataset[Item]):
         for key, columns in self._labels.items():
             labels = columns[file].take(rows)
             yield key, labels.tolist() if key in self.encoders else labels
+        if self._names:
+            yield "obs_names", self._names[file][rows]
 
     def get_label_weights(
         self,

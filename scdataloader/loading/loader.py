@@ -87,6 +87,7 @@ class Loader:
         window: int | None = None,
         fixed_epoch: bool = False,
         tally: Tally | None = None,
+        obs_names: bool = False,
     ) -> None:
         """Describe the loader; nothing is read before the first batch.
 
@@ -110,6 +111,7 @@ class Loader:
                 cells; and for a sampler with a ``window``, this rank's part of one or several windows, up to 8,192.
             fixed_epoch: Whether every pass is the same, for evaluation.
             tally: Counts the rows that this rank returns, from 0 in every pass.
+            obs_names: Whether batches have the names of their cells, as a list of strings under "obs_names".
 
         Raises:
             ValueError: an argument is out of range, or an epoch has no batch.
@@ -145,6 +147,7 @@ class Loader:
             world_size=n_ranks,
             num_threads=num_threads,
             window=window,
+            obs_names=obs_names,
         )
         self._progress = Progress(0, tally=tally)
         self._named_epoch: int | None = None

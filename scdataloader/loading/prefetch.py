@@ -86,6 +86,7 @@ class Prefetcher:
     num_threads: int
     """Threads that read; as many more collate."""
     window: int | None
+    obs_names: bool = False
 
     def __post_init__(self) -> None:
         self._obs_columns = _names("obs", self.collate.obs) if isinstance(self.collate, WantsObs) else ()
@@ -215,13 +216,12 @@ class Prefetcher:
 
     def _made(self, epoch: int, cells: CellBatch) -> list[MadeBatch]:
         """The batches of some cells."""
-        edges = pairwise([*range(0, len(cells), self.batch_size), len(cells)])
+        edges = list(pairwise([*range(0, len(cells), self.batch_size), len(cells)]))
         if isinstance(self.collate, CollatesMany) and not self.transforms:
             tensors = self.collate.many(cells, self.batch_size)
-            rows = [_own_rows(cells, *edge) for edge in edges]
-            if len(tensors) != len(rows):
-                raise TypeError(f"{self.collate!r}: many() must return {len(rows)} batches; got {len(tensors)}")
-            made = [self._checked(own, batch) for own, batch in zip(rows, tensors, strict=True)]
+            if len(tensors) != len(edges):
+                raise TypeError(f"{self.collate!r}: many() must return {len(edges)} batches; got {len(tensors)}")
+            made = [self._checked(cells, *edge, batch) for edge, batch in zip(edges, tensors, strict=True)]
         else:
             key = derive_key(self.seed, epoch, _BATCH_BITS)
             batches = (cells.slice(*edge) for edge in edges)
@@ -231,18 +231,21 @@ class Prefetcher:
         return made
 
     def _make(self, batch: CellBatch, rng: np.random.Generator) -> MadeBatch:
-        rows = _own_rows(batch, 0, len(batch))
+        cells = batch
         for transform in self.transforms:
             batch = transformed(batch, transform, rng)
-        return self._checked(rows, self.collate(batch, rng))
+        return self._checked(cells, 0, len(cells), self.collate(batch, rng))
 
-    def _checked(self, rows: NDArray[np.int64], made: object) -> MadeBatch:
+    def _checked(self, cells: CellBatch, start: int, stop: int, made: object) -> MadeBatch:
+        """What the collate function made of the cells [start, stop)."""
         if not isinstance(made, Mapping):
             hint = "use it in transforms" if isinstance(made, CellBatch) else "return a dictionary of tensors"
             raise TypeError(
                 f"collate {_name_of(self.collate)} must return a mapping of tensors; got {type(made).__name__}; {hint}"
             )
-        return MadeBatch(rows=rows, tensors=made)
+        if self.obs_names:
+            made = {**made, "obs_names": self.collection.obs_names(cells.row[start:stop]).tolist()}
+        return MadeBatch(rows=_own_rows(cells, start, stop), tensors=made)
 
 
 def _names(member: str, names: Any) -> tuple[str, ...]:

@@ -63,6 +63,7 @@ class DataModule(DataConfig, LightningDataModule):
             ``torch.distributed``, or of the environment that ``torchrun`` sets; give both if only some processes of a
             run share the data.
         world_size: Number of processes that share the batches.
+        obs_names: Whether batches have the names of their cells, as a list of strings under "obs_names".
         densify: Whether sparse tensors that the collate function names are made dense on the device.
         checkpoint: Checkpoint of an earlier run, to apply its model to other data: its genes are the vocabulary and
             its label codes are used; a label that it does not have is -1.
@@ -79,6 +80,7 @@ class DataModule(DataConfig, LightningDataModule):
     drop_last: bool = True
     rank: int | None = None
     world_size: int | None = None
+    obs_names: bool = False
     densify: bool = True
     checkpoint: str | None = None
     report: bool = True
@@ -354,6 +356,7 @@ class DataModule(DataConfig, LightningDataModule):
             num_threads=self.num_threads,
             window=self.window,
             fixed_epoch=overfits or not training,
+            obs_names=self.obs_names,
             tally=self._tally() if training and self.report else None,
         )
         self._loaders.add(loader)
