@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from scdataloader.batches.selected_genes import SelectedGenes
     from scdataloader.batches.transforms import Log1p, Normalize, QuantileBins
     from scdataloader.collection.collection import Collection
+    from scdataloader.collection.predictions import write_predictions
     from scdataloader.genes.alignment import GeneAlignment
     from scdataloader.genes.vocabulary import GeneVocabulary
     from scdataloader.integrations.mapped_collection import CellDataset
@@ -63,6 +64,7 @@ __all__ = [
     "convert",
     "open_source",
     "register",
+    "write_predictions",
 ]
 
 # Modules are imported when a name of theirs is first used: torch takes seconds, and reading a file does not need it.
@@ -88,6 +90,7 @@ _MODULE_OF = {
     "Store": "store.reader",
     "convert": "store.convert",
     "open_source": "sources",
+    "write_predictions": "collection.predictions",
 }
 _ROOMS = (
     "batches",

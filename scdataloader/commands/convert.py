@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from scdataloader.commands.usage import Parser
 from scdataloader.lamin.stores import StoreArtifact
 from scdataloader.store.convert import convert
 from scdataloader.store.writing.scan import CELLS_PER_SHARD, LAYOUTS
@@ -43,7 +44,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="scdataloader convert",
         description="Convert sources into a store. After an interruption, rerun the same command to continue.",
     )

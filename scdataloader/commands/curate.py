@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
+from scdataloader.commands.usage import ConfigParser, gathered
 from scdataloader.curation.curator import Curator
 from scdataloader.curation.recipe import Recipe
 from scdataloader.curation.report import REPORT, Outcome, show_report
@@ -27,7 +28,7 @@ def main(args: Sequence[str]) -> None:
         Exception: anything that `Curator.run` and `curate_into` raise.
     """
     parser = _parser()
-    options = parser.instantiate(parser.parse_args(_config_first(args)))
+    options = parser.instantiate(parser.parse_args(gathered(_config_first(args), parser)))
     if options.out is None and options.collection is None:
         raise ValueError("no output: give --out, a folder, or --collection, or both")
     if options.storage is not None and options.collection is None:
@@ -62,8 +63,8 @@ def _config_first(args: Sequence[str]) -> list[str]:
     return [*(f"--config={path}" for path in known.config), *others]
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> ConfigParser:
+    parser = ConfigParser(
         prog="scdataloader curate",
         description="Standardise downloaded files, and optionally register them in a lamindb collection. Finished "
         "files are skipped; after an interruption, the same command continues.",

@@ -6,20 +6,27 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import set_parsing_settings
-from lightning.pytorch import LightningModule
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
 from scdataloader import models  # noqa: F401 (imported models can be named without their path)
+from scdataloader.collection.predictions import refuse_existing
+from scdataloader.commands.usage import OneLineErrors, UsageError, gathered
 from scdataloader.training.checkpoint import allow_harmless_types, load_checkpoint
 from scdataloader.training.datamodule import DataModule
+from scdataloader.training.predictions import NAME, PredictionWriter
+
+logger = logging.getLogger(__name__)
 
 COMMANDS = ("fit", "validate", "test", "predict")
+_CONFIG_SUFFIXES = {".yaml", ".yml", ".json"}
 FROM_DATA = {
     "n_genes": ("genes", len),
     "classes": ("classes", None),
@@ -38,6 +45,10 @@ CHATTER = (
 )
 
 
+class TrainingParser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser of options."""
+
+
 class TrainingCLI(LightningCLI):
     """Command line to fit, validate, test or apply any `LightningModule` on a `DataModule`."""
 
@@ -48,11 +59,12 @@ class TrainingCLI(LightningCLI):
             args: The command, followed by its options.
         """
         set_parsing_settings(instantiate_subclass_spec_in_any=True)  # sources in data by class path
-        short = {command: {"usage": f"scdataloader {command} --config FILE [OPTIONS]"} for command in COMMANDS}
+        short = {command: {"usage": _usage(command)} for command in COMMANDS}
         with _without_chatter():
             super().__init__(
                 LightningModule,
                 DataModule,
+                parser_class=TrainingParser,
                 subclass_mode_model=True,
                 save_config_kwargs={"overwrite": True},
                 trainer_defaults={"log_every_n_steps": 10},
@@ -61,20 +73,38 @@ class TrainingCLI(LightningCLI):
                 args=list(args),
             )
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer.
+
+        Raises:
+            ValueError: Lightning refuses its options.
+        """
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            raise ValueError(f"trainer: {error}") from error
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Set arguments of the model from the data, if the model has them; see `FROM_DATA`."""
         for argument, (source, compute) in FROM_DATA.items():
             target = f"model.init_args.{argument}"
             parser.link_arguments(f"data.{source}", target, compute_fn=compute, apply_on="instantiate")
+        if parser.usage == _usage("predict"):
+            text = f"Parquet file to write; default: {NAME} in the folder of the run's logs"
+            parser.add_argument("--out", type=str | None, help=text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args``, without Lightning's warning if they differ from the arguments of the process.
 
         Raises:
+            UsageError: an option is wrong.
             StateMismatchError: the checkpoint cannot be loaded.
         """
+        for option, value in pairwise(args):
+            if option == "--data" and not value.lstrip().startswith("{") and Path(value).suffix not in _CONFIG_SUFFIXES:
+                raise UsageError(f"--data takes a YAML file of options; name data by --data.data {value}")
         allow_harmless_types()
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(gathered(args, parser))
         trained = self.config[self.config.subcommand].get("ckpt_path")
         if trained is not None and Path(trained).exists():
             load_checkpoint(trained)  # Lightning loads it as well, but does not name the file
@@ -84,8 +114,13 @@ class TrainingCLI(LightningCLI):
 
         Raises:
             FileNotFoundError: the checkpoint does not exist.
+            FileExistsError: the file of predictions exists.
         """
         options = self.config[self.subcommand]
+        if self.subcommand == "predict":
+            options.return_predictions = False  # they are written as they come
+            if options.out is not None:
+                refuse_existing(Path(options.out))
         trained = options.get("ckpt_path")
         if self.subcommand == "fit" or trained is None or trained in {"best", "last", "hpc", "registry"}:
             return
@@ -119,16 +154,22 @@ class TrainingCLI(LightningCLI):
         if self.trainer.is_global_zero:
             _print(f"written: {folder}", *([f"checkpoint: {best}"] if best else []))
 
+    def before_predict(self) -> None:
+        """Write the predictions to one file; see `PredictionWriter`."""
+        options = self.config[self.subcommand]
+        if options.get("ckpt_path") is None:
+            logger.warning("no --ckpt_path: the model predicts with its initial weights")
+        self._predictions = PredictionWriter(None if options.out is None else Path(options.out))
+        self.trainer.callbacks.append(self._predictions)  # type: ignore[attr-defined]
+
     def after_predict(self) -> None:
-        """Write the concatenated results of ``predict_step`` to ``predictions.pt``, or to one file per rank."""
-        predictions = self.trainer.predict_loop.predictions
-        if not predictions:
-            return
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        rank = f".{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
-        torch.save(_concatenate(predictions), folder / f"predictions{rank}.pt")
-        _print(f"written: {folder / f'predictions{rank}.pt'}")
+        """Print the path of the predictions."""
+        if self.trainer.is_global_zero:
+            _print(f"written: {self._predictions.path}")
+
+
+def _usage(command: str) -> str:
+    return f"scdataloader {command} --config FILE [OPTIONS]"
 
 
 def fit(args: Sequence[str]) -> None:
@@ -167,16 +208,6 @@ def _without_chatter() -> Iterator[None]:
 
 def _is_not_tip(record: logging.LogRecord) -> bool:
     return "Tip:" not in record.getMessage()
-
-
-def _concatenate(batches: Sequence[Any]) -> Any:
-    """Results of several batches: tensors concatenated, also in dictionaries; anything else as a list."""
-    first = batches[0]
-    if isinstance(first, torch.Tensor) and first.ndim:
-        return torch.cat(list(batches))
-    if isinstance(first, dict):
-        return {key: _concatenate([batch[key] for batch in batches]) for key in first}
-    return list(batches)
 
 
 def _require(n_cells: int, kind: str, option: str) -> None:

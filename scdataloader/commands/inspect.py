@@ -10,11 +10,13 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from rich.console import Console
 
+from scdataloader.commands.usage import ConfigParser, Parser, UsageError, flattened, load_yaml
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.lamin.collections import is_lamin, origins
 from scdataloader.protocols import DescribesClasses
 from scdataloader.report.tables import show_columns, show_sampling, show_sources
 from scdataloader.report.tree import show_mapped, show_tree
+from scdataloader.runtime.messages import did_you_mean, nearest
 from scdataloader.sampling.options import Sampling, plan_columns
 from scdataloader.training.config import BATCH_SIZE, DataConfig
 
@@ -39,7 +41,7 @@ def main(args: Sequence[str]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, N_CHARACTERS_IN_A_FILE)
-    show_sources(console, collection)
+    show_sources(console, collection, given.top)
     for item in config.data if isinstance(config.data, list) else [config.data]:
         for line in origins(item) if is_lamin(item) else ():
             console.print(line, markup=False, soft_wrap=True)
@@ -60,15 +62,16 @@ def main(args: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="scdataloader inspect",
         description="Show what data holds, and how a weighting changes the shares of its classes.",
-        epilog="Options that take several words can be repeated. NAME=VALUE applies to the source or key of that name.",
+        epilog="A list is several words, the option repeated, or a YAML list. NAME=VALUE applies to the source or the "
+        "key of that name.",
     )
     parser.add_argument("data", nargs="*", metavar="DATA", help="files, folders, globs, lamindb:<key> or a plug-in's")
     parser.add_argument("--config", type=Path, help="YAML file of `scdataloader fit`; its data section gives defaults")
     parser.add_argument("--tree", action="store_true", help="show classes in the tree of their ontology")
-    parser.add_argument("--top", type=int, default=20, metavar="N", help="classes to list; default: 20")
+    parser.add_argument("--top", type=int, default=20, metavar="N", help="sources and classes to list; default: 20")
     for group in (DataConfig, *_GROUPS.values()):
         docs, types = _documented(group), get_type_hints(group)
         for field in fields(group):
@@ -110,9 +113,10 @@ def _config(given: argparse.Namespace, section: dict[str, Any]) -> DataConfig:
     Raises:
         ValueError: there is no data, an option is invalid, or ``--hierarchies`` names a column that is not counted.
     """
-    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+    from jsonargparse import set_parsing_settings
 
     names = {field.name for field in fields(DataConfig)}
+    _check_keys([name for name in section if name not in names and nearest(name, names)])
     section = {name: value for name, value in section.items() if name in names}
     if given.data:
         section["data"] = given.data[0] if len(given.data) == 1 else given.data
@@ -126,12 +130,9 @@ def _config(given: argparse.Namespace, section: dict[str, Any]) -> DataConfig:
     if not section.get("data"):
         raise ValueError("no data: name files before the options, or give --config with a data section")
     set_parsing_settings(instantiate_subclass_spec_in_any=True)  # sources in data by class path, as for fit
-    checked = ArgumentParser(exit_on_error=False)
+    checked = ConfigParser()
     checked.add_class_arguments(DataConfig, "data", fail_untyped=False)
-    try:
-        config: DataConfig = checked.instantiate(checked.parse_object({"data": section})).data
-    except ArgumentError as error:
-        raise ValueError(str(error)) from error
+    config: DataConfig = checked.instantiate(checked.parse_object({"data": section})).data
     by = plan_columns(config.plan)
     unused = [column for column in config.hierarchies or () if given.hierarchies and column not in by]
     if unused:
@@ -141,13 +142,26 @@ def _config(given: argparse.Namespace, section: dict[str, Any]) -> DataConfig:
     return config
 
 
+def _check_keys(suspects: Sequence[str]) -> None:
+    """Refuse keys that are no options of training either, which is slow to import."""
+    if not suspects:
+        return
+    from scdataloader.training.datamodule import DataModule
+
+    known = [field.name for field in fields(DataModule)]
+    for name in suspects:
+        if name not in known:
+            reason = f"is not an option{did_you_mean(name, known)}"
+            raise UsageError(f"data.{name} {reason}", key=f"data.{name}", reason=reason)
+
+
 def _values(given: argparse.Namespace, group: type, names: Sequence[str]) -> dict[str, Any]:
     """{field: value} of the options of a dataclass that were given."""
     types, values = get_type_hints(group), {}
     for name in names:
         words = getattr(given, name)
         if words is not None and name != "hierarchies":
-            values[name] = _value(name, words, types[name]) if isinstance(words, list) else words
+            values[name] = _value(name, flattened(words), types[name]) if isinstance(words, list) else words
     return values
 
 
@@ -172,20 +186,13 @@ def _hierarchies(given: argparse.Namespace) -> dict[str, list[str] | None] | Non
         words = given.by
     if words is None:
         return None
-    parts = (word.partition("=") for word in words)
+    parts = (word.partition("=") for word in flattened(words))
     return {column: named.split(",") if named else None for column, _, named in parts}
 
 
 def _data_section(path: Path) -> dict[str, Any]:
     """The data section of a configuration of ``scdataloader fit``."""
-    import yaml  # type: ignore[import-untyped]
-
-    if not path.exists():
-        raise FileNotFoundError(f"configuration {path} does not exist (working directory {Path.cwd()})")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    found = load_yaml(path)
     if not (isinstance(found, dict) and isinstance(section := found.get("data"), dict)):
         raise ValueError(f"{path} has no section data, as a configuration of `scdataloader fit` has")  # noqa: TRY004 (a file, not a call)
     return section

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scdataloader.commands.usage import Parser
 from scdataloader.lamin.instance import connect, init
 
 
@@ -37,7 +38,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="scdataloader instance",
         description="Make a lamindb instance, connect to it, import ontologies and genes into it.",
     )

@@ -6,23 +6,25 @@ arguments are called ``n_genes``, ``classes``, ``decoders`` or ``labels_hierarch
 
 from __future__ import annotations
 
-import argparse
 import dis
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from types import TracebackType
 
 from scdataloader import __version__
+from scdataloader.commands.usage import Parser, UsageError, config_files, load_yaml, reasons
 from scdataloader.registry import packages
 
 COMMANDS = {
     "fit": ("fit:fit", "train a model, and validate it along the way"),
     "validate": ("fit:validate", "evaluate a trained model on the validation cells"),
     "test": ("fit:test", "evaluate a trained model on the test cells"),
-    "predict": ("fit:predict", "apply a trained model to every cell; writes predictions.pt"),
+    "predict": ("fit:predict", "apply a trained model to every cell; writes predictions.parquet"),
     "inspect": ("inspect:main", "show what is in data, and how a weighting changes class shares"),
     "curate": ("curate:main", "standardise downloaded files, and register them in lamindb"),
     "convert": ("convert:main", "convert sources into a store, resumably and in bounded memory"),
@@ -37,6 +39,9 @@ TRACEBACK = "SCDATALOADER_TRACEBACK"
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 """Environment variables in which launchers number the processes of a run."""
 
+N_NOTES, N_WARNINGS = 5, 20
+"""Messages of one kind, about sources, that are shown without ``-v``."""
+_OF_SOURCES = tuple(f"scdataloader.{room}" for room in ("sources", "genes", "collection", "store", "curation", "lamin"))
 _BAD_INPUT = (ImportError, ValueError, LookupError, OSError, RuntimeError, TypeError)
 
 logger = logging.getLogger(__name__)
@@ -52,11 +57,19 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 after an error of the user's input, or 130 after an interrupt.
     """
     given = list(sys.argv[1:] if args is None else args)
-    command = _parser().parse_args(given[:1]).command
-    module, _, function = COMMANDS[command][0].partition(":")
-    with _logging():
+    given, quiet, verbose = _without_verbosity(given)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a user's own models, by class path; last, so that they hide no package
+    with _logging(logging.WARNING if quiet else logging.INFO, fold=not verbose):
         try:
+            command = _parser().parse_args(given[:1]).command
+            module, _, function = COMMANDS[command][0].partition(":")
+            for path in config_files(given):
+                load_yaml(path)
             getattr(import_module(f"scdataloader.commands.{module}"), function)(given[1:])
+        except UsageError as error:
+            sys.stderr.write(f"error: {error.located(given)}\n")
+            return 2
         except _BAD_INPUT as error:
             if os.environ.get(TRACEBACK) == "1" or not _is_explained(error):
                 raise
@@ -68,11 +81,19 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _without_verbosity(args: list[str]) -> tuple[list[str], bool, bool]:
+    """The arguments without those for all commands; whether only warnings are shown; whether all notes are."""
+    quiet, verbose = ("-q", "--quiet"), ("-v", "--verbose")
+    rest = [arg for arg in args if arg not in quiet + verbose]
+    return rest, any(arg in quiet for arg in args), any(arg in verbose for arg in args)
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog="scdataloader",
         description="Weighted sampling over many single-cell datasets: train any LightningModule on them.",
-        epilog=f"`scdataloader COMMAND --help` lists its options. {TRACEBACK}=1 shows errors with their traceback.",
+        epilog="`scdataloader COMMAND --help` lists its options. With every command, -q (--quiet) shows only warnings "
+        f"and -v (--verbose) all notes, also on hundreds of sources. {TRACEBACK}=1 shows errors with their traceback.",
     )
     parser.add_argument("--version", action="version", version=f"scdataloader {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
@@ -84,13 +105,18 @@ def _parser() -> argparse.ArgumentParser:
 class _logging:  # noqa: N801 (reads as a context)
     """While active, the log messages of the package go to standard error, each as one short line."""
 
-    def __enter__(self) -> None:
+    def __init__(self, level: int = logging.INFO, *, fold: bool = False) -> None:
+        self._level = level
         self._handler = _StandardError()
         self._handler.setFormatter(_Short())
+        if fold:
+            self._handler.addFilter(_Fold())
+
+    def __enter__(self) -> None:
         package = logging.getLogger("scdataloader")
         self._before = package.level, package.propagate
         package.addHandler(self._handler)
-        package.setLevel(logging.INFO)
+        package.setLevel(self._level)
         package.propagate = False
 
     def __exit__(self, kind: object, error: object, traceback: TracebackType | None) -> None:
@@ -110,6 +136,24 @@ class _StandardError(logging.Handler):
         if record.levelno < logging.ERROR and any(os.environ.get(rank, "0") != "0" for rank in RANKS):
             return
         sys.stderr.write(self.format(record) + "\n")
+
+
+class _Fold(logging.Filter):
+    """Lets the first messages of each kind pass, which differ in the source that they are about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: Counter[tuple[str, int]] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(_OF_SOURCES):
+            return True
+        kind = record.pathname, record.lineno
+        self._counts[kind] += 1
+        limit = N_NOTES if record.levelno <= logging.INFO else N_WARNINGS
+        if self._counts[kind] == limit + 1:
+            sys.stderr.write("… further lines of this kind are left out; -v shows them\n")
+        return self._counts[kind] <= limit
 
 
 class _Short(logging.Formatter):
@@ -145,6 +189,4 @@ def _frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
 def _message(error: BaseException) -> str:
     # str() of a KeyError is the repr of its message
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    # the parser lists every type that an option accepts; None is never the one that was meant
-    reasons = [line.strip(" -") for line in text.splitlines() if line.startswith("  - ") and "NoneType" not in line]
-    return "; ".join(reasons) or text
+    return "; ".join(reasons(text)) or text

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 from rich.filesize import decimal
 
+from scdataloader.commands.usage import Parser
 from scdataloader.store.export import export
 from scdataloader.store.verify import verify
 
 
 def verify_store(args: Sequence[str]) -> None:
     """Verify a store and report its size; raises all that `verify` raises."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="scdataloader verify", description="Read a whole store and check every checksum and every rule."
     )
     _add_store(parser)
@@ -35,9 +36,7 @@ def verify_store(args: Sequence[str]) -> None:
 
 def export_store(args: Sequence[str]) -> None:
     """Export a store and list the files; raises all that `export` raises."""
-    parser = argparse.ArgumentParser(
-        prog="scdataloader export", description="Write the sources of a store back to AnnData files."
-    )
+    parser = Parser(prog="scdataloader export", description="Write the sources of a store back to AnnData files.")
     _add_store(parser)
     add = parser.add_argument
     add("--out", required=True, metavar="PATH", help="a folder; or, for one source, a file ending in .h5ad or .zarr")

@@ -96,16 +96,20 @@ def show_sampling(console: Console, plan: SamplingPlan, cells: TrainingCells, sa
         console.print(line, markup=False, soft_wrap=True)
 
 
-def show_sources(console: Console, collection: Collection) -> None:
-    """Print the table of sources."""
+def show_sources(console: Console, collection: Collection, top: int) -> None:
+    """Print the table of sources, the first ``top`` of them."""
     cells, genes = f"{len(collection):,} cells", f"{collection.n_genes:,} genes in the vocabulary"
     table = Table(title=f"{counted(len(collection.parts), 'source')}, {cells}, {genes}", title_justify="left")
     frame = source_table(collection)
     for name in frame:
         numeric = frame[name].dtype.kind == "i"
         table.add_column(str(name), justify="right" if numeric else "left", overflow="fold")
-    for row in frame.itertuples(index=False):
+    for row in frame.iloc[:top].itertuples(index=False):
         table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
+    rest = frame.iloc[top:]
+    if len(rest):
+        cells = f"{rest['cells'].sum():,}"
+        table.add_row(f"… {len(rest):,} other sources", cells, *[""] * (len(frame.columns) - 2), style="dim")
     console.print(table)
 
 

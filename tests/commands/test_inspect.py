@@ -302,3 +302,18 @@ def test_two_species_of_real_files(real_data, capsys):
     assert "CL:0000679" in shown
     assert "298" in shown
     assert "42 classes, natural" in shown
+
+
+def test_many_sources_are_folded(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number in range(8):
+        genes = pd.DataFrame(index=[f"ENSG{i:011d}" for i in range(4)])
+        made = ad.AnnData(csr_matrix(np.full((3, 4), number + 1, np.float32)), var=genes)
+        made.write_h5ad(f"{number}.h5ad")
+    seen = {}
+    for option in ("", "-v", "-q"):
+        assert main(["inspect", "*.h5ad", "--top", "3", *filter(None, [option])]) == 0
+        shown = capsys.readouterr()
+        seen[option] = shown.err.count(" genes are in the vocabulary")
+        assert "… 5 other sources" in shown.out
+    assert seen == {"": 5, "-v": 8, "-q": 0}

@@ -129,11 +129,10 @@ def printed_config(capsys, *args):
 
 
 def refused(capsys, *args):
-    """What the last line says after the parser has refused ``args``."""
-    with pytest.raises(SystemExit) as done:
-        main(list(args))
-    assert done.value.code == 2
-    return capsys.readouterr().err
+    """The line that refuses ``args``."""
+    assert main(list(args)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
@@ -176,12 +175,25 @@ def test_fit_test_and_predict(config, capsys):
         assert metric in shown
 
     assert main(["predict", "--config", config, "--ckpt_path", str(checkpoint)]) == 0
-    (path,) = Path().glob("lightning_logs/*/predictions.pt")
-    predictions = torch.load(path)
+    (path,) = Path().glob("lightning_logs/*/predictions.parquet")
+    predictions = pd.read_parquet(path)
     assert predictions["row"].tolist() == list(range(2 * N_CELLS))
-    true = (np.arange(2 * N_CELLS) % 4 == 0).astype(int)
-    assert (predictions["codes"][:, 0].numpy() == true).mean() > 0.95
-    assert predictions["probabilities"]["cell_type"].shape == (2 * N_CELLS, 2)
+    assert predictions["source"].tolist() == ["a.h5ad"] * N_CELLS + ["b.h5ad"] * N_CELLS
+    names = [name for file in ("a.h5ad", "b.h5ad") for name in ad.read_h5ad(file, backed="r").obs_names]
+    assert predictions["obs_name"].tolist() == names
+    true = np.where(np.arange(2 * N_CELLS) % 4 == 0, "late", "early")
+    assert (predictions["cell_type"] == true).mean() > 0.95
+    assert predictions["cell_type_probability"].between(0.5, 1).all()
+
+    ours = ["--ckpt_path", str(checkpoint), "--out", "ours.parquet"]
+    # on two devices: the same cells, once each, and nothing is overwritten
+    command = [sys.executable, "-m", "scdataloader", "predict", "--config", config, *ours, "--data.batch_size", "13"]
+    subprocess.run([*command, "--trainer.devices", "2"], check=True, capture_output=True)
+    pd.testing.assert_frame_equal(pd.read_parquet("ours.parquet"), predictions)
+    capsys.readouterr()
+    assert main(["predict", "--config", config, *ours]) == 2
+    assert "ours.parquet exists" in capsys.readouterr().err
+    assert not list(Path().glob("**/*.partial"))
 
 
 def test_a_trained_model_is_applied_to_other_data(config, files, capsys):
@@ -198,9 +210,9 @@ def test_a_trained_model_is_applied_to_other_data(config, files, capsys):
     del other.obs["cell_type"]
     other.write_h5ad("unlabelled.h5ad")
     assert main(["predict", *options[:-1], "unlabelled.h5ad"]) == 0
-    (path,) = Path().glob("lightning_logs/*/predictions.pt")
-    codes = torch.load(path)["codes"][:, 0].numpy()
-    assert (codes == (np.arange(N_CELLS) % 4 == 0)).mean() > 0.9
+    (path,) = Path().glob("lightning_logs/*/predictions.parquet")
+    labels = pd.read_parquet(path)["cell_type"]
+    assert (labels == np.where(np.arange(N_CELLS) % 4 == 0, "late", "early")).mean() > 0.9
     assert main(["test", *options[:-1], "unlabelled.h5ad"]) == 2
     assert "error: no source has the obs column 'cell_type'" in capsys.readouterr().err
 
@@ -341,6 +353,22 @@ def test_a_printed_configuration_is_one_to_train_with(config, capsys):
     assert main(["fit", "--config", "again.yaml"]) == 0
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--data.labels", "cell_type", "donor"],
+        ["--data.labels", "cell_type", "--data.labels", "donor"],
+        ["--data.labels", "[cell_type, donor]"],
+        ["--data.labels=[cell_type, donor]"],
+    ],
+)
+def test_a_list_is_words_or_a_repeated_option_or_yaml(words, config, capsys):
+    found = printed_config(capsys, "fit", "--config", config, *words, "--data.batch_size", "8")["data"]
+    assert (found["labels"], found["batch_size"], found["data"]) == (["cell_type", "donor"], 8, ["a.h5ad", "b.h5ad"])
+    assert main(["inspect", "a.h5ad", *[word.replace("data.labels", "by") for word in words]]) == 0
+    assert "cell_type | donor" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("data", ["a.h5ad", "lamindb:some/key", "*.h5ad"])
 def test_data_may_be_one_string(data, config, capsys):
     assert printed_config(capsys, "fit", "--config", config, "--data.data", data)["data"]["data"] == data
@@ -349,23 +377,74 @@ def test_data_may_be_one_string(data, config, capsys):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("data: {data: a.h5ad, colate: scdataloader.Sparse}", "'data.colate"),
-        ("data: {data: a.h5ad, sampling: {schema: uniform}}", "schema"),
-        ("data: {data: a.h5ad, sampling: {by: cell_type, scheme: even}}", "even"),
-        ("data: {data: a.h5ad, batch_size: many}", "many"),
-        ("data: {data: a.h5ad, collate: {class_path: scdataloader.SelectedGenes, init_args: {n: 5}}}", "'n'"),
-        ("model: NoSuchModel\ndata: {data: a.h5ad}", "NoSuchModel"),
-        ("data: {labels: [cell_type]}", "data.data"),
-        ("data: [a.h5ad", "line 1"),
+        ("data: {data: a.h5ad, colate: dense}", "wrong.yaml: data.colate is not an option (did you mean 'collate'?)"),
+        ("dta: {data: a.h5ad}", "wrong.yaml: dta is not an option (did you mean 'data'?)"),
+        ("trainer: {max_epoch: 1}", "wrong.yaml: trainer.max_epoch is not an option (did you mean 'max_epochs'?)"),
+        ("data: {data: a.h5ad, sampling: {schema: uniform}}", "data.sampling.schema is not an option (did you"),
+        ("data: {data: a.h5ad, sampling: {by: x, scheme: unifrom}}", "data.sampling.scheme must be natural, "),
+        ("data: {data: a.h5ad, batch_size: many}", "wrong.yaml: data.batch_size must be an integer, not 'many'"),
+        ("data: {data: a.h5ad, values: coutns}", "data.values must be counts or any, not 'coutns' (did you"),
+        ("data: {data: a.h5ad, collate: {class_path: scdataloader.SelectedGenes, init_args: {n_gene: 5}}}",
+         "wrong.yaml: data.collate.n_gene is not an option (did you mean 'n_genes'?)"),
+        ("model: LabelClasifier\ndata: {data: a.h5ad}", "model names the class 'LabelClasifier', which does not exist"),
+        ("model: {class_path: LabelClassifier, init_args: {widht: 3}}", "wrong.yaml: model.widht is not an option"),
+        ("model: my_model.Net\ndata: {data: a.h5ad}", "model names my_model.Net, but there is no module my_model"),
+        ("data: {labels: [cell_type]}", "--data.data must be given"),
+        ("data: [a.h5ad", "wrong.yaml is not YAML"),
     ],
-)
-def test_a_wrong_configuration_is_refused_by_name(text, said, capsys, files):
+)  # fmt: skip
+def test_a_wrong_configuration_is_refused_by_file_and_key(text, said, capsys, files):
     Path("wrong.yaml").write_text(text)
     model = [] if "model" in text else ["--model", f"{__name__}.Rows"]
-    message = refused(capsys, "fit", "--config", "wrong.yaml", *model)
-    assert "error:" in message
-    assert said in message
-    assert len(message.splitlines()) < 25
+    assert said in refused(capsys, "fit", "--config", "wrong.yaml", *model)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("fitt", "not 'fitt' (did you mean 'fit'?)"),
+        ("fit --confg fit.yaml", "--confg is not an option of scdataloader fit (did you mean '--config'?)"),
+        ("fit --config gone.yaml", "configuration gone.yaml does not exist"),
+        (
+            "fit --data.batch_sizes 3",
+            "--data.batch_sizes is not an option of scdataloader fit (did you mean '--data.ba",
+        ),
+        ("fit --config fit.yaml --data.split.vall 0.1", "--data.split.vall is not an option (did you mean 'val'?)"),
+        (
+            "fit --config fit.yaml --data.transforms+ scdataloader.Log2p",
+            "names scdataloader.Log2p, which does not",
+        ),
+        ("fit --data a.h5ad", "--data takes a YAML file of options; name data by --data.data a.h5ad"),
+        ("fit a.h5ad", "a.h5ad is not an option of scdataloader fit; name data by --data.data"),
+        ("inspect a.h5ad --bye cell_type", "--bye is not an option of scdataloader inspect (did you mean '--by'?)"),
+        ("inspect a.h5ad --by cell_type --tau high", "tau must be a number, not 'high'"),
+        ("convert a.h5ad --otu x.cells", "--otu is not an option (did you mean '--out'?); --out must be given"),
+        ("convert a.h5ad --out x.cells --values coutns", "--values must be counts or any, not 'coutns' (did"),
+        ("convert a.h5ad --out x.cells --seed q", "--seed must be an integer, not 'q'"),
+        ("curate a.h5ad --outt x", "--outt is not an option of scdataloader curate (did you mean '--out'?)"),
+        ("curate a.h5ad --out x --processes many", "--processes must be an integer, not 'many'"),
+        ("export x --format h5da --out y", "--format must be h5ad or zarr, not 'h5da' (did you mean 'h5ad'?)"),
+        ("instance ini", "not 'ini' (did you mean 'init'?)"),
+        ("verify", "STORE must be given; see scdataloader verify --help"),
+    ],
+)
+def test_a_typo_is_answered_in_one_line(command, said, config, capsys):
+    assert said in refused(capsys, *command.split())
+
+
+def test_a_model_in_the_working_directory_is_found_by_the_console_script(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(
+        tmp_path / "my_model.py", "from lightning.pytorch import LightningModule\n\nclass Net(LightningModule): ...\n"
+    )
+    # the directory of the script, not that of the user, comes first on the path of a console script
+    script = "import sys; sys.path.pop(0); from scdataloader.commands.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, "fit", "--data.data", "a.h5ad", "--print_config", "--model"]
+    done = subprocess.run([*command, "my_model.Net"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["model"]["class_path"] == "my_model.Net"
+    done = subprocess.run([*command, "my_model.Nett"], capture_output=True, text=True, check=False)
+    assert "names my_model.Nett, which does not exist (did you mean 'Net'?)" in done.stderr
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

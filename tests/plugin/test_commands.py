@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
 import yaml
 
 import scdataloader as scd
@@ -98,7 +98,9 @@ def test_predict_keeps_the_codes_of_the_checkpoint(by_name, tmp_path):
     run("predict", "--config", configuration(tmp_path, data), "--ckpt_path", by_name[1])
     codes = [code for _, _, batch in read(tmp_path / "seen.jsonl") for (code,) in batch["labels"]]
     assert codes == (np.arange(40) * 7 % 10 // 4).tolist()
-    assert torch.load(tmp_path / "predictions.pt").tolist() == list(range(40))
+    predicted = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert predicted["row"].tolist() == list(range(40))
+    assert predicted["prediction"].tolist() == list(range(40))
 
 
 @pytest.mark.parametrize("data", [BY_NAME, BY_CLASS_PATH], ids=["names", "class paths"])

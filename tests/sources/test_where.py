@@ -35,7 +35,7 @@ def data(request, tmp_path):
         made = cells(i, of_source)
         made.write_zarr(paths[-1]) if request.param == "zarr" else made.write_h5ad(paths[-1])
     if request.param == "store":
-        scd.convert(paths, tmp_path / "both.cells", progress=False)
+        scd.convert(paths, tmp_path / "both.cells", n_processes=1, progress=False)
         return str(tmp_path / "both.cells")
     return paths
 
