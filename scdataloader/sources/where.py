@@ -69,7 +69,10 @@ def _check_column(column: str, sources: Sequence[Source]) -> None:
     lacking = [source.name for source in sources if column not in source.obs_columns]
     if len(lacking) == len(sources):
         columns = sorted({str(name) for source in sources for name in source.obs_columns})
-        raise KeyError(f"no source has the obs column {column!r} of where; {suggestion(column, columns)}")
+        raise KeyError(
+            f"no source has the obs column {column!r} of where; {suggestion(column, columns)} (registries apply "
+            "to 'lamindb:<key>')"
+        )
     if lacking:
         logger.warning("where: no cells are selected of sources without the obs column %r: %s", column, shown(lacking))
 

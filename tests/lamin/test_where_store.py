@@ -185,9 +185,7 @@ def test_inspect_says_which_version_a_store_holds(stores, capsys) -> None:
 
 
 def test_a_path_has_no_registries(storage: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"1\.cells'.* is not opened through lamindb; name the data as 'lamindb:<key>'"
-    ):
+    with pytest.raises(KeyError, match=r"no source has the obs column 'cell_types' of where.*lamindb:<key>"):
         Collection.open(storage / "1.cells", where={"cell_types": "CL:0000084"})
 
 
