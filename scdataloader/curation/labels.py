@@ -48,7 +48,7 @@ class Standardised(NamedTuple):
     notes: list[str]
     """Changes, with numbers of cells."""
     lost: dict[str, int]
-    """{label as written that became "unknown": cells}"""
+    """{label that became "unknown", in quotes, with the terms that the ontology suggests instead: cells}"""
 
 
 def with_values(values: pd.Series[Any], put: Mapping[str | int, str]) -> tuple[pd.Categorical[Any], list[str | int]]:
@@ -86,7 +86,7 @@ def standardised(values: pd.Series[Any], ontologies: Sequence[str], organism: st
     # the last entry is for the code -1 of a missing value
     names = [*(label_text(label) for label in column.cat.categories), UNKNOWN]
     lut = np.array([found[name].term if name in found else UNKNOWN for name in names], dtype=object)
-    lost = {label: counts[label] for label, (term, *_) in found.items() if term == UNKNOWN}
+    lost = {_note(label, one): counts[label] for label, one in found.items() if one.term == UNKNOWN}
     return Standardised(pd.Categorical(lut[column.cat.codes.to_numpy()]), _notes(found, counts), lost)
 
 

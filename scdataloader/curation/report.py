@@ -53,7 +53,7 @@ class Outcome:
     labels: dict[str, list[str]]
     """{obs column: the distinct standardised ids in ``output``, sorted}; without "unknown"."""
     lost: dict[str, dict[str, int]] = field(default_factory=dict)
-    """{obs column: {label as written that became "unknown": cells of the file}}; without columns that lost none."""
+    """{obs column: `Standardised.lost`, of all cells of the file}; without columns that lost none."""
     organism: str = ""
     """NCBITaxon id; empty if the file failed before it was known."""
     seconds: float = 0.0
@@ -122,7 +122,7 @@ def lost_labels(outcomes: Iterable[Outcome]) -> Iterator[str]:
         for column, labels in outcome.lost.items():
             cells.setdefault(column, Counter()).update(labels)
     for column, lost in cells.items():
-        some = shown(f"{label!r} ({n:,})" for label, n in lost.most_common())
+        some = shown(f"{n:,} {label}" for label, n in lost.most_common())
         yield f"{column}: {lost.total():,} of {counted(n_cells, 'cell')} became unknown: {some}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from scdataloader.lamin.session import quiet, translate_errors
 from scdataloader.lamin.where import CellFilter, filter_artifacts
 from scdataloader.protocols import OpenOptions, Source, SourceSelection, Where
 from scdataloader.runtime.messages import suggestion
+from scdataloader.runtime.progress import spinner
 from scdataloader.sources.locate import open_sources
 
 if TYPE_CHECKING:
@@ -249,27 +251,16 @@ def _check_readable(artifact: Artifact) -> None:
         )
 
 
-def _is_remote(artifact: Artifact) -> bool:
-    # not by artifact.path, because the path of a remote artifact needs the network
-    return str(artifact.storage.type) != "local"
-
-
 def _fetch(artifacts: dict[int, Artifact]) -> dict[int, Path]:
     """Local paths of artifacts, by primary key."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     for artifact in artifacts.values():
         _check_readable(artifact)
-    n_remote = sum(map(_is_remote, artifacts.values()))
     paths = {}
-    # stderr, because the output of a command may be piped
-    with Progress(console=Console(stderr=True), transient=True, disable=n_remote == 0) as progress:
-        task = progress.add_task("fetching from lamindb", total=n_remote)
-        for key, artifact in artifacts.items():
-            progress.update(task, description=f"fetching {_name(artifact)}")
+    for number, (key, artifact) in enumerate(artifacts.items(), 1):
+        # not by artifact.path, because the path of a remote artifact needs the network
+        is_remote = artifact.storage.type != "local"
+        with spinner(f"fetching {_name(artifact)} ({number} of {len(artifacts)})") if is_remote else nullcontext():
             paths[key] = _local_path(artifact)
-            progress.advance(task, _is_remote(artifact))
     return paths
 
 

@@ -35,12 +35,12 @@ def test_deprecated_terms_without_a_replacement():
     stages = pd.Series(["HsapDv:0000087", "HsapDv:0000088", "HsapDv:0000088"])
     found, notes, lost = standardised(stages, ["HsapDv"], HUMAN)
     assert list(found) == ["HsapDv:0000258", "unknown", "unknown"]
-    assert lost == {"HsapDv:0000088": 2}
     advice = "consider HsapDv:0000266 (young adult stage) or HsapDv:0000267 (middle aged stage)"
     assert notes == [
         "deprecated terms replaced: 1, of 1 cells ('HsapDv:0000087' to HsapDv:0000258)",
         f"deprecated terms without a replacement set to \"unknown\": 1, of 2 cells ('HsapDv:0000088' ({advice}))",
     ]
+    assert lost == {f"'HsapDv:0000088' ({advice})": 2}
     assert list(standardised(pd.Series(["UBERON:4000041"]), ["UBERON", "CL"], HUMAN).labels) == ["CL:0007003"]
 
 

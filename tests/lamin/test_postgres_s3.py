@@ -97,6 +97,7 @@ def test_the_same_on_postgres(tmp_path: Path) -> None:
     with postgres_server("atlas") as address:
         done = run(*command, "instance", "init", "--storage", "db", "--db", address)
         assert done.returncode == 0, done.stderr
+        assert "lamindb needs about a minute" in done.stderr
         assert run(*command, "instance", "init", "--storage", "db", "--db", address).stdout == done.stdout
         done = run(sys.executable, "-c", ON_POSTGRES, address)
         assert done.returncode == 0, done.stderr

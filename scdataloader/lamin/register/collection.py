@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +15,8 @@ from scdataloader.lamin.register.annotate import Annotator, save_links, unlinkab
 from scdataloader.lamin.register.origin import Identity, Member, State
 from scdataloader.lamin.register.versions import Version, keep_in_cache, put_back, put_in_place
 from scdataloader.lamin.session import TRASH, check_bionty, check_connected, session
+from scdataloader.runtime.messages import counted
+from scdataloader.runtime.progress import spinner
 
 if TYPE_CHECKING:
     from lamindb import Artifact, Collection, Run, Storage
@@ -155,7 +156,8 @@ def _write(
     known = before.known | now.known
     new = [member for member in now.new if member.origin.identity not in known]
     run = _make_run(key, recipe) if new else None
-    made = [] if run is None else _make_artifacts(new, run, home, versions, annotator)
+    with spinner(f"registering {counted(len(new), 'artifact')}"):
+        made = [] if run is None else _make_artifacts(new, run, home, versions, annotator)
     known |= {member.origin.identity: artifact for member, artifact in zip(new, made, strict=True)}
     for artifact, origin in now.moved(known):
         type(artifact).objects.filter(pk=artifact.pk).update(description=str(origin), extra_data=origin.extra_data)
@@ -194,7 +196,7 @@ def _make_artifacts(
     record: Any = lamindb.Artifact
     saved: list[Artifact] = []
     links: list[Any] = []
-    for member in _with_progress(members):
+    for member in members:
         version = versions[member.origin.identity]
         artifact = record(
             version.path,
@@ -264,11 +266,3 @@ def _storage(root: str | None) -> Storage | None:
                 "not mark it as its own; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or choose another folder"
             )
     return record  # type: ignore[no-any-return]
-
-
-def _with_progress(members: Sequence[Member]) -> Iterator[Member]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console, hidden = Console(stderr=True), not sys.stderr.isatty()
-    yield from track(members, "registering artifacts", console=console, disable=hidden, transient=True)
