@@ -188,23 +188,24 @@ def _warn(parts: Sequence[NamedGenes]) -> None:
 def _with_organisms(
     parts: Sequence[NamedGenes], given: dict[str | None, list[str]] | None, tables: Mapping[str, str]
 ) -> list[NamedGenes]:
-    """The parts with an organism where none is stated: that of the vocabulary or table, or one with their symbols."""
-    default = _single_organism(given) or _single_organism(tables)
-    may_guess = default is None and None not in (given or ())
-    guessed: dict[str, list[str]] = {}
-    found = []
-    for part in parts:
-        organism = part.organism
-        if organism == UNSTATED and default is not None:
-            organism = default
-        elif organism == UNSTATED and may_guess and (similar := organisms_of_symbols(tuple(part.names))):
-            organism = similar[0] if len(similar) == 1 else UNSTATED
-            guessed.setdefault(shown(ORGANISMS[one].scientific_name for one in similar), []).append(part.source.name)
-        found.append(replace(part, organism=organism))
-    for names, sources in guessed.items():
-        how = "may be of several organisms and are matched by name; set organisms" if "," in names else "decide"
-        logger.warning("no organism is stated for %s; their symbols, of %s, %s", shown(sources), names, how)
-    return found
+    """The parts with an organism where none is stated: that of the vocabulary or table, or else of their symbols.
+
+    Symbols decide only if all of them, and all sources that state an organism, are of one.
+    """
+    silent = [part for part in parts if part.organism == UNSTATED]
+    found = _single_organism(given) or _single_organism(tables)
+    if silent and found is None and None not in (given or ()):
+        similar = [organisms_of_symbols(tuple(part.names)) for part in silent]
+        clear = {organisms[0] if len(organisms) == 1 else UNSTATED for organisms in similar}
+        clear |= {part.organism for part in parts} - {UNSTATED}
+        names = shown(sorted({ORGANISMS[one].scientific_name for some in similar for one in some}))
+        sources = shown(part.source.name for part in silent)
+        if len(clear) == 1 and UNSTATED not in clear:
+            (found,) = clear
+            logger.warning("no organism is stated for %s; by their symbols, they are taken to be of %s", sources, names)
+        elif names:
+            logger.warning("no organism is stated for %s; their symbols may be of %s: set organisms", sources, names)
+    return [part if part.organism != UNSTATED else replace(part, organism=found or UNSTATED) for part in parts]
 
 
 def _single_organism(by_organism: Mapping[Any, Any] | None) -> str | None:

@@ -120,9 +120,16 @@ def test_a_vocabulary_of_ids_tells_the_organism_of_symbols():
 def test_the_symbols_of_a_genome_tell_the_organism_those_of_a_panel_do_not(caplog):
     symbols = [symbol for symbol in package_table(MOUSE).symbols.values() if symbol][::100]
     assert opened(source("mouse", symbols)).parts[0].organism == MOUSE
-    assert "no organism is stated for mouse; their symbols, of mus musculus, decide" in caplog.text
+    assert "no organism is stated for mouse; by their symbols, they are taken to be of mus musculus" in caplog.text
+    by_id = source("ids", [gene for gene, symbol in package_table(MOUSE).symbols.items() if symbol][::50])
+    assert {part.organism for part in opened(source("m", symbols), by_id).parts} == {MOUSE}
+    with pytest.raises(ValueError, match="no organism found for m "):
+        opened(source("m", symbols), source("h", IDS))
+    upper = [symbol for symbol in package_table(HUMAN).symbols.values() if symbol][::100]
+    with pytest.raises(GeneOverlapError, match=r"shares 0 of its .* with the other sources of no stated organism"):
+        opened(source("m", symbols), source("h", upper))
     assert opened(source("panel", [*REAL])).parts[0].organism == "NCBITaxon:32644"
-    assert "no organism is stated for panel; their symbols, of homo sapiens, " in caplog.text
+    assert "no organism is stated for panel; their symbols may be of " in caplog.text
 
 
 def test_a_checkpoint_of_symbols_without_organism_is_read_as_it_was():
