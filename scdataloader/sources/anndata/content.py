@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.sources.anndata.nodes import Node, is_array, required, text, texts
+from scdataloader.sources.anndata.nodes import DEEPEST, UNREADABLE, Node, is_array, required, text, texts
 from scdataloader.sources.anndata.tables import read_frame, record_categories
 from scdataloader.sources.fingerprint import column_content
 
@@ -46,13 +46,13 @@ def table_content(root: Node, location: str, *, names: bool = True) -> Iterator[
 
 def _content(node: Node, name: str, sampled: str) -> Iterator[bytes]:
     if is_array(node):
-        yield json.dumps([name, list(node.shape)]).encode()
+        yield json.dumps([name, node.shape]).encode()
         is_long = name == sampled and node.chunks is None and node.shape[0] > _NAME_SAMPLES * _NAMES_PER_SAMPLE
         first = np.linspace(0, node.shape[0] - _NAMES_PER_SAMPLE, _NAME_SAMPLES).astype(int) if is_long else ()
         places: list[Any] = [slice(at, at + _NAMES_PER_SAMPLE) for at in first] or [()]
         try:
             pieces = [np.asarray(node[place]) for place in places]
-        except OSError:
+        except UNREADABLE:
             return
         for piece in pieces:
             yield from _values(piece)
@@ -64,10 +64,13 @@ def _content(node: Node, name: str, sampled: str) -> Iterator[bytes]:
         text(node.attrs.get("_index", "")),
     ]
     yield json.dumps([name, *stated, texts(order)]).encode()
-    for key in sorted(node.keys()):
-        child = node.get(key)
-        if child is not None:  # a link may lead nowhere
-            yield from _content(child, f"{name}/{key}", sampled)
+    for key in sorted(node.keys()) if name.count("/") < DEEPEST else ():
+        yield key.encode()
+        try:
+            child = node[key]
+        except UNREADABLE:  # a link may lead nowhere
+            continue
+        yield from _content(child, f"{name}/{key}", sampled)
 
 
 def _values(values: NDArray[Any]) -> Iterator[bytes]:
@@ -80,5 +83,5 @@ def _values(values: NDArray[Any]) -> Iterator[bytes]:
         yield f"{dtype.kind}{dtype.itemsize}".encode()
         yield np.ascontiguousarray(values, dtype.newbyteorder("<")).tobytes()
     else:
-        entries = values.reshape(-1).tolist()
-        yield b"\0".join(entry if isinstance(entry, bytes) else str(entry).encode() for entry in entries)
+        entries = (one if isinstance(one, bytes) else str(one).encode(errors="surrogatepass") for one in values.flat)
+        yield b"\0".join(entries)

@@ -17,8 +17,6 @@ from scdataloader.sources.arrays.arrays import working_dtype
 Kind = Literal["csr", "csc", "dense"]
 
 _TWO_AXES = 2
-_NAME_SAMPLES, _NAMES_PER_SAMPLE = 64, 256
-"""The part of a long index that `table_content` reads."""
 _HINTS = {
     "matrix": "it looks like a 10x Genomics file: convert it with scanpy.read_10x_h5(...).write_h5ad(...)",
     "mod": "it looks like a MuData file: write one modality as an .h5ad file",

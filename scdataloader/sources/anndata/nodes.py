@@ -24,9 +24,9 @@ from scdataloader.sources.anndata.hdf5 import RESTORE, check_dataset, link_targe
 Node = Any
 """A group or an array of h5py or zarr."""
 
-_UNREADABLE = (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError, IORegistryError)
+UNREADABLE = (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError, IORegistryError)
 """Errors of h5py, zarr, anndata and pandas at content that they cannot read."""
-_DEEPEST = 4
+DEEPEST = 4
 """Levels of groups below an element of an AnnData; deeper ones are links in a circle."""
 
 
@@ -70,7 +70,7 @@ def member(group: Node, name: str, root: Node, location: str) -> Node | None:
     is_hdf5 = isinstance(group, h5py.Group)
     try:
         return None if is_hdf5 and name not in group else group[name]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         if isinstance(error, KeyError) and not is_hdf5:
             return None
         if isinstance(error, OSError) and error.errno is not None:
@@ -106,7 +106,7 @@ def read_value(root: Node, location: str) -> Any:
 
 def read_node(node: Node, root: Node, location: str) -> Any:
     """As `read_value`, of a node; its root and path are for messages."""
-    _check_arrays(node, root, location, _DEEPEST)
+    _check_arrays(node, root, location, DEEPEST)
     with _reading(root, location), _old_formats():
         return _with_texts(read_elem(node))
 
@@ -156,7 +156,7 @@ def _check_arrays(node: Node, root: Node, location: str, depth: int) -> None:
 def _reading(root: Node, location: str) -> Iterator[None]:
     try:
         yield
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk or the process, not of the file
         raise damaged(root, f"{location} cannot be read ({_message(error)})") from error
