@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix
 from scdataloader.protocols import (
     Closes,
     HasCountsLocation,
+    HasFileState,
     HasMatrices,
     HasMatrix,
     HasNames,
@@ -334,6 +335,13 @@ class _SourceCheck:
             organism is None or (isinstance(organism, str) and organism), "organism", "a name or None", organism
         )
 
+    def file_state(self) -> None:
+        """`HasFileState`."""
+        state = self.about.call("file_state()", self.source.file_state)
+        self.about.require(state is None or isinstance(state, str), "file_state()", "a string or None", state)
+        again = self.about.call("file_state()", self.source.file_state)
+        self.about.require(state == again, "file_state()", f"{state}, as before", again)
+
     def counts(self) -> None:
         """`HasCountsLocation`."""
         counts = self.about.call("counts", lambda: self.source.counts)
@@ -451,6 +459,7 @@ _CAPABILITIES: dict[type, Callable[[_SourceCheck], None]] = {
     HasSizes: _SourceCheck.sizes,
     HasMatrices: _SourceCheck.matrices,
     HasOrganism: _SourceCheck.organism,
+    HasFileState: _SourceCheck.file_state,
     HasCountsLocation: _SourceCheck.counts,
     HasReadCost: _SourceCheck.read_cost,
     ReadsTogether: _SourceCheck.together,

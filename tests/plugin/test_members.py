@@ -27,6 +27,7 @@ SOURCE = documented(
     "HasSizes",
     "HasMatrices",
     "HasOrganism",
+    "HasFileState",
     "HasCountsLocation",
     "HasReadCost",
     "Closes",

@@ -278,6 +278,11 @@ class NumberForOrganism(Good):
         self.organism = 9606
 
 
+class FickleFileState(Good):
+    def file_state(self):
+        return uuid.uuid4().hex
+
+
 class CostAsNumber(Good):
     def __init__(self):
         super().__init__()
@@ -329,6 +334,7 @@ BROKEN = {
     SparseEmbedding: r"obsm/X_pca.*float32",
     AnyKey: "read_matrix.*expected KeyError",
     NumberForOrganism: "organism: .*9606",
+    FickleFileState: r"file_state\(\)",
     CostAsNumber: "read_cost",
     ClosedForGood: r"after close\(\) raised ValueError: closed",
 }
