@@ -175,7 +175,7 @@ def test_arguments_and_members_are_those_of_mapped_collection(files, mapped) -> 
         [(one.name, one.kind, one.default) for one in inspect.signature(kind.__init__).parameters.values()]
         for kind in (CellDataset, mapped)
     )
-    assert ours == theirs
+    assert ours[:-1] == theirs  # and obs_names, by keyword only
     arguments = ["X", OBS, "pca", ("donor", ["d1", "d2"]), "outer", True, "unknown", True, True, "float64"]
     ours, theirs = (kind(files["different"], *arguments) for kind in (CellDataset, mapped))
     assert {name for name in {*dir(theirs)} - {*dir(ours)} if not name.startswith("_")} == {"storages", "conns"}
