@@ -11,7 +11,7 @@ import numpy as np
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.sources.anndata.nodes import Node, check_array, damaged, is_array, lookup, path_of, required, text
-from scdataloader.sources.anndata.tables import frame_length
+from scdataloader.sources.anndata.tables import check_index, frame_length
 from scdataloader.sources.arrays.arrays import working_dtype
 
 Kind = Literal["csr", "csc", "dense"]
@@ -200,6 +200,7 @@ def _check_tables(root: Node, found: MatrixLayout) -> None:
             raise SourceFormatError(
                 f"{path_of(root)} contradicts itself: {table} has {n_rows} rows, {size}; write the file again"
             )
+        check_index(root, table)
 
 
 def _encoding(node: Node) -> str:

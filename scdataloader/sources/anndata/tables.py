@@ -55,6 +55,18 @@ def frame_length(root: Node, location: str) -> int:
     return int(node.shape[0]) if is_array(node) else _index_length(root, location)
 
 
+def check_index(root: Node, location: str) -> None:
+    """Check that the index of a table can be read.
+
+    Raises:
+        SourceFormatError: it cannot.
+    """
+    node = _table(root, location)
+    index = node if is_array(node) else required(root, _index_location(root, location))
+    if is_array(index):
+        check_array(index)
+
+
 def read_columns(root: Node, columns: Sequence[str], name: str) -> pd.DataFrame:
     """Columns of obs with a plain index; of old encodings, the whole table is read for them.
 
@@ -141,10 +153,7 @@ def _index_location(root: Node, location: str) -> str:
 
 def _index_length(root: Node, location: str) -> int:
     index = _index_location(root, location)
-    node = required(root, index)
-    if is_array(node):
-        check_array(node)
-    return _length(node, root, index)
+    return _length(required(root, index), root, index)
 
 
 def _length(node: Node, root: Node, location: str) -> int:
