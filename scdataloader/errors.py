@@ -17,6 +17,10 @@ class SourceFormatError(ScDataLoaderError, ValueError):
     """A file or folder is not what its name says, or is damaged."""
 
 
+class SourceChangedError(ScDataLoaderError, RuntimeError):
+    """A file was overwritten, shortened, replaced or removed after it was opened, or the disk failed to read it."""
+
+
 class StateMismatchError(ScDataLoaderError, ValueError):
     """A saved state belongs to other data, other weights or another way of sampling."""
 

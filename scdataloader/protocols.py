@@ -84,7 +84,22 @@ class HasMatrix(Protocol):
 
     @property
     def matrix(self) -> CSRMatrix | None:
-        """The matrix, loaded or memory-mapped; None if this source cannot offer it."""
+        """The matrix, loaded or memory-mapped; None if this source cannot offer it.
+
+        If its files may change, the source is `NoticesChanges` as well.
+        """
+
+
+@runtime_checkable
+class NoticesChanges(Protocol):
+    """A source of files that other processes may change. Its methods check this themselves."""
+
+    def check_unchanged(self) -> None:
+        """Called after values were taken from `HasMatrix.matrix`, before they are used.
+
+        Raises:
+            SourceChangedError: a file has changed since the source was opened, or cannot be read; names it.
+        """
 
 
 @runtime_checkable

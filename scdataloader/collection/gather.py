@@ -16,7 +16,7 @@ from scdataloader.genes.vocabulary import GeneMap
 from scdataloader.kernels.rows.align import BAD_INDEX, OK, align_rows
 from scdataloader.protocols import HasMatrix, HasReadCost, ReadCost, ReadGroup, ReadsTogether, Source, SourceSelection
 from scdataloader.runtime.read_ahead import read_ahead
-from scdataloader.sources.contract import rows_of
+from scdataloader.sources.contract import check_unchanged, rows_of
 from scdataloader.types import CSRMatrix, RowBuffers
 
 _MAPPED = ReadCost(cell=2.0, neighbour=2.0)
@@ -134,10 +134,12 @@ class SourceRead:
 
         Raises:
             NotCountsError: a value is not a count.
+            SourceChangedError: the file has changed since it was opened.
             SourceFormatError: a gene number is out of range.
         """
         matrix, take = self._stored
         status, at = write_aligned(matrix, take, self._source.genes, self._n_genes, place, rows)
+        check_unchanged(self._source.source)
         if status != OK:
             self._refuse(int(self._rows[at]), status)
 

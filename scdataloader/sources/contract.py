@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.protocols import Source
+from scdataloader.protocols import NoticesChanges, Source
 from scdataloader.types import CSRRows
 
 _HOW = "check it with scdataloader.testing.check_source"
@@ -42,6 +42,16 @@ def fingerprint_of(source: Source) -> str:
     if not isinstance(fingerprint, str):
         raise TypeError(f"{source.name}: fingerprint must be a string; got {_described(fingerprint)}; {_HOW}")
     return fingerprint
+
+
+def check_unchanged(source: Source) -> None:
+    """Check that the files of a source, if it has any, are still those that were opened.
+
+    Raises:
+        SourceChangedError: one has changed, or cannot be read.
+    """
+    if isinstance(source, NoticesChanges):
+        source.check_unchanged()
 
 
 def obs_of(source: Source, columns: Sequence[str]) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from scdataloader.kernels.records.format import Records
 from scdataloader.kernels.records.unpack import BAD_GENE, unpack_records
 from scdataloader.kernels.rows.align import row_starts
 from scdataloader.protocols import OpenOptions, ReadCost, SourceSelection
+from scdataloader.runtime import bus_errors
 from scdataloader.runtime.memory import row_buffers
 from scdataloader.runtime.messages import suggestion
 from scdataloader.runtime.read_ahead import read_ahead
@@ -62,9 +63,8 @@ class Store:
         self.manifest = manifest
         self.n_obs = manifest.n_cells
         self._shard_start = np.cumsum([0, *(shard.n_cells for shard in manifest.shards)], dtype=np.int64)
-        self._lock = threading.Lock()
+        self._process, self._lock = os.getpid(), threading.Lock()
         self._shards: MappedShards | None = None
-        self._checked = np.zeros(self.n_obs // 8 + 1, np.uint8)
         of_shard = [-1 if shard.source is None else shard.source for shard in manifest.shards]
         self._source_of_shard = np.array(of_shard, np.int64)
         self._source_of_cell: NDArray[np.integer] | None = None
@@ -95,6 +95,10 @@ class Store:
     @property
     def shards(self) -> MappedShards:
         """The mapped shards."""
+        if self._process != os.getpid():
+            # When this process was forked, another thread may have held the lock; it may handle signals in another way.
+            self._process, self._lock = os.getpid(), threading.Lock()
+            bus_errors.after_fork()
         with self._lock:
             if self._shards is None:
                 n_genes = [source.space.n_genes for source in self.sources]
@@ -124,13 +128,17 @@ class Store:
                     why = f"its source is {tables[-1][cell]}, but there are {n}"
                     self.refuse(int(self._shard_start[number]) + cell, why)
             smallest = np.min_scalar_type(n)
-            self._source_of_cell = np.concatenate([np.empty(0, smallest), *(t.astype(smallest) for t in tables)])
+            found = np.concatenate([np.empty(0, smallest), *(t.astype(smallest) for t in tables)])
+            self.shards.check_unchanged(np.arange(len(tables)))
+            self._source_of_cell = found
         return self._source_of_cell
 
     def sizes(self) -> NDArray[np.uint32]:
         """``(n_obs,)`` number of values of each cell."""
-        tables = [self.shards.sizes(number) for number in range(len(self.manifest.shards))]
-        return np.concatenate([*tables, np.empty(0, np.uint32)])
+        n_shards = len(self.manifest.shards)
+        sizes = np.concatenate([*map(self.shards.sizes, range(n_shards)), np.empty(0, np.uint32)])
+        self.shards.check_unchanged(np.arange(n_shards))
+        return sizes
 
     def locate(self, rows: NDArray[np.int64]) -> RecordLocations:
         """Find the records of cells ``rows`` (int64, each in [0, n_obs)).
@@ -166,24 +174,29 @@ class Store:
         Cell i belongs to source ``source[i]`` of those in ``genes``.
 
         Raises:
+            SourceChangedError: a shard has changed since it was mapped.
             StoreFormatError: a record is damaged.
         """
         table = genes.of_source[source]
-        status, at = decode_records(located.records, located.rows, self._checked, genes.look_up, table, place, out)
+        shards = located.shards
+        status, at = decode_records(located.records, located.rows, shards.checked, genes.look_up, table, place, out)
+        shards.check_unchanged(located.shard)
         if status != OK:
             self.refuse(int(located.rows[at]), WHY[status])
 
     def close(self) -> None:
-        """Close the memory maps; a later read maps the files again."""
+        """Close the memory maps; a later read maps the files again, and checks them against the manifest."""
         self._shards = None
 
     def refuse(self, row: int, why: str) -> NoReturn:
         """Report a damaged cell, by its row in the store.
 
         Raises:
-            StoreFormatError: always.
+            SourceChangedError: its shard has changed since it was mapped.
+            StoreFormatError: otherwise.
         """
         shard = int(self._shard_of(np.array([row]))[0])
+        self.shards.check_unchanged(np.array([shard]))
         raise StoreFormatError(
             f"{self.path / self.manifest.shards[shard].file.path} is damaged at cell {row - self._shard_start[shard]} "
             f"(cell {row} of the store): {why}; copy or convert the store again"
@@ -227,11 +240,13 @@ class RecordLocations:
             floats: Kind of the values.
 
         Raises:
+            SourceChangedError: a shard has changed since it was mapped.
             StoreFormatError: a record is damaged, or has a gene of another source.
         """
         starts = row_starts(self.records.size)
         indices, bits = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.uint32)
         status, at = unpack_records(self.records, order, starts, indices, bits)
+        self.shards.check_unchanged(self.shard)
         if status != OK:
             self.store.refuse(int(self.rows[at]), WHY[status])
         return CSRMatrix(indptr=starts, indices=indices, data=bits.view(np.float32) if floats else bits)

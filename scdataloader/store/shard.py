@@ -22,7 +22,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
@@ -36,7 +35,9 @@ from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD
 from scdataloader.kernels.records.encode import encode_rows, first_unfit, most_words
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_GENE, BAD_KIND
-from scdataloader.runtime.files import PARTIAL, opening, sync
+from scdataloader.runtime.bus_errors import has_faulted
+from scdataloader.runtime.files import PARTIAL, sync
+from scdataloader.runtime.mapping import FileWatch, MappedFile, map_file
 from scdataloader.store.manifest import VERSION, FileRecord, Kind, ShardRecord
 
 _HEAD = struct.Struct("<8sII")
@@ -181,6 +182,7 @@ class MappedShards:
             StoreFormatError: a file does not match the manifest; names it.
         """
         self._maps = [_mapped(folder / shard.file.path, shard.file.n_bytes) for shard in shards]
+        self._watch = FileWatch(*(folder / shard.file.path for shard in shards))
         feet = [_foot(folder, shard, content, n_genes) for shard, content in zip(shards, self._maps, strict=True)]
         self.base = np.array([np.frombuffer(m, np.uint8).ctypes.data for m in self._maps], np.int64)
         """``(S,)`` address of each map."""
@@ -188,12 +190,28 @@ class MappedShards:
         """``(S,)`` offset of the index of each shard."""
         self.n_cells = np.array([foot[0] for foot in feet], np.int64)
         """``(S,)`` cells of each shard."""
+        self.checked = np.zeros(int(self.n_cells.sum()) // 8 + 1, np.uint8)
+        """One bit per cell, set once the checksum of its record has been verified."""
         self._folder, self._shards, self._checked = folder, shards, np.zeros(len(shards), np.bool_)
+
+    def check_unchanged(self, shard: NDArray[np.integer]) -> None:
+        """Check that the files of the shards with these numbers are as they were when they were mapped.
+
+        Called after reading, before what was read is used.
+
+        Raises:
+            SourceChangedError: one has changed, or cannot be read; names it.
+        """
+        self._watch.check(shard)
+        if has_faulted():
+            for content in self._maps:
+                content.check()
 
     def check_index(self, shard: int) -> None:
         """Check the checksum of the offsets, sizes and sources of a shard's cells, once.
 
         Raises:
+            SourceChangedError: the file has changed since it was mapped.
             StoreFormatError: it does not match; names the file.
         """
         if self._checked[shard]:
@@ -201,9 +219,10 @@ class MappedShards:
         path, stated = self._folder / self._shards[shard].file.path, self._shards[shard]
         with memoryview(self._maps[shard]) as view:
             found = _checksum(view[int(self.index[shard]) :])
+        n_values = int(self._sizes(shard).sum(dtype=np.int64))
+        self.check_unchanged(np.array([shard]))
         if found != stated.index:
             raise _damaged(path, "checksum of its index", found, stated.index)
-        n_values = int(self._sizes(shard).sum(dtype=np.int64))
         if n_values != stated.n_values:  # bounds the memory that the sizes ask for
             raise _damaged(path, "values of its cells", n_values, stated.n_values)
         self._checked[shard] = True
@@ -235,7 +254,7 @@ class MappedShards:
             if hasattr(mmap, "MADV_DONTNEED"):
                 content.madvise(mmap.MADV_DONTNEED)
 
-    def content(self, shard: int) -> mmap.mmap:
+    def content(self, shard: int) -> MappedFile:
         """All bytes of a shard."""
         return self._maps[shard]
 
@@ -246,14 +265,11 @@ class MappedShards:
         return floats, _FOOT.unpack_from(content, len(content) - _FOOT.size)[0]
 
 
-def _mapped(path: Path, n_bytes: int) -> mmap.mmap:
+def _mapped(path: Path, n_bytes: int) -> MappedFile:
     if n_bytes < FIRST_RECORD + 8 + _FOOT.size:
         raise StoreFormatError(f"{path} has {n_bytes} bytes, too few for a shard; copy or convert the store again")
     try:
-        with opening(path), path.open("rb") as file:
-            if sys.version_info >= (3, 13):  # a map needs no descriptor
-                return mmap.mmap(file.fileno(), n_bytes, access=mmap.ACCESS_READ, trackfd=False)
-            return mmap.mmap(file.fileno(), n_bytes, access=mmap.ACCESS_READ)
+        return map_file(path, n_bytes)
     except (FileNotFoundError, ValueError) as error:
         raise StoreFormatError(f"{path} was removed or truncated after the store was opened: {error}") from error
 

@@ -20,6 +20,7 @@ from scdataloader.errors import StoreFormatError, UnsupportedDataError
 from scdataloader.genes.names import gene_names
 from scdataloader.protocols import HasGenePositions, HasNames, Source
 from scdataloader.runtime.files import opened_atomically, writing
+from scdataloader.runtime.mapping import FileWatch
 from scdataloader.sources.contract import obs_of
 from scdataloader.sources.fingerprint import column_content
 from scdataloader.store.manifest import FileRecord, file_record
@@ -39,12 +40,12 @@ _KINDS_OF_CATEGORIES = "biuf"
 
 
 class Table:
-    """A parquet file of a store. Its checksum is checked before it is first used."""
+    """A parquet file of a store. Its checksum is checked before it is first used; it must not change after that."""
 
     def __init__(self, folder: Path, record: FileRecord) -> None:
         self.path = folder / record.path
         self._folder, self._record = folder, record
-        self._is_checked = False
+        self._watch: FileWatch | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -100,15 +101,17 @@ class Table:
         return [(field, name) for field, name in names if field not in index]
 
     def _check(self) -> None:
-        if self._is_checked:
+        if self._watch is not None:
+            self._watch.check()
             return
+        watch = FileWatch(self.path)
         try:
             found = file_record(self._folder, self._record.path)
         except FileNotFoundError as error:
             raise StoreFormatError(f"{self.path} is missing; copy or convert the store again") from error
         if found != self._record:
             raise StoreFormatError(f"{self.path} is damaged: its checksum does not match; copy or convert it again")
-        self._is_checked = True
+        self._watch = watch
 
     def _refusal(self, error: BaseException) -> BaseException:
         if isinstance(error, OSError) and error.errno is not None:

@@ -24,6 +24,7 @@ from scdataloader.protocols import (
     HasOrganism,
     HasReadCost,
     HasSizes,
+    NoticesChanges,
     ReadCost,
     ReadGroup,
     ReadsStored,
@@ -270,6 +271,10 @@ class _SourceCheck:
         part = whole[self.rows].astype(np.float32)
         self.compare_rows("matrix", part, np.arange(len(self.rows)))
 
+    def changes(self) -> None:
+        """`NoticesChanges`."""
+        self.about.call("check_unchanged()", self.source.check_unchanged)
+
     def stored(self) -> None:
         """`ReadsStored`."""
         place = self.rng.permutation(len(self.rows))
@@ -455,6 +460,7 @@ def _cell(matrix: csr_matrix, row: int) -> str:
 _CAPABILITIES: dict[type, Callable[[_SourceCheck], None]] = {
     HasNames: _SourceCheck.names,
     HasMatrix: _SourceCheck.matrix,
+    NoticesChanges: _SourceCheck.changes,
     ReadsStored: _SourceCheck.stored,
     HasSizes: _SourceCheck.sizes,
     HasMatrices: _SourceCheck.matrices,

@@ -23,6 +23,7 @@ SOURCE = documented(
     "Source",
     "HasNames",
     "HasMatrix",
+    "NoticesChanges",
     "ReadsStored",
     "HasSizes",
     "HasMatrices",

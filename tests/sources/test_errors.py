@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 import subprocess
 import sys
@@ -107,9 +108,9 @@ def test_truncated(tmp_path: Path, compression: str) -> None:
 def test_damaged_zarr_chunk(tmp_path: Path, how: str) -> None:
     path = write_zarr(tmp_path / "a.zarr", make(sp.csr_matrix(coordinates())), how)
     chunks = [file for file in (path / "X" / "indices").rglob("*") if file.is_file() and file.name[0].isdigit()]
-    source = open_source(path)
     for file in chunks:
         file.write_bytes(file.read_bytes()[:-9])
+    source = open_source(path)
     with pytest.raises(SourceFormatError, match="is damaged"):
         source.read(np.arange(N_OBS))
 
@@ -120,9 +121,10 @@ def test_damaged_chunk(tmp_path: Path, compression: str) -> None:
     with open_source(path) as source:
         with h5py.File(path) as file:
             chunk = file["X/data"].id.get_chunk_info(3)
-        content = bytearray(path.read_bytes())
+        content, before = bytearray(path.read_bytes()), path.stat()
         content[chunk.byte_offset : chunk.byte_offset + chunk.size] = b"\xff" * chunk.size
         path.write_bytes(content)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # damaged by the disk: no time has changed
         with pytest.raises(SourceFormatError, match=r"a.h5ad: X/data is damaged \("):
             source.read(np.arange(N_OBS))
     with pytest.raises(SourceFormatError, match=r"a.h5ad is damaged: X/data cannot be read \("):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import scdataloader as scd
-from scdataloader.errors import SourceFormatError, WriteError
+from scdataloader.errors import SourceChangedError, SourceFormatError, WriteError
 from scdataloader.kernels.rows.transpose import count_cells, order_values, split_values
 from scdataloader.sources.arrays import transpose
 from scdataloader.sources.arrays.arrays import ChunkedArray, LibraryChunks, MappedArray
@@ -66,7 +67,7 @@ def test_transpose_in_file_is_a_stable_sort(made, n_piece, n_part, cells_chunk, 
             shape=(n_cells, len(indptr) - 1),
             key="X",
             location="X",
-            files=FileMaps(Path("none")),
+            files=FileMaps(Path("none"), {}),
         )
         matrix, _ = TransposeInFile(path=Path(folder) / "csr", advance=progress.append)(stored)
         nnz = int(indptr[-1])
@@ -175,19 +176,27 @@ def test_damaged_cell_numbers_are_rejected(tmp_path, small):
         transposed(path, tmp_path)
 
 
-def test_a_file_that_changes_between_two_passes_is_rejected(tmp_path, small):
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_file_that_changes_between_two_passes_is_rejected(tmp_path, small, seen):
+    """By its time of change, or, where that stays, by the number of values of its cells."""
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csc_matrix(coordinates())), {})
     with h5py.File(path) as file:
         offset, n_bytes = file["X/indices"].id.get_offset(), file["X/indices"].nbytes
+    time = path.stat().st_mtime_ns
 
     def change(_: int) -> None:
         with path.open("r+b") as file:
             file.seek(offset)
             file.write(bytes(n_bytes))
+        if not seen:
+            os.utime(path, ns=(time, time))
 
     with scd.open_source(path) as source:
         source.transpose = TransposeInFile(path=tmp_path / "csr", advance=change)
-        with pytest.raises(SourceFormatError, match="changed while it was read"):
+        expected = (
+            (SourceChangedError, "a.h5ad has changed") if seen else (SourceFormatError, "changed while it was read")
+        )
+        with pytest.raises(expected[0], match=expected[1]):
             source.read(np.arange(3))
 
 

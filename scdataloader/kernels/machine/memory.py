@@ -26,6 +26,22 @@ def pointer(typing_context: Any, address: Any) -> Any:
     return nb.types.voidptr(nb.uintp), generate
 
 
+TABLE_OF_MAPS = "scdataloader_maps"
+"""Symbol of the table that `runtime.bus_errors` defines: code from numba's cache finds it by this name."""
+
+
+@intrinsic
+def table_of_maps(typing_context: Any) -> Any:
+    """Address of the table of mapped files."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        known = builder.module.globals.get(TABLE_OF_MAPS)
+        symbol = known or ir.GlobalVariable(builder.module, ir.IntType(8), TABLE_OF_MAPS)
+        return builder.ptrtoint(symbol, ir.IntType(64))
+
+    return nb.uintp(), generate
+
+
 @intrinsic
 def prefetch(typing_context: Any, address: Any) -> Any:
     """Prefetch the cache line at an address; has no effect if the address is not mapped."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.kernels.rows import gather
+from scdataloader.runtime import bus_errors
 from scdataloader.runtime.files import file_state
+from scdataloader.runtime.mapping import FileWatch
 from scdataloader.runtime.memory import BufferPool
 from scdataloader.sources.anndata import h5ad, layout, tables, zarr
 from scdataloader.sources.anndata.layout import MatrixLayout
@@ -38,6 +40,9 @@ class Format(Protocol):
     def opened(self, path: Path, /) -> AbstractContextManager[Node]:
         """The root group, for the duration of a with statement."""
 
+    def watched(self, path: Path, /) -> Sequence[Path]:
+        """What is written whenever the whole is written again: the file, or the top of the folder."""
+
     def describe(
         self, files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | None = None, /
     ) -> StoredArray:
@@ -51,10 +56,12 @@ class AnnDataFile:
     """An ``.h5ad`` file or a ``.zarr`` folder.
 
     The object holds a path and metadata, so it can be pickled, forked and shared by threads. Library handles are open
-    within a call only; memory maps and decoded chunks are kept until `close`.
+    within a call only; memory maps and decoded chunks are kept until `close`. Once opened, the file must stay as it is,
+    also after `close` and in other processes: all reads raise SourceChangedError if it has changed.
     """
 
     def __init__(self, path: Path, root: Node) -> None:
+        self._watches = {path.absolute(): FileWatch(*format_of(path).watched(path))}
         layout.check_is_anndata(root, path)
         self.path = path
         self.name = path.name
@@ -75,9 +82,18 @@ class AnnDataFile:
         with format_of(path).opened(path) as root:
             return cls(path, root)
 
-    def opened(self) -> AbstractContextManager[Node]:
-        """The root group, for the duration of a with statement."""
-        return format_of(self.path).opened(self.path)
+    @contextmanager
+    def opened(self) -> Iterator[Node]:
+        """The root group, for the duration of a with statement.
+
+        Raises:
+            SourceChangedError: the file has changed since this object was created.
+        """
+        try:
+            with format_of(self.path).opened(self.path) as root:
+                yield root
+        finally:
+            self._files.check()
 
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Columns of the cell table, ``n_obs`` rows; categoricals stay categorical. Not cached.
@@ -148,12 +164,18 @@ class AnnDataFile:
         reader = self._stored(matrix).reader
         if not isinstance(reader, DenseReader):
             raise TypeError(f"{matrix.key} of {self.name} is not stored as a dense matrix")
-        return reader.read_dense(self._valid(rows))
+        try:
+            return reader.read_dense(self._valid(rows))
+        finally:
+            self.check_unchanged()
 
     def _read(self, matrix: MatrixLayout, rows: NDArray[np.int64], dtype: np.dtype[Any]) -> StoredRows:
         """Rows with checked gene numbers."""
         rows = self._valid(rows)
-        read = self._stored(matrix).reader.read(rows, _MEMORY, dtype)
+        try:
+            read = self._stored(matrix).reader.read(rows, _MEMORY, dtype)
+        finally:
+            self.check_unchanged()
         if read.flags & gather.OUT_OF_RANGE:
             n_genes = matrix.shape[1]
             bad = (read.indices < 0) | (read.indices >= n_genes)
@@ -177,8 +199,9 @@ class AnnDataFile:
     def _stored(self, matrix: MatrixLayout) -> StoredMatrix:
         """An opened matrix; opened once, at its first use."""
         if self._process != os.getpid():
-            # Another thread may have held the lock when this process was forked.
+            # When this process was forked, another thread may have held the lock; it may handle signals in another way.
             self._renew_lock()
+            bus_errors.after_fork()
         if (stored := self._matrices.get(matrix.key)) is not None:
             return stored
         with self._lock:
@@ -188,13 +211,23 @@ class AnnDataFile:
 
     def _open_matrix(self, matrix: MatrixLayout) -> StoredMatrix:
         form = format_of(self.path)
-        with form.opened(self.path) as root:
-            return open_matrix(
-                lambda location, dtype: form.describe(self._files, root, location, dtype),
-                matrix,
-                files=self._files,
-                transpose=self.transpose,
-            )
+        try:
+            with form.opened(self.path) as root:
+                return open_matrix(
+                    lambda location, dtype: form.describe(self._files, root, location, dtype),
+                    matrix,
+                    files=self._files,
+                    transpose=self.transpose,
+                )
+        finally:
+            self.check_unchanged()
+
+    def check_unchanged(self) -> None:
+        """As `NoticesChanges.check_unchanged`."""
+        self._files.check()
+        for stored in tuple(self._matrices.values()):
+            if stored.maps is not self._files:  # transposed in another file
+                stored.maps.check()
 
     def release(self) -> None:
         """Free the memory of mapped pages; later reads map them again."""
@@ -207,7 +240,7 @@ class AnnDataFile:
 
     def _drop(self) -> None:
         self._renew_lock()
-        self._files = FileMaps(self.path)
+        self._files = FileMaps(self.path, self._watches)
         self._matrices: dict[str, StoredMatrix] = {}
 
     def _renew_lock(self) -> None:

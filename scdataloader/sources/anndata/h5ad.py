@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,11 @@ def opened(path: Path) -> Iterator[h5py.File]:
         raise SourceFormatError(_why_not_hdf5(path, error)) from error
     with file:
         yield file
+
+
+def watched(path: Path) -> Sequence[Path]:
+    """The file."""
+    return (path,)
 
 
 def _why_not_hdf5(path: Path, error: OSError) -> str:

@@ -85,7 +85,9 @@ class AnnDataSource(AnnDataFile):
         same values gives another fingerprint.
         """
         if self._digest is None:
-            self._digest = self._fingerprint()
+            digest = self._fingerprint()
+            self.check_unchanged()
+            self._digest = digest
         return self._digest
 
     def _fingerprint(self) -> str:

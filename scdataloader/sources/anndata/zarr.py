@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from zarr.errors import GroupNotFoundError, NodeNotFoundError
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.files import opening
+from scdataloader.runtime.mapping import FileWatch
 from scdataloader.sources.anndata.nodes import Node
 from scdataloader.sources.arrays.arrays import (
     ChunkedArray,
@@ -29,6 +30,8 @@ from scdataloader.sources.arrays.arrays import (
 from scdataloader.sources.arrays.codecs import Codecs, zarr_v2_codecs, zarr_v3_codecs
 from scdataloader.sources.arrays.mapped import FileMaps
 
+_METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+"""Files of a group, of either format."""
 _MISSING = np.uint64(2**64 - 1)
 _CHECKSUM_BYTES = 4
 _OLD_FORMAT = 2
@@ -53,6 +56,11 @@ def opened(path: Path) -> Iterator[Node]:
     yield root
 
 
+def watched(path: Path) -> Sequence[Path]:
+    """The folder, whose time changes when a group in it is replaced, and its metadata."""
+    return (path, *(path / name for name in _METADATA if (path / name).exists()))
+
+
 def describe(files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | None = None) -> StoredArray:
     """How an array can be read: decoded chunk by chunk, or sliced by zarr; ``dtype`` replaces its own."""
     node, path = root[location], files.path
@@ -61,7 +69,7 @@ def describe(files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | 
     shape = (node.shape[0], math.prod(node.shape[1:])) if node.ndim > 1 else node.shape
     if not node.size:
         return MappedArray(values=np.empty(shape, working))
-    chunked = _chunked(path / node.path, node, working, name) if shape == node.shape else None
+    chunked = _chunked(files, node, working, name) if shape == node.shape else None
     return chunked or library_array(
         shape, node.dtype, node.chunks[0], partial(_open_array, path, node.path), name, working
     )
@@ -72,19 +80,23 @@ def _open_array(path: Path, name: str) -> Iterator[Any]:
     yield zarr.open_array(path, path=name, mode="r")
 
 
-def _chunked(folder: Path, node: Node, dtype: np.dtype[Any], name: str) -> ChunkedArray | None:
+def _chunked(maps: FileMaps, node: Node, dtype: np.dtype[Any], name: str) -> ChunkedArray | None:
     """The chunks of an array as files, or parts of files; None if zarr has to decode them."""
     metadata = node.metadata.to_dict()
-    found = (
-        _version_2(node, folder)
-        if metadata["zarr_format"] == _OLD_FORMAT
-        else _version_3(node, folder, metadata["codecs"])
-    )
+    files = _Files(maps.path / node.path, node, maps.watch)
+    is_old = metadata["zarr_format"] == _OLD_FORMAT
+    found = _version_2(node, files) if is_old else _version_3(node, files, metadata["codecs"])
     if found is None:
         return None
     codecs, stored, locate = found
     chunks = EncodedChunks(
-        name=name, n_values=math.prod(node.chunks), stored=stored, codecs=codecs, fill=node.fill_value, locate=locate
+        name=name,
+        n_values=math.prod(node.chunks),
+        stored=stored,
+        codecs=codecs,
+        fill=node.fill_value,
+        locate=locate,
+        watch=maps.watch,
     )
     return ChunkedArray(shape=node.shape, chunk_shape=node.chunks, dtype=dtype, chunks=chunks)
 
@@ -92,14 +104,38 @@ def _chunked(folder: Path, node: Node, dtype: np.dtype[Any], name: str) -> Chunk
 _Chunking = tuple[Codecs, np.dtype[Any], Callable[[int], Extent | None]]
 
 
-def _version_2(node: Node, folder: Path) -> _Chunking | None:
+class _Files:
+    """Locates the files of an array, each of which is a chunk or a shard."""
+
+    def __init__(self, folder: Path, node: Node, watch: FileWatch) -> None:
+        self._folder, self._node, self._watch = folder, node, watch
+
+    def __call__(self, number: int) -> Extent | None:
+        """The file with a number; None if it was never written.
+
+        Raises:
+            SourceChangedError: it was written or removed after the folder was opened.
+        """
+        shape, step = self._node.shape, self._node.shards or self._node.chunks
+        path = self._folder / self._node.metadata.encode_chunk_key(_place(number, shape, step))
+        try:
+            info = path.stat()
+        except FileNotFoundError:
+            there = next(parent for parent in path.parents if parent.exists())
+            self._watch.check_part(str(path), there.stat())
+            return None
+        self._watch.check_part(str(path), info)
+        return Extent(path=str(path), offset=0, size=info.st_size)
+
+
+def _version_2(node: Node, files: _Files) -> _Chunking | None:
     if node.order != "C" and node.ndim > 1:
         return None
     codecs = zarr_v2_codecs(node.metadata.compressor, node.metadata.filters)
-    return None if codecs is None else (codecs, node.dtype, partial(_file, folder, node, node.chunks))
+    return None if codecs is None else (codecs, node.dtype, files)
 
 
-def _version_3(node: Node, folder: Path, codecs: list[dict[str, Any]]) -> _Chunking | None:
+def _version_3(node: Node, files: _Files, codecs: list[dict[str, Any]]) -> _Chunking | None:
     inner, sharding = codecs, None
     if codecs and codecs[0]["name"] == "sharding_indexed" and len(codecs) == 1:
         sharding = codecs[0]["configuration"]
@@ -112,8 +148,8 @@ def _version_3(node: Node, folder: Path, codecs: list[dict[str, Any]]) -> _Chunk
     big = inner[0].get("configuration", {}).get("endian") == "big"
     stored = node.dtype.newbyteorder(">" if big else "<")
     if sharding is None:
-        return steps, stored, partial(_file, folder, node, node.chunks)
-    return steps, stored, _Shards(node, folder, at_end=sharding.get("index_location", "end") == "end")
+        return steps, stored, files
+    return steps, stored, _Shards(node, files, at_end=sharding.get("index_location", "end") == "end")
 
 
 def _place(number: int, shape: tuple[int, ...], step: tuple[int, ...]) -> tuple[int, ...]:
@@ -121,21 +157,11 @@ def _place(number: int, shape: tuple[int, ...], step: tuple[int, ...]) -> tuple[
     return tuple(int(i) for i in np.unravel_index(number, grid))
 
 
-def _file(folder: Path, node: Node, step: tuple[int, ...], number: int) -> Extent | None:
-    """The file of a chunk, or shard, of shape ``step``; None if it was never written."""
-    path = folder / node.metadata.encode_chunk_key(_place(number, node.shape, step))
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        return None
-    return Extent(path=str(path), offset=0, size=size)
-
-
 class _Shards:
     """Locates chunks in shards by the index at either end of each; indexes are read once and kept."""
 
-    def __init__(self, node: Node, folder: Path, *, at_end: bool) -> None:
-        self._node, self._folder, self._at_end = node, folder, at_end
+    def __init__(self, node: Node, files: _Files, *, at_end: bool) -> None:
+        self._node, self._files, self._at_end = node, files, at_end
         self._inner = tuple(shard // chunk for shard, chunk in zip(node.shards, node.chunks, strict=True))
         self._indexes: dict[int, tuple[str, NDArray[np.uint64]] | None] = {}
 
@@ -159,7 +185,7 @@ class _Shards:
 
     def _index(self, shard: int) -> tuple[str, NDArray[np.uint64]] | None:
         """(path, ``(n, 2)`` offset and size of each chunk in the shard); None for a shard that was never written."""
-        file = _file(self._folder, self._node, self._node.shards, shard)
+        file = self._files(shard)
         if file is None:
             return None
         n_bytes = math.prod(self._inner) * 16

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.files import opening
+from scdataloader.runtime.mapping import FileWatch
 from scdataloader.sources.arrays.codecs import Buffer, Codecs
 
 _SLICE_BYTES = 1 << 18
@@ -154,11 +155,13 @@ class EncodedChunks:
     """Value of chunks that were never written; None if there must be no such chunks."""
     locate: Callable[[int], Extent | None]
     """The bytes of a chunk; None if it was never written."""
+    watch: FileWatch | None = None
+    """Of the folder that holds the files of the chunks; None if all are in one file, which its reader checks."""
 
     def load(self, numbers: Sequence[int], sizes: Sequence[int]) -> Iterator[NDArray[Any]]:
         """As `Chunks.load`."""
         extents = [self.locate(number) for number in numbers]
-        for number, wanted, raw in zip(numbers, sizes, _read_extents(extents), strict=True):
+        for number, wanted, raw in zip(numbers, sizes, _read_extents(extents, self.watch), strict=True):
             if raw is not None:
                 yield self._decode(number, wanted, raw)
             elif self.fill is None:
@@ -172,7 +175,9 @@ class EncodedChunks:
         if extent is None:
             return b""
         ends = ends_of(extent.offset, extent.size, n_bytes)
-        raw = _read_extents([Extent(path=extent.path, offset=begin, size=end - begin) for begin, end in ends])
+        raw = _read_extents(
+            [Extent(path=extent.path, offset=begin, size=end - begin) for begin, end in ends], self.watch
+        )
         return b"".join(piece or b"" for piece in raw)
 
     def _decode(self, number: int, wanted: int, raw: Buffer) -> NDArray[Any]:
@@ -186,8 +191,13 @@ class EncodedChunks:
         return np.frombuffer(out, self.stored, len(out) // item)
 
 
-def _read_extents(extents: Sequence[Extent | None]) -> Iterator[bytes | None]:
-    """Yield the bytes of each extent; a file is opened once for consecutive extents in it."""
+def _read_extents(extents: Sequence[Extent | None], watch: FileWatch | None) -> Iterator[bytes | None]:
+    """Yield the bytes of each extent; a file is opened once for consecutive extents in it.
+
+    Raises:
+        SourceChangedError: a file was written after the folder was opened.
+        SourceFormatError: a file ends before an extent.
+    """
     descriptor, opened = -1, None
     try:
         for extent in extents:
@@ -201,6 +211,8 @@ def _read_extents(extents: Sequence[Extent | None]) -> Iterator[bytes | None]:
                 with opening(extent.path):
                     descriptor, opened = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC), extent.path
             raw = os.pread(descriptor, extent.size, extent.offset)
+            if watch is not None:
+                watch.check_part(extent.path, os.fstat(descriptor))
             if len(raw) < extent.size:
                 raise SourceFormatError(
                     f"{extent.path} is truncated: {len(raw)} of {extent.size} bytes at byte {extent.offset}; "

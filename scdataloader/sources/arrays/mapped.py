@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
-from scdataloader.runtime.files import opening
+from scdataloader.runtime.mapping import FileWatch, MappedFile, map_file
 from scdataloader.sources.arrays.arrays import MappedArray, ends_of
 
 
@@ -26,19 +25,25 @@ class FileMap:
         self.path = path
 
     @cached_property
-    def content(self) -> mmap.mmap:
+    def content(self) -> MappedFile:
         """All bytes of the file."""
-        with opening(self.path), self.path.open("rb") as file:
-            if sys.version_info >= (3, 13):  # a map needs no descriptor
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, trackfd=False)
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return map_file(self.path)
+
+    def check(self) -> None:
+        """Check that all pages that were touched could be read.
+
+        Raises:
+            SourceChangedError: one could not; names the file.
+        """
+        if "content" in self.__dict__:
+            self.content.check()
 
     def release(self) -> None:
         """Free the memory of the pages that were read; views stay valid, and read them again."""
         if "content" in self.__dict__ and hasattr(mmap, "MADV_DONTNEED"):
             self.content.madvise(mmap.MADV_DONTNEED)
 
-    def check(self, stop: int, name: str) -> None:
+    def check_length(self, stop: int, name: str) -> None:
         """Check that the file does not end before byte ``stop``.
 
         Raises:
@@ -56,7 +61,7 @@ class FileMap:
         Raises:
             SourceFormatError: the file ends before the array does.
         """
-        self.check(offset + math.prod(shape) * dtype.itemsize, name)
+        self.check_length(offset + math.prod(shape) * dtype.itemsize, name)
         return MappedArray(values=np.frombuffer(self.content, dtype, math.prod(shape), offset).reshape(shape))
 
     def chunks(self, offsets: NDArray[np.int64], n_values: int, dtype: np.dtype[Any], name: str) -> MappedChunks:
@@ -65,20 +70,42 @@ class FileMap:
         Raises:
             SourceFormatError: the file ends before a chunk does.
         """
-        self.check(int(offsets.max(initial=0)) + n_values * dtype.itemsize, f"chunk {int(offsets.argmax())} of {name}")
+        last = f"chunk {int(offsets.argmax())} of {name}"
+        self.check_length(int(offsets.max(initial=0)) + n_values * dtype.itemsize, last)
         return MappedChunks(content=self.content, offsets=offsets, n_values=n_values, dtype=dtype)
 
 
 class FileMaps:
     """The maps of a file, and of others that it links to."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, watches: dict[Path, FileWatch]) -> None:
+        """``watches`` has the states of files at their first use; those of further files are added."""
         self.path = path
+        self._watches = watches
         self._maps: dict[Path, FileMap] = {}
+
+    @property
+    def watch(self) -> FileWatch:
+        """State of the file."""
+        return self._watches[self.path.absolute()]
 
     def of(self, path: Path) -> FileMap:
         """The map of a file."""
-        return self._maps.setdefault(path.absolute(), FileMap(path.absolute()))
+        path = path.absolute()
+        if path not in self._watches:
+            self._watches[path] = FileWatch(path)
+        return self._maps.setdefault(path, FileMap(path))
+
+    def check(self) -> None:
+        """Check that the files are as they were; call it after reading, before values are used.
+
+        Raises:
+            SourceChangedError: one is not, or cannot be read; names it.
+        """
+        for watch in tuple(self._watches.values()):
+            watch.check()
+        for file in tuple(self._maps.values()):
+            file.check()
 
     def release(self) -> None:
         """As `FileMap.release`, of all of them."""
@@ -90,7 +117,7 @@ class FileMaps:
 class MappedChunks:
     """Chunks of a mapped file that are not encoded; they are loaded as views."""
 
-    content: mmap.mmap
+    content: MappedFile
     """All bytes of the file."""
     offsets: NDArray[np.int64]
     """``(n_chunks,)`` first byte of each, all within ``content``."""

@@ -169,7 +169,9 @@ def _per_cell(advance: Callable[[int], None], stored: StoredCSC) -> Callable[[in
 def _pieces(stored: StoredCSC, array: StoredArray) -> Iterator[NDArray[Any]]:
     """The values of an array, copied: a mapped file could change while a kernel reads it."""
     for begin, values in zip(range(0, stored.nnz, _PIECE), pieces(array, _PIECE), strict=False):
-        yield np.array(values[: stored.nnz - begin])
+        copied = np.array(values[: stored.nnz - begin])
+        stored.files.check()
+        yield copied
         stored.files.release()
 
 

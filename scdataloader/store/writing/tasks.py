@@ -21,7 +21,7 @@ from scdataloader.kernels.rows.align import row_starts
 from scdataloader.protocols import Closes, HasMatrix, HasSizes, ReadsStored, Source
 from scdataloader.runtime.files import writing
 from scdataloader.runtime.processes import ProcessPool, WorkerDiedError, n_cores, uninterrupted
-from scdataloader.sources.contract import rows_of
+from scdataloader.sources.contract import check_unchanged, rows_of
 from scdataloader.store.manifest import Kind
 from scdataloader.store.shard import ShardWriter
 from scdataloader.store.tables import whole_obs, write_table
@@ -156,6 +156,7 @@ class EncodeCells:
 
         Raises:
             NotCountsError: a value is not a count, and the store keeps only counts.
+            SourceChangedError: the source has changed since it was opened.
             UnsupportedDataError: a value cannot be kept; names the source, the cell and the gene.
             WriteError: the shard cannot be written.
         """
@@ -168,6 +169,7 @@ class EncodeCells:
                     rows = stored_rows(source, self.first + start, self.first + stop)
                 rows = _rounded(rows) if self.kind == "float32" else rows
                 self._append(writer, rows, self.first + start)
+                check_unchanged(source)
                 if isinstance(source, Closes):
                     source.release()
                 note(stop)
