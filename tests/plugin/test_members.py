@@ -11,7 +11,16 @@ import scdataloader as scd
 from scdataloader import protocols, registry
 
 PACKAGE = Path(scd.__file__).parent
-BY_NAME = {"sched_getaffinity", "MADV_DONTNEED", "posix_fadvise", "__notes__", "__name__", "best_model_path", "shape"}
+BY_NAME = {
+    "sched_getaffinity",
+    "MADV_DONTNEED",
+    "posix_fadvise",
+    "__notes__",
+    "__name__",
+    "best_model_path",
+    "shape",
+    "keys",
+}
 """Members of the operating system, Python, Lightning and HDF5 that are looked up by name."""
 
 
