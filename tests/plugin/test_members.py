@@ -20,8 +20,12 @@ BY_NAME = {
     "best_model_path",
     "shape",
     "keys",
+    "store",
+    "root",
+    "__array__",
+    "subcommand_parser",
 }
-"""Members of the operating system, Python, Lightning and HDF5 that are looked up by name."""
+"""Members of the operating system, Python, Lightning, HDF5, zarr, NumPy and jsonargparse that are looked up by name."""
 
 
 def documented(*names):
