@@ -30,6 +30,8 @@ __version__ = "0.1.0"
 
 # What the package itself plugs in, by the door that other packages use; a factory is imported at its first use.
 register("source", "*", "scdataloader.sources:open_anndata")
+register("source", "type:anndata.*", "scdataloader.sources:open_anndata")
+register("source", "type:upath.*", "scdataloader.sources:open_anndata")
 register("source", "*.cells", "scdataloader.store.reader:open_stores")
 register("source", "*/manifest.json", "scdataloader.store.reader:open_stores")
 register("source", "lamindb:", "scdataloader.lamin.collections:open_lamindb")

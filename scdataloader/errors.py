@@ -21,6 +21,10 @@ class SourceChangedError(ScDataLoaderError, RuntimeError):
     """A file was overwritten, shortened, replaced or removed after it was opened, or the disk failed to read it."""
 
 
+class SourcesError(ScDataLoaderError, ValueError):
+    """Several sources cannot be used; the message has a line for each."""
+
+
 class StateMismatchError(ScDataLoaderError, ValueError):
     """A saved state belongs to other data, other weights or another way of sampling."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -68,6 +69,20 @@ class HasNames(Protocol):
 
     def obs_names(self) -> pd.Index:
         """``(n_obs,)`` name of each cell: the index of the cell table."""
+
+
+@runtime_checkable
+class HasPath(Protocol):
+    """A source that is stored at a path. Patterns of options such as "mouse/*" match the end of the path.
+
+    Where several sources have one name, each is given a name that tells it apart, by as much of its path as needed.
+    """
+
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """The file or folder; of a source within one, this and the place in it, such as "a.h5mu/mod/rna"."""
 
 
 @runtime_checkable

@@ -24,8 +24,10 @@ from scdataloader.protocols import (
     OpenOptions,
     PendingRead,
     ReadCost,
+    SourceSelection,
     Where,
 )
+from scdataloader.runtime.faults import Faults
 from scdataloader.runtime.memory import BufferPool, row_buffers
 from scdataloader.sources.contract import fingerprint_of, obs_of, rows_of
 from scdataloader.sources.fingerprint import digest_of, joined, parts_of
@@ -71,6 +73,7 @@ class Collection:
         genes: GeneAlignment | None = None,
         counts: str = "auto",
         values: Values = "counts",
+        faults: Faults | None = None,
     ) -> Collection:
         """Open files, stores or a lamindb collection; reads their metadata, not their matrices.
 
@@ -88,8 +91,10 @@ class Collection:
             counts: Which matrix holds the counts: "X", "layers/<key>", "raw", or "auto" for the first of these that
                 holds integers.
             values: "counts" refuses values that are negative or fractions; "any" takes them.
+            faults: Takes the errors of single sources, in place of raising them; the collection has the others.
 
         Raises:
+            SourcesError: several sources have errors.
             FileNotFoundError: a path does not exist, or a glob matches nothing.
             SourceFormatError: a file does not have the format of its suffix, or is damaged.
             NotCountsError: a file has no counts.
@@ -97,17 +102,12 @@ class Collection:
             LookupError: no cell has the values of ``where``, or there is no such label, registry or column.
             ValueError: the same data is named twice, or organisms are unclear.
         """
-        found = open_sources(data, OpenOptions(counts=counts, values=values), where)
-        seen: dict[str, str] = {}
-        for source in (selection.source for selection in found):
-            fingerprint = fingerprint_of(source)
-            if fingerprint in seen:
-                raise ValueError(
-                    f"{seen[fingerprint]} and {source.name} hold the same cells "
-                    f"(fingerprint {fingerprint}); name the data once"
-                )
-            seen[fingerprint] = source.name
-        return cls(*align(found, genes or GeneAlignment()))
+        gathered = Faults() if faults is None else faults
+        found = open_sources(data, OpenOptions(counts=counts, values=values), where, gathered)
+        found = _without_repeats(found, gathered)
+        if not found:
+            gathered.check()
+        return cls(*align(found, genes or GeneAlignment(), gathered))
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -314,6 +314,24 @@ class Collection:
         for number in np.unique(of_row):
             place = np.flatnonzero(of_row == number)
             yield number, place, self._groups[number].locate(rows[place] - self._starts[number])
+
+
+def _without_repeats(found: Sequence[SourceSelection], faults: Faults) -> list[SourceSelection]:
+    """The selections of sources that are not damaged and have cells that no other has."""
+    seen: dict[str, str] = {}
+    kept = []
+    for selection in found:
+        name = selection.source.name
+        with faults.of(name):
+            fingerprint = fingerprint_of(selection.source)
+            if fingerprint in seen:
+                raise ValueError(
+                    f"{seen[fingerprint]} and {name} hold the same cells (fingerprint {fingerprint}); "
+                    "name the data once"
+                )
+            seen[fingerprint] = name
+            kept.append(selection)
+    return kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from scdataloader.commands.usage import Parser
 from scdataloader.lamin.stores import StoreArtifact
+from scdataloader.runtime.files import local_path
 from scdataloader.store.convert import convert
 from scdataloader.store.writing.scan import CELLS_PER_SHARD, LAYOUTS
 
@@ -24,7 +24,7 @@ def main(args: Sequence[str]) -> None:
     options = _parser().parse_args(args)
     artifact = None
     if options.register:
-        artifact = StoreArtifact.plan(options.sources, Path(options.out).absolute(), append=options.append)
+        artifact = StoreArtifact.plan(options.sources, local_path(options.out).absolute(), append=options.append)
     with _executor(options.dask) as executor:
         convert(
             options.sources,

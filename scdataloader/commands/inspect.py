@@ -10,16 +10,20 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from rich.console import Console
 
+from scdataloader.collection.collection import Collection
 from scdataloader.commands.usage import ConfigParser, Parser, UsageError, flattened, load_yaml
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.lamin.collections import is_lamin, origins
 from scdataloader.protocols import DescribesClasses
 from scdataloader.report.tables import show_columns, show_sampling, show_sources
 from scdataloader.report.tree import show_mapped, show_tree
+from scdataloader.runtime.faults import Faults
 from scdataloader.runtime.messages import did_you_mean, nearest
 from scdataloader.sampling.options import Sampling, plan_columns
 from scdataloader.training.config import BATCH_SIZE, DataConfig
 
+UNUSABLE = 1
+"""Exit code where a source cannot be used; 2 is for wrong options, or if there is no other source."""
 N_CHARACTERS_IN_A_FILE = 160
 """Width of tables if the output is not a terminal."""
 _GROUPS = {"sampling": Sampling, "alignment": GeneAlignment}
@@ -32,12 +36,14 @@ def main(args: Sequence[str]) -> None:
     """Show on standard output what data holds, and how a weighting changes class shares.
 
     Raises:
-        ValueError: no data is named; and all that opening data raises.
+        SystemExit: some sources cannot be used; they are listed after the others.
+        ValueError: no data is named; and all that opening data raises if no source can be used.
     """
     given = _parser().parse_args(args)
     section = {} if given.config is None else _data_section(given.config)
     config, batch_size = _config(given, section), section.get("batch_size", BATCH_SIZE)
-    collection = config.open()
+    faults = Faults(listed=True)
+    collection = config.open(faults=faults)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, N_CHARACTERS_IN_A_FILE)
@@ -45,12 +51,22 @@ def main(args: Sequence[str]) -> None:
     for item in config.data if isinstance(config.data, list) else [config.data]:
         for line in origins(item) if is_lamin(item) else ():
             console.print(line, markup=False, soft_wrap=True)
+    if faults.found:
+        console.print(faults.message, markup=False, soft_wrap=True)
     show_columns(console, collection)
     columns = plan_columns(config.plan)
     if given.tree and not columns:
         raise ValueError("--tree shows the classes of a column; name it in --by")
-    if config.sampling is None:
-        return
+    if config.sampling is not None:
+        _show_sampling(console, config, collection, given, batch_size)
+    if faults.found:
+        raise SystemExit(UNUSABLE)
+
+
+def _show_sampling(
+    console: Console, config: DataConfig, collection: Collection, given: argparse.Namespace, batch_size: int
+) -> None:
+    columns = plan_columns(config.plan)
     hierarchies = config.hierarchies_of(collection)
     plan, cells = config.plan, config.training_cells_of(collection, hierarchies)
     sampler = plan.sampler(cells, seed=0, global_batch_size=batch_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import os
 import sys
@@ -16,9 +15,10 @@ from scdataloader.curation.file import Job, curate_file, in_one_line
 from scdataloader.curation.filters import with_descendants
 from scdataloader.curation.hooks import load_hook
 from scdataloader.curation.ledger import Ledger, make_plan, open_ledger, real_path
-from scdataloader.curation.recipe import Recipe
+from scdataloader.curation.recipe import Recipe, is_of
 from scdataloader.curation.report import Outcome, label_warnings, write_report
 from scdataloader.curation.writer import without_partial
+from scdataloader.runtime.files import local_path, split_path
 from scdataloader.runtime.processes import ProcessPool, WorkerDiedError, n_cores
 from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.sources.locate import expand
@@ -51,7 +51,7 @@ class Curator:
     @property
     def folder(self) -> Path:
         """``out`` as an absolute path."""
-        return Path(self.out).expanduser().absolute()
+        return local_path(self.out).absolute()
 
     def run(
         self,
@@ -177,12 +177,12 @@ def _check(recipe: Recipe, files: list[str]) -> None:
     if recipe.assays:
         with_descendants(recipe.assays)
     for pattern in recipe.rules:
-        if not any(fnmatch.fnmatch(Path(file).name, pattern) for file in files):
+        if not any(is_of(pattern, file) for file in files):
             logger.warning("the rule for %r matches none of these files", pattern)
 
 
 def _is_unchanged(job: Job, ledger: Ledger) -> bool:
-    return job.path.exists() and ledger.content(job.path) == job.content
+    return split_path(job.path)[0].exists() and ledger.content(job.path) == job.content
 
 
 def _log_failures(outcomes: list[Outcome]) -> None:

@@ -37,6 +37,8 @@ class Job:
 
     path: Path
     """Absolute path."""
+    name: str
+    """As much of the path as tells the files apart, for messages."""
     source: str
     """The file as named by the user."""
     n_bytes: int
@@ -88,6 +90,7 @@ def _opened(job: Job) -> Iterator[AnnDataSource]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(Variable|Observation) names are not unique")
         with open_source(job.path, counts=job.recipe.rule.counts or job.recipe.counts, values=values) as source:
+            source.name = job.name
             yield source
 
 

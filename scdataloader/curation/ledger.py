@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 from scdataloader.curation.file import Job, in_one_line
 from scdataloader.curation.recipe import Recipe
 from scdataloader.curation.report import Outcome
-from scdataloader.runtime.files import try_lock
+from scdataloader.runtime.files import split_path, try_lock
+from scdataloader.runtime.names import distinct_names, name_of
 from scdataloader.runtime.processes import n_cores
 from scdataloader.runtime.progress import progress_bar
 
@@ -98,7 +99,7 @@ class Ledger:
         gone = {
             content: path
             for path, (_, content) in (self._contents.items() if new else ())
-            if path in self._names and not Path(path).exists()
+            if path in self._names and not split_path(Path(path))[0].exists()
         }
         for path in new:
             before = gone.pop(self._contents[path][1], None)
@@ -113,7 +114,7 @@ class Ledger:
         """
         key = str(path)
         if key not in self._names:
-            stem = path.name
+            stem = name_of(path).replace("/", "_")
             for suffix in _SUFFIXES:
                 stem = stem.removesuffix(suffix)
             # a name that looks like that of a part
@@ -247,7 +248,8 @@ def _jobs(
     named: Mapping[Path, str], recipe: Recipe, ledger: Ledger, failed: dict[Path, list[Outcome]]
 ) -> Iterator[Job]:
     """A job for each file; ``failed`` takes the outcomes of files whose output exists."""
-    for path, source in named.items():
+    names = distinct_names([name_of(path) for path in named], list(named))
+    for name, (path, source) in zip(names, named.items(), strict=True):
         n_bytes, content = ledger.known(path)
         own = recipe.for_file(path)
         try:
@@ -257,6 +259,7 @@ def _jobs(
             continue
         yield Job(
             path=path,
+            name=name,
             source=source,
             n_bytes=n_bytes,
             content=content,
@@ -286,6 +289,7 @@ def stamp_of(path: Path) -> list[int]:
     Raises:
         FileNotFoundError: the path does not exist.
     """
+    path, _ = split_path(path)
     found = [(str(part.relative_to(path)), part.stat()) for part in _files(path)]
     times = repr([(name, status.st_size, status.st_mtime_ns) for name, status in found]).encode()
     digest = hashlib.blake2b(times, digest_size=6).digest()
@@ -293,12 +297,13 @@ def stamp_of(path: Path) -> list[int]:
 
 
 def content_of(path: Path) -> str:
-    """Hash of all bytes of a file, or of all files in a folder: 32 hexadecimal digits.
+    """Hash of all bytes of a file, or of all files in a folder, and of the path in it: 32 hexadecimal digits.
 
     Raises:
         FileNotFoundError: the path does not exist.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    path, inner = split_path(path)
+    digest = hashlib.blake2b(inner.encode(), digest_size=16)
     for part in _files(path):
         with part.open("rb") as file:
             content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))

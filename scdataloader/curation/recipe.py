@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,7 @@ from scdataloader.curation.hooks import hook_files
 from scdataloader.genes.organisms import normalise_organism
 from scdataloader.labels.encoder import label_text
 from scdataloader.ontology.locate import fingerprint, is_file
+from scdataloader.runtime.names import matches, name_of
 from scdataloader.schema import LABEL_COLUMNS
 
 STEPS = 3
@@ -102,7 +102,8 @@ class Recipe:
         before: Hooks ``module:function`` that are applied first, to blocks of cells in the genes of the file.
         after: Hooks that are applied last, to blocks of cells in the genes and with the labels of the output.
         compression: Compression of the output. Uncompressed files are read fastest.
-        rules: {pattern of file names, such as "placenta*": options for these files}; the first match applies.
+        rules: {pattern of file names, such as "placenta*" or, by folder, "mouse/*": options for these files}; the
+            first match applies.
     """
 
     genes: dict[str, str] = field(default_factory=dict)
@@ -146,8 +147,7 @@ class Recipe:
 
         Its hash identifies how the file was curated, so that a rule for one file does not affect the others.
         """
-        name = Path(path).name
-        rule = next((rule for pattern, rule in self.rules.items() if fnmatch.fnmatch(name, pattern)), None)
+        rule = next((rule for pattern, rule in self.rules.items() if is_of(pattern, path)), None)
         return replace(self, rules={} if rule is None else {"*": rule})
 
     @property
@@ -175,6 +175,12 @@ class Recipe:
             "rules": [(pattern, asdict(rule)) for pattern, rule in self.rules.items()],
         }
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def is_of(pattern: str, path: str | PathLike[str]) -> bool:
+    """Whether a rule of a pattern is for a file."""
+    absolute = Path(path).absolute()
+    return matches(pattern, name_of(absolute), absolute)
 
 
 def _table(path: str) -> str:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from scdataloader.runtime.files import write_atomically
 from scdataloader.runtime.messages import counted, shown
+from scdataloader.runtime.names import distinct_names, name_of
 
 REPORT = "report.csv"
 N_LISTED = 40
@@ -161,9 +162,11 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
     for name in ("cells", "genes"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("reason", overflow="fold")
+    paths = list(dict.fromkeys(Path(outcome.source) for outcome in outcomes))
+    names = dict(zip(paths, distinct_names([name_of(path) for path in paths], paths), strict=True))
     for outcome in outcomes:
         row = (
-            Path(outcome.source).name,
+            names[Path(outcome.source)],
             outcome.status,
             f"{outcome.n_cells_in:,} → {outcome.n_cells_out:,}",
             f"{outcome.n_genes_in:,} → {outcome.n_genes_out:,}",

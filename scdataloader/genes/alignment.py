@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,8 +18,10 @@ from scdataloader.genes.organisms import UNSTATED, find_organisms, infer_organis
 from scdataloader.genes.overlap import check_shared_genes
 from scdataloader.genes.tables import organisms_of_symbols
 from scdataloader.genes.vocabulary import GeneMap, GeneVocabulary
-from scdataloader.protocols import HasOrganism
+from scdataloader.protocols import HasOrganism, HasPath
+from scdataloader.runtime.faults import Faults
 from scdataloader.runtime.messages import shown
+from scdataloader.runtime.names import matches
 from scdataloader.schema import ORGANISM_KEYS, ORGANISMS
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class GeneAlignment:
             tokens (<pad>) are left out; a json, csv, tsv, text or parquet file of these; or a dictionary from organism
             to any of these. None takes all genes of all sources, sorted by organism and id.
         organisms: Organism of sources that state none in obs or uns, or a wrong one: one for all, or a dictionary
-            from source name (with wildcards, such as "placenta*") to organism. Any usual name is accepted: "human",
-            "Mus musculus", "NCBITaxon:6239".
+            from source name (with wildcards, such as "placenta*" or, by folder, "mouse/*") to organism. Any usual name
+            is accepted: "human", "Mus musculus", "NCBITaxon:6239".
         column: Column of var that holds gene ids or symbols: one for all, or a dictionary from source name (with
             wildcards). None finds Ensembl-style ids in the index or in a column.
         tables: {organism: path of a gene table}, a csv, tsv or parquet file of ids, symbols and perhaps synonyms, for
@@ -89,20 +90,33 @@ class AlignedSource:
         return self.source.n_obs if self.rows is None else len(self.rows)
 
 
-def align(selections: Sequence[SourceSelection], how: GeneAlignment) -> tuple[GeneVocabulary, list[AlignedSource]]:
+def align(
+    selections: Sequence[SourceSelection], how: GeneAlignment, faults: Faults | None = None
+) -> tuple[GeneVocabulary, list[AlignedSource]]:
     """The vocabulary, and the sources aligned to it; a source with several organisms is split.
 
+    Args:
+        selections: The sources.
+        how: The options.
+        faults: Errors of other sources, and of these if they are listed instead of raised.
+
     Raises:
+        SourcesError: several sources have errors.
         GeneOverlapError: a source shares too few genes with the vocabulary, its gene table, or the other sources.
         ValueError: an organism is unknown, or stated by some sources only; an option names a missing source; or a
             gene table is of an organism that no source has.
     """
-    _check_patterns(how, [selection.source.name for selection in selections])
+    faults = faults or Faults()
+    if not faults.found:
+        _check_patterns(how, [selection.source for selection in selections])
     given, tables = _by_organism(how.vocabulary), how.tables or {}
-    parts = [part for selection in selections for part in _named_genes(selection, how)]
+    parts: list[NamedGenes] = []
+    for selection in selections:
+        with faults.of(selection.source.name):
+            parts += list(_named_genes(selection, how))
     _warn(parts)
-    parts = _with_organisms(parts, given, tables)
-    _check_stated(parts, [*(given or ()), *tables])
+    parts = _stated(_with_organisms(parts, given, tables), [*(given or ()), *tables], faults)
+    faults.check(usable=parts)
     _check_tables(parts, tables)
     vocabulary = None if given is None else _vocabulary(given, sorted({part.organism for part in parts}))
     matched = match_names(parts, tables, {} if vocabulary is None else vocabulary.genes_dict, how.min_overlap)
@@ -112,10 +126,12 @@ def align(selections: Sequence[SourceSelection], how: GeneAlignment) -> tuple[Ge
     aligned = []
     for part, names in zip(parts, matched, strict=True):
         name = part.source.name
-        genes = vocabulary.map(names.ids, part.organism, source=name, min_overlap=how.min_overlap)
-        logger.info(genes.summary(name, names.ids, names.ambiguous))
-        genes = genes if part.left_out is None else genes.among(part.left_out.mask)
-        aligned.append(AlignedSource(source=part.source, rows=part.rows, organism=part.organism, genes=genes))
+        with faults.of(name):
+            genes = vocabulary.map(names.ids, part.organism, source=name, min_overlap=how.min_overlap)
+            logger.info(genes.summary(name, names.ids, names.ambiguous))
+            genes = genes if part.left_out is None else genes.among(part.left_out.mask)
+            aligned.append(AlignedSource(source=part.source, rows=part.rows, organism=part.organism, genes=genes))
+    faults.check(usable=aligned)
     if given is None:
         check_shared_genes(vocabulary, [(part.source.name, part.genes) for part in aligned], how.min_overlap)
     return vocabulary, aligned
@@ -125,7 +141,7 @@ def _named_genes(selection: SourceSelection, how: GeneAlignment) -> Iterator[Nam
     """The cells of a selection by organism."""
     source = selection.source
     var, left_out = genes_of(source.var, source.name, how.feature_types)
-    names = without_version(gene_names(var, column=_for_source(how.column, source.name), source=source.name))
+    names = without_version(gene_names(var, column=_for_source(how.column, source), source=source.name))
     organisms = _organisms(source, how, names)
     for organism, of_organism in organisms:
         rows = _in_both(of_organism, selection.rows)
@@ -144,7 +160,7 @@ def _organisms(source: Source, how: GeneAlignment, names: list[str]) -> list[tup
     columns = (column for column in ORGANISM_KEYS if column in source.obs_columns)
     return find_organisms(
         source.name,
-        given=_for_source(how.organisms, source.name),
+        given=_for_source(how.organisms, source),
         obs=((column, source.obs([column])[column]) for column in columns),
         uns=lambda: source.organism if isinstance(source, HasOrganism) else None,
         gene_ids=lambda: names,
@@ -158,20 +174,24 @@ def _in_both(first: NDArray[np.int64] | None, second: NDArray[np.int64] | None) 
     return np.intersect1d(first, second, assume_unique=True)
 
 
-def _for_source(option: Mapping[str, str] | str | None, name: str) -> str | None:
-    """The entry of the first pattern that matches a source's name; a string applies to all sources."""
+def _for_source(option: Mapping[str, str] | str | None, source: Source) -> str | None:
+    """The entry of the first pattern that matches a source's name or path; a string applies to all sources."""
     if option is None or isinstance(option, str):
         return option
-    return next((value for pattern, value in option.items() if fnmatch.fnmatch(name, pattern)), None)
+    return next((value for pattern, value in option.items() if _is_of(pattern, source)), None)
 
 
-def _check_patterns(how: GeneAlignment, names: list[str]) -> None:
+def _is_of(pattern: str, source: Source) -> bool:
+    return matches(pattern, source.name, source.path if isinstance(source, HasPath) else None)
+
+
+def _check_patterns(how: GeneAlignment, sources: list[Source]) -> None:
     for option, value in (("organisms", how.organisms), ("column", how.column)):
         for pattern in value if isinstance(value, Mapping) else ():
-            if not fnmatch.filter(names, pattern):
+            if not any(_is_of(pattern, source) for source in sources):
                 raise ValueError(
                     f"the alignment's {option} names {pattern!r}, which matches no source; the sources are "
-                    f"{shown(names)}"
+                    f"{shown(source.name for source in sources)}"
                 )
 
 
@@ -216,17 +236,21 @@ def _single_organism(by_organism: Mapping[Any, Any] | None) -> str | None:
     return infer_organism(without_version(ids)) if organism is None else normalise_organism(organism)
 
 
-def _check_stated(parts: Sequence[NamedGenes], options: Sequence[str | None]) -> None:
-    """Refuse sources without organism beside others, or if ``options``, the vocabulary or tables, have organisms."""
+def _stated(parts: Sequence[NamedGenes], options: Sequence[str | None], faults: Faults) -> list[NamedGenes]:
+    """The parts with an organism; or all, where none has one and ``options``, the vocabulary or tables, have none."""
     silent = [part.source.name for part in parts if part.organism == UNSTATED]
     stated = sorted({part.organism for part in parts} - {UNSTATED})
     listed = sorted({normalise_organism(organism) for organism in options if organism} - {UNSTATED})
-    if silent and (stated or listed):
-        raise ValueError(
-            f"no organism found for {silent[0]} (looked in obs, uns and gene ids), but "
+    if not stated and not listed:
+        return list(parts)
+    for name in silent:
+        error = ValueError(
+            f"no organism found for {name} (looked in obs, uns and gene ids), but "
             f"{'other sources are' if stated else 'vocabulary or tables are'} of {', '.join(stated or listed)}; "
-            f"{remedy(silent[0])}"
+            f"{remedy(name)}"
         )
+        faults.add(name, error)
+    return [part for part in parts if part.organism != UNSTATED]
 
 
 def _check_tables(parts: Sequence[NamedGenes], tables: Mapping[str, str]) -> None:

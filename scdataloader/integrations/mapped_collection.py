@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from numpy.typing import DTypeLike, NDArray
 from torch.utils.data import Dataset
 
@@ -45,7 +46,8 @@ class CellDataset(Dataset[Item]):
     spawned; each opens the files itself, without a ``worker_init_fn``.
 
     Args:
-        path_list: .h5ad files and .zarr folders, ``"lamindb:<key>"``, a lamindb collection or artifacts; one or a list.
+        path_list: .h5ad files and .zarr folders, ``"lamindb:<key>"``, a lamindb collection or artifacts, AnnData
+            objects; one or a list.
         layers_keys: Matrices of the items: ``"X"`` (if None), ``"raw.X"`` (never joined), or names of layers.
         obs_keys: Columns of obs of the items; ``"_index"``, or the index's own name, for the names of the cells.
         obsm_keys: Arrays of obsm of the items.
@@ -95,7 +97,7 @@ class CellDataset(Dataset[Item]):
         self.filtered = obs_filter is not None
         self._names: list[NDArray[Any]] = []
         self._dtype = None if dtype is None else np.dtype(dtype)
-        self._files = [open_file(path) for path in _paths(path_list)]
+        self._files = [open_file(place) for place in _places(path_list)]
         self._closed = False
         if obs_names:
             self._names = [file.obs_names().astype(str).to_numpy() for file in self._files]
@@ -405,15 +407,16 @@ def _listed(keys: list[str] | str | None) -> list[str]:
     return [keys] if isinstance(keys, str) else list(keys or [])
 
 
-def _paths(data: Any) -> list[str | PathLike[str]]:
+def _places(data: Any) -> list[str | PathLike[str] | AnnData]:
+    """Paths and AnnData objects, in order."""
     if is_lamin(data):
         return [found.path for found in resolve_lamin(data)]
-    if isinstance(data, str | PathLike):
+    if isinstance(data, str | PathLike) or not isinstance(data, Iterable):
         return [data]
-    paths = [path for item in data for path in _paths(item)]
-    if not paths:
-        raise ValueError("no data: give at least one path to an .h5ad file or a .zarr folder")
-    return paths
+    places = [place for item in data for place in _places(item)]
+    if not places:
+        raise ValueError("no data: give at least one path to an .h5ad file or a .zarr folder, or an AnnData")
+    return places
 
 
 def _encoded_keys(encode: list[str] | bool, keys: list[str], unknown: dict[str, str] | str | None) -> list[str]:  # noqa: FBT001

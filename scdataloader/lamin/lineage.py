@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -43,7 +44,8 @@ class StoreMember:
                 f"{self.n_sources:,} artifacts; {remedy}"
             )
         source = sources[self.number]
-        if source.name not in self.names or self.n_obs not in (None, source.n_obs):
+        file = PurePosixPath(source.name).name  # with a number, if it has the name of another source of the store
+        if not {file, re.sub(r" \d+$", "", file)} & set(self.names) or self.n_obs not in (None, source.n_obs):
             cells = "" if self.n_obs is None else f" with {self.n_obs:,} cells"
             raise ValueError(
                 f"source {self.number} of {path} is {source.name} with {source.n_obs:,} cells, but in "

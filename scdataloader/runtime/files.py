@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
 
 from scdataloader.errors import WriteError
 
@@ -18,6 +20,42 @@ PARTIAL = ".partial"
 """Suffix of a file that is being written."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF, errno.EINVAL)
 """Errors of file systems without locks."""
+
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+"""Start of a URL, or of one that was made a path and lost a slash."""
+
+
+def is_url(path: object) -> bool:
+    """Whether a path is a URL of another place than this machine's files."""
+    text = str(path)
+    found = _URL.match(text)
+    return found is not None and found[1] != "file" and ("://" in text or not Path(f"{found[1]}:").exists())
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """A path on this machine, "~" and "file://" resolved.
+
+    Raises:
+        ValueError: it is a URL.
+    """
+    if is_url(path):
+        raise ValueError(
+            f"{path} is not a path on this machine; download or mount it and give the path of the copy, or register "
+            "it in lamindb and give 'lamindb:<key>'"
+        )
+    text = os.fspath(path)
+    return Path(unquote(urlsplit(text).path) if text.startswith("file://") else text).expanduser()
+
+
+def split_path(path: Path) -> tuple[Path, str]:
+    """A file, and the path of a group in it: "a.h5mu/mod/rna" is "a.h5mu" and "mod/rna"; of other paths, "" is."""
+    for outer in (path, *path.parents):
+        if outer.is_file():
+            return outer, path.relative_to(outer).as_posix() if outer != path else ""
+        if outer.exists():
+            break
+    return path, ""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Data sources: AnnData files and folders, read in place."""
+"""Data sources: AnnData files, folders and objects, read in place, and what can be read as one."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 
+from anndata import AnnData
+
 from scdataloader.protocols import OpenOptions
+from scdataloader.runtime.files import local_path, split_path
 from scdataloader.runtime.messages import nearest
 from scdataloader.sources.anndata.counts import Values
-from scdataloader.sources.anndata.file import AnnDataFile
+from scdataloader.sources.anndata.file import AnnDataFile, Format
+from scdataloader.sources.anndata.imported import read_into_memory
+from scdataloader.sources.anndata.memory import AnnDataInMemory
 from scdataloader.sources.anndata.source import AnnDataSource
 
 __all__ = ["AnnDataFile", "AnnDataSource", "open_file", "open_source"]
 
 
-def open_source(path: str | PathLike[str], *, counts: str = "auto", values: Values = "counts") -> AnnDataSource:
-    """Open an ``.h5ad`` file or a zarr folder that AnnData wrote; no cells are read yet.
+def open_source(
+    data: str | PathLike[str] | AnnData, *, counts: str = "auto", values: Values = "counts"
+) -> AnnDataSource:
+    """Open an AnnData: a file, a folder or an object.
+
+    No cells are read yet, but those of loom and Matrix Market files, which are read into memory as a whole.
 
     Args:
-        path: The file or folder.
+        data: An .h5ad file; a zarr folder that AnnData wrote, or a zip of one; a group in either, such as
+            "x.h5mu/mod/rna" or "x.zarr/tables/table"; an .h5 file of 10x Genomics, for several genomes
+            "x.h5/<genome>"; a .loom file; a folder of matrix.mtx, or the matrix; an `AnnData`.
         counts: Which matrix holds the counts: "X", "layers/<key>", "raw", or "auto" for the first of X, layers/counts
             and raw whose values, in a sample, are whole numbers from 0 up.
         values: "counts" rejects values that are negative or fractions, also later while reading; "any" accepts all.
@@ -33,31 +44,39 @@ def open_source(path: str | PathLike[str], *, counts: str = "auto", values: Valu
     """
     if values not in ("counts", "any"):
         raise ValueError(f"values must be 'counts' or 'any', not {values!r}")
-    return AnnDataSource.open(_existing(path), counts=counts, values=values)
+    return AnnDataSource.open(*_located(data), counts=counts, values=values)
 
 
-def open_file(path: str | PathLike[str]) -> AnnDataFile:
-    """Open an ``.h5ad`` file or a zarr folder for its tables and matrices by key, whatever these hold.
+def open_file(data: str | PathLike[str] | AnnData) -> AnnDataFile:
+    """Open an AnnData for its tables and matrices by key, whatever these hold; ``data`` as for `open_source`.
 
     Raises:
         FileNotFoundError: no such path; names the nearest ones.
         ValueError: the path is a URL.
         SourceFormatError: not an AnnData.
     """
-    return AnnDataFile.open(_existing(path))
+    return AnnDataFile.open(*_located(data))
 
 
-def open_anndata(paths: Sequence[Path], options: OpenOptions) -> Iterator[AnnDataSource]:
-    """Open AnnData files and folders; registered for every path that is registered for nothing else."""
-    for path in paths:
-        yield open_source(path, counts=options.counts, values=options.values)
+def open_anndata(data: Sequence[Path | AnnData], options: OpenOptions) -> Iterator[AnnDataSource]:
+    """Open AnnData; registered for their objects, and for every path that is registered for nothing else."""
+    for one in data:
+        yield open_source(one, counts=options.counts, values=options.values)
+
+
+def _located(data: str | PathLike[str] | AnnData) -> tuple[Path, Format | None]:
+    """The path of an AnnData, and its format, if that is not known from the path."""
+    if isinstance(data, AnnData):
+        form = AnnDataInMemory.of(data)
+        return form.path, form
+    path = _existing(data)
+    adata = read_into_memory(path)
+    return path, None if adata is None else AnnDataInMemory.of(adata)
 
 
 def _existing(path: str | PathLike[str]) -> Path:
-    if "://" in fspath(path):
-        raise ValueError(f"{path} is not a path on this machine; download or mount it, and give the path of the copy")
-    found = Path(path).expanduser()
-    if not found.exists():
+    found = local_path(path)
+    if not split_path(found)[0].exists():
         raise FileNotFoundError(_no_such_path(fspath(path), found))
     return found.absolute()
 

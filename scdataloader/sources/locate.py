@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from inspect import getattr_static
 from itertools import groupby
 from operator import itemgetter
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from scdataloader.protocols import OpenOptions, SelectsCells, Source, SourceSelection, Where
+from scdataloader.protocols import HasPath, OpenOptions, SelectsCells, Source, SourceSelection, Where
 from scdataloader.registry import load, names
+from scdataloader.runtime.faults import FAULTS, Faults
+from scdataloader.runtime.files import is_url, local_path
+from scdataloader.runtime.names import distinct_names
 from scdataloader.sources.contract import check_source
 from scdataloader.sources.where import select_cells
 
 _GLOB_CHARACTERS = "*?["
+_GROUP_IN_FILE = re.compile(r"(?<=\.h5mu)/|(?<=\.h5ad)/|(?<=\.h5)/|(?<=\.zip)/|$")
+"""Separates the path of a file from the path of a group in it."""
 _MEMBERS = ("name", "n_obs", "fingerprint", "var", "obs_columns", "obs", "read")
 _SOURCE = "a Source"
 """Stands for the registered name of what is a source already."""
 
 
-def open_sources(data: Any, options: OpenOptions | None = None, where: Where | None = None) -> list[SourceSelection]:
+def open_sources(
+    data: Any,
+    options: OpenOptions | None = None,
+    where: Where | None = None,
+    faults: Faults | None = None,
+) -> list[SourceSelection]:
     """Open all that ``data`` names, in order; the matches of a glob sorted.
 
     Args:
@@ -31,32 +43,69 @@ def open_sources(data: Any, options: OpenOptions | None = None, where: Where | N
             `Source`; or an iterable of these. A store, by its path, stands for all of its sources.
         options: Requirements on the values.
         where: Values that the cells must have: {registry: labels} for lamindb, {column of obs: values} for all else.
+        faults: Takes the errors of single sources, in place of raising them.
 
     Raises:
+        SourcesError: several sources have errors.
         FileNotFoundError: a path does not exist, or a glob matches nothing.
         LookupError: no cell has the values of ``where``, or there is no such registry or column.
         NotCountsError: a source has no counts.
         TypeError: something is none of these, or a plug-in returns what is not a source.
         ValueError: nothing is named, no source is registered for a prefix, or ``where`` has two meanings.
     """
-    options = options or OpenOptions()
+    gathered = Faults() if faults is None else faults
     runs = [
         (name, [address for _, address in run])
-        for name, run in groupby(_named(data, names("source")), key=itemgetter(0))
+        for name, run in groupby(_named(data, names("source"), gathered), key=itemgetter(0))
     ]
-    if not runs:
+    if not runs and not gathered.found:
         raise ValueError("no data: give at least one path, glob, lamindb key or source")
     openers: dict[str, Any] = {name: None if name is _SOURCE else load("source", name) for name, _ in runs}
     by_registry = where is not None and _selects(openers, where)
     found: list[SourceSelection] = []
     for name, addresses in runs:
-        opener = openers[name]
-        if by_registry:
-            opened = opener.select(addresses, options, where)
-        else:
-            opened = addresses if opener is None else opener(addresses, options)
-        found += (_selection(one, name) for one in _iterable(opened, name))
-    return found if where is None or by_registry else select_cells(found, where)
+        opener = _Opener(name, openers[name], options or OpenOptions(), where if by_registry else None)
+        found += opener.open(addresses, gathered)
+    if faults is None:
+        gathered.check()
+    tell_apart([selection.source for selection in found])
+    return found if where is None or by_registry or not found else select_cells(found, where)
+
+
+def tell_apart(sources: Iterable[Source]) -> None:
+    """Give each source that has a path a name that no other has, by as much of the path as needed."""
+    stored = [source for source in {id(source): source for source in sources}.values() if isinstance(source, HasPath)]
+    names = distinct_names([source.name for source in stored], [source.path for source in stored])
+    for source, name in zip(stored, names, strict=True):
+        if source.name != name:
+            source.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    """Opens what is registered under a name."""
+
+    name: str
+    opener: Any
+    """A `SourceOpener`; None if the addresses are sources."""
+    options: OpenOptions
+    where: Where | None
+    """Labels to select cells by, if the opener is one that `SelectsCells`."""
+
+    def open(self, addresses: Sequence[Any], faults: Faults) -> list[SourceSelection]:
+        """What is at consecutive addresses; after an error each is opened separately, to find all errors."""
+        try:
+            return [_selection(opened, self.name) for opened in _iterable(self._opened(addresses), self.name)]
+        except FAULTS as error:
+            if len(addresses) == 1 or self.where is not None:
+                faults.add(addresses[0], error)
+                return []
+        return [found for address in addresses for found in self.open([address], faults)]
+
+    def _opened(self, addresses: Sequence[Any]) -> Any:
+        if self.where is not None:
+            return self.opener.select(addresses, self.options, self.where)
+        return addresses if self.opener is None else self.opener(addresses, self.options)
 
 
 def _selects(openers: Mapping[str, Any], where: Where) -> bool:
@@ -76,25 +125,41 @@ def _iterable(opened: Any, name: str) -> Iterable[Source | SourceSelection]:
     return opened
 
 
-def _named(data: Any, known: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _named(data: Any, known: Sequence[str], faults: Faults) -> Iterator[tuple[str, Any]]:
     """Each thing that ``data`` names, after the one of the ``known`` registered names that stands for it."""
     if isinstance(data, SourceSelection) or not _missing(data):
         yield _SOURCE, data
     elif isinstance(data, str) and (name := _longest(name for name in _prefixes(known) if data.startswith(name))):
         yield name, data
     elif isinstance(data, str | PathLike):
-        for path in expand(fspath(data)):
+        paths: list[Path] = []
+        with faults.of(data):
+            paths = expand(str(data))
+        for path in paths:
             yield str(_longest(name for name in known if _names_path(name, path))), path
     elif name := _longest(name for name in known if _names_type(name, type(data))):
         yield name, data
-    elif isinstance(data, Iterable) and not isinstance(data, Mapping):
+    elif isinstance(data, Iterable) and not isinstance(data, Mapping) and not _is_table(data):
         for item in data:
-            yield from _named(item, known)
+            yield from _named(item, known, faults)
     else:
         raise TypeError(
-            "data must be paths, globs, 'lamindb:<key>', a lamindb collection or artifact, or sources; "
-            f"got {_described(data)}"
+            "data must be paths, globs, AnnData objects, 'lamindb:<key>', lamindb collections or artifacts, sources; "
+            f"got {_described(data)}{_advice(data)}"
         )
+
+
+def _is_table(data: object) -> bool:
+    """Whether something is a table or a matrix, whose rows or columns are no data."""
+    return len(getattr(data, "shape", ())) > 1
+
+
+def _advice(data: object) -> str:
+    if _is_table(data):
+        return "; make an AnnData of it: anndata.AnnData(X, obs, var)"
+    return {"MuData": "; give a modality, as mdata['rna']", "SpatialData": "; give a table, as sdata['table']"}.get(
+        type(data).__name__, ""
+    )
 
 
 def _longest(found: Iterable[str]) -> str | None:
@@ -146,19 +211,23 @@ def _described(thing: object) -> str:
 def expand(path: str) -> list[Path]:
     """The path, or the sorted paths that a glob matches; absolute only if ``path`` is.
 
+    The path of a group in a file may follow: "*.h5mu/mod/rna".
+
     Raises:
         FileNotFoundError: nothing matches the glob.
         ValueError: it is a URL that no source is registered for.
     """
-    if "://" in path:
+    if is_url(path):
         raise ValueError(
             f"{path} is not a path on this machine, and no source is registered for its prefix (registered: "
-            f"{', '.join(_prefixes(names('source')))}); download or mount it, and give the path of the copy"
+            f"{', '.join(_prefixes(names('source')))}); download or mount it and give the path of the copy, or "
+            "register it in lamindb and give 'lamindb:<key>'"
         )
-    path = str(Path(path).expanduser())
-    if Path(path).exists() or not any(character in path for character in _GLOB_CHARACTERS):
-        return [Path(path)]
-    matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (of absolute paths too, which Path.glob refuses)
-    if not matches:
-        raise FileNotFoundError(f"no file matches {path!r} (working directory {Path.cwd()})")
-    return [Path(match) for match in matches]
+    found = local_path(path)
+    if found.exists() or not any(character in str(found) for character in _GLOB_CHARACTERS):
+        return [found]
+    for pattern, inner in ((str(found), ""), _GROUP_IN_FILE.split(str(found), maxsplit=1)):
+        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (absolute ones too, refused by Path.glob)
+        if matches:
+            return [Path(match) / inner for match in matches]
+    raise FileNotFoundError(f"no file matches {path!r} (working directory {Path.cwd()})")

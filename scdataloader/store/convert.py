@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scdataloader.protocols import OpenOptions
+from scdataloader.runtime.files import local_path
 from scdataloader.sources.anndata.counts import Values
 from scdataloader.sources.locate import open_sources
 from scdataloader.store.reader import Store
@@ -77,7 +78,7 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
         cells_per_shard=cells_per_shard,
     )
     shown = sys.stderr.isatty() if progress is None else progress
-    folder = Path(out).expanduser().absolute()
+    folder = local_path(out).absolute()
     start = time.perf_counter()
     selections = open_sources(data, OpenOptions(counts=counts, values=values))
     partial = [selection.source.name for selection in selections if selection.rows is not None]

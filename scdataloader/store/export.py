@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix
 
 from scdataloader.kernels.records.unpack import check_records
 from scdataloader.kernels.rows.align import row_starts
-from scdataloader.runtime.files import write_atomically, writing
+from scdataloader.runtime.files import local_path, write_atomically, writing
 from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.schema import ORGANISM
 from scdataloader.sources.anndata.nodes import Node
@@ -75,7 +75,7 @@ def export(
     """
     opened = Store.open(store)
     sources = opened.sources if source is None else [_find_source(opened, source)]
-    target = Path(out).expanduser().absolute()
+    target = local_path(out).absolute()
     paths = _paths(target, sources, form)
     is_one_file = paths == [target]
     folder, stem = (target.parent, f".{target.name}") if is_one_file else (target, "export")

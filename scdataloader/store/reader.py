@@ -22,6 +22,7 @@ from scdataloader.kernels.records.unpack import BAD_GENE, unpack_records
 from scdataloader.kernels.rows.align import row_starts
 from scdataloader.protocols import OpenOptions, ReadCost, SourceSelection
 from scdataloader.runtime import bus_errors
+from scdataloader.runtime.files import local_path
 from scdataloader.runtime.memory import row_buffers
 from scdataloader.runtime.messages import suggestion
 from scdataloader.runtime.read_ahead import read_ahead
@@ -79,7 +80,7 @@ class Store:
             FileNotFoundError: the folder does not exist.
             StoreFormatError: it is not a store, unfinished, or damaged.
         """
-        folder = Path(path).expanduser().absolute()
+        folder = local_path(path).absolute()
         if not folder.is_dir():
             raise FileNotFoundError(f"{path} is not a store: there is no such folder")
         return cls(folder, Manifest.load(folder))
@@ -260,6 +261,7 @@ class StoreSource:
         self.number = number
         record = store.manifest.sources[number]
         self.name = record.name
+        self.path = store.path / record.name
         self.n_obs = record.n_cells
         self.organism = record.uns_organism
         self.counts = record.kind

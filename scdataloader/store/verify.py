@@ -20,6 +20,7 @@ from scdataloader.kernels.records.decode import OK
 from scdataloader.kernels.records.format import HEADER, Records
 from scdataloader.kernels.records.unpack import check_records
 from scdataloader.protocols import OpenOptions
+from scdataloader.runtime.files import local_path
 from scdataloader.runtime.messages import counted
 from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.sources.locate import open_sources
@@ -62,7 +63,7 @@ def verify(path: str | os.PathLike[str], *, sources: Any = None, progress: bool 
         StoreFormatError: the store is damaged, or a source is not as it was converted; the message lists all problems
             by file and cell.
     """
-    folder = Path(path).expanduser().absolute()
+    folder = local_path(path).absolute()
     if not folder.is_dir():
         raise FileNotFoundError(f"{path} is not a store: there is no such folder")
     manifest = Manifest.read(folder)

@@ -13,6 +13,7 @@ from scdataloader.labels.hierarchy import Hierarchies
 from scdataloader.labels.roll_up import RollUp
 from scdataloader.protocols import SamplingPlan
 from scdataloader.registry import Kind, load
+from scdataloader.runtime.faults import Faults
 from scdataloader.runtime.messages import did_you_mean
 from scdataloader.sampling.options import Sampling
 from scdataloader.sampling.splits import Split, Splits, split_cells
@@ -92,10 +93,16 @@ class DataConfig:
             raise TypeError(f"sampling must be a plan with a method sampler(); got {type(plan).__name__}")
         return plan
 
-    def open(self, alignment: GeneAlignment | None = None) -> Collection:
-        """The table of cells; ``alignment`` is another than that of the options."""
-        alignment = alignment or self.alignment
-        return Collection.open(self.data, where=self.where, genes=alignment, counts=self.counts, values=self.values)
+    def open(self, alignment: GeneAlignment | None = None, faults: Faults | None = None) -> Collection:
+        """The table of cells; ``alignment`` replaces that of the options, ``faults`` is for `Collection.open`."""
+        return Collection.open(
+            self.data,
+            where=self.where,
+            genes=alignment or self.alignment,
+            counts=self.counts,
+            values=self.values,
+            faults=faults,
+        )
 
     def hierarchies_of(self, collection: Collection, used: Sequence[str] | None = None) -> Hierarchies:
         """The columns of the collection that have an ontology; see `Hierarchies` for ``used``."""

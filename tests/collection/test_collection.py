@@ -3,13 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from scdataloader.collection.collection import Collection
-from scdataloader.errors import GeneOverlapError, NotCountsError
+from scdataloader.errors import GeneOverlapError, NotCountsError, SourcesError
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.protocols import Source
+from scdataloader.runtime.faults import Faults
+from scdataloader.store.convert import convert
 from scdataloader.testing import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(30)]
@@ -196,3 +200,45 @@ def test_the_fingerprint_changes_with_content_order_and_vocabulary():
 
 def test_a_users_own_source_fits_the_protocol():
     assert all(isinstance(source, Source) for source in sources())
+
+
+def test_all_faults_of_all_files_in_one_error(tmp_path):
+    for folder, values in (("good", 1), ("fractions", 0.5), ("negative", -1)):
+        (tmp_path / folder).mkdir()
+        adata = AnnData(csr_matrix(np.full((3, 4), values, np.float32)), var=pd.DataFrame(index=GENES[:4]))
+        adata.write_h5ad(tmp_path / folder / "a.h5ad")
+    (tmp_path / "b.h5ad").write_bytes(b"no HDF5")
+    (memory,) = sources()[:1]
+    data = [f"{tmp_path}/*/a.h5ad", str(tmp_path / "b.h5ad"), "missing.h5ad", memory, memory]
+    with pytest.raises(SourcesError) as refused:
+        Collection.open(data)
+    first, *lines = str(refused.value).splitlines()
+    assert first == "5 sources cannot be used:"
+    named = [
+        "fractions/a.h5ad: no counts",
+        "negative/a.h5ad: no counts",
+        "b.h5ad is not an HDF5",
+        "missing.h5ad does not",
+    ]
+    for name, line in zip([*named, "hold the same cells"], lines, strict=True):
+        assert name in line
+    with pytest.raises(NotCountsError):  # a single one is raised as it is
+        Collection.open(f"{tmp_path}/[fg]*/a.h5ad")
+    faults = Faults(listed=True)
+    assert [part.source.name for part in Collection.open(data, faults=faults).parts] == ["a.h5ad", "a"]
+    assert len(faults.lines) == 5
+
+
+def test_files_of_one_name_are_told_apart(tmp_path):
+    for number, folder in enumerate(("human", "mouse")):
+        (tmp_path / folder).mkdir()
+        adata = AnnData(csr_matrix(np.full((3, 4), number + 1, np.float32)), var=pd.DataFrame(index=list("abcd")))
+        adata.write_h5ad(tmp_path / folder / "a.h5ad")
+    absolute = f"{tmp_path}/mouse/a.h5ad"
+    for patterns in (("human/*", "mouse/*"), ("human/a.h5ad", "mouse/a.h5ad"), ("h*/a.h5ad", absolute)):
+        how = GeneAlignment(organisms=dict(zip(patterns, ("human", "mouse"), strict=True)), min_overlap=0)
+        parts = Collection.open(f"{tmp_path}/*/a.h5ad", genes=how).parts
+        assert [part.source.name for part in parts] == ["human/a.h5ad", "mouse/a.h5ad"]
+        assert [part.organism for part in parts] == ["NCBITaxon:9606", "NCBITaxon:10090"]
+    store = convert(f"{tmp_path}/*/a.h5ad", tmp_path / "a.cells", n_processes=1)
+    assert [source.name for source in store.sources] == ["human/a.h5ad", "mouse/a.h5ad"]

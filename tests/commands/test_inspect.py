@@ -293,6 +293,20 @@ def test_bad_input_is_told(options, said, files, capsys, tmp_path, monkeypatch):
     assert said in message
 
 
+def test_the_other_files_are_shown_and_what_is_wrong_with_each_is_listed(files, tmp_path, capsys):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "0.h5ad").write_bytes(b"no HDF5")
+    cells = ad.read_h5ad(files[0])[:, ::-1].copy()
+    cells.var_names = [f"gene {i}" for i in range(11)]  # of no organism
+    cells.write_h5ad(tmp_path / "named.h5ad")
+    assert main(["inspect", *files, str(tmp_path / "deep" / "0.h5ad"), "none.h5ad", str(tmp_path / "named.h5ad")]) == 1
+    shown = capsys.readouterr().out
+    assert "2 sources, 100 cells" in shown
+    listed = shown[shown.index("3 sources cannot be used:") :].splitlines()[1:4]
+    wrong = ["deep/0.h5ad is not an HDF5 file", "none.h5ad does not exist", "no organism found for named.h5ad"]
+    assert [text in line for text, line in zip(wrong, listed, strict=True)] == [True] * 3
+
+
 def test_two_species_of_real_files(real_data, capsys):
     files = [str(real_data / name) for name in ("mouse_brain_merfish.h5ad", "human_placenta_cl22.h5ad")]
     organisms = ["--organisms", "human_placenta*=human", "mouse*=mouse"]

@@ -56,6 +56,7 @@ def job(path: Path, out: Path, recipe: Recipe) -> Job:
     own = recipe.for_file(path)
     return Job(
         path=path,
+        name=path.name,
         source=str(path),
         n_bytes=1,
         content="c" * 32,

@@ -19,6 +19,9 @@ def test_the_hash_changes_with_what_decides_and_with_nothing_else(tmp_path, monk
     moved.write_text((tmp_path / "genes.csv").read_text())
     assert replace(recipe, genes={"NCBITaxon:9606": str(moved)}).hash == recipe.hash
     assert recipe.for_file("x/a.h5ad").hash == replace(recipe, rules={"*": Rule(organism="human")}).hash
+    by_folder = replace(recipe, rules={"x/*": Rule(organism="human")})
+    assert by_folder.for_file("x/a.h5ad").hash == recipe.for_file("x/a.h5ad").hash
+    assert by_folder.for_file("y/a.h5ad").rule == Rule()
     other_rule = replace(recipe, rules={**recipe.rules, "b*": Rule(organism="mouse")})
     assert other_rule.for_file("a.h5ad").hash == recipe.for_file("a.h5ad").hash
     assert other_rule.for_file("b.h5ad").hash != recipe.for_file("b.h5ad").hash

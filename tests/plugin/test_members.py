@@ -35,6 +35,7 @@ def documented(*names):
 SOURCE = documented(
     "Source",
     "HasNames",
+    "HasPath",
     "HasMatrix",
     "NoticesChanges",
     "ReadsStored",

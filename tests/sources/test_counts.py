@@ -94,7 +94,7 @@ def test_no_counts_anywhere_says_what_was_found_in_each_place(tmp_path: Path) ->
     with pytest.raises(NotCountsError) as error:
         open_source(path)
     assert str(error.value) == (
-        "a.h5ad: no counts found (X: 0.5 at cell 5, gene 2 (ENSG00000000002); "
+        f"{path}: no counts found (X: 0.5 at cell 5, gene 2 (ENSG00000000002); "
         "layers/counts: 0.5 at cell 5, gene 2 (ENSG00000000002); raw: missing), expected whole numbers from 0 up in "
         "X, layers/counts or raw; choose layers/umi, which does, with counts='layers/umi', "
         "or pass values='any' to read values that are not counts"

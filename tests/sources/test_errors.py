@@ -90,7 +90,7 @@ def test_not_anndata(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["matrix/data"] = [1]
     with pytest.raises(
-        SourceFormatError, match=r"not an AnnData: expected obs, var .* found matrix \(obs and var missing\); .* 10x"
+        SourceFormatError, match=r"not an AnnData: expected obs, var .* found matrix \(obs and var missing\); write it"
     ):
         open_source(tmp_path / "a.h5")
 

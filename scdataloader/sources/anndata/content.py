@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.sources.anndata.nodes import DEEPEST, UNREADABLE, Node, is_array, required, text, texts
-from scdataloader.sources.anndata.tables import read_frame, record_categories
+from scdataloader.sources.anndata.tables import record_categories
+from scdataloader.sources.anndata.tree import Table
 from scdataloader.sources.fingerprint import column_content
 
 _NAME_SAMPLES, _NAMES_PER_SAMPLE = 64, 256
@@ -32,8 +33,8 @@ def table_content(root: Node, location: str, *, names: bool = True) -> Iterator[
         SourceFormatError: there is no such table.
     """
     node = required(root, location)
-    if not is_array(node) and not hasattr(node, "keys"):  # a table in memory
-        frame = read_frame(root, location)
+    if isinstance(node, Table):
+        frame = node.read()
         for name, values in [("", frame.index.to_series()), *frame.items()]:
             yield str(name).encode()
             yield from column_content(values)

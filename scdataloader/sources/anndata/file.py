@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from scdataloader.errors import SourceFormatError
 from scdataloader.kernels.rows import gather
 from scdataloader.runtime import bus_errors
-from scdataloader.runtime.files import file_state
+from scdataloader.runtime.files import file_state, split_path
 from scdataloader.runtime.mapping import FileWatch
 from scdataloader.runtime.memory import BufferPool
+from scdataloader.runtime.names import name_of
 from scdataloader.sources.anndata import h5ad, layout, tables, zarr
 from scdataloader.sources.anndata.layout import MatrixLayout
 from scdataloader.sources.anndata.matrix import StoredMatrix, open_matrix
@@ -35,7 +36,7 @@ _MEMORY = BufferPool()
 
 
 class Format(Protocol):
-    """A file format of AnnData; the modules `h5ad` and `zarr` are the two."""
+    """A file format of AnnData: the modules `h5ad` and `zarr`, and `AnnDataInMemory`."""
 
     def opened(self, path: Path, /) -> AbstractContextManager[Node]:
         """The root group, for the duration of a with statement."""
@@ -60,11 +61,11 @@ class AnnDataFile:
     also after `close` and in other processes: all reads raise SourceChangedError if it has changed.
     """
 
-    def __init__(self, path: Path, root: Node) -> None:
-        self._watches = {path.absolute(): FileWatch(*format_of(path).watched(path))}
-        layout.check_is_anndata(root, path)
+    def __init__(self, path: Path, root: Node, form: Format | None = None) -> None:
+        self._watches = {path.absolute(): FileWatch(*(form or format_of(path)).watched(path))}
         self.path = path
-        self.name = path.name
+        self._own_form = form
+        self.name = name_of(path)
         self.obs_columns: list[str] = tables.frame_columns(root, "obs")
         self.n_obs = tables.frame_length(root, "obs")
         self._layouts: dict[str, MatrixLayout | None] = {}
@@ -73,14 +74,19 @@ class AnnDataFile:
         self._drop()
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Read the metadata of a file.
+    def open(cls, path: Path, form: Format | None = None) -> Self:
+        """Read the metadata of a file; ``form`` is its format, if that is not known from the path.
 
         Raises:
             SourceFormatError: not an AnnData.
         """
-        with format_of(path).opened(path) as root:
-            return cls(path, root)
+        with (form or format_of(path)).opened(path) as root:
+            return cls(path, root, form)
+
+    @property
+    def form(self) -> Format:
+        """The format."""
+        return self._own_form or format_of(self.path)
 
     @contextmanager
     def opened(self) -> Iterator[Node]:
@@ -90,7 +96,7 @@ class AnnDataFile:
             SourceChangedError: the file has changed since this object was created.
         """
         try:
-            with format_of(self.path).opened(self.path) as root:
+            with self.form.opened(self.path) as root:
                 yield root
         finally:
             self._files.check()
@@ -127,7 +133,8 @@ class AnnDataFile:
 
     def file_state(self) -> str | None:
         """Size and time of change of the file, or a digest of those of all files in the folder; None if it is gone."""
-        return file_state(self.path) if self.path.exists() else None
+        path, _ = split_path(self.path)
+        return file_state(path) if path.exists() else None
 
     def find_matrix(self, key: str) -> MatrixLayout | None:
         """The matrix "X", "layers/<name>", "raw", "obsm/<name>" or "obsp/<name>"; None if the file has none.
@@ -210,7 +217,7 @@ class AnnDataFile:
             return self._matrices[matrix.key]
 
     def _open_matrix(self, matrix: MatrixLayout) -> StoredMatrix:
-        form = format_of(self.path)
+        form = self.form
         try:
             with form.opened(self.path) as root:
                 return open_matrix(
@@ -262,5 +269,6 @@ class AnnDataFile:
 
 
 def format_of(path: Path) -> Format:
-    """The format of a file or a folder."""
-    return _FORMATS["zarr" if path.is_dir() else "h5ad"]
+    """The format of a file, a folder, or a group in one."""
+    outer, _ = split_path(path)
+    return _FORMATS["zarr" if outer.is_dir() or outer.suffix == ".zip" else "h5ad"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
-from scdataloader.runtime.files import opening
+from scdataloader.runtime.files import opening, split_path
+from scdataloader.sources.anndata.containers import ADVICE, ADVICE_BY_CONTENT, find_anndata
 from scdataloader.sources.anndata.hdf5 import filters, is_plain
-from scdataloader.sources.anndata.nodes import check_array, required
+from scdataloader.sources.anndata.nodes import Node, check_array, required
 from scdataloader.sources.arrays.arrays import (
     ChunkedArray,
     EncodedChunks,
@@ -31,7 +33,7 @@ from scdataloader.sources.arrays.codecs import Codecs, hdf5_codecs
 from scdataloader.sources.arrays.mapped import FileMap, FileMaps
 
 
-def describe(files: FileMaps, root: h5py.Group, location: str, dtype: np.dtype[Any] | None = None) -> StoredArray:
+def describe(files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | None = None) -> StoredArray:
     """How a dataset can be read: mapped, decoded chunk by chunk, or sliced by HDF5; ``dtype`` replaces its own."""
     node = root[location]
     name = f"{files.path.name}: {location}"
@@ -47,17 +49,24 @@ def describe(files: FileMaps, root: h5py.Group, location: str, dtype: np.dtype[A
         chunked = _chunked(file, node, working, name) if node.chunks and shape == node.shape else None
         if chunked is not None:
             return chunked
-    rows, whole = node.chunks[0] if node.chunks else None, f"{root.name}/{location}".lstrip("/")
-    return library_array(shape, node.dtype, rows, partial(_open_array, files.path, whole), name, working)
+    rows = node.chunks[0] if node.chunks else None
+    return library_array(shape, node.dtype, rows, partial(_open_array, files.path, location), name, working)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """Open a file for reading.
+def opened(path: Path) -> Iterator[Node]:
+    """Open a file for reading, or the AnnData in a group of it: "a.h5mu/mod/rna".
 
     Raises:
-        SourceFormatError: not HDF5, or truncated.
+        SourceFormatError: not HDF5, truncated, or not an AnnData.
     """
+    outer, inner = split_path(path)
+    with _opened_file(outer) as file:
+        yield find_anndata(file, inner, path)
+
+
+@contextmanager
+def _opened_file(path: Path) -> Iterator[h5py.File]:
     try:
         with opening(path):
             file = h5py.File(path, "r")
@@ -71,7 +80,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 def watched(path: Path) -> Sequence[Path]:
     """The file."""
-    return (path,)
+    return (split_path(path)[0],)
 
 
 def _why_not_hdf5(path: Path, error: OSError) -> str:
@@ -81,8 +90,11 @@ def _why_not_hdf5(path: Path, error: OSError) -> str:
         return f"{path} is an HDF5 file that cannot be opened: {error}"
     with path.open("rb") as file:
         start = file.read(8)
-    if start.startswith(b"\x1f\x8b"):
-        return f"{path} is a gzip file, expected HDF5: unpack it with gunzip first"
+    advice = next((advice for pattern, advice in ADVICE.items() if re.search(pattern, path.name, re.IGNORECASE)), None)
+    if advice is None:
+        advice = next((advice for magic, advice in ADVICE_BY_CONTENT.items() if start.startswith(magic)), None)
+    if advice is not None:
+        return f"{path} is {advice.format(path=path, stem=path.name.partition('.')[0])}"
     return f"{path} is not an HDF5 file (it begins with {start!r}); expected an .h5ad file or a .zarr folder"
 
 

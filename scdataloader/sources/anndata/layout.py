@@ -17,11 +17,6 @@ from scdataloader.sources.arrays.arrays import working_dtype
 Kind = Literal["csr", "csc", "dense"]
 
 _TWO_AXES = 2
-_HINTS = {
-    "matrix": "it looks like a 10x Genomics file: convert it with scanpy.read_10x_h5(...).write_h5ad(...)",
-    "mod": "it looks like a MuData file: write one modality as an .h5ad file",
-    "row_attrs": "it looks like a loom file: convert it with anndata.io.read_loom(...).write_h5ad(...)",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,23 +41,6 @@ class MatrixLayout:
     """Type of the stored gene numbers, or cell numbers of a CSC matrix; None for a dense matrix."""
     n_values: int
     """Number of stored values, with the zeros of a dense matrix."""
-
-
-def check_is_anndata(root: Node, path: object) -> None:
-    """Check that a file or folder has a table of cells and a table of genes.
-
-    Raises:
-        SourceFormatError: it does not.
-    """
-    keys = sorted(root.keys())
-    missing = [key for key in ("obs", "var") if key not in keys]
-    if not missing:
-        return
-    hint = next((hint for key, hint in _HINTS.items() if key in keys), "write it with AnnData.write_h5ad or write_zarr")
-    raise SourceFormatError(
-        f"{path} is not an AnnData: expected obs, var and X or layers, found {', '.join(keys) or 'nothing'} "
-        f"({' and '.join(missing)} missing); {hint}"
-    )
 
 
 def matrix_names(root: Node) -> list[str]:

@@ -15,14 +15,15 @@ from anndata import OldFormatWarning
 from anndata._io.specs.registry import IORegistryError  # raised for unknown encodings
 from anndata.io import read_elem
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, ZipStore
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.sources.anndata.consolidated import check_consolidated
 from scdataloader.sources.anndata.hdf5 import RESTORE, check_dataset, link_target
+from scdataloader.sources.anndata.tree import Group
 
 Node = Any
-"""A group or an array of h5py or zarr."""
+"""A group or an array of h5py or zarr, or a node of `tree`."""
 
 UNREADABLE = (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError, IORegistryError)
 """Errors of h5py, zarr, anndata and pandas at content that they cannot read."""
@@ -39,7 +40,9 @@ def path_of(node: Node) -> str:
     """The file or folder of a node, for messages."""
     if isinstance(node, h5py.Group | h5py.Dataset):
         return str(node.file.filename)
-    return str(getattr(getattr(node, "store", None), "root", "AnnData"))
+    if isinstance(node, Group):
+        return node.path
+    return str(node.store.path if isinstance(node.store, ZipStore) else node.store.root)
 
 
 def damaged(root: Node, found: str) -> SourceFormatError:
@@ -106,6 +109,8 @@ def read_value(root: Node, location: str) -> Any:
 
 def read_node(node: Node, root: Node, location: str) -> Any:
     """As `read_value`, of a node; its root and path are for messages."""
+    if isinstance(node, np.ndarray):
+        return node
     _check_arrays(node, root, location, DEEPEST)
     with _reading(root, location), _old_formats():
         return _with_texts(read_elem(node))

@@ -23,7 +23,7 @@ from scdataloader.sources.anndata.counts import (
     first_not_count,
     not_counts_message,
 )
-from scdataloader.sources.anndata.file import AnnDataFile, format_of
+from scdataloader.sources.anndata.file import AnnDataFile, Format, format_of
 from scdataloader.sources.anndata.matrix import StoredMatrix
 from scdataloader.sources.anndata.nodes import Node
 from scdataloader.sources.arrays.matrices import StoredRows
@@ -37,17 +37,25 @@ _SAMPLES, _SAMPLE_BYTES = 256, 2048
 class AnnDataSource(AnnDataFile):
     """An AnnData on disk, read in the genes and with the values of its matrix of counts."""
 
-    def __init__(self, path: Path, root: Node, counts: str = "auto", values: Values = "counts") -> None:
-        super().__init__(path, root)
+    def __init__(
+        self,
+        path: Path,
+        root: Node,
+        form: Format | None = None,
+        *,
+        counts: str = "auto",
+        values: Values = "counts",
+    ) -> None:
+        super().__init__(path, root, form)
         self._values = values
-        self._chosen = choose_matrix(root, counts, values, self.name)
+        self._chosen = choose_matrix(root, counts, values, str(path))
         self._n_genes = self._chosen.shape[1]
         self._var: pd.DataFrame | None = None
         self._digest: str | None = None
         self._keys: list[str] | None = None
 
     @classmethod
-    def open(cls, path: Path, *, counts: str = "auto", values: Values = "counts") -> Self:
+    def open(cls, path: Path, form: Format | None = None, *, counts: str = "auto", values: Values = "counts") -> Self:
         """Read names, sizes and a sample of the values.
 
         Raises:
@@ -55,8 +63,8 @@ class AnnDataSource(AnnDataFile):
             NotCountsError: the matrix, or every candidate, holds values that are not counts.
             SourceFormatError: not an AnnData, or damaged.
         """
-        with format_of(path).opened(path) as root:
-            return cls(path, root, counts, values)
+        with (form or format_of(path)).opened(path) as root:
+            return cls(path, root, form, counts=counts, values=values)
 
     @property
     def counts(self) -> str:

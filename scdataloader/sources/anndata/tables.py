@@ -26,6 +26,7 @@ from scdataloader.sources.anndata.nodes import (
     text,
     texts,
 )
+from scdataloader.sources.anndata.tree import Table
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ _OLD_VERSION = "0.1.0"
 def frame_columns(root: Node, location: str) -> list[str]:
     """Names of the columns of a table, without its index."""
     node = _table(root, location)
+    if isinstance(node, Table):
+        return list(node.columns)
     if is_array(node):
         return [str(name) for name in node.dtype.names[1:]]
     order = node.attrs.get("column-order")
@@ -52,6 +55,8 @@ def frame_length(root: Node, location: str) -> int:
         SourceFormatError: the table or its index is missing.
     """
     node = _table(root, location)
+    if isinstance(node, Table):
+        return node.n_rows
     return int(node.shape[0]) if is_array(node) else _index_length(root, location)
 
 
@@ -78,7 +83,8 @@ def read_columns(root: Node, columns: Sequence[str], name: str) -> pd.DataFrame:
     for column in columns:
         if column not in present:
             raise KeyError(f"{name} has no obs column {column!r}; {suggestion(str(column), present)}")
-    if _is_old(_table(root, "obs")):
+    node = _table(root, "obs")
+    if isinstance(node, Table) or _is_old(node):
         return read_frame(root, "obs").reset_index(drop=True)[list(dict.fromkeys(columns))]
     n = frame_length(root, "obs")
     return pd.DataFrame(_read_columns(root, "obs", columns, n), index=pd.RangeIndex(n))
@@ -90,7 +96,10 @@ def read_frame(root: Node, location: str) -> pd.DataFrame:
     Raises:
         SourceFormatError: it is missing, or a part of it cannot be read.
     """
-    if not _is_old(_table(root, location)):
+    node = _table(root, location)
+    if isinstance(node, Table):
+        return node.read()
+    if not _is_old(node):
         columns = _read_columns(root, location, frame_columns(root, location), frame_length(root, location))
         return pd.DataFrame(columns, index=read_index(root, location))
     table = read_value(root, location)
@@ -100,7 +109,8 @@ def read_frame(root: Node, location: str) -> pd.DataFrame:
 
 def read_index(root: Node, location: str) -> pd.Index:
     """The index of a table; of the oldest encoding, the whole table is read for it."""
-    if is_array(_table(root, location)):
+    node = _table(root, location)
+    if is_array(node) or isinstance(node, Table):
         return read_frame(root, location).index
     index = _index_location(root, location)
     name = index.rpartition("/")[2]

@@ -8,15 +8,19 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.errors import GroupNotFoundError, NodeNotFoundError
+from zarr.storage import StoreLike, ZipStore
 
 from scdataloader.errors import SourceFormatError
-from scdataloader.runtime.files import opening
+from scdataloader.runtime.files import opening, split_path
 from scdataloader.runtime.mapping import FileWatch
+from scdataloader.runtime.messages import shown
+from scdataloader.sources.anndata.containers import find_anndata
 from scdataloader.sources.anndata.nodes import Node
 from scdataloader.sources.arrays.arrays import (
     ChunkedArray,
@@ -39,25 +43,51 @@ _OLD_FORMAT = 2
 
 @contextmanager
 def opened(path: Path) -> Iterator[Node]:
-    """Open a folder for reading.
+    """Open a folder, or a zip of one, for reading.
 
     Raises:
-        SourceFormatError: it is not a zarr group.
+        SourceFormatError: it is not a zarr group, or not an AnnData.
     """
-    try:
-        with opening(path):
-            root = zarr.open_group(path, mode="r")
-    except (GroupNotFoundError, NodeNotFoundError, FileNotFoundError) as error:
-        there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-        raise SourceFormatError(
-            f"{path} is a folder but not a zarr group (expected .zgroup or zarr.json in it, found {there}); "
-            "give the folder that AnnData.write_zarr made, or the .h5ad files"
-        ) from error
-    yield root
+    outer, inner = split_path(path)
+    with _store(outer) as store:
+        try:
+            with opening(outer):
+                root = zarr.open_group(store, path=inner, mode="r")
+        except (GroupNotFoundError, NodeNotFoundError, FileNotFoundError) as error:
+            raise SourceFormatError(_why_not_zarr(path)) from error
+        yield find_anndata(root, "", path)
+
+
+@contextmanager
+def _store(path: Path) -> Iterator[StoreLike]:
+    if path.is_dir():
+        yield path
+    elif not is_zipfile(path):
+        raise SourceFormatError(f"{path} is not a zip file, or damaged; download it again")
+    else:
+        with ZipStore(path, mode="r") as store:
+            yield store
+
+
+def _why_not_zarr(path: Path) -> str:
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir())
+        what, advice = "folder", "give the folder that AnnData.write_zarr made, or the .h5ad files"
+    else:
+        with ZipFile(split_path(path)[0]) as file:
+            names = sorted({name.partition("/")[0] for name in file.namelist()})
+        what, advice = "zip", f"name a zarr folder in it, as '{path / names[0]}', or unzip it"
+    return (
+        f"{path} is a {what} but not a zarr group (expected .zgroup or zarr.json in it, found "
+        f"{shown(names) or 'nothing'}); {advice}"
+    )
 
 
 def watched(path: Path) -> Sequence[Path]:
-    """The folder, whose time changes when a group in it is replaced, and its metadata."""
+    """The folder, whose time changes when a group in it is replaced, and its metadata; or the zip."""
+    outer, _ = split_path(path)
+    if outer.is_file():
+        return (outer,)
     return (path, *(path / name for name in _METADATA if (path / name).exists()))
 
 
@@ -69,7 +99,7 @@ def describe(files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | 
     shape = (node.shape[0], math.prod(node.shape[1:])) if node.ndim > 1 else node.shape
     if not node.size:
         return MappedArray(values=np.empty(shape, working))
-    chunked = _chunked(files, node, working, name) if shape == node.shape else None
+    chunked = _chunked(files, node, working, name) if shape == node.shape and path.is_dir() else None
     return chunked or library_array(
         shape, node.dtype, node.chunks[0], partial(_open_array, path, node.path), name, working
     )
@@ -77,7 +107,8 @@ def describe(files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | 
 
 @contextmanager
 def _open_array(path: Path, name: str) -> Iterator[Any]:
-    yield zarr.open_array(path, path=name, mode="r")
+    with _store(split_path(path)[0]) as store:
+        yield zarr.open_array(store, path=name, mode="r")
 
 
 def _chunked(maps: FileMaps, node: Node, dtype: np.dtype[Any], name: str) -> ChunkedArray | None:
