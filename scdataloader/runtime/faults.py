@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from scdataloader.errors import ScDataLoaderError, SourcesError
+from scdataloader.errors import GeneOverlapError, NotCountsError, ScDataLoaderError, SourceFormatError, SourcesError
 from scdataloader.runtime.messages import counted
 
 FAULTS = (ScDataLoaderError, LookupError, OSError, TypeError, ValueError)
@@ -49,12 +49,15 @@ class Faults:
 
         Raises:
             Exception: the only error.
-            SourcesError: there are several.
+            SourcesError: there are several; if all are of one kind of this package, such as `NotCountsError`, that kind.
         """
         if self._listed and usable:
             return
         if len(self.found) == 1:
             raise self.found[0]
+        kinds = {type(error) for error in self.found}
+        if len(kinds) == 1 and kinds <= {NotCountsError, GeneOverlapError, SourceFormatError}:
+            raise kinds.pop()(self.message) from self.found[0]
         if self.found:
             raise SourcesError(self.message) from self.found[0]
 

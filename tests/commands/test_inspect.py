@@ -299,7 +299,9 @@ def test_the_other_files_are_shown_and_what_is_wrong_with_each_is_listed(files, 
     cells = ad.read_h5ad(files[0])[:, ::-1].copy()
     cells.var_names = [f"gene {i}" for i in range(11)]  # of no organism
     cells.write_h5ad(tmp_path / "named.h5ad")
-    assert main(["inspect", *files, str(tmp_path / "deep" / "0.h5ad"), "none.h5ad", str(tmp_path / "named.h5ad")]) == 1
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", *files, str(tmp_path / "deep" / "0.h5ad"), "none.h5ad", str(tmp_path / "named.h5ad")])
+    assert ended.value.code == 1
     shown = capsys.readouterr().out
     assert "2 sources, 100 cells" in shown
     listed = shown[shown.index("3 sources cannot be used:") :].splitlines()[1:4]
