@@ -49,7 +49,7 @@ class Faults:
 
         Raises:
             Exception: the only error.
-            SourcesError: there are several; if all are of one kind of this package, such as `NotCountsError`, that kind.
+            SourcesError: there are several; `NotCountsError` or another kind of this package if all are of it.
         """
         if self._listed and usable:
             return
