@@ -67,6 +67,8 @@ def check_index(root: Node, location: str) -> None:
         SourceFormatError: it cannot.
     """
     node = _table(root, location)
+    if isinstance(node, Table):
+        return
     index = node if is_array(node) else required(root, _index_location(root, location))
     if is_array(index):
         check_array(index)
