@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scdataloader.errors import GeneOverlapError
+from scdataloader.genes.names import are_ids
 from scdataloader.genes.organisms import UNSTATED
 from scdataloader.runtime.messages import shown
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from scdataloader.genes.vocabulary import GeneMap, GeneVocabulary
 
 N_EXAMPLES = 3
+_N_GENES_OF_A_GENOME = 60_000
 
 
 def check_shared_genes(vocabulary: GeneVocabulary, maps: Sequence[tuple[str, GeneMap]], min_overlap: float) -> None:
@@ -25,7 +27,8 @@ def check_shared_genes(vocabulary: GeneVocabulary, maps: Sequence[tuple[str, Gen
 
     From the source with most genes on, each source has to share the fraction ``min_overlap`` of its genes with those
     before it, in any order: a small panel fits a large atlas that has its genes. Two groups of sources that have no
-    genes in common, such as one with ids and one with symbols, are thus found whatever their sizes.
+    genes in common, such as one with ids and one with symbols, are thus found whatever their sizes. Two small panels
+    with Ensembl-style ids may share fewer, but not fewer than random genes of one genome.
 
     Args:
         vocabulary: All genes of all sources.
@@ -43,25 +46,35 @@ def check_shared_genes(vocabulary: GeneVocabulary, maps: Sequence[tuple[str, Gen
             if genes.organism == organism:
                 names.append(name)
                 has.append(genes.measured[start:stop])
-        groups = _groups(has, min_overlap)
+        groups = _groups(has, vocabulary.ids[start:stop], min_overlap)
         if len(groups) > 1:
             odd = min(reversed(groups), key=len)
             raise GeneOverlapError(_message(names, has, odd, vocabulary.ids[start:stop], organism, min_overlap))
 
 
-def _groups(has: Sequence[NDArray[np.bool_]], min_overlap: float) -> list[list[int]]:
-    """Numbers of the sources that fit each other, in groups; ``has`` are the genes of each."""
+def _groups(has: Sequence[NDArray[np.bool_]], ids: Sequence[str], min_overlap: float) -> list[list[int]]:
+    """Numbers of the sources that fit each other, in groups; ``has`` are the genes of each, of ``ids``."""
     sizes = [int(np.count_nonzero(genes)) for genes in has]
+
+    def fits(number: int, joint: NDArray[np.bool_]) -> bool:
+        n_shared, size = np.count_nonzero(has[number] & joint), sizes[number]
+        if n_shared >= min_overlap * size:
+            return True
+        by_chance = size * np.count_nonzero(joint) / _N_GENES_OF_A_GENOME
+        if not n_shared or n_shared < by_chance:
+            return False
+        return all(are_ids(np.asarray(ids, object)[genes]) for genes in (has[number], joint))
+
     rest = sorted(range(len(has)), key=lambda number: -sizes[number])
     groups = []
     while rest:
         group, joint = [rest[0]], has[rest[0]].copy()
         rest = rest[1:]
-        while fits := [n for n in rest if np.count_nonzero(has[n] & joint) >= min_overlap * sizes[n]]:
-            for number in fits:
+        while more := [number for number in rest if fits(number, joint)]:
+            for number in more:
                 joint |= has[number]
-            group += fits
-            rest = [number for number in rest if number not in fits]
+            group += more
+            rest = [number for number in rest if number not in more]
         groups.append(group)
     return groups
 

@@ -72,10 +72,16 @@ def test_sources_without_common_genes_are_refused(groups, odd, organism):
         {"atlas": IDS, "panel": IDS[10:13]},  # all of its genes, 5 % of the atlas
         {"panel": IDS[:6], "atlas": IDS[:40], "second": [*IDS[20:23], *SYMBOLS[:17]]},  # 15 % of its genes
         {"a": IDS[:20], "bridge": IDS[15:40], "b": IDS[35:60]},
+        {"panel": IDS[:31], "other": IDS[30:]},  # ids of one genome
     ],
 )
 def test_sources_with_enough_of_their_genes_in_common_are_not(groups):
     assert len(opened(*(source(name, genes, "human") for name, genes in groups.items()))) == 3 * len(groups)
+
+
+def test_panels_of_ids_share_at_least_one_gene():
+    with pytest.raises(GeneOverlapError, match="other shares 0 of its 30 genes"):
+        opened(source("panel", IDS[:30]), source("other", IDS[30:]))
 
 
 def test_organisms_need_no_common_genes():
