@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from anndata import AnnData
+from anndata._io.specs.registry import IORegistryError  # raised for types that cannot be written
 
 from scdataloader.curation.cells import named_obs, read_cells, read_extras, read_obsm, rows_of
 from scdataloader.curation.hooks import apply_hooks
@@ -24,7 +25,7 @@ from scdataloader.sources import AnnDataSource, open_source
 from scdataloader.sources.anndata.counts import OR_ANY, Values
 from scdataloader.sources.arrays.transpose import TransposeInFile
 
-BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError, MemoryError)
+BAD_INPUT = (ValueError, LookupError, OSError, RuntimeError, TypeError, MemoryError, IORegistryError)
 """Errors of a file; all others are defects."""
 
 OnProgress = Callable[[float], None]

@@ -469,9 +469,12 @@ def test_a_model_in_the_working_directory_is_found_by_the_console_script(tmp_pat
 )
 def test_bad_input_is_told_in_one_line(options, said, config, capsys):
     assert main(["fit", "--config", config, *options]) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ")
-    assert said in last
+    notes = capsys.readouterr().err.splitlines()
+    (first,) = (number for number, line in enumerate(notes) if line.startswith("error: "))
+    assert first == len(notes) - 1 or all(
+        line.startswith("  ") for line in notes[first + 1 :]
+    )  # a line for each source
+    assert said in notes[-1]
 
 
 @pytest.mark.parametrize(("command", "share"), [("test", "test"), ("validate", "val")])

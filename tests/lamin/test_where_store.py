@@ -68,7 +68,8 @@ def cells(data: object, where: dict) -> list[tuple[str, str, str]] | None:
     for part in collection.parts:
         rows = slice(None) if part.rows is None else part.rows
         names, labels = part.source.obs_names()[rows], part.source.obs([CELL_TYPE])[CELL_TYPE].iloc[rows]
-        found += [(part.source.name, *cell) for cell in zip(names, labels, strict=True)]
+        file = part.source.name.rpartition("/")[2]  # a store keeps as much of the path as told its files apart
+        found += [(file, *cell) for cell in zip(names, labels, strict=True)]
     assert len(found) == len(collection)
     return sorted(found)
 

@@ -234,8 +234,8 @@ def test_too_few_batches_are_named():
 
 
 def test_a_plan_that_is_none_is_refused():
-    with pytest.raises(TypeError, match=r"sampling.*sampler.*dict"):
-        scd.DataModule("toy://30x50", sampling={}).setup("fit")
+    with pytest.raises(TypeError, match=r"sampling.*sampler.*int"):
+        scd.DataModule("toy://30x50", sampling=3).setup("fit")
 
 
 # ---------------------------------------------------------------------------------------------------------- checkpoints

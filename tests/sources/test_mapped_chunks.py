@@ -8,8 +8,9 @@ import os
 import pickle
 import resource
 import struct
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -144,6 +145,14 @@ def test_chunks_that_were_never_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read.data, values)
 
 
+@contextmanager
+def unnoticed(path: Path) -> Iterator[None]:
+    """Damage of a file that changes neither its size nor its time, as by a disk."""
+    before = path.stat()
+    yield
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 @pytest.mark.parametrize("name", ["data", "indices"])
 @pytest.mark.parametrize("beyond", [-8, 0, 1, 2**40, 2**62])
 def test_chunk_table_that_points_beyond_the_file(tmp_path: Path, name: str, beyond: int) -> None:
@@ -153,7 +162,8 @@ def test_chunk_table_that_points_beyond_the_file(tmp_path: Path, name: str, beyo
         offset = file["X"][name].id.get_chunk_info(3).byte_offset
     content = path.read_bytes()
     wild = struct.pack("<Q", len(content) + beyond)
-    path.write_bytes(content.replace(struct.pack("<Q", offset), wild))
+    with unnoticed(path):
+        path.write_bytes(content.replace(struct.pack("<Q", offset), wild))
     with pytest.raises(SourceFormatError, match=f"a.h5ad is truncated: chunk 3 of a.h5ad: X/{name} ends at byte"):
         source.read(np.array([0]))
 
@@ -162,12 +172,12 @@ def test_chunk_table_that_points_beyond_the_file(tmp_path: Path, name: str, beyo
 def test_wild_genes_and_values(tmp_path: Path, wild: int) -> None:
     path = write_h5ad(tmp_path / "a.h5ad", make(sp.csr_matrix(coordinates())), CHUNKED)
     source = open_source(path)
-    with h5py.File(path, "r+") as file:
+    with unnoticed(path), h5py.File(path, "r+") as file:
         before, file["X/indices"][50] = file["X/indices"][50], wild
     with pytest.raises(SourceFormatError, match="gene number outside 0 to 42"):
         source.read(np.arange(N_OBS))
     source.close()
-    with h5py.File(path, "r+") as file:
+    with unnoticed(path), h5py.File(path, "r+") as file:
         file["X/indices"][50], file["X/data"][50] = before, 0.5
     with pytest.raises(NotCountsError, match=r"0\.5"):
         source.read(np.arange(N_OBS))

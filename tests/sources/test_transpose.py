@@ -37,7 +37,7 @@ def reference(indptr, cells, data, n_cells):
 
 
 def in_chunks(values, length):
-    chunks = LibraryChunks(n_rows=length, opened=partial(nullcontext, values))
+    chunks = LibraryChunks(name="values", n_rows=length, opened=partial(nullcontext, values))
     return ChunkedArray(shape=values.shape, chunk_shape=(length,), dtype=values.dtype, chunks=chunks)
 
 

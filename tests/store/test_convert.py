@@ -203,7 +203,7 @@ def test_the_path_of_a_store_opens_all_its_sources(tmp_path, out):
     paths = write_files(tmp_path)
     here(paths, out)
     found = open_sources([paths[0], out])
-    assert [selection.source.name for selection in found] == ["0.h5ad", "0.h5ad", "1.h5ad"]
+    assert [selection.source.name for selection in found] == [f"{tmp_path.name}/0.h5ad", "atlas.cells/0.h5ad", "1.h5ad"]
     out.rename(tmp_path / "renamed")
     assert len(open_sources(str(tmp_path / "renamed"))) == 2
     (tmp_path / "empty.cells").mkdir()
