@@ -471,9 +471,7 @@ def test_bad_input_is_told_in_one_line(options, said, config, capsys):
     assert main(["fit", "--config", config, *options]) == 2
     notes = capsys.readouterr().err.splitlines()
     (first,) = (number for number, line in enumerate(notes) if line.startswith("error: "))
-    assert first == len(notes) - 1 or all(
-        line.startswith("  ") for line in notes[first + 1 :]
-    )  # a line for each source
+    assert first == len(notes) - 1 or all(line.startswith("  ") for line in notes[first + 1 :])  # one per source
     assert said in notes[-1]
 
 

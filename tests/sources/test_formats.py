@@ -194,7 +194,9 @@ def test_loom(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_mudata_of_mudata(tmp_path: Path) -> None:
     mudata: Any = pytest.importorskip("mudata")
-    mudata.MuData({"rna": _cells(), "prot": _cells()[:, :5].copy()}).write(tmp_path / "a.h5mu")
+    proteins = _cells()[:, :5].copy()
+    proteins.var_names = [f"protein {n}" for n in range(5)]
+    mudata.MuData({"rna": _cells(), "prot": proteins}).write(tmp_path / "a.h5mu")
     source = open_source(tmp_path / "a.h5mu" / "mod" / "rna")
     np.testing.assert_array_equal(source.read(ROWS).to_scipy().toarray(), X[ROWS])
     with pytest.raises(SourceFormatError, match="modalities prot, rna"):
