@@ -129,7 +129,6 @@ class Loader:
         self.batch_size = batch_size
         self._sampler = sampler
         self._seed = seed_of(seed)
-        self._drop_last = drop_last
         self._given_ranks = None if rank is None or world_size is None else (rank, world_size)
         self._fixed_epoch = fixed_epoch
         self._tally = tally

@@ -331,9 +331,8 @@ class DataModule(DataConfig, LightningDataModule):
     def _ranks(self) -> tuple[int | None, int | None]:
         """Rank and world size as given or of the Trainer; None if the loader has to find them."""
         if self.rank is None and self.world_size is None and self.trainer is not None:
-            shared = (
-                self.trainer.distributed_sampler_kwargs or {}
-            )  # of a model-parallel strategy: the data-parallel mesh
+            # of a model-parallel strategy, the ranks along its data-parallel dimension
+            shared = self.trainer.distributed_sampler_kwargs or {}
             return shared.get("rank"), shared.get("num_replicas")
         return self.rank, self.world_size
 
