@@ -19,6 +19,7 @@ from types import TracebackType
 from scdataloader import __version__
 from scdataloader.commands.usage import Parser, UsageError, config_files, load_yaml, reasons
 from scdataloader.registry import packages
+from scdataloader.runtime.messages import message_of
 
 COMMANDS = {
     "fit": ("fit:fit", "train a model, and validate it along the way"),
@@ -187,6 +188,5 @@ def _frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
 
 
 def _message(error: BaseException) -> str:
-    # str() of a KeyError is the repr of its message
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    text = message_of(error)
     return "; ".join(reasons(text)) or text

@@ -20,6 +20,7 @@ from scdataloader.curation.recipe import Recipe
 from scdataloader.curation.report import Outcome
 from scdataloader.curation.writer import written
 from scdataloader.runtime.files import PARTIAL
+from scdataloader.runtime.messages import message_of
 from scdataloader.runtime.progress import Advance
 from scdataloader.sources import AnnDataSource, open_source
 from scdataloader.sources.anndata.counts import OR_ANY, Values
@@ -78,8 +79,7 @@ def in_one_line(error: BaseException) -> str:
     """The message of an error."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    # str() of a KeyError is the repr of its message
-    message = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    message = " ".join(message_of(error).split())
     message = message.replace(OR_ANY, ", or recover counts by a hook in before")
     return f"not enough memory: {message}" if isinstance(error, MemoryError) else message or type(error).__name__
 

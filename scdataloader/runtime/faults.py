@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from scdataloader.errors import GeneOverlapError, NotCountsError, ScDataLoaderError, SourceFormatError, SourcesError
-from scdataloader.runtime.messages import counted
+from scdataloader.runtime.messages import counted, message_of
 
 FAULTS = (ScDataLoaderError, LookupError, OSError, TypeError, ValueError)
 """Errors of a source that say nothing about the others."""
@@ -39,8 +39,7 @@ class Faults:
 
     def add(self, source: object, error: Exception) -> None:
         """Note an error of a source."""
-        # str() of a KeyError is the repr of its message
-        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        text = message_of(error)
         self.found.append(error)
         self.lines.append(text if str(source) in text else f"{source}: {text}")
 

@@ -38,3 +38,8 @@ def counted(n: int, noun: str) -> str:
     """A number with its noun, such as "1 class" or "1,000 cells"."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{n:,} {noun if n == 1 else plural}"
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error; ``str()`` of a KeyError is the repr of its message."""
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)

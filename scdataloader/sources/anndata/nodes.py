@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore, ZipStore
 
 from scdataloader.errors import SourceFormatError
+from scdataloader.runtime.messages import message_of
 from scdataloader.sources.anndata.consolidated import check_consolidated
 from scdataloader.sources.anndata.hdf5 import RESTORE, check_dataset, link_target
 from scdataloader.sources.anndata.tree import Group
@@ -80,9 +81,10 @@ def member(group: Node, name: str, root: Node, location: str) -> Node | None:
             raise  # of the disk or the process, not of the file
         target = link_target(group, name) if is_hdf5 else None
         if target is None:
-            raise damaged(root, f"{location} cannot be opened ({_message(error)})") from error
+            raise damaged(root, f"{location} cannot be opened ({message_of(error)})") from error
         raise SourceFormatError(
-            f"{path_of(root)}: {location} is a link to {target}, which cannot be opened ({_message(error)}); {RESTORE}"
+            f"{path_of(root)}: {location} is a link to {target}, which cannot be opened ({message_of(error)}); "
+            f"{RESTORE}"
         ) from error
 
 
@@ -164,7 +166,7 @@ def _reading(root: Node, location: str) -> Iterator[None]:
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk or the process, not of the file
-        raise damaged(root, f"{location} cannot be read ({_message(error)})") from error
+        raise damaged(root, f"{location} cannot be read ({message_of(error)})") from error
 
 
 @contextmanager
@@ -173,11 +175,6 @@ def _old_formats() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OldFormatWarning)
         yield
-
-
-def _message(error: BaseException) -> str:
-    # str() of a KeyError is the repr of its message
-    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
 
 
 def _with_texts(values: Any) -> Any:
