@@ -372,6 +372,22 @@ class HasWindow(Protocol):
         """Draws in a window; None if there are no windows."""
 
 
+@runtime_checkable
+class DrawsSets(Protocol):
+    """A sampler whose draws form sets of cells that stay together: batches hold whole sets, on every rank."""
+
+    @property
+    def set_size(self) -> int:
+        """Cells of a set, which are drawn at positions ``[k * set_size, (k + 1) * set_size)``; 1 for single cells.
+
+        ``num_samples`` is a multiple of this.
+        """
+
+    @property
+    def n_controls(self) -> int:
+        """How many cells at the end of each set are controls of the others."""
+
+
 class TrainingCells(Protocol):
     """The cells that a sampling plan draws from."""
 
@@ -487,6 +503,10 @@ class BatchContext:
     """Columns of ``batch.labels``, in order."""
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """{label column: name of each code}."""
+    set_size: int = 1
+    """Cells of each set that the sampler draws, see `DrawsSets`; 1 for single cells."""
+    n_controls: int = 0
+    """How many cells at the end of each set are controls of the others."""
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from scdataloader.errors import StateMismatchError
 from scdataloader.kernels.draws.random import seed_of
 from scdataloader.loading.prefetch import MadeBatch, Prefetcher
 from scdataloader.loading.ranks import check_ranks, find_ranks
-from scdataloader.protocols import BatchContext, Binds, Collate, Densifies, Sampler, Transform
+from scdataloader.protocols import BatchContext, Binds, Collate, Densifies, DrawsSets, Sampler, Transform
 from scdataloader.sampling.samplers import stream_fingerprint
 from scdataloader.sampling.tally import Tally
 from scdataloader.sources.fingerprint import digest_of, mismatch
@@ -114,7 +114,7 @@ class Loader:
             obs_names: Whether batches have the names of their cells, as a list of strings under "obs_names".
 
         Raises:
-            ValueError: an argument is out of range, or an epoch has no batch.
+            ValueError: an argument is out of range, an epoch has no batch, or batches do not hold whole sets of cells.
         """
         for name, value in (("batch_size", batch_size), ("num_threads", num_threads), ("window", window)):
             if value is not None and value < 1:
@@ -122,10 +122,7 @@ class Loader:
         check_ranks(rank, world_size)
         if labels is not None and len(labels) != len(collection):
             raise ValueError(f"labels are for {len(labels):,} cells, but the collection has {len(collection):,}")
-        if isinstance(collate, Binds):
-            collate = collate.bind(context or BatchContext(vocabulary=collection.vocabulary))
         self.dataset = collection
-        self.densify = tuple(collate.densify) if isinstance(collate, Densifies) else ()
         self.batch_size = batch_size
         self._sampler = sampler
         self._seed = seed_of(seed)
@@ -133,9 +130,16 @@ class Loader:
         self._fixed_epoch = fixed_epoch
         self._tally = tally
         own_rank, n_ranks = self.ranks
+        drawn = self._sampler_on(n_ranks)
+        if isinstance(collate, Binds):
+            known = context or BatchContext(vocabulary=collection.vocabulary)
+            if isinstance(drawn, DrawsSets):
+                known = replace(known, set_size=drawn.set_size, n_controls=drawn.n_controls)
+            collate = collate.bind(known)
+        self.densify = tuple(collate.densify) if isinstance(collate, Densifies) else ()
         self._prefetcher = Prefetcher(
             collection=collection,
-            sampler=self._sampler_on(n_ranks),
+            sampler=drawn,
             collate=collate,
             transforms=tuple(transforms),
             labels=labels,
@@ -330,6 +334,13 @@ class Loader:
 
     def _check_length(self) -> None:
         ahead = self._prefetcher
+        set_size = ahead.sampler.set_size if isinstance(ahead.sampler, DrawsSets) else 1
+        for what, n in (("batch_size", self.batch_size), ("an epoch", ahead.sampler.num_samples)):
+            if n % set_size:
+                raise ValueError(
+                    f"{what} of {n:,} cells does not hold whole sets of {set_size:,}; use a multiple of the set, such "
+                    f"as {set_size * (n // set_size + 1):,}"
+                )
         if not ahead.n_steps:
             raise ValueError(
                 f"an epoch of {ahead.sampler.num_samples:,} draws has no full batch of {self.batch_size:,} cells on "

@@ -20,7 +20,7 @@ from scdataloader.kernels.draws.blocks import permute_blocks
 from scdataloader.kernels.draws.classes import first_invalid
 from scdataloader.kernels.draws.random import derive_key, permute_range, seed_of
 from scdataloader.labels.encoder import LabelEncoder, label_text
-from scdataloader.protocols import HasFingerprint, HasWindow, Sampler
+from scdataloader.protocols import DrawsSets, HasFingerprint, HasWindow, Sampler
 from scdataloader.runtime.messages import suggestion
 from scdataloader.sampling.class_index import ClassIndex
 from scdataloader.sampling.draws import NO_WEIGHTS, BlockDraws, Draws, IndependentDraws, QuotaDraws
@@ -219,6 +219,16 @@ class Subset:
     def window(self) -> int | None:
         """Draws over which blocks are spread; None without blocks."""
         return self.sampler.window if isinstance(self.sampler, HasWindow) else None
+
+    @property
+    def set_size(self) -> int:
+        """Cells of a set; 1 for single cells."""
+        return self.sampler.set_size if isinstance(self.sampler, DrawsSets) else 1
+
+    @property
+    def n_controls(self) -> int:
+        """Cells at the end of each set that are controls."""
+        return self.sampler.n_controls if isinstance(self.sampler, DrawsSets) else 0
 
     @cached_property
     def fingerprint(self) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scdataloader.protocols import (
     DescribesClasses,
+    DrawsSets,
     HasFingerprint,
     HasWindow,
     Sampler,
@@ -93,6 +94,12 @@ class _SamplerCheck:
             window: Any = sampler.window
             is_right = window is None or (isinstance(window, int | np.integer) and window > 0)
             about.require(is_right, "window", "a number of draws, or None", window)
+        if isinstance(sampler, DrawsSets):
+            size: Any = sampler.set_size
+            n_controls: Any = sampler.n_controls
+            is_whole = isinstance(size, int | np.integer) and size > 0 and n % size == 0
+            about.require(is_whole, "set_size", f"a number of cells that divides the {n} draws of an epoch", size)
+            about.require(0 <= n_controls < size, "n_controls", f"fewer than the {size} cells of a set", n_controls)
 
     def slices(self) -> None:
         """S2, S5, S6: any slices of positions, in any order, give one stream."""

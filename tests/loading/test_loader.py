@@ -425,3 +425,39 @@ def test_an_error_in_a_thread_reaches_the_caller():
 def test_what_cannot_be_loaded_is_refused(collection, arguments, message):
     with pytest.raises(ValueError, match=message):
         Loader(collection, weighted(), Dense(), **arguments)
+
+
+class Pairs(SequentialSampler):
+    """Rows in order; each pair is a cell and its control."""
+
+    set_size, n_controls = 2, 1
+
+
+@pytest.mark.parametrize("sampler", [Pairs(60), Subset(sampler=Pairs(60), rows=np.arange(60))], ids=["own", "subset"])
+def test_batches_hold_whole_sets(collection, sampler):
+    assert len(Loader(collection, sampler, Dense(), batch_size=8)) == 8
+    with pytest.raises(ValueError, match=r"batch_size of 7 cells .* sets of 2; .* 8"):
+        Loader(collection, sampler, Dense(), batch_size=7)
+    ranks = [list(Loader(collection, sampler, Dense(), batch_size=8, rank=r, world_size=2)) for r in range(2)]
+    for batch in [*ranks[0], *ranks[1]]:
+        assert (batch["row"].reshape(-1, 2)[:, 1] - batch["row"].reshape(-1, 2)[:, 0]).tolist() == [1] * 4
+
+
+def test_an_epoch_holds_whole_sets(collection):
+    with pytest.raises(ValueError, match=r"an epoch of 61 cells .* sets of 2"):
+        Loader(collection, Pairs(61), Dense(), batch_size=8)
+
+
+def test_a_collate_function_is_bound_to_the_sets_of_the_sampler(collection):
+    class Bound:
+        def bind(self, context):
+            self.context = context
+            return Dense()
+
+        __call__ = Dense.__call__
+
+    bound = Bound()
+    Loader(collection, Pairs(60), bound, batch_size=8)
+    assert (bound.context.set_size, bound.context.n_controls) == (2, 1)
+    Loader(collection, SequentialSampler(60), bound, batch_size=8)
+    assert (bound.context.set_size, bound.context.n_controls) == (1, 0)

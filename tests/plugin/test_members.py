@@ -48,7 +48,7 @@ SOURCE = documented(
     "Closes",
     "ReadsTogether",
 )
-SAMPLER = documented("Sampler", "HasFingerprint", "HasWindow")
+SAMPLER = documented("Sampler", "HasFingerprint", "HasWindow", "DrawsSets")
 PLAN = documented("SamplingPlan", "DescribesClasses", "HasColumns")
 CLASSES = documented("DrawnClasses")
 COLLATE = documented("Binds", "WantsObs", "WantsMatrices", "CollatesMany", "Densifies")
