@@ -216,6 +216,8 @@ class SourceSelection:
     source: Source
     rows: NDArray[np.int64] | None = None
     """``(m,)`` row numbers in the source, ascending, at least one; None for all cells."""
+    corpus: str | None = None
+    """Name of the corpus that the source belongs to; None if the data are not divided into corpora."""
 
     @property
     def n_obs(self) -> int:
@@ -402,6 +404,14 @@ class TrainingCells(Protocol):
     @property
     def source_names(self) -> Sequence[str]:
         """Name of each source."""
+
+    @property
+    def corpus(self) -> NDArray[np.integer[Any]]:
+        """``(n,)`` which corpus each cell belongs to; all 0 if the data are not divided into corpora."""
+
+    @property
+    def corpus_names(self) -> Sequence[str]:
+        """Name of each corpus, sorted; empty if the data are not divided into corpora."""
 
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """``(n, len(columns))`` columns of the cell table; missing values where a source lacks a column.

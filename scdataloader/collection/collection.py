@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 SOURCE = "source"
 """The column that holds the name of the source of each cell, unless obs has a column of that name."""
 
+CORPUS = "corpus"
+"""The same for the corpus of each cell, if the data are divided into corpora."""
+
 _WINDOW = 4096
 """Cells read at once where a source has to be read to count its values."""
 
@@ -51,10 +54,13 @@ class Collection:
     Create it with `open`. Reading is thread-safe. A file that mixes organisms counts as one source for each.
     """
 
-    def __init__(self, vocabulary: GeneVocabulary, parts: Sequence[AlignedSource]) -> None:
-        """Number the cells of ``parts`` one after the other."""
+    def __init__(
+        self, vocabulary: GeneVocabulary, parts: Sequence[AlignedSource], corpora: Sequence[str] | None = None
+    ) -> None:
+        """Number the cells of ``parts`` one after the other; ``corpora`` has the corpus of each."""
         self.vocabulary = vocabulary
         self.parts = tuple(parts)
+        self.corpora = None if corpora is None else tuple(corpora)
         groups = open_groups(self.parts, self.n_genes)
         self._groups = [group for group, _ in groups]
         self._first_part = np.cumsum([0, *(n_parts for _, n_parts in groups)])
@@ -79,7 +85,8 @@ class Collection:
 
         Args:
             data: Paths or globs of .h5ad files, AnnData .zarr folders and stores, "lamindb:<key>", a lamindb collection
-                or artifacts, whatever a plug-in has registered, `Source` objects; one or a list.
+                or artifacts, whatever a plug-in has registered, `Source` objects; one or a list. Or {corpus: one or a
+                list of these}, for data that are mixed; see `Mixture`.
             where: Values that cells must have, one or a list by name; a cell needs one of them for each name. For
                 files, stores and sources the names are columns of obs: ``{"is_primary_data": True, "assay": ["10x 3'
                 v2", "10x 3' v3"]}``. Sources without such a cell are left out. For data of lamindb they are
@@ -107,7 +114,10 @@ class Collection:
         found = _without_repeats(found, gathered)
         if not found:
             gathered.check()
-        return cls(*align(found, genes or GeneAlignment(), gathered))
+        vocabulary, parts = align(found, genes or GeneAlignment(), gathered)
+        corpus_of = {id(selection.source): selection.corpus for selection in found}
+        corpora = [corpus for part in parts if (corpus := corpus_of[id(part.source)]) is not None]
+        return cls(vocabulary, parts, corpora or None)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -153,18 +163,25 @@ class Collection:
         """
         return self.cells(rows).x
 
+    @property
+    def own_columns(self) -> tuple[str, ...]:
+        """Columns that cells have wherever they come from."""
+        return (SOURCE,) if self.corpora is None else (SOURCE, CORPUS)
+
     def column(self, name: str) -> list[pd.Series[Any]]:
         """A column of the cell table, part by part (see `arrange`); missing values where a source does not have it.
 
-        "source" is the name of the source of each cell, unless obs has a column of that name.
+        "source" is the name of the source of each cell, and "corpus" that of its corpus, if the data are divided into
+        corpora, unless obs has a column of that name.
 
         Raises:
             KeyError: no source has the column; names the columns that there are.
         """
-        if name == SOURCE and not any(SOURCE in part.source.obs_columns for part in self.parts):
+        if name in self.own_columns and not any(name in part.source.obs_columns for part in self.parts):
+            labels = self.corpora if name == CORPUS else [part.source.name for part in self.parts]
             return [
-                pd.Series(pd.Categorical.from_codes(np.zeros(part.n_obs, np.int8), pd.Index([part.source.name])))
-                for part in self.parts
+                pd.Series(pd.Categorical.from_codes(np.zeros(part.n_obs, np.int8), pd.Index([label])))
+                for part, label in zip(self.parts, labels or (), strict=True)
             ]
         series: list[pd.Series[Any]] = []
         found = False

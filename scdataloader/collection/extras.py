@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.collection.collection import SOURCE, without_gaps
+from scdataloader.collection.collection import without_gaps
 from scdataloader.collection.gather import write_aligned
 from scdataloader.errors import SourceFormatError
 from scdataloader.kernels.rows.align import OK
@@ -46,7 +46,7 @@ def check_columns(collection: Collection, columns: Iterable[str]) -> None:
     """
     for column in columns:
         for part in collection.parts:
-            if column not in part.source.obs_columns and column != SOURCE:
+            if column not in (*part.source.obs_columns, *collection.own_columns):
                 raise KeyError(_lacks(part.source.name, "obs column", column, part.source.obs_columns))
 
 

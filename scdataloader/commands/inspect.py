@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -48,7 +48,7 @@ def main(args: Sequence[str]) -> None:
     if not console.is_terminal:
         console.width = max(console.width, N_CHARACTERS_IN_A_FILE)
     show_sources(console, collection, given.top)
-    for item in config.data if isinstance(config.data, list) else [config.data]:
+    for item in _items(config.data):
         for line in origins(item) if is_lamin(item) else ():
             console.print(line, markup=False, soft_wrap=True)
     if faults.found:
@@ -61,6 +61,13 @@ def main(args: Sequence[str]) -> None:
         _show_sampling(console, config, collection, given, batch_size)
     if faults.found:
         raise SystemExit(UNUSABLE)
+
+
+def _items(data: Any) -> list[Any]:
+    """What ``data`` lists, of all corpora."""
+    if isinstance(data, Mapping):
+        return [item for of_corpus in data.values() for item in _items(of_corpus)]
+    return data if isinstance(data, list) else [data]
 
 
 def _show_sampling(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from rich.console import Console
@@ -27,9 +29,9 @@ N_COLUMNS_LISTED = 40
 
 
 def source_table(collection: Collection) -> pd.DataFrame:
-    """One row for each source: its cells and genes, and how its genes fall in the vocabulary."""
-    rows = []
-    for part in collection.parts:
+    """One row for each source: its cells and genes, how its genes fall in the vocabulary, and its corpus, if any."""
+    rows: list[dict[str, Any]] = []
+    for part, corpus in zip(collection.parts, collection.corpora or [None] * len(collection.parts), strict=True):
         known = ORGANISMS.get(part.organism)
         organism = "not stated" if part.organism == UNSTATED else known.scientific_name if known else part.organism
         rows.append(
@@ -43,6 +45,7 @@ def source_table(collection: Collection) -> pd.DataFrame:
                 "dropped": part.genes.n_dropped,
                 "duplicates": len(part.genes.duplicates),
             }
+            | ({} if corpus is None else {"corpus": corpus})
         )
     return pd.DataFrame(rows)
 

@@ -39,9 +39,23 @@ class CollectionCells:
     @property
     def source(self) -> NDArray[np.int32]:
         """``(n,)`` index of the source of each cell in ``source_names``."""
-        number = {name: place for place, name in enumerate(self.source_names)}
-        parts = self._collection.parts
-        per_part = [np.full(part.n_obs, number[part.source.name], np.int32) for part in parts]
+        return self._numbers([part.source.name for part in self._collection.parts])
+
+    @property
+    def corpus_names(self) -> list[str]:
+        """Names of the corpora, sorted; empty if the data are not divided into corpora."""
+        return sorted(set(self._collection.corpora or ()))
+
+    @property
+    def corpus(self) -> NDArray[np.int32]:
+        """``(n,)`` index of the corpus of each cell in ``corpus_names``; all 0 without corpora."""
+        return self._numbers(self._collection.corpora or [""] * len(self._collection.parts))
+
+    def _numbers(self, names: Sequence[str]) -> NDArray[np.int32]:
+        """``(n,)`` place of the name of each cell among all, sorted, given the name of each part of the collection."""
+        number = {name: place for place, name in enumerate(sorted(set(names)))}
+        parts = zip(self._collection.parts, names, strict=True)
+        per_part = [np.full(part.n_obs, number[name], np.int32) for part, name in parts]
         return np.asarray(self._collection.arrange(per_part)[self.rows])
 
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:

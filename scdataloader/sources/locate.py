@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from inspect import getattr_static
 from itertools import groupby
@@ -18,6 +18,7 @@ from scdataloader.protocols import HasPath, OpenOptions, SelectsCells, Source, S
 from scdataloader.registry import load, names
 from scdataloader.runtime.faults import FAULTS, Faults
 from scdataloader.runtime.files import is_url, local_path
+from scdataloader.runtime.messages import message_of
 from scdataloader.runtime.names import distinct_names
 from scdataloader.sources.contract import check_source
 from scdataloader.sources.where import select_cells
@@ -40,7 +41,8 @@ def open_sources(
 
     Args:
         data: A path, a glob, a string with a registered prefix ("lamindb:<key>"), an object of a registered type, a
-            `Source`; or an iterable of these. A store, by its path, stands for all of its sources.
+            `Source`; or an iterable of these. A store, by its path, stands for all of its sources. Or {corpus: any of
+            these}.
         options: Requirements on the values.
         where: Values that the cells must have: {registry: labels} for lamindb, {column of obs: values} for all else.
         faults: Takes the errors of single sources, in place of raising them.
@@ -51,9 +53,16 @@ def open_sources(
         LookupError: no cell has the values of ``where``, or there is no such registry or column.
         NotCountsError: a source has no counts.
         TypeError: something is none of these, or a plug-in returns what is not a source.
-        ValueError: nothing is named, no source is registered for a prefix, or ``where`` has two meanings.
+        ValueError: nothing is named, also for one corpus alone, no source is registered for a prefix, or ``where`` has
+            two meanings.
     """
     gathered = Faults() if faults is None else faults
+    if isinstance(data, Mapping):
+        found = _open_corpora(data, options, where, gathered)
+        if faults is None:
+            gathered.check()
+        tell_apart([selection.source for selection in found])
+        return found
     runs = [
         (name, [address for _, address in run])
         for name, run in groupby(_named(data, names("source"), gathered), key=itemgetter(0))
@@ -62,7 +71,7 @@ def open_sources(
         raise ValueError("no data: give at least one path, glob, lamindb key or source")
     openers: dict[str, Any] = {name: None if name is _SOURCE else load("source", name) for name, _ in runs}
     by_registry = where is not None and _selects(openers, where)
-    found: list[SourceSelection] = []
+    found = []
     for name, addresses in runs:
         opener = _Opener(name, openers[name], options or OpenOptions(), where if by_registry else None)
         found += opener.open(addresses, gathered)
@@ -70,6 +79,28 @@ def open_sources(
         gathered.check()
     tell_apart([selection.source for selection in found])
     return found if where is None or by_registry or not found else select_cells(found, where)
+
+
+def _open_corpora(
+    data: Mapping[Any, Any], options: OpenOptions | None, where: Where | None, faults: Faults
+) -> list[SourceSelection]:
+    """The sources of each corpus; corpora are not divided further."""
+    found = []
+    for corpus, named in data.items():
+        if not isinstance(corpus, str) or not corpus or isinstance(named, Mapping):
+            raise TypeError(
+                f"data must map names of corpora to their data; got {corpus!r}: {type(named).__name__}; use, for "
+                "example, {'census': 'census/*.h5ad', 'tahoe': ['plate1.h5ad', 'plate2.h5ad']}"
+            )
+        try:
+            opened = open_sources(named, options, where, faults)
+        except (LookupError, ValueError) as error:
+            kind = LookupError if isinstance(error, LookupError) else ValueError
+            raise kind(f"corpus {corpus!r}: {message_of(error)}") from error
+        found += [replace(selection, corpus=corpus) for selection in opened]
+    if not data:
+        raise ValueError("no data: name at least one corpus")
+    return found
 
 
 def tell_apart(sources: Iterable[Source]) -> None:

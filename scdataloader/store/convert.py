@@ -12,6 +12,7 @@ from typing import Any
 
 from scdataloader.protocols import OpenOptions
 from scdataloader.runtime.files import local_path
+from scdataloader.runtime.messages import shown
 from scdataloader.sources.anndata.counts import Values
 from scdataloader.sources.locate import open_sources
 from scdataloader.store.reader import Store
@@ -77,15 +78,18 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
         kind="counts" if values == "counts" else "float32",
         cells_per_shard=cells_per_shard,
     )
-    shown = sys.stderr.isatty() if progress is None else progress
+    has_bar = sys.stderr.isatty() if progress is None else progress
     folder = local_path(out).absolute()
     start = time.perf_counter()
     selections = open_sources(data, OpenOptions(counts=counts, values=values))
     partial = [selection.source.name for selection in selections if selection.rows is not None]
     if partial:
         raise ValueError(f"a store holds whole sources, but only some cells of {partial[0]} are selected")
+    corpora = sorted({selection.corpus for selection in selections if selection.corpus is not None})
+    if corpora:
+        raise ValueError(f"a store has no corpora; got {shown(corpora)}; convert each to a store of its own")
     sources = [selection.source for selection in selections]
-    execution = ExecutionOptions(executor=executor, n_processes=n_processes, shown=shown)
+    execution = ExecutionOptions(executor=executor, n_processes=n_processes, shown=has_bar)
     result = write_store(folder, sources, options, execution)
     logger.info("%s", _summary(folder, result, time.perf_counter() - start))
     return Store.open(folder)

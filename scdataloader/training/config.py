@@ -31,7 +31,8 @@ class DataConfig:
 
     Args:
         data: Paths or globs of .h5ad files, AnnData .zarr folders and stores, "lamindb:<collection key>", or what a
-            plug-in has registered; one or a list. From Python also `Source` objects, lamindb collections and artifacts.
+            plug-in has registered; one or a list; or {corpus: one or a list}, see `Mixture`. From Python also `Source`
+            objects, lamindb collections and artifacts.
         labels: Columns of the cell table whose codes every batch carries, in this order; one or a list.
         where: Values that the cells must have: {column of obs: values}, or {registry: labels} for data of lamindb; see
             `Collection.open`.

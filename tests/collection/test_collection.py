@@ -13,6 +13,7 @@ from scdataloader.errors import GeneOverlapError, NotCountsError, SourcesError
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.protocols import Source
 from scdataloader.runtime.faults import Faults
+from scdataloader.sampling.training_cells import CollectionCells
 from scdataloader.store.convert import convert
 from scdataloader.testing import MemorySource, named_values
 
@@ -242,3 +243,54 @@ def test_files_of_one_name_are_told_apart(tmp_path):
         assert [part.organism for part in parts] == ["NCBITaxon:9606", "NCBITaxon:10090"]
     store = convert(f"{tmp_path}/*/a.h5ad", tmp_path / "a.cells", n_processes=1)
     assert [source.name for source in store.sources] == ["human/a.h5ad", "mouse/a.h5ad"]
+
+
+def test_corpora_are_named_sources_in_one_table():
+    a, b, c = sources()
+    collection = Collection.open({"human": [a, [c]], "tahoe": b})
+    assert [part.source.name for part in collection.parts] == ["a", "c", "b"]
+    assert collection.corpora == ("human", "human", "tahoe")
+    assert collection.obs(["corpus", "source"]).iloc[[0, 10, 11]].to_numpy().tolist() == [
+        ["human", "a"],
+        ["human", "c"],
+        ["tahoe", "b"],
+    ]
+    cells = CollectionCells(collection, np.array([1, 10, 12]))
+    assert cells.corpus_names == ["human", "tahoe"]
+    assert cells.corpus.tolist() == [0, 0, 1]
+    assert cells.classes(["corpus"])[0].tolist() == [0, 0, 1]
+
+
+def test_without_corpora_there_is_no_such_column():
+    collection = Collection.open(sources())
+    with pytest.raises(KeyError, match="'corpus'"):
+        collection.column("corpus")
+    cells = CollectionCells(collection, np.arange(3))
+    assert (cells.corpus_names, cells.corpus.tolist()) == ([], [0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ({}, ValueError, "no data"),
+        ({"human": sources()[0], "tahoe": []}, ValueError, r"'tahoe'.*no data"),
+        ({"human": sources()[0], "tahoe": "*.nothing"}, FileNotFoundError, "nothing"),
+        ({"human": {"blood": sources()[0]}}, TypeError, r"'human': dict"),
+        ({3: sources()[0]}, TypeError, "3: MemorySource"),
+        ({"human": sources()[0], "tahoe": sources()[0]}, ValueError, "same cells"),
+    ],
+)
+def test_corpora_that_are_refused(data, error, message):
+    with pytest.raises(error, match=message):
+        Collection.open(data)
+
+
+def test_every_corpus_has_cells_that_where_selects():
+    a, b = (MemorySource(name, named_values(4, 9, seed=7), GENES[:9], {"x": [name] * 4}) for name in "ab")
+    with pytest.raises(LookupError, match=r"corpus 'tahoe'.*'a'"):
+        Collection.open({"human": a, "tahoe": b}, where={"x": "a"})
+
+
+def test_a_store_has_no_corpora(tmp_path):
+    with pytest.raises(ValueError, match=r"no corpora; got human, tahoe"):
+        convert({"human": sources()[0], "tahoe": sources()[1]}, tmp_path / "a.cells")
