@@ -7,6 +7,7 @@ from scdataloader.registry import register
 from scdataloader.schema import LABEL_COLUMNS, ONTOLOGIES
 
 if TYPE_CHECKING:
+    from scdataloader.batches import tokens
     from scdataloader.batches.full import Dense, Sparse
     from scdataloader.batches.selected_genes import SelectedGenes
     from scdataloader.batches.transforms import Log1p, Normalize, QuantileBins
@@ -119,6 +120,8 @@ _ROOMS = (
 
 
 def __getattr__(name: str) -> Any:
+    if name == "tokens":
+        return import_module(f"{__name__}.batches.tokens")
     if name in _ROOMS:
         return import_module(f"{__name__}.{name}")
     if name not in _MODULE_OF:
@@ -127,4 +130,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return ["__version__", *__all__, *_ROOMS]
+    return ["__version__", *__all__, *_ROOMS, "tokens"]

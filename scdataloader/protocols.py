@@ -517,6 +517,8 @@ class BatchContext:
     """Cells of each set that the sampler draws, see `DrawsSets`; 1 for single cells."""
     n_controls: int = 0
     """How many cells at the end of each set are controls of the others."""
+    gene_tables: Mapping[str, str] = field(default_factory=dict)
+    """{organism: path} of the user's gene tables, see `GeneAlignment`; other organisms have those of the package."""
 
 
 @runtime_checkable

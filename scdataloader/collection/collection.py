@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -55,10 +55,22 @@ class Collection:
     """
 
     def __init__(
-        self, vocabulary: GeneVocabulary, parts: Sequence[AlignedSource], corpora: Sequence[str] | None = None
+        self,
+        vocabulary: GeneVocabulary,
+        parts: Sequence[AlignedSource],
+        corpora: Sequence[str] | None = None,
+        gene_tables: Mapping[str, str] | None = None,
     ) -> None:
-        """Number the cells of ``parts`` one after the other; ``corpora`` has the corpus of each."""
+        """Number the cells of ``parts`` one after the other.
+
+        Args:
+            vocabulary: The genes.
+            parts: The sources.
+            corpora: The corpus of each part.
+            gene_tables: {organism: path} of the user's gene tables, see `GeneAlignment`.
+        """
         self.vocabulary = vocabulary
+        self.gene_tables = gene_tables or {}
         self.parts = tuple(parts)
         self.corpora = None if corpora is None else tuple(corpora)
         groups = open_groups(self.parts, self.n_genes)
@@ -114,10 +126,11 @@ class Collection:
         found = _without_repeats(found, gathered)
         if not found:
             gathered.check()
-        vocabulary, parts = align(found, genes or GeneAlignment(), gathered)
+        genes = genes or GeneAlignment()
+        vocabulary, parts = align(found, genes, gathered)
         corpus_of = {id(selection.source): selection.corpus for selection in found}
         corpora = [corpus for part in parts if (corpus := corpus_of[id(part.source)]) is not None]
-        return cls(vocabulary, parts, corpora or None)
+        return cls(vocabulary, parts, corpora or None, genes.tables)
 
     def __len__(self) -> int:
         return int(self._starts[-1])

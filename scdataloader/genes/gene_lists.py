@@ -14,6 +14,7 @@ import pandas as pd
 
 from scdataloader.genes.names import ID_COLUMNS, SYMBOL_COLUMNS, are_ids
 from scdataloader.runtime.messages import shown
+from scdataloader.runtime.pickles import read_plain_pickle
 
 HEADERS = (
     *ID_COLUMNS,
@@ -31,7 +32,6 @@ HEADERS = (
 _OTHER_HEADERS = {"", "0", "id", "ids", "index", "name", "names", "feature", "features", "token", "tokens"}
 """Further words of a first line that is not a gene."""
 _SPECIAL = re.compile(r"<.*>|\[[A-Z]+\]")
-"""A token of a model that is not a gene, such as ``<pad>`` or ``[CLS]``."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ def gene_lists(given: Any) -> list[str] | dict[str, list[str]]:
 
     Args:
         given: Names of genes; {gene: number}, as in scGPT's ``vocab.json``; {organism: any of these}; or the path of a
-            file: json of any of these; csv, tsv, text or parquet with one gene per row, perhaps with a header and
-            further columns, perhaps compressed.
+            file: json or pickle of any of these; csv, tsv, text or parquet with one gene per row, perhaps with a header
+            and further columns, perhaps compressed.
 
     Raises:
         FileNotFoundError: a file does not exist.
@@ -52,7 +52,7 @@ def gene_lists(given: Any) -> list[str] | dict[str, list[str]]:
         ValueError: a number is given to two genes, or no column of a file is one of genes.
     """
     if isinstance(given, str | Path):
-        return gene_lists(_read(Path(given).expanduser()))
+        return gene_lists(read_genes(given))
     if isinstance(given, Mapping):
         numbered = [isinstance(number, Integral) and not isinstance(number, bool) for number in given.values()]
         if not any(numbered):
@@ -95,21 +95,32 @@ def _in_order(number_of: Mapping[str, int]) -> list[str]:
     return genes
 
 
+def is_special(token: str) -> bool:
+    """Whether a token of a model is not a gene, such as ``<pad>`` or ``[CLS]``."""
+    return _SPECIAL.fullmatch(token) is not None
+
+
 def _without_special(tokens: list[str]) -> list[str]:
-    special = [token for token in tokens if _SPECIAL.fullmatch(token)]
+    special = [token for token in tokens if is_special(token)]
     if not special:
         return tokens
     logger.info("vocabulary: %d special tokens are not genes and left out (%s)", len(special), shown(special))
     return [token for token in tokens if token not in set(special)]
 
 
-def _read(path: Path) -> Any:
-    """The genes of a file."""
+def read_genes(file: str | Path) -> Any:
+    """The content of a file of genes as written: that of json or a pickle, the list of the genes of a table or text.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not of its format, has no column of genes, or is a pickle of other things.
+    """
+    path = Path(file).expanduser()
     kind = next((suffix for suffix in reversed(path.suffixes) if suffix not in {".gz", ".bz2", ".xz", ".zst"}), "")
     if kind == ".json":
         return _read_json(path)
     if kind in {".pkl", ".pickle"}:
-        raise ValueError(f"{path} is a pickle, which can run code when it is read; write the vocabulary as .json")
+        return read_plain_pickle(path)
     if kind == ".parquet":
         table = pd.read_parquet(path).reset_index().astype(object)
         return _column(table.where(table.notna(), "").astype(str), path)
@@ -129,7 +140,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise ValueError(f"vocabulary {path} is not JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def _is_header(table: pd.DataFrame) -> bool:

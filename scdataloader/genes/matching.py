@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import GeneOverlapError
 from scdataloader.genes.features import LeftOut
-from scdataloader.genes.names import are_ids
+from scdataloader.genes.names import are_ids, without_version
 from scdataloader.genes.organisms import infer_organism
 from scdataloader.genes.tables import GeneTable, find_gene_table, package_table
 from scdataloader.protocols import Source
@@ -87,6 +87,33 @@ def match_names(
     return matched
 
 
+def names_in_vocabulary(
+    names: Sequence[str], vocabulary: Sequence[str], organism: str, tables: Mapping[str, str]
+) -> list[str]:
+    """What genes, such as those of a model's dictionary, are called in the vocabulary; the rules are `match_names`'.
+
+    Args:
+        names: Ids or symbols.
+        vocabulary: Genes of the vocabulary that are of ``organism``.
+        organism: NCBITaxon id.
+        tables: {organism: path}, as given by the user.
+
+    Returns:
+        ``(len(names),)`` names; those without a match are unchanged, except for versions of ids.
+    """
+    plain, wanted = without_version(names), list(vocabulary)
+    table = find_gene_table(organism, tables) or _package_table(plain, wanted, organism)
+    if table is None:
+        return plain
+    return _Renaming.of(wanted, table).apply(plain, table.match(plain)[0])
+
+
+def _package_table(names: Sequence[str], vocabulary: Sequence[str] | None, organism: str) -> GeneTable | None:
+    """The package's table if only one side has ids; without a vocabulary, ids are wanted."""
+    want_ids = vocabulary is None or are_ids(vocabulary)
+    return package_table(organism) if are_ids(names) != want_ids else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Matcher:
     """Matches names; many sources have the same, which are matched once."""
@@ -106,8 +133,7 @@ class _Matcher:
 
     def _match(self, part: NamedGenes) -> tuple[MatchedNames, list[str]]:
         own, of_vocabulary = find_gene_table(part.organism, self.tables), self.wanted.get(part.organism)
-        want_ids = of_vocabulary is None or are_ids(of_vocabulary)
-        table = own or (package_table(part.organism) if are_ids(part.names) != want_ids else None)
+        table = own or _package_table(part.names, of_vocabulary, part.organism)
         if table is None:
             return MatchedNames(part.names), []
         ids, ambiguous = table.match(part.names)

@@ -97,7 +97,7 @@ class Loader:
             collate: Makes tensors of a batch.
             batch_size: Cells per batch on each rank.
             labels: (n, C) label codes of all cells of the collection; None for no labels.
-            context: What the collate function can know of the labels; None for the vocabulary alone.
+            context: What the collate function can know of the labels; None for the genes alone.
             transforms: Changes of a batch before it is collated, in order.
             seed: Seed of the random choices made after the draw.
             drop_last: Whether to drop the last global batch if it is not full. Otherwise it is shorter, or, on several
@@ -132,7 +132,7 @@ class Loader:
         own_rank, n_ranks = self.ranks
         drawn = self._sampler_on(n_ranks)
         if isinstance(collate, Binds):
-            known = context or BatchContext(vocabulary=collection.vocabulary)
+            known = context or BatchContext(vocabulary=collection.vocabulary, gene_tables=collection.gene_tables)
             if isinstance(drawn, DrawsSets):
                 known = replace(known, set_size=drawn.set_size, n_controls=drawn.n_controls)
             collate = collate.bind(known)

@@ -399,7 +399,12 @@ class DataModule(DataConfig, LightningDataModule):
         classes = {
             column: [decoder[code] for code in range(len(decoder) - 1)] for column, decoder in self.decoders.items()
         }
-        return BatchContext(vocabulary=self.collection.vocabulary, labels=tuple(self.label_columns), classes=classes)
+        return BatchContext(
+            vocabulary=self.collection.vocabulary,
+            labels=tuple(self.label_columns),
+            classes=classes,
+            gene_tables=self.collection.gene_tables,
+        )
 
 
 def _explained(init: Callable[..., None]) -> Callable[..., None]:

@@ -91,7 +91,7 @@ def test_what_is_no_vocabulary_is_refused(given, error, message):
     [
         ("g.csv", "colour,size\nred,1\nblue,2\n", "no column of genes; its first row is colour, size"),
         ("vocab.json", "{", "vocab.json is not JSON"),
-        ("token_dictionary.pkl", "", "is a pickle"),
+        ("token_dictionary.pkl", "", "is not a pickle"),
     ],
 )
 def test_files_without_genes_are_refused(tmp_path, name, text, message):

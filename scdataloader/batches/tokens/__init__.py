@@ -1,0 +1,28 @@
+"""Token sequences of foundation models: one collate function per family of models."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scdataloader.batches.tokens.tables import ModelTable, PerGene, per_gene, read_numbers, read_tokens
+
+__all__ = ["ModelTable", "PerGene", "per_gene", "read_numbers", "read_tokens"]
+
+# Imported at first use: `scd.tokens` should not import torch before a class of it is used.
+_MODULE_OF = {
+    "ModelTable": "batches.tokens.tables",
+    "PerGene": "batches.tokens.tables",
+    "per_gene": "batches.tokens.tables",
+    "read_numbers": "batches.tokens.tables",
+    "read_tokens": "batches.tokens.tables",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"scdataloader.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
