@@ -530,6 +530,15 @@ class Transform(Protocol):
 
 
 @runtime_checkable
+class PerCell(Protocol):
+    """A transform that treats cells independently and uses no ``rng``; it is applied to many batches at once."""
+
+    @property
+    def per_cell(self) -> bool:
+        """Whether it does."""
+
+
+@runtime_checkable
 class Collate(Protocol):
     """The last step before the model: cells to a mapping of tensors, with any keys."""
 
@@ -568,7 +577,10 @@ class CollatesMany(Protocol):
     """A collate function that treats cells independently and is faster for many cells at once."""
 
     def many(self, cells: CellBatch, batch_size: int) -> Sequence[Mapping[str, Any]]:
-        """Consecutive batches of ``batch_size`` cells, as by single calls; used if there are no transforms."""
+        """Consecutive batches of ``batch_size`` cells, as by single calls.
+
+        Used if there are no transforms, or all of them are `PerCell`.
+        """
 
 
 @runtime_checkable

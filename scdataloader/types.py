@@ -95,6 +95,8 @@ class CellBatch:
     """``(B,)`` position of each draw in the epoch, over all ranks."""
     key: int
     """64 random bits of (seed, epoch). Random choices per cell depend on this and ``position`` only."""
+    targets: NDArray[np.float32] | None = None
+    """``(B, T)`` values of the columns of numbers that the run names as targets; None if it names none."""
     pad: NDArray[np.bool_] | None = None
     """``(B,)`` True where a row is repeated to keep ranks even; None if no row can be."""
     obs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
@@ -118,6 +120,7 @@ class CellBatch:
             measured=self.measured,
             position=self.position[start:stop],
             key=self.key,
+            targets=None if self.targets is None else self.targets[start:stop],
             pad=None if self.pad is None else self.pad[start:stop],
             obs={column: values[start:stop] for column, values in self.obs.items()},
             matrices={

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scdataloader.kernels.rows.densify import densify
 from scdataloader.runtime.memory import BufferPool
-from scdataloader.types import CellBatch
+from scdataloader.types import CellBatch, CSRRows
 
 _MEMORY = BufferPool()
 _MOST_VALUES = np.iinfo(np.int32).max
@@ -50,28 +50,42 @@ class Sparse:
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """Consecutive batches of some cells; making them together takes half of the time."""
-        starts = np.arange(0, max(1, len(cells)), batch_size)
-        bounds = np.minimum(starts[:, None] + np.arange(batch_size + 1), len(cells))
-        offsets = cells.x.indptr[bounds]
-        sizes = offsets[:, -1] - offsets[:, 0]
-        if sizes.max() > _MOST_VALUES:
-            raise ValueError(
-                f"a batch of {batch_size:,} cells has {sizes.max():,} values, more than a CSR tensor can number "
-                f"({_MOST_VALUES:,}); use smaller batches"
-            )
-        # torch requires one dtype for both kinds of indices; views of one tensor would be linked by autograd
-        crow, made = (offsets - offsets[:, :1]).astype(np.int32), []
-        for i, (start, stop) in enumerate(bounds[:, [0, -1]].tolist()):
-            values = slice(offsets[i, 0], offsets[i, -1])
-            x = torch.sparse_csr_tensor(
+        tensors = csr_tensors(cells.x, batch_size)
+        return [
+            {"x": x, **about_cells(cells, slice(number * batch_size, number * batch_size + len(x)))}
+            for number, x in enumerate(tensors)
+        ]
+
+
+def csr_tensors(rows: CSRRows, batch_size: int) -> list[Tensor]:
+    """CSR tensors (B, G) float32 of each ``batch_size`` rows, which share their memory; at least one.
+
+    Raises:
+        ValueError: a batch has more values than a CSR tensor can number.
+    """
+    starts = np.arange(0, max(1, len(rows)), batch_size)
+    bounds = np.minimum(starts[:, None] + np.arange(batch_size + 1), len(rows))
+    offsets = rows.indptr[bounds]
+    sizes = offsets[:, -1] - offsets[:, 0]
+    if sizes.max() > _MOST_VALUES:
+        raise ValueError(
+            f"a batch of {batch_size:,} cells has {sizes.max():,} values, more than a CSR tensor can number "
+            f"({_MOST_VALUES:,}); use smaller batches"
+        )
+    # torch requires one dtype for both kinds of indices; views of one tensor would be linked by autograd
+    crow, made = (offsets - offsets[:, :1]).astype(np.int32), []
+    for i, (start, stop) in enumerate(bounds[:, [0, -1]].tolist()):
+        values = slice(offsets[i, 0], offsets[i, -1])
+        made.append(
+            torch.sparse_csr_tensor(
                 torch.from_numpy(crow[i, : stop - start + 1]),
-                torch.from_numpy(cells.x.indices[values]),
-                torch.from_numpy(cells.x.data[values]),
-                size=(stop - start, cells.x.n_genes),
+                torch.from_numpy(rows.indices[values]),
+                torch.from_numpy(rows.data[values]),
+                size=(stop - start, rows.n_genes),
                 check_invariants=False,
             )
-            made.append({"x": x, **about_cells(cells, slice(start, stop))})
-        return made
+        )
+    return made
 
 
 def empty(shape: tuple[int, int], dtype: DTypeLike) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,21 +16,28 @@ from scdataloader.types import CellBatch, CSRRows
 
 @dataclass(frozen=True)
 class Normalize:
-    """Scale each cell to one total: ``x * total / depth``, where depth counts all genes of the cell's source.
+    """Scale each cell to one total.
 
     Args:
-        total: What the counts of a cell would sum to if the vocabulary had every gene of its source.
+        total: What the values of a cell sum to afterwards, over the genes that ``of`` names.
+        of: "source": ``x * total / depth``, where depth counts all genes of the cell's source, also those outside the
+            vocabulary. "vocabulary": ``x * total / sum(x)``.
     """
 
     total: float = 1e4
+    of: Literal["source", "vocabulary"] = "source"
+    per_cell: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.total > 0:
             raise ValueError(f"the total to normalise to must be positive, not {self.total}")
+        if self.of not in ("source", "vocabulary"):
+            raise ValueError(f'Normalize(of={self.of!r}): cells are scaled by the total of "source" or "vocabulary"')
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> CellBatch:  # noqa: ARG002
         """The batch with scaled values; a cell without counts stays as it is."""
-        scale = self.total / np.where(batch.depth > 0, batch.depth, 1)
+        depth = batch.depth if self.of == "source" else row_sums(batch.x)
+        scale = self.total / np.where(depth > 0, depth, 1)
         per_value = np.repeat(scale.astype(np.float32), np.diff(batch.x.indptr))
         return _with_values(batch, batch.x.data * per_value)
 
@@ -37,6 +45,8 @@ class Normalize:
 @dataclass(frozen=True)
 class Log1p:
     """The natural logarithm of ``1 + x``."""
+
+    per_cell: ClassVar[bool] = True
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> CellBatch:  # noqa: ARG002
         """The batch with logarithms as values."""
@@ -56,6 +66,7 @@ class QuantileBins:
     """
 
     n_bins: int = 51
+    per_cell: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.n_bins < 3:  # noqa: PLR2004
@@ -66,6 +77,15 @@ class QuantileBins:
         bins = np.empty_like(batch.x.data)
         bin_rows(batch.x.indptr, batch.x.data, self.n_bins, bins)
         return _with_values(batch, bins)
+
+
+def row_sums(rows: CSRRows) -> NDArray[np.float64]:
+    """``(len(rows),)`` sum of the values of each row."""
+    sums = np.zeros(len(rows))
+    filled = np.flatnonzero(np.diff(rows.indptr))
+    if len(filled):  # the sum from one start to the next; an empty row would have the first value of the next row
+        sums[filled] = np.add.reduceat(rows.data, rows.indptr[filled], dtype=np.float64)
+    return sums
 
 
 def transformed(batch: CellBatch, transform: Transform, rng: np.random.Generator) -> CellBatch:

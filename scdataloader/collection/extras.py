@@ -136,4 +136,4 @@ def _numbers(values: pd.Series[Any]) -> NDArray[Any]:
 
 
 def _lacks(source: str, kind: str, name: str, has: Sequence[str]) -> str:
-    return f"{source} has no {kind} {name!r}, which the collate function needs; {suggestion(name, has)}"
+    return f"{source} has no {kind} {name!r}, which every batch must have; {suggestion(name, has)}"

@@ -29,6 +29,9 @@ _TRUTH = {"0": "False", "false": "False", "1": "True", "true": "True"}
 _TRUTH_PAIRS = ({"0", "1"}, {"0.0", "1.0"}, {"False", "True"}, {"false", "true"}, {"FALSE", "TRUE"})
 """Spellings that stay as they are in a column without others."""
 
+UNKNOWN = "unknown"
+"""Name of the class, or of the code -1, of cells without a known label."""
+
 _STEP = 1 << 20
 """Cells per step, because NumPy casts index arrays to 64 bits, which takes 800 MB for 10⁸ cells."""
 _TABLE_LIMIT = 1 << 20
@@ -41,13 +44,15 @@ logger = logging.getLogger(__name__)
 class LabelEncoder:
     """Maps the labels of a column to codes ``0 … n_classes - 1``, in sorted order; -1 is unknown.
 
+    With ``has_unknown_class``, unknown is the last class in place of -1.
+
     A label that is no class has the code of the class that is spelt like it: ``1.0`` is ``1``, and where all classes
     are truth values, ``1`` is ``True``. With a hierarchy the codes from ``n_classes`` on are inner labels: those that
     occur and are above some class.
 
     Raises:
         ValueError: classes or inner labels are not sorted or occur twice; an inner label is above no class or above one
-            that does not exist; or a label is mapped to neither.
+            that does not exist; a label is mapped to neither; or unknown is a class beside inner labels.
     """
 
     column: str
@@ -62,18 +67,21 @@ class LabelEncoder:
     """{label as written: label with the code} for names, deprecated ids and rolled-up terms."""
     ontology: str = ""
     """Name and release of the ontology; empty without a hierarchy."""
+    has_unknown_class: bool = False
+    """Whether unknown is a class of its own, as for covariates of models that need a class for every cell."""
     encoder: dict[str, int] = field(init=False, repr=False, compare=False)
-    """``{label: code}`` of classes and inner labels, without unknown."""
+    """``{label: code}`` of classes and inner labels; with unknown only if that is a class."""
     _are_truth: bool = field(init=False, repr=False, compare=False)
     """Whether all classes are truth values."""
     _spellings: dict[str, int] = field(init=False, repr=False, compare=False)
     """``{plain spelling: code}`` of the classes; empty if two have the same, as in old checkpoints."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "encoder", {label: code for code, label in enumerate(self.labels)})
+        codes = {label: code for code, label in enumerate(self.labels)}
+        object.__setattr__(self, "encoder", codes | ({UNKNOWN: self.unknown_code} if self.has_unknown_class else {}))
         object.__setattr__(self, "_are_truth", _are_truth(self.classes))
         spellings = {_plain(label, truth=self._are_truth): self.encoder[label] for label in self.classes}
-        object.__setattr__(self, "_spellings", spellings if len(spellings) == self.n_classes else {})
+        object.__setattr__(self, "_spellings", spellings if len(spellings) == len(self.classes) else {})
         for what, labels in (("classes", self.classes), ("inner labels", self.inner)):
             if list(labels) != sorted(set(labels)):
                 raise ValueError(f"the {what} of {self.column!r} are {labels[:5]} …; expected sorted distinct labels")
@@ -88,6 +96,10 @@ class LabelEncoder:
             )
         if not set(self.mapped.values()) <= set(self.encoder):
             raise ValueError(f"{self.column!r} maps labels to others that are neither classes nor inner labels")
+        if self.has_unknown_class and self.ontology:
+            raise ValueError(
+                f"unknown cannot be a class of {self.column!r}, which has a hierarchy; omit one of the two"
+            )
 
     @classmethod
     def fit(cls, column: str, parts: Iterable[pd.Series[Any]]) -> LabelEncoder:
@@ -114,8 +126,13 @@ class LabelEncoder:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes, without unknown and without inner labels."""
-        return len(self.classes)
+        """Number of classes, without inner labels; with unknown only if that is a class of its own."""
+        return len(self.classes) + self.has_unknown_class
+
+    @property
+    def unknown_code(self) -> int:
+        """Code of cells without a known label."""
+        return len(self.classes) if self.has_unknown_class else -1
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -125,7 +142,7 @@ class LabelEncoder:
     @property
     def decoder(self) -> dict[int, str]:
         """``{code: label}``, with ``-1: "unknown"`` last."""
-        return {**dict(enumerate(self.labels)), -1: "unknown"}
+        return {**dict(enumerate(self.labels)), self.unknown_code: UNKNOWN, -1: UNKNOWN}
 
     @property
     def hierarchy(self) -> dict[int, list[int]]:
@@ -151,10 +168,11 @@ class LabelEncoder:
         return replace(self, mapped={**self.mapped, **more})
 
     def encode(self, values: pd.Series[Any]) -> NDArray[np.int32]:
-        """``(n,)`` codes of ``values``; -1 for unknown labels and for labels without a code (see `unseen`)."""
+        """``(n,)`` codes of ``values``; `unknown_code` for unknown labels and those without a code (see `unseen`)."""
         names, codes = _factorize(values)
         # the last entry is for the code -1 of a missing value
         lut = np.array([*map(self._code, names), -1], dtype=np.int32)
+        lut[lut < 0] = self.unknown_code
         out = np.empty(len(codes), dtype=np.int32)
         for part in _steps(len(codes)):
             out[part] = lut[codes[part]]
@@ -176,7 +194,7 @@ class LabelEncoder:
         if self.ontology:
             state |= {"inner": list(self.inner), "leaves": [list(codes) for codes in self.leaves]}
             state |= {"mapped": dict(self.mapped), "ontology": self.ontology}
-        return state
+        return state | ({"has_unknown_class": True} if self.has_unknown_class else {})
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> LabelEncoder:
@@ -188,6 +206,7 @@ class LabelEncoder:
             leaves=tuple(map(tuple, state.get("leaves", ()))),
             mapped=dict(state.get("mapped", {})),
             ontology=state.get("ontology", ""),
+            has_unknown_class=state.get("has_unknown_class", False),
         )
 
 

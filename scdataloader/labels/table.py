@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from scdataloader.collection.collection import Collection
 from scdataloader.errors import StateMismatchError
-from scdataloader.labels.encoder import LabelEncoder
+from scdataloader.labels.encoder import UNKNOWN, LabelEncoder
 from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.ontology.names import is_joint
+from scdataloader.runtime.messages import suggestion
 
 logger = logging.getLogger(__name__)
 
@@ -30,19 +31,31 @@ class LabelTable:
 
     @classmethod
     def fit(
-        cls, collection: Collection, columns: Sequence[str], hierarchies: Mapping[str, Hierarchy] | None = None
+        cls,
+        collection: Collection,
+        columns: Sequence[str],
+        hierarchies: Mapping[str, Hierarchy] | None = None,
+        unknown_classes: Sequence[str] = (),
     ) -> LabelTable:
         """Encoders of all labels that occur in a collection; columns in ``hierarchies`` have leaves and inner terms.
 
+        In the columns ``unknown_classes``, unknown is a class of its own.
+
         Raises:
             KeyError: a column is in no source.
-            ValueError: all labels of a column are unknown, a column is named twice, or see `Hierarchy.fit`.
+            ValueError: all labels of a column are unknown, a column is named twice, a column of ``unknown_classes`` is
+                not among ``columns`` or has a hierarchy, or see `Hierarchy.fit`.
         """
         if len(set(columns)) < len(columns):
             raise ValueError(f"labels names a column twice: {list(columns)}")
-        return cls(
-            encoders={column: fit_encoder(column, collection.column(column), hierarchies or {}) for column in columns}
-        )
+        for column in unknown_classes:
+            if column not in columns:
+                raise ValueError(
+                    f"unknown_classes names {column!r}, which is not in labels; {suggestion(column, columns)}"
+                )
+        encoders = {column: fit_encoder(column, collection.column(column), hierarchies or {}) for column in columns}
+        with_class = {column: replace(encoders[column], has_unknown_class=True) for column in unknown_classes}
+        return cls(encoders={**encoders, **with_class})
 
     @classmethod
     def from_encoders(
@@ -72,12 +85,14 @@ class LabelTable:
                 table[column] = hierarchies[column].with_codes(codes)
                 continue
             known = {label: code for label, code in codes.items() if code >= 0}
-            classes = tuple(sorted(known))
-            if [known[label] for label in classes] != list(range(len(classes))):
+            has_unknown_class = UNKNOWN in known
+            classes = tuple(sorted(known.keys() - {UNKNOWN}))
+            expected = {label: code for code, label in enumerate([*classes, *([UNKNOWN] if has_unknown_class else ())])}
+            if known != expected:
                 raise ValueError(
-                    f"the codes of {column!r} are not those of its sorted labels; expected 0 … {len(classes) - 1}"
+                    f"the codes of {column!r} are not those of its sorted labels; expected 0 … {len(known) - 1}"
                 )
-            table[column] = LabelEncoder(column=column, classes=classes)
+            table[column] = LabelEncoder(column=column, classes=classes, has_unknown_class=has_unknown_class)
         return cls(encoders=table)
 
     @property
@@ -108,7 +123,7 @@ class LabelTable:
             except KeyError:
                 if not absent_ok:
                     raise
-                columns.append(np.full(len(collection), -1, np.int32))
+                columns.append(np.full(len(collection), encoder.unknown_code, np.int32))
                 continue
             unseen = _unseen(encoder, series)
             if unseen and hierarchies is not None and column in hierarchies:
@@ -118,9 +133,10 @@ class LabelTable:
             if unseen:
                 examples = ", ".join(f"{label} ({n:,})" for label, n in unseen.most_common(5))
                 logger.warning(
-                    "%s: %s cells have labels not seen in training; encoded as -1: %s",
+                    "%s: %s cells have labels not seen in training; encoded as %d: %s",
                     column,
                     f"{unseen.total():,}",
+                    encoder.unknown_code,
                     examples,
                 )
             columns.append(collection.arrange([encoder.encode(values) for values in series]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from bisect import bisect
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -87,7 +88,10 @@ class Loader:
         window: int | None = None,
         fixed_epoch: bool = False,
         tally: Tally | None = None,
+        targets: NDArray[np.float32] | None = None,
+        matrices: Sequence[str] = (),
         obs_names: bool = False,
+        pin_memory: bool = False,
     ) -> None:
         """Describe the loader; nothing is read before the first batch.
 
@@ -111,17 +115,23 @@ class Loader:
                 cells; and for a sampler with a ``window``, this rank's part of one or several windows, up to 8,192.
             fixed_epoch: Whether every pass is the same, for evaluation.
             tally: Counts the rows that this rank returns, from 0 in every pass.
+            targets: (n, T) float32 values of all cells of the collection; batches have theirs under "targets".
+            matrices: Keys of further matrices, such as "layers/spliced" and "obsm/protein", which every batch has under
+                the same keys: CSR tensors (B, G) float32 in vocabulary genes, and (B, D) float32.
             obs_names: Whether batches have the names of their cells, as a list of strings under "obs_names".
+            pin_memory: Whether tensors are in page-locked memory, for asynchronous copies to a device.
 
         Raises:
+            KeyError: a source lacks a matrix, or a column of obs that the collate function wants.
             ValueError: an argument is out of range, an epoch has no batch, or batches do not hold whole sets of cells.
         """
         for name, value in (("batch_size", batch_size), ("num_threads", num_threads), ("window", window)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
         check_ranks(rank, world_size)
-        if labels is not None and len(labels) != len(collection):
-            raise ValueError(f"labels are for {len(labels):,} cells, but the collection has {len(collection):,}")
+        for name, of_cells in (("labels", labels), ("targets", targets)):
+            if of_cells is not None and len(of_cells) != len(collection):
+                raise ValueError(f"{name} are for {len(of_cells):,} cells, but the collection has {len(collection):,}")
         self.dataset = collection
         self.batch_size = batch_size
         self._sampler = sampler
@@ -131,12 +141,14 @@ class Loader:
         self._tally = tally
         own_rank, n_ranks = self.ranks
         drawn = self._sampler_on(n_ranks)
+        context = context or BatchContext(vocabulary=collection.vocabulary, gene_tables=collection.gene_tables)
+        if isinstance(drawn, DrawsSets):
+            context = replace(context, set_size=drawn.set_size, n_controls=drawn.n_controls)
         if isinstance(collate, Binds):
-            known = context or BatchContext(vocabulary=collection.vocabulary, gene_tables=collection.gene_tables)
-            if isinstance(drawn, DrawsSets):
-                known = replace(known, set_size=drawn.set_size, n_controls=drawn.n_controls)
-            collate = collate.bind(known)
-        self.densify = tuple(collate.densify) if isinstance(collate, Densifies) else ()
+            collate = collate.bind(context)
+        layers = (key for key in matrices if key.startswith("layers/"))
+        self.densify = (*(collate.densify if isinstance(collate, Densifies) else ()), *layers)
+        self._label_codes = _digest_of_codes(context)
         self._prefetcher = Prefetcher(
             collection=collection,
             sampler=drawn,
@@ -150,7 +162,10 @@ class Loader:
             world_size=n_ranks,
             num_threads=num_threads,
             window=window,
+            targets=targets,
+            matrices=tuple(matrices),
             obs_names=obs_names,
+            pin_memory=pin_memory,
         )
         self._progress = Progress(0, tally=tally)
         self._named_epoch: int | None = None
@@ -285,6 +300,7 @@ class Loader:
             "global_batch_size": global_batch_size,
             "num_samples": ahead.sampler.num_samples,
             "fingerprint": self._fingerprint,
+            "label_codes": self._label_codes,
             "file_state": self.dataset.file_state,
         }
 
@@ -306,6 +322,11 @@ class Loader:
                     f"the saved state has {key} {state.get(key)!r}, but this loader has {own[key]!r}; {remedy}, "
                     "or start a new run"
                 )
+        if state.get("label_codes", own["label_codes"]) != own["label_codes"]:
+            raise StateMismatchError(
+                "the saved run had other label columns or other codes for their labels; use the same labels and "
+                "hierarchies, or continue it with datamodule=, which restores the codes of the checkpoint"
+            )
         if state.get("file_state", own["file_state"]) != own["file_state"]:
             logger.warning(
                 "files of the data were written to, or copied, after the state was saved: obs, genes and samples of X "
@@ -421,6 +442,12 @@ class _SamePass(SequentialSampler):
 
     def set_epoch(self, epoch: int) -> None:
         """Do nothing."""
+
+
+def _digest_of_codes(context: BatchContext) -> str:
+    """Digest of the label columns and of the label of each of their codes."""
+    columns = ([column, *context.classes.get(column, ())] for column in context.labels)
+    return digest_of(json.dumps(column).encode() for column in columns)
 
 
 def _how_to_share(global_batch_size: int, world_size: int) -> str:

@@ -8,18 +8,28 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice, pairwise
+from itertools import chain, islice, pairwise, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scdataloader.batches.full import csr_tensors
 from scdataloader.batches.transforms import transformed
 from scdataloader.collection.extras import ObsColumn, check_columns, check_matrices, load_column, read_matrix
 from scdataloader.kernels.draws.random import derive_key
-from scdataloader.protocols import Collate, CollatesMany, HasWindow, Sampler, Transform, WantsMatrices, WantsObs
-from scdataloader.types import CellBatch
+from scdataloader.protocols import (
+    Collate,
+    CollatesMany,
+    HasWindow,
+    PerCell,
+    Sampler,
+    Transform,
+    WantsMatrices,
+    WantsObs,
+)
+from scdataloader.types import CellBatch, CSRRows
 
 if TYPE_CHECKING:
     from scdataloader.collection.collection import CellLocations, Collection
@@ -86,13 +96,21 @@ class Prefetcher:
     num_threads: int
     """Threads that read; as many more collate."""
     window: int | None
+    targets: NDArray[np.float32] | None = None
+    matrices: tuple[str, ...] = ()
+    """Keys of the further matrices that every batch carries."""
     obs_names: bool = False
+    pin_memory: bool = False
 
     def __post_init__(self) -> None:
         self._obs_columns = _names("obs", self.collate.obs) if isinstance(self.collate, WantsObs) else ()
         self._matrix_keys = _names("matrices", self.collate.matrices) if isinstance(self.collate, WantsMatrices) else ()
+        self._matrix_keys = tuple(dict.fromkeys([*self._matrix_keys, *self.matrices]))
         check_columns(self.collection, self._obs_columns)
         check_matrices(self.collection, self._matrix_keys)
+        of_cells = takewhile(lambda step: isinstance(step, PerCell) and step.per_cell, self.transforms)
+        self._of_cells = tuple(of_cells)
+        """The first transforms, as far as they treat cells independently."""
         self._cells_per_task = self.batch_size  # until the size of a batch is known
 
     @property
@@ -199,6 +217,7 @@ class Prefetcher:
             measured=self.collection.measured,
             position=drawn.positions,
             key=int(derive_key(self.seed, epoch, _ROW_BITS)),
+            targets=None if self.targets is None else self.targets[located.rows],
             pad=drawn.positions >= self.sampler.num_samples if self._mark_pad else None,
             obs={column: values.take(located.rows) for column, values in self._obs.items()},
             matrices={key: read_matrix(self.collection, key, located.rows) for key in self._matrix_keys},
@@ -217,13 +236,15 @@ class Prefetcher:
     def _made(self, epoch: int, cells: CellBatch) -> list[MadeBatch]:
         """The batches of some cells."""
         edges = list(pairwise([*range(0, len(cells), self.batch_size), len(cells)]))
-        if isinstance(self.collate, CollatesMany) and not self.transforms:
+        key = derive_key(self.seed, epoch, _BATCH_BITS)
+        for transform in self._of_cells:
+            cells = transformed(cells, transform, _GENERATORS.at(key, int(cells.position[0])))
+        if isinstance(self.collate, CollatesMany) and len(self._of_cells) == len(self.transforms):
             tensors = self.collate.many(cells, self.batch_size)
             if len(tensors) != len(edges):
                 raise TypeError(f"{self.collate!r}: many() must return {len(edges)} batches; got {len(tensors)}")
             made = [self._checked(cells, *edge, batch) for edge, batch in zip(edges, tensors, strict=True)]
         else:
-            key = derive_key(self.seed, epoch, _BATCH_BITS)
             batches = (cells.slice(*edge) for edge in edges)
             made = [self._make(batch, _GENERATORS.at(key, int(batch.position[0]))) for batch in batches]
         n_bytes = sum(map(_n_bytes, made[0].tensors.values()))
@@ -232,7 +253,7 @@ class Prefetcher:
 
     def _make(self, batch: CellBatch, rng: np.random.Generator) -> MadeBatch:
         cells = batch
-        for transform in self.transforms:
+        for transform in self.transforms[len(self._of_cells) :]:
             batch = transformed(batch, transform, rng)
         return self._checked(cells, 0, len(cells), self.collate(batch, rng))
 
@@ -243,9 +264,31 @@ class Prefetcher:
             raise TypeError(
                 f"collate {_name_of(self.collate)} must return a mapping of tensors; got {type(made).__name__}; {hint}"
             )
+        carried = self._carried(cells, start, stop)
+        if twice := carried.keys() & made.keys():
+            raise TypeError(
+                f"collate {_name_of(self.collate)} returns {sorted(twice)}, which the loader adds to every batch; "
+                "rename the keys, or do not request them"
+            )
+        tensors = {**made, **carried}
+        if self.pin_memory:
+            tensors = {key: _pinned(value) for key, value in tensors.items()}
+        return MadeBatch(rows=_own_rows(cells, start, stop), tensors=tensors)
+
+    def _carried(self, cells: CellBatch, start: int, stop: int) -> dict[str, Any]:
+        """What batches carry whatever the collate function makes of the cells."""
+        carried: dict[str, Any] = {}
+        if cells.targets is not None:
+            carried["targets"] = torch.from_numpy(cells.targets[start:stop])
+        for key in self.matrices:
+            matrix = cells.matrices[key]
+            if isinstance(matrix, CSRRows):
+                (carried[key],) = csr_tensors(matrix.slice(start, stop), max(1, stop - start))
+            else:
+                carried[key] = torch.from_numpy(matrix[start:stop])
         if self.obs_names:
-            made = {**made, "obs_names": self.collection.obs_names(cells.row[start:stop]).tolist()}
-        return MadeBatch(rows=_own_rows(cells, start, stop), tensors=made)
+            carried["obs_names"] = self.collection.obs_names(cells.row[start:stop]).tolist()
+        return carried
 
 
 def _names(member: str, names: Any) -> tuple[str, ...]:
@@ -264,6 +307,14 @@ def _own_rows(cells: CellBatch, start: int, stop: int) -> NDArray[np.int64]:
     """Rows of the cells [start, stop) without those repeated to keep ranks even."""
     rows = cells.row[start:stop]
     return rows if cells.pad is None else rows[~cells.pad[start:stop]]
+
+
+def _pinned(value: Any) -> Any:
+    """A copy in page-locked memory, from which copies to a device can be asynchronous.
+
+    The memory is that of PyTorch's allocator, which does not use it again while such a copy runs.
+    """
+    return value.pin_memory() if isinstance(value, torch.Tensor) else value
 
 
 class _Generators(threading.local):

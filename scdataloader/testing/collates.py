@@ -19,6 +19,7 @@ from scdataloader.protocols import (
     Collate,
     CollatesMany,
     Densifies,
+    PerCell,
     Transform,
     WantsMatrices,
     WantsObs,
@@ -71,7 +72,7 @@ def check_collate(
 
 
 def check_transform(transform: Transform, *, cells: CellBatch | None = None, batch_size: int = 8) -> None:
-    """Check a transform against the laws of `Transform`.
+    """Check a transform against the laws of `Transform`, and of `PerCell` if it is one.
 
     Args:
         transform: The transform.
@@ -92,6 +93,13 @@ def check_transform(transform: Transform, *, cells: CellBatch | None = None, bat
             wrong = difference(getattr(made, name), getattr(batch, name))
             about.require(wrong is None, "__call__", f"the {name} of the batch unchanged", wrong)
         _require_rows(about, made.x, len(batch))
+    if isinstance(transform, PerCell) and transform.per_cell:
+        whole = about.call("__call__", transform, check.cells, np.random.default_rng(len(check.batches)))
+        start = 0
+        for number, batch in enumerate(check.batches):
+            wrong = difference(_fields(check.made(number)), _fields(whole.slice(start, start + len(batch))))
+            about.require(wrong is None, "per_cell", "the same cells in a batch as among all, with any rng", wrong)
+            start += len(batch)
 
 
 def _name(plugin: object) -> str:

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from scdataloader.batches.full import Sparse
 from scdataloader.collection.collection import Collection
+from scdataloader.collection.extras import check_matrices
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.kernels.draws.random import seed_of
 from scdataloader.labels.hierarchy import Hierarchies
 from scdataloader.labels.table import LabelTable
+from scdataloader.labels.targets import Missing, read_targets
 from scdataloader.loading.loader import Loader
 from scdataloader.protocols import BatchContext, Collate, DescribesClasses, DrawnClasses, Sampler, Transform
 from scdataloader.runtime.messages import suggestion
@@ -32,7 +34,7 @@ from scdataloader.sampling.tally import Tally
 from scdataloader.sampling.training_cells import CollectionCells
 from scdataloader.sources.fingerprint import difference, is_of_first_rule, same_cells
 from scdataloader.training.checkpoint import STATE_KEY, STATE_VERSION, check_genes, read_state
-from scdataloader.training.config import BATCH_SIZE, DataConfig, plugged
+from scdataloader.training.config import BATCH_SIZE, DataConfig, listed, plugged
 from scdataloader.training.monitor import SamplingMonitor
 from scdataloader.training.resume import ExactResume
 
@@ -52,6 +54,14 @@ class DataModule(DataConfig, LightningDataModule):
         collate: Makes tensors of a batch, as an object, a class, a class path or a registered name ("sparse", "dense");
             by default `Sparse`, whose tensors are made dense on the model's device.
         transforms: Changes of the values before they are collated, one or a list in order; by default raw counts.
+        targets: Columns of numbers in obs whose values every batch has under "targets", (B, T) float32; one or a list.
+        missing_targets: "error" refuses cells and sources without a value in ``targets``; "nan" gives them NaN.
+        unknown_classes: Columns of ``labels`` in which unknown is a class of its own, the last one, and not -1; for
+            batches and other covariates of a model that takes no -1.
+        layers: Further matrices on the same genes, by their keys in ``layers`` of AnnData; batches have "layers/<key>",
+            sparse tensors (B, G) float32 in vocabulary genes. One or a list.
+        obsm: Further matrices with columns of their own, by their keys in ``obsm`` of AnnData; batches have
+            "obsm/<key>", (B, D) float32. One or a list.
         batch_size: Cells per batch on each rank.
         num_threads: Threads that read ahead of the model.
         window: Cells that one thread reads at once; None chooses by the cost of reading.
@@ -64,7 +74,10 @@ class DataModule(DataConfig, LightningDataModule):
             run share the data.
         world_size: Number of processes that share the batches.
         obs_names: Whether batches have the names of their cells, as a list of strings under "obs_names".
-        densify: Whether sparse tensors that the collate function names are made dense on the device.
+        densify: Whether sparse tensors, those that the collate function names and those of ``layers``, are made dense
+            on the device.
+        pin_memory: Whether batches are in page-locked memory, from which they are copied to a device while the model
+            runs; by default if the Trainer's device is a CUDA device.
         checkpoint: Checkpoint of an earlier run, to apply its model to other data: its genes are the vocabulary and
             its label codes are used; a label that it does not have is -1.
         report: Whether to count what is drawn, and how long the model waits for it, and log both once per epoch; see
@@ -73,6 +86,11 @@ class DataModule(DataConfig, LightningDataModule):
 
     collate: Collate | str | None = None
     transforms: list[Transform] | Transform | None = None
+    targets: list[str] | str | None = None
+    missing_targets: Missing = "error"
+    unknown_classes: list[str] | str | None = None
+    layers: list[str] | str | None = None
+    obsm: list[str] | str | None = None
     batch_size: int = BATCH_SIZE
     num_threads: int = 2
     window: int | None = None
@@ -82,6 +100,7 @@ class DataModule(DataConfig, LightningDataModule):
     world_size: int | None = None
     obs_names: bool = False
     densify: bool = True
+    pin_memory: bool | None = None
     checkpoint: str | None = None
     report: bool = True
 
@@ -89,6 +108,9 @@ class DataModule(DataConfig, LightningDataModule):
         LightningDataModule.__init__(self)
         super().__post_init__()
         self.seed = None if self.seed is None else seed_of(self.seed)
+        for option in ("targets", "unknown_classes", "layers", "obsm"):
+            if getattr(self, option) is not None:
+                setattr(self, option, listed(option, getattr(self, option)))
         self._absent_labels_are_unknown = False
         self._restored: Any = None
         self._loaders: WeakSet[Loader] = WeakSet()
@@ -134,7 +156,7 @@ class DataModule(DataConfig, LightningDataModule):
     def _label_table(self) -> LabelTable:
         if self._trained:
             return LabelTable.from_dict(self._trained["encoders"], self.label_columns)
-        return LabelTable.fit(self.collection, self.label_columns, self._hierarchies)
+        return LabelTable.fit(self.collection, self.label_columns, self._hierarchies, self.unknown_classes or ())
 
     @cached_property
     def _hierarchies(self) -> Hierarchies:
@@ -175,6 +197,16 @@ class DataModule(DataConfig, LightningDataModule):
         """(n, C) label codes of all cells."""
         return self._label_table.codes(self.collection, self._hierarchies, absent_ok=self._absent_labels_are_unknown)
 
+    @cached_property
+    def target_values(self) -> NDArray[np.float32] | None:
+        """(n, T) values of all cells in the columns ``targets``; None without targets.
+
+        Raises:
+            KeyError: a source lacks a column.
+            ValueError: a column is not of numbers, or cells have no value; see ``missing_targets``.
+        """
+        return read_targets(self.collection, self.targets, self.missing_targets) if self.targets else None
+
     @property
     def genes(self) -> list[str]:
         """The vocabulary: gene ids in order."""
@@ -204,6 +236,8 @@ class DataModule(DataConfig, LightningDataModule):
         if stage == "predict" and self.checkpoint is not None:
             self._absent_labels_are_unknown = True
         (n, n_labels), n_genes = self.label_codes.shape, f"{self.collection.n_genes:,}"
+        check_matrices(self.collection, self._matrices)
+        _ = self.target_values
         found = (f"{n:,}", len(self.collection.parts), n_genes, n_labels)
         logger.info("%s cells, sources: %d, genes: %s, label columns: %d", *found)
         if stage == "fit":
@@ -355,7 +389,10 @@ class DataModule(DataConfig, LightningDataModule):
             num_threads=self.num_threads,
             window=self.window,
             fixed_epoch=overfits or not training,
+            targets=self.target_values,
+            matrices=self._matrices,
             obs_names=self.obs_names,
+            pin_memory=self._pins_memory,
             tally=self._tally() if training and self.report else None,
         )
         self._loaders.add(loader)
@@ -395,6 +432,16 @@ class DataModule(DataConfig, LightningDataModule):
         return made
 
     @property
+    def _matrices(self) -> list[str]:
+        return [*(f"layers/{key}" for key in self.layers or ()), *(f"obsm/{key}" for key in self.obsm or ())]
+
+    @property
+    def _pins_memory(self) -> bool:
+        if self.pin_memory is None:
+            return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return self.pin_memory
+
+    @property
     def _context(self) -> BatchContext:
         classes = {
             column: [decoder[code] for code in range(len(decoder) - 1)] for column, decoder in self.decoders.items()
@@ -414,7 +461,7 @@ def _explained(init: Callable[..., None]) -> Callable[..., None]:
     def explained(self: DataModule, *args: Any, **options: Any) -> None:
         known = [option.name for option in fields(DataModule)]
         for name in options:
-            if name in {"num_workers", "persistent_workers", "prefetch_factor", "pin_memory"}:
+            if name in {"num_workers", "persistent_workers", "prefetch_factor"}:
                 raise TypeError(f"DataModule has no option {name!r}: threads read ahead of the model; set num_threads")
             if name not in known:
                 raise TypeError(f"DataModule has no option {name!r}; {suggestion(name, known)}")

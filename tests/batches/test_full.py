@@ -74,6 +74,14 @@ def test_normalize_scales_by_the_depth_over_all_genes(batch):
     assert np.allclose(dense(Normalize(total=100)(shallow, RNG)), expected, rtol=1e-6)
 
 
+def test_normalize_scales_by_the_total_over_the_vocabulary(batch):
+    totals = dense(batch).sum(axis=1, keepdims=True)
+    expected = dense(batch) * 100 / np.where(totals > 0, totals, 1)
+    assert np.allclose(dense(Normalize(total=100, of="vocabulary")(batch, RNG)), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="genes"):
+        Normalize(of="genes")
+
+
 def test_log1p_is_numpys(batch):
     assert np.array_equal(dense(Log1p()(batch, RNG)), np.log1p(dense(batch)))
 

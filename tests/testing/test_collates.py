@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import scdataloader as scd
+from scdataloader import Log1p, Normalize, QuantileBins
 from scdataloader.testing import check_collate, check_transform, named_batch
 
 
@@ -193,8 +194,12 @@ def halve(batch, rng):
     return replace(batch, x=replace(batch.x, data=batch.x.data * np.float32(0.5)))
 
 
-def test_a_good_transform_passes():
-    check_transform(halve)
+@pytest.mark.parametrize("transform", [halve, Log1p(), Normalize(), Normalize(of="vocabulary"), QuantileBins()])
+def test_a_good_transform_passes(transform):
+    check_transform(transform)
+
+
+def test_a_transform_is_given_small_batches():
     check_transform(halve, cells=named_batch(10, 20, with_pad=True), batch_size=4)
 
 
@@ -227,6 +232,15 @@ def as_mapping(batch, rng):
     return {"x": batch.x}
 
 
+class Centred:
+    """Subtracts the mean of the batch, and yet states that it treats cells independently."""
+
+    per_cell = True
+
+    def __call__(self, batch, rng):
+        return replace(batch, x=replace(batch.x, data=batch.x.data - batch.x.data.mean()))
+
+
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
@@ -237,6 +251,7 @@ def as_mapping(batch, rng):
         (reverses_genes, "ascending gene numbers"),
         (in_place, "the batch unchanged"),
         (as_mapping, "CellBatch; got dict"),
+        (Centred(), "per_cell"),
     ],
 )
 def test_a_broken_law_of_a_transform_is_named(broken, message):

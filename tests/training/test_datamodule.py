@@ -189,6 +189,33 @@ class Renamed(scd.DataModule):
     """A DataModule under another name, as every integration is."""
 
 
+class Wrapped(pl.LightningDataModule):
+    """A module of a user's own around a DataModule, as the page on training loops describes it."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def setup(self, stage):
+        self.inner.trainer = self.trainer
+        self.inner.setup(stage)
+
+    def train_dataloader(self):
+        return self.inner.train_dataloader()
+
+    def val_dataloader(self):
+        return self.inner.val_dataloader()
+
+    def test_dataloader(self):
+        return self.inner.test_dataloader()
+
+    def state_dict(self):
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state_dict):
+        self.inner.load_state_dict(state_dict)
+
+
 @pytest.mark.parametrize("weights_only", [False, True])
 def test_codes_of_a_checkpoint_hold_whatever_the_class_is_called(tmp_path, weights_only):
     run = trainer(tmp_path, limit_val_batches=0)
@@ -202,9 +229,11 @@ def test_codes_of_a_checkpoint_hold_whatever_the_class_is_called(tmp_path, weigh
         def test_step(self, batch, batch_idx):
             labels.extend(batch["labels"][:, 0].tolist())
 
-    dm = Renamed(fewer, labels=["type", "donor"], split=scd.Split(test=0.5))
-    trainer(tmp_path).test(Labels(), datamodule=dm, ckpt_path=tmp_path / "run.ckpt", weights_only=False)
-    assert set(labels) == {1, 2}  # as trained: B cell 0, NK cell 1, T cell 2
+    for wrap in (lambda dm: dm, Wrapped):
+        labels.clear()
+        dm = wrap(Renamed(fewer, labels=["type", "donor"], split=scd.Split(test=0.5)))
+        trainer(tmp_path).test(Labels(), datamodule=dm, ckpt_path=tmp_path / "run.ckpt", weights_only=False)
+        assert set(labels) == {1, 2}  # as trained: B cell 0, NK cell 1, T cell 2
     applied = Renamed(fewer, labels=["type", "donor"], checkpoint=str(tmp_path / "run.ckpt"))
     assert applied.encoders["type"] == {"B cell": 0, "NK cell": 1, "T cell": 2}
 
@@ -221,9 +250,10 @@ def test_a_checkpoint_without_our_state_is_refused(tmp_path):
         module(checkpoint=str(tmp_path / "other.ckpt")).setup("fit")
 
 
-def test_the_state_of_the_data_has_one_key(tmp_path):
+@pytest.mark.parametrize("wrap", [lambda dm: dm, Wrapped])
+def test_the_state_of_the_data_has_one_key(tmp_path, wrap):
     run = trainer(tmp_path, limit_val_batches=0)
-    run.fit(Recorder(), datamodule=Renamed(sources(), labels=["type", "donor"], batch_size=16))
+    run.fit(Recorder(), datamodule=wrap(Renamed(sources(), labels=["type", "donor"], batch_size=16)))
     run.save_checkpoint(tmp_path / "run.ckpt", weights_only=False)
     assert set(torch.load(tmp_path / "run.ckpt", weights_only=False)["scdataloader"]) >= {"encoders", "genes", "split"}
 
