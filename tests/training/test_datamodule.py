@@ -209,6 +209,9 @@ class Wrapped(pl.LightningDataModule):
     def test_dataloader(self):
         return self.inner.test_dataloader()
 
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return self.inner.on_after_batch_transfer(batch, dataloader_idx)
+
     def state_dict(self):
         return self.inner.state_dict()
 
