@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.kernels.rows.bins import bin_rows
+from scdataloader.kernels.rows.bins import HIGHEST, MOST_LEVELS, RANDOM, bin_rows
 from scdataloader.kernels.rows.gather import rows_ascend
 from scdataloader.protocols import Transform
 from scdataloader.types import CellBatch, CSRRows
@@ -58,24 +58,32 @@ class QuantileBins:
     """Quantile of each value among the values of its cell, as a bin number; zeros stay 0.
 
     The bins are 1 to ``n_bins - 1``: ``np.digitize(x, np.quantile(x, np.linspace(0, 1, n_bins - 1)))`` over the values
-    that the cell expresses. scGPT (Cui et al., Nature Methods 2024) uses 51 and breaks ties at random; here equal
-    values get equal bins.
+    that the cell expresses. Most counts equal several quantiles, between which there are as many bins.
 
     Args:
         n_bins: Number of bins, including the one of zero; 3 or more.
+        ties: Which of several bins a value gets. "high": the highest, so that equal values get equal bins. "random":
+            each with the same probability, as scGPT (Cui et al., Nature Methods 2024) was trained; it uses 51 bins.
+            The smallest counts get bins of a wide range then, on average much lower ones than by "high".
+
+    `scdataloader.batches.tokens.ScGPT` makes the same bins, but among the genes that have a token only.
     """
 
     n_bins: int = 51
+    ties: Literal["high", "random"] = "high"
     per_cell: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.n_bins < 3:  # noqa: PLR2004
-            raise ValueError(f"quantile bins need n_bins of 3 or more (one of them is for zero), not {self.n_bins}")
+        check_bins(self.n_bins)
+        if self.ties not in ("high", "random"):
+            raise ValueError(f'ties of quantile bins must be "high" or "random", not {self.ties!r}')
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> CellBatch:  # noqa: ARG002
         """The batch with bin numbers as values."""
-        bins = np.empty_like(batch.x.data)
-        bin_rows(batch.x.indptr, batch.x.data, self.n_bins, bins)
+        x, bins = batch.x, np.empty_like(batch.x.data)
+        ties = RANDOM if self.ties == "random" else HIGHEST
+        levels = np.linspace(0, 1, self.n_bins - 1)
+        bin_rows(x.indptr, x.data, levels, ties, np.uint64(batch.key), batch.position, bins)
         return _with_values(batch, bins)
 
 
@@ -86,6 +94,18 @@ def row_sums(rows: CSRRows) -> NDArray[np.float64]:
     if len(filled):  # the sum from one start to the next; an empty row would have the first value of the next row
         sums[filled] = np.add.reduceat(rows.data, rows.indptr[filled], dtype=np.float64)
     return sums
+
+
+def check_bins(n_bins: int) -> None:
+    """Refuse a number of quantile bins that leaves no two of them for values, or is too large.
+
+    Raises:
+        ValueError: it is.
+    """
+    if not 3 <= n_bins <= MOST_LEVELS + 1:  # noqa: PLR2004
+        raise ValueError(
+            f"quantile bins need n_bins from 3 (one of them is for zero) to {MOST_LEVELS + 1:,}, not {n_bins:,}"
+        )
 
 
 def transformed(batch: CellBatch, transform: Transform, rng: np.random.Generator) -> CellBatch:

@@ -92,9 +92,11 @@ def test_bins_count_zero_as_bin_zero(batch):
     assert bins.max() == 4
 
 
-@pytest.mark.parametrize("bad", [lambda: Normalize(total=0), lambda: QuantileBins(n_bins=2)])
+@pytest.mark.parametrize(
+    "bad", [lambda: Normalize(total=0), lambda: QuantileBins(n_bins=2), lambda: QuantileBins(ties="low")]
+)
 def test_transforms_refuse_senseless_options(bad):
-    with pytest.raises(ValueError, match=r"must be positive|of 3 or more"):
+    with pytest.raises(ValueError, match=r"must be positive|n_bins from 3|ties"):
         bad()
 
 

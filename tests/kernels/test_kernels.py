@@ -11,7 +11,6 @@ from scipy.sparse.csgraph import connected_components
 
 from scdataloader.kernels.draws.random import below, derive_key, permute_range, philox, unit
 from scdataloader.kernels.rows.align import BAD_INDEX, NOT_A_GENE, NOT_COUNT, OK, align_rows, close_gaps
-from scdataloader.kernels.rows.bins import bin_rows
 from scdataloader.kernels.rows.densify import densify, densify_given
 from scdataloader.kernels.rows.select import fill_unexpressed, select_largest, select_random
 
@@ -221,20 +220,6 @@ def test_densify_given_writes_those_genes_in_that_order(seed, n_genes):
     out = np.full((3, len(genes)), -7, np.float32)
     densify_given(indptr, indices, data, column, out)
     assert np.array_equal(out, dense[:, genes])
-
-
-@given(st.integers(0, 2**32), st.integers(3, 60))
-def test_bins_are_numpys_digits_of_numpys_quantiles(seed, n_bins):
-    rng = np.random.default_rng(seed)
-    indptr, _, data, _ = rows_of(rng, 4, 50)
-    out = np.zeros_like(data)
-    bin_rows(indptr, data, n_bins, out)
-    for a, b in pairwise(indptr):
-        if a < b:
-            edges = np.quantile(data[a:b].astype(np.float64), np.linspace(0, 1, n_bins - 1))
-            assert np.array_equal(out[a:b], np.digitize(data[a:b], edges))
-            assert out[a:b].min() >= 1
-            assert out[a:b].max() == n_bins - 1
 
 
 @given(st.integers(0, 2**32), st.integers(1, 12))

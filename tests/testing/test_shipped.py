@@ -127,7 +127,9 @@ def test_collate_functions(kind):
     check_collate(COLLATES[kind], cells=named_batch(19, 60, with_pad=True), context=context, batch_size=5)
 
 
-@pytest.mark.parametrize("transform", [scd.Normalize(), scd.Log1p(), scd.QuantileBins(n_bins=5)], ids=repr)
+@pytest.mark.parametrize(
+    "transform", [scd.Normalize(), scd.Log1p(), scd.QuantileBins(n_bins=5), scd.QuantileBins(ties="random")], ids=repr
+)
 def test_transforms(transform):
     check_transform(transform)
     check_transform(transform, cells=named_batch(19, 60, with_pad=True), batch_size=5)
