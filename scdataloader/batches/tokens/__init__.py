@@ -4,14 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scdataloader.batches.tokens.pairs import MaskedValues
+    from scdataloader.batches.tokens.scgpt import ScGPT
     from scdataloader.batches.tokens.tables import ModelTable, PerGene, per_gene, read_numbers, read_tokens
 
-__all__ = ["ModelTable", "PerGene", "per_gene", "read_numbers", "read_tokens"]
+__all__ = ["MaskedValues", "ModelTable", "PerGene", "ScGPT", "per_gene", "read_numbers", "read_tokens"]
 
 # Imported at first use: `scd.tokens` should not import torch before a class of it is used.
 _MODULE_OF = {
+    "MaskedValues": "batches.tokens.pairs",
     "ModelTable": "batches.tokens.tables",
     "PerGene": "batches.tokens.tables",
+    "ScGPT": "batches.tokens.scgpt",
     "per_gene": "batches.tokens.tables",
     "read_numbers": "batches.tokens.tables",
     "read_tokens": "batches.tokens.tables",

@@ -1,0 +1,114 @@
+"""Batches for scGPT: tokens of the expressed genes with binned values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from scdataloader.batches.tokens.pairs import (
+    MaskedValues,
+    PadTo,
+    batches,
+    binned,
+    known_genes,
+    longest,
+    placed,
+    width_of,
+)
+from scdataloader.batches.tokens.tables import PerGene, Tokens, per_gene, read_tokens
+from scdataloader.batches.transforms import check_bins
+from scdataloader.kernels.tokens.pairs import RANDOM_IF_LONG
+from scdataloader.protocols import BatchContext, Collate
+from scdataloader.types import CellBatch
+
+
+@dataclass(frozen=True)
+class ScGPT:
+    """Batches for scGPT (Cui et al., Nature Methods 2024), as its data collator makes them.
+
+    ``gene`` (B, L) int64: the token ``<cls>``, the tokens of the expressed genes in the order of the vocabulary, and
+    ``<pad>``. ``expr`` (B, L) float32: the quantile bin of each value, and ``pad_value`` for ``<cls>`` and ``<pad>``.
+    ``masked_expr`` with ``masking``: ``expr`` with some values hidden. Of a cell with more than ``max_len - 1``
+    expressed genes a random choice is taken, in random order. A cell without any is ``<cls>`` alone.
+
+    Genes without a token are left out, before values are binned; their number is logged.
+
+    Args:
+        vocabulary: The model's ``vocab.json``, or its content {gene: token}, with ``<cls>`` and ``<pad>``.
+        max_len: Maximum number of tokens of a cell, ``<cls>`` included.
+        n_bins: Number of bins, including the one of zero, as of `scdataloader.QuantileBins`; None to take the values as
+            they are, after transforms.
+        ties: Which of several bins a value gets that equals several quantiles: "random", as the models were trained,
+            or "high", the highest. `QuantileBins` is the same but for genes without a token, and has the other default.
+        masking: Which values are hidden in ``masked_expr``; None for no such key.
+        pad_value: Value of ``<cls>`` and ``<pad>``; that of published models is in their ``args.json``, -2 as a rule.
+        pad_to: Width of the batches; see `PadTo`.
+    """
+
+    vocabulary: Tokens
+    max_len: int = 1200
+    n_bins: int | None = 51
+    ties: Literal["random", "high"] = "random"
+    masking: MaskedValues | None = None
+    pad_value: float = 0.0
+    pad_to: PadTo = "max_len"
+
+    def __post_init__(self) -> None:
+        width_of(self.pad_to, self.max_len)
+        if self.n_bins is not None:
+            check_bins(self.n_bins)
+        if self.ties not in ("random", "high"):
+            raise ValueError(f'ties must be "random" or "high", not {self.ties!r}')
+
+    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
+        """Refuse: the tokens of genes are known once the vocabulary is."""
+        raise TypeError("ScGPT needs the vocabulary: call bind() first")
+
+    def bind(self, context: BatchContext) -> Collate:
+        """The collate function for the genes of ``context``.
+
+        Raises:
+            KeyError: the vocabulary of the model lacks ``<cls>`` or ``<pad>``.
+            ValueError: no gene has a token.
+        """
+        table = read_tokens(self.vocabulary)
+        cls, pad = table.special("<cls>", "<pad>")
+        return _ScGPT(options=self, genes=per_gene(table, context), cls=cls, pad=pad)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ScGPT:
+    options: ScGPT
+    genes: PerGene
+    cls: int
+    pad: int
+
+    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
+        return self.many(batch, max(1, len(batch)))[0]
+
+    def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
+        """The batches of some cells, one after the other."""
+        return batches(cells, batch_size, self._made, together=self.options.pad_to is not None)
+
+    def _made(self, cells: CellBatch) -> dict[str, Tensor]:
+        options = self.options
+        cells = known_genes(cells, self.genes.known)
+        if options.n_bins is not None:
+            cells = binned(cells, np.linspace(0, 1, options.n_bins - 1), options.ties)
+        width = width_of(options.pad_to, options.max_len) or longest(cells, 1, options.max_len)
+        gene, expr = placed(
+            cells,
+            self.genes.values,
+            width,
+            most=options.max_len,
+            order=RANDOM_IF_LONG,
+            pad=(self.pad, options.pad_value),
+            head=[self.cls],
+        )
+        made = {"gene": gene, "expr": expr}
+        if options.masking is not None:
+            made["masked_expr"] = options.masking(cells, expr, first=1, pad_value=options.pad_value)
+        return made
