@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scdataloader.labels.roll_up import RollUp
     from scdataloader.loading.loader import Loader
     from scdataloader.ontology.ontology import Ontology
+    from scdataloader.sampling.groups import GroupedSampling
     from scdataloader.sampling.options import Sampling
     from scdataloader.sampling.splits import Split
     from scdataloader.sources import open_source
@@ -53,6 +54,7 @@ __all__ = [
     "Dense",
     "GeneAlignment",
     "GeneVocabulary",
+    "GroupedSampling",
     "Loader",
     "Log1p",
     "Normalize",
@@ -80,6 +82,7 @@ _MODULE_OF = {
     "Dense": "batches.full",
     "GeneAlignment": "genes.alignment",
     "GeneVocabulary": "genes.vocabulary",
+    "GroupedSampling": "sampling.groups",
     "Loader": "loading.loader",
     "Log1p": "batches.transforms",
     "Normalize": "batches.transforms",

@@ -49,12 +49,12 @@ class IndependentDraws:
             np.cumsum(-(-index.sizes // GROUP), out=self._first[1:])
             self._sums = group_sums(index.starts, index.cells, weights, self._first)
             self.drawable[self.drawable] = self._sums[self._first[1:][self.drawable] - 1] > 0
-            self._guide_start, self._guide = _guide(self._sums, self._first)
+            self._guide_start, self._guide = guide_of(self._sums, self._first)
 
     def tables(self, class_weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.integer]]:
         """The running sum of the class weights, and its guide."""
         running = np.cumsum(class_weights)
-        return running, _guide(running)[1]
+        return running, guide_of(running)[1]
 
     def draw(
         self,
@@ -150,7 +150,7 @@ class BlockDraws:
         """The weight of each class per unit of cell weight, the running sums of the blocks, and their guide."""
         share = np.divide(class_weights, self._totals, out=np.zeros_like(class_weights), where=self.drawable)
         sums = block_sums(self._n, self._block_size, self._codes, share, self._weights)
-        return share, sums, _guide(sums)[1]
+        return share, sums, guide_of(sums)[1]
 
     def draw(
         self,
@@ -166,7 +166,7 @@ class BlockDraws:
             draw_blocks(key, start, n, block_size, stride, self._codes, share, self._weights, sums, guide, out)
 
 
-def _guide(
+def guide_of(
     sums: NDArray[np.float64], first: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
     """Offset of the guide of each part of ``sums``, and the guides; None is one part."""

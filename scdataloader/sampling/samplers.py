@@ -37,12 +37,12 @@ class SequentialSampler:
 
     def __init__(self, n: int) -> None:
         """Number ``n`` cells in order."""
-        self.num_samples = _positive(n, "n")
+        self.num_samples = positive(n, "n")
         self.fingerprint = f"sequential {n}"
 
     def draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:  # noqa: ARG002
         """Rows ``start`` to ``stop - 1``."""
-        _check_range(start, stop, self.num_samples)
+        check_range(start, stop, self.num_samples)
         return np.arange(start, stop, dtype=np.int64)
 
 
@@ -58,15 +58,15 @@ class ShuffleSampler:
     """
 
     def __init__(self, n: int, *, seed: int = 0, block_size: int = 1, window: int | None = None) -> None:
-        self.num_samples = _positive(n, "n")
+        self.num_samples = positive(n, "n")
         self.seed = seed_of(seed)
-        self.block_size = _positive(block_size, "block_size")
+        self.block_size = positive(block_size, "block_size")
         self.window = _window(window, block_size)
         self.fingerprint = f"shuffle 2 {n} {self.seed}" + (f" {block_size} {self.window}" if self.window else "")
 
     def draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """Rows at positions ``[start, stop)``, by a keyed permutation of the positions."""
-        _check_range(start, stop, self.num_samples)
+        check_range(start, stop, self.num_samples)
         out = np.empty(stop - start, np.int64)
         key = derive_key(self.seed, epoch)
         if self.window is None:
@@ -124,10 +124,10 @@ class WeightedSampler:
     ) -> None:
         if weights is None and classes is None:
             raise ValueError("a weighted sampler needs weights, classes or both; without either, use ShuffleSampler")
-        self.num_samples = _positive(num_samples, "num_samples")
+        self.num_samples = positive(num_samples, "num_samples")
         self.seed = seed_of(seed)
         self.replacement = replacement
-        self.block_size = _positive(block_size, "block_size")
+        self.block_size = positive(block_size, "block_size")
         self.window = _window(window, block_size)
         self.curriculum_epochs = curriculum_epochs
         codes, labels = _coded(classes)
@@ -173,7 +173,7 @@ class WeightedSampler:
 
     def draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """Rows drawn at positions ``[start, stop)``."""
-        _check_range(start, stop, self.num_samples)
+        check_range(start, stop, self.num_samples)
         out = np.empty(stop - start, np.int64)
         self._draws.draw(self._tables(epoch), derive_key(self.seed, epoch), start, out)
         return out
@@ -253,13 +253,23 @@ def _digest_of_draws(sampler: Sampler) -> str:
     return hashlib.blake2b(np.ascontiguousarray(first, "<i8").data).hexdigest()
 
 
-def _positive(n: int, name: str) -> int:
+def positive(n: int, name: str) -> int:
+    """A number of things.
+
+    Raises:
+        ValueError: it is below 1.
+    """
     if n < 1:
         raise ValueError(f"{name} must be 1 or more, not {n}")
     return int(n)
 
 
-def _check_range(start: int, stop: int, num_samples: int) -> None:
+def check_range(start: int, stop: int, num_samples: int) -> None:
+    """Check positions ``[start, stop)`` of an epoch.
+
+    Raises:
+        IndexError: they are not within the epoch.
+    """
     if not 0 <= start <= stop <= num_samples:
         raise IndexError(f"positions [{start}, {stop}) are not within an epoch of {num_samples} draws")
 
