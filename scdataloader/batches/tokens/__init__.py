@@ -7,8 +7,9 @@ if TYPE_CHECKING:
     from scdataloader.batches.tokens.pairs import MaskedValues
     from scdataloader.batches.tokens.scgpt import ScGPT
     from scdataloader.batches.tokens.tables import ModelTable, PerGene, per_gene, read_numbers, read_tokens
+    from scdataloader.batches.tokens.uce import UCE
 
-__all__ = ["MaskedValues", "ModelTable", "PerGene", "ScGPT", "per_gene", "read_numbers", "read_tokens"]
+__all__ = ["UCE", "MaskedValues", "ModelTable", "PerGene", "ScGPT", "per_gene", "read_numbers", "read_tokens"]
 
 # Imported at first use: `scd.tokens` should not import torch before a class of it is used.
 _MODULE_OF = {
@@ -16,6 +17,7 @@ _MODULE_OF = {
     "ModelTable": "batches.tokens.tables",
     "PerGene": "batches.tokens.tables",
     "ScGPT": "batches.tokens.scgpt",
+    "UCE": "batches.tokens.uce",
     "per_gene": "batches.tokens.tables",
     "read_numbers": "batches.tokens.tables",
     "read_tokens": "batches.tokens.tables",

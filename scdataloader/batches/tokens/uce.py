@@ -1,0 +1,175 @@
+"""Batches for UCE: genes drawn by expression, in the order of the genome."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scdataloader.batches.full import empty
+from scdataloader.batches.tokens.pairs import batches, known_genes
+from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
+from scdataloader.genes.organisms import normalise_organism
+from scdataloader.genes.positions import gene_positions
+from scdataloader.kernels.tokens.sentences import draw_by_chromosome
+from scdataloader.protocols import BatchContext, Collate
+from scdataloader.runtime.messages import shown
+from scdataloader.types import CellBatch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class UCE:
+    """Batches for UCE (Rosen et al., bioRxiv 2023.11.28.568918), as its dataset makes them.
+
+    ``input_ids`` (B, L) int64: ``n_genes`` genes are drawn with replacement, by the logarithm ``log1p`` of their
+    values. A sentence is the token cls, then for each chromosome with drawn genes, in random order, the chromosome's
+    token, the tokens of the genes by ascending start (the lower vocabulary number first if equal), and a closing token.
+    ``attention_mask`` (B, L) int64: 1 up to the end of the sentence. A cell without expressed genes is cls alone.
+
+    Chromosomes and starts are those of the user's gene tables (``GeneAlignment.tables``) that have columns
+    ``chromosome`` and ``start``, else those of the package, which has them for human, mouse and zebrafish. Genes
+    without token or position are left out; their numbers are logged.
+
+    Args:
+        vocabulary: {gene: row of the model's embedding of proteins}, or a file of it.
+        chromosomes: {chromosome: number} of the model, by names such as "human_1" and "mouse_X": an organism, by any
+            usual name, and its chromosome. None to number those of the vocabulary in sorted order, for a new model.
+        n_genes: Number of genes drawn.
+        pad_to: Width of the batches; None for the longest sentence of each batch, as in the original code.
+        cls: Token at the start.
+        chromosome_offset: Token of chromosome 0.
+        right: Token after the genes of a chromosome.
+        pad: Token after a sentence.
+    """
+
+    vocabulary: Tokens
+    chromosomes: Mapping[str, int] | None = None
+    n_genes: int = 1024
+    pad_to: int | None = 1536
+    cls: int = 3
+    chromosome_offset: int = 143_574
+    right: int = 2
+    pad: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n_genes < 1:
+            raise ValueError(f"n_genes must be 1 or more, not {self.n_genes}")
+
+    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
+        """Refuse: the tokens of genes are known once the vocabulary is."""
+        raise TypeError("UCE needs the vocabulary: call bind() first")
+
+    def bind(self, context: BatchContext) -> Collate:
+        """The collate function for the genes of ``context``.
+
+        Raises:
+            ValueError: no gene has a token and a position, or sentences do not fit into ``pad_to`` tokens.
+        """
+        tokens, has_token = per_gene(read_tokens(self.vocabulary), context)
+        where, codes = self._positions(context)
+        known = has_token & where["code"].notna().to_numpy()
+        if not known.any():
+            raise ValueError(
+                f"none of the {int(has_token.sum()):,} genes with a token has a position on one of the "
+                f"{len(codes):,} chromosomes; give a gene table with the columns chromosome and start"
+            )
+        if known.sum() < has_token.sum():
+            without = [gene for gene, out in zip(context.vocabulary.ids, has_token & ~known, strict=True) if out]
+            logger.info(
+                "UCE leaves out %s genes with a token but no position (%s)", f"{len(without):,}", shown(without)
+            )
+        numbers = np.flatnonzero(known)
+        place = numbers[np.lexsort([numbers, where["start"].to_numpy()[known], where["code"].to_numpy()[known]])]
+        place_of = np.full(len(known), -1, np.int32)
+        place_of[place] = np.arange(len(place), dtype=np.int32)
+        code = where["code"].to_numpy()[place].astype(np.int64)
+        present, chromosome = np.unique(code, return_inverse=True)
+        most = 1 + 2 * int(where[known].groupby("organism")["code"].nunique().max()) + self.n_genes
+        if self.pad_to is not None and most > self.pad_to:
+            raise ValueError(
+                f"a sentence of {self.n_genes:,} genes can have {most:,} tokens, more than pad_to={self.pad_to:,}; "
+                "draw fewer genes, or make batches wider"
+            )
+        return _UCE(
+            options=self,
+            known=known,
+            place=place_of,
+            chromosome=chromosome.astype(np.int32),
+            token=tokens[place],
+            chromosome_token=present + self.chromosome_offset,
+            most=most,
+        )
+
+    def _positions(self, context: BatchContext) -> tuple[pd.DataFrame, Mapping[tuple[str, str], int]]:
+        """Organism, start and number of the chromosome of each vocabulary gene, and the numbers of all chromosomes."""
+        parts = [
+            gene_positions(ids, organism, context.gene_tables).assign(organism=organism)
+            for organism, ids in context.vocabulary.genes_dict.items()
+        ]
+        where = pd.concat(parts, ignore_index=True)
+        names = pd.Series(zip(where["organism"], where["chromosome"], strict=True)).where(where["chromosome"].notna())
+        if self.chromosomes is None:
+            codes = {name: code for code, name in enumerate(sorted(names.dropna().unique()))}
+        else:
+            split = {name: name.rpartition("_") for name in self.chromosomes}
+            codes = {
+                (normalise_organism(split[name][0]), split[name][2]): code for name, code in self.chromosomes.items()
+            }
+        return where.assign(code=names.map(codes)), codes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _UCE:
+    """The fields are arguments of `draw_by_chromosome`, but for the first two."""
+
+    options: UCE
+    known: NDArray[np.bool_]
+    """``(G,)`` genes with a token and a position."""
+    place: NDArray[np.int32]
+    chromosome: NDArray[np.int32]
+    token: NDArray[np.int64]
+    chromosome_token: NDArray[np.int64]
+    most: int
+    """Maximum number of tokens of a sentence."""
+
+    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
+        return self.many(batch, max(1, len(batch)))[0]
+
+    def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
+        """The batches of some cells, one after the other."""
+        return batches(cells, batch_size, self._made, together=self.options.pad_to is not None)
+
+    def _made(self, cells: CellBatch) -> dict[str, Tensor]:
+        options, x = self.options, known_genes(cells, self.known).x
+        sentences = empty((len(cells), options.pad_to or self.most), np.int64)
+        sentences.fill_(options.pad)
+        sizes = np.empty(len(cells), np.int64)
+        draw_by_chromosome(
+            x.indptr,
+            x.indices,
+            x.data,
+            self.place,
+            self.chromosome,
+            self.token,
+            options.n_genes,
+            options.cls,
+            self.chromosome_token,
+            options.right,
+            np.uint64(cells.key),
+            cells.position,
+            sentences.numpy(),
+            sizes,
+        )
+        if options.pad_to is None:
+            sentences = sentences[:, : int(sizes.max(initial=1))].contiguous()
+        places = torch.arange(sentences.shape[1])
+        mask = (places < torch.from_numpy(sizes)[:, None]).to(torch.int64)
+        return {"input_ids": sentences, "attention_mask": mask}

@@ -1,0 +1,156 @@
+"""Sentences of genes that are drawn from each row, with tokens of structure between them.
+
+Rows are CSR arrays. Random choices in a row depend on ``key``, the row's ``position`` and the place in the row only.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from scdataloader.kernels.draws.random import GAMMA, mix, philox, unit
+from scdataloader.kernels.machine.bits import drain
+from scdataloader.kernels.tokens.pairs import shuffled
+
+# Purposes in the second counter of a row's random bits; see scdataloader/kernels/tokens/pairs.py.
+_DRAW, _CHROMOSOMES = (np.uint64(purpose) << np.uint64(32) for purpose in (21, 22))
+_COUNTED = 256
+"""Logarithms of counts below this are looked up."""
+
+
+@nb.njit(nogil=True, cache=True)
+def draw_by_chromosome(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    data: NDArray[np.float32],
+    place: NDArray[np.int32],
+    chromosome: NDArray[np.int32],
+    token: NDArray[np.int64],
+    n_draws: int,
+    cls: int,
+    chromosome_token: NDArray[np.int64],
+    right: int,
+    key: np.uint64,
+    position: NDArray[np.int64],
+    out: NDArray[np.int64],
+    out_sizes: NDArray[np.int64],
+) -> None:
+    """Draw genes of each row by the logarithms of their values, and write them chromosome by chromosome.
+
+    A sentence is ``cls``, then for each chromosome with drawn genes, in random order, its token, the tokens of the
+    genes, as often as they were drawn, and ``right``. A row without entries is ``cls`` alone.
+
+    Args:
+        indptr: ``(n_rows + 1,)`` offsets.
+        indices: Gene of each entry; every one has a place.
+        data: Value of each entry, positive; a gene is drawn with a probability proportional to its ``log1p``.
+        place: ``(n_genes,)`` number of each gene when the genes are ordered by chromosome, then by start; it is
+            different for each gene with a place, and less than ``len(chromosome)``.
+        chromosome: Chromosome of the gene at each place, ascending.
+        token: Token of the gene at each place.
+        n_draws: Number of draws, with replacement.
+        cls: First token.
+        chromosome_token: Token of each chromosome.
+        right: Token after the genes of a chromosome.
+        key: See the module.
+        position: ``(n_rows,)``, see the module.
+        out: ``(n_rows, L)`` sentences; the rest of each row is left as it is. Chromosomes for which ``L`` leaves no
+            room, besides ``1 + n_draws`` tokens, are left out.
+        out_sizes: ``(n_rows,)`` length of each sentence.
+    """
+    logarithms = np.log1p(np.arange(_COUNTED).astype(np.float64))
+    present = np.zeros(len(chromosome) // 64 + 1, np.uint64)
+    times = np.zeros(len(chromosome), np.int32)
+    places = np.empty(n_draws + 64, np.int32)
+    firsts = np.empty(len(chromosome_token) + 1, np.int32)
+    most = (out.shape[1] - 1 - n_draws) // 2
+    for row in range(len(indptr) - 1):
+        begin, end = indptr[row], indptr[row + 1]
+        sentence = out[row]
+        sentence[0] = cls
+        size = 1
+        if begin < end:
+            genes = indices[begin:end]
+            _draw(
+                _cumulative(data[begin:end], logarithms),
+                n_draws,
+                philox(key, np.uint64(position[row]), _DRAW)[0],
+                genes,
+                place,
+                times,
+                present,
+            )
+            n = drain(present, places)
+            n_chromosomes = _starts_of_runs(chromosome, places[:n], firsts)
+            order = shuffled(philox(key, np.uint64(position[row]), _CHROMOSOMES)[0], n_chromosomes, n_chromosomes)
+            for k in order[:most]:
+                sentence[size] = chromosome_token[chromosome[places[firsts[k]]]]
+                size += 1
+                for at in places[firsts[k] : firsts[k + 1]]:
+                    sentence[size : size + times[at]] = token[at]
+                    size += times[at]
+                    times[at] = 0
+                sentence[size] = right
+                size += 1
+        out_sizes[row] = size
+
+
+@nb.njit(nogil=True, cache=True)
+def _cumulative(values: NDArray[np.float32], logarithms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cumulative sum of ``log1p`` of the values, given it for small counts."""
+    sums = np.empty(len(values), np.float64)
+    total = 0.0
+    for j in range(len(values)):
+        count = np.int32(min(values[j], np.float32(_COUNTED - 1)))
+        total += logarithms[np.uint8(count)] if count == values[j] else np.log1p(np.float64(values[j]))
+        sums[j] = total
+    return sums
+
+
+@nb.njit(nogil=True, cache=True)
+def _draw(
+    sums: NDArray[np.float64],
+    n_draws: int,
+    seed: np.uint64,
+    genes: NDArray[np.int32],
+    place: NDArray[np.int32],
+    times: NDArray[np.int32],
+    present: NDArray[np.uint64],
+) -> None:
+    """Count the draws of each place in ``times``, and mark it in the bit set ``present``.
+
+    A draw is the first entry whose cumulative sum is above u times the total. A guide table has, for each of as many
+    equal parts of [0, 1) as there are entries, where to start the search, so that a step or two are expected: Chen and
+    Asau, "On generating random variates from an empirical distribution" (AIIE Transactions, 1974).
+    """
+    n, total = len(sums), sums[-1]
+    n_parts = 64
+    while n_parts < n:
+        n_parts *= 2
+    guide = np.empty(n_parts, np.int32)
+    j = 0
+    for part in range(n_parts):
+        while sums[j] <= total * (part / n_parts):
+            j += 1
+        guide[part] = j
+    for draw in range(n_draws):
+        u = unit(mix(seed + np.uint64(draw) * GAMMA))
+        j = guide[np.uint32(u * n_parts)]
+        while j < n - 1 and sums[np.uint32(j)] <= u * total:
+            j += 1
+        at = np.uint32(place[np.uint32(genes[np.uint32(j)])])
+        times[at] += 1
+        present[at >> np.uint32(6)] |= np.uint64(1) << np.uint64(at & np.uint32(63))
+
+
+@nb.njit(nogil=True, cache=True)
+def _starts_of_runs(chromosome: NDArray[np.int32], places: NDArray[np.int32], out: NDArray[np.int32]) -> int:
+    """Write where each run of one chromosome begins, and the end of the last; returns the number of runs."""
+    n = 0
+    for k in range(len(places)):
+        if k == 0 or chromosome[places[k]] != chromosome[places[k - 1]]:
+            out[n] = k
+            n += 1
+    out[n] = len(places)
+    return n
