@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scdataloader.loading.loader import Loader
     from scdataloader.ontology.ontology import Ontology
     from scdataloader.sampling.groups import GroupedSampling
+    from scdataloader.sampling.mixing import Mixture
     from scdataloader.sampling.options import Sampling
     from scdataloader.sampling.splits import Split
     from scdataloader.sources import open_source
@@ -40,6 +41,7 @@ register("source", "lamindb:", "scdataloader.lamin.collections:open_lamindb")
 register("source", "type:lamindb.*", "scdataloader.lamin.collections:open_lamindb")
 register("collate", "dense", "scdataloader.batches.full:Dense")
 register("collate", "sparse", "scdataloader.batches.full:Sparse")
+register("sampler", "mixture", "scdataloader.sampling.mixing:Mixture")
 for _name in (*ONTOLOGIES, "AfPO", "CHEBI", "CVCL", "NCBITaxon", "UniProt", "ZFS"):
     register("ontology", _name, "scdataloader.ontology.locate:open_guide")
 for _name in {column.registry for column in LABEL_COLUMNS.values()}:
@@ -57,6 +59,7 @@ __all__ = [
     "GroupedSampling",
     "Loader",
     "Log1p",
+    "Mixture",
     "Normalize",
     "Ontology",
     "QuantileBins",
@@ -85,6 +88,7 @@ _MODULE_OF = {
     "GroupedSampling": "sampling.groups",
     "Loader": "loading.loader",
     "Log1p": "batches.transforms",
+    "Mixture": "sampling.mixing",
     "Normalize": "batches.transforms",
     "Ontology": "ontology.ontology",
     "QuantileBins": "batches.transforms",

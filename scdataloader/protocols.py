@@ -458,6 +458,15 @@ class HasColumns(Protocol):
         """Their names. The classes of a plan that also describes its classes are the joint labels of these."""
 
 
+@runtime_checkable
+class HasPlans(Protocol):
+    """A plan that draws by other plans."""
+
+    @property
+    def plans(self) -> Sequence[SamplingPlan]:
+        """These plans. Their columns of ontology terms are used as well."""
+
+
 class DrawnClasses(Protocol):
     """The classes that a plan draws by."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.kernels.draws.classes import class_sizes
-from scdataloader.protocols import HasColumns, TrainingCells
+from scdataloader.protocols import HasColumns, HasPlans, TrainingCells
 from scdataloader.runtime.messages import counted
 from scdataloader.sampling.samplers import ShuffleSampler, Subset, WeightedSampler, curriculum_weights
 from scdataloader.sampling.weights import (
@@ -256,6 +256,12 @@ class Sampling:
 def plan_columns(plan: object) -> list[str]:
     """Columns of obs that a sampling plan draws by; empty if it does not state them."""
     return list(plan.columns) if isinstance(plan, HasColumns) else []
+
+
+def used_columns(plan: object) -> list[str]:
+    """Columns of obs that a sampling plan, and the plans that it draws by, state."""
+    further = plan.plans if isinstance(plan, HasPlans) else ()
+    return [*plan_columns(plan), *(column for other in further for column in used_columns(other))]
 
 
 def _sizes(codes: NDArray[np.int32], n_classes: int) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from scdataloader.collection.collection import Collection
     from scdataloader.labels.hierarchy import Hierarchy
+    from scdataloader.protocols import TrainingCells
 
 
 class CollectionCells:
@@ -104,3 +105,46 @@ class CollectionCells:
         encoder: LabelEncoder = fit_encoder(column, series, self.hierarchies)
         codes = self._collection.arrange([encoder.encode(values) for values in series])
         return encoder.labels, codes[self.rows]
+
+
+class SelectedCells:
+    """Some of the cells of other `scdataloader.protocols.TrainingCells`."""
+
+    def __init__(self, cells: TrainingCells, chosen: NDArray[np.int64]) -> None:
+        """Choose by index among ``cells``, ascending."""
+        self.rows = cells.rows[chosen]
+        self.collection_size = cells.collection_size
+        self.source_names, self.corpus_names = cells.source_names, cells.corpus_names
+        self.hierarchies = cells.hierarchies
+        self._cells, self._chosen = cells, chosen
+
+    @property
+    def source(self) -> NDArray[np.integer[Any]]:
+        """``(n,)`` index of the source of each cell in ``source_names``."""
+        return self._cells.source[self._chosen]
+
+    @property
+    def corpus(self) -> NDArray[np.integer[Any]]:
+        """``(n,)`` index of the corpus of each cell in ``corpus_names``."""
+        return self._cells.corpus[self._chosen]
+
+    def obs(self, columns: Sequence[str]) -> pd.DataFrame:
+        """``(n, len(columns))`` columns of the cell table.
+
+        Raises:
+            KeyError: a column is in no source.
+        """
+        return self._cells.obs(columns).iloc[self._chosen]
+
+    def classes(self, columns: Sequence[str]) -> tuple[NDArray[np.int32], list[tuple[str, ...]]]:
+        """``(n,)`` class of each cell, and the labels of each class of all cells.
+
+        Raises:
+            KeyError: a column is in no source.
+        """
+        codes, labels = self._cells.classes(columns)
+        return codes[self._chosen], labels
+
+    def nnz(self) -> NDArray[np.int64]:
+        """``(n,)`` number of stored values of each cell."""
+        return self._cells.nnz()[self._chosen]

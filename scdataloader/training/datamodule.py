@@ -27,7 +27,7 @@ from scdataloader.labels.targets import Missing, read_targets
 from scdataloader.loading.loader import Loader
 from scdataloader.protocols import BatchContext, Collate, DescribesClasses, DrawnClasses, Sampler, Transform
 from scdataloader.runtime.messages import suggestion
-from scdataloader.sampling.options import plan_columns
+from scdataloader.sampling.options import used_columns
 from scdataloader.sampling.samplers import SequentialSampler, Subset
 from scdataloader.sampling.splits import SplitRecord, Splits
 from scdataloader.sampling.tally import Tally
@@ -160,7 +160,7 @@ class DataModule(DataConfig, LightningDataModule):
 
     @cached_property
     def _hierarchies(self) -> Hierarchies:
-        used = None if self._trained else [*self.label_columns, *plan_columns(self.plan)]
+        used = None if self._trained else [*self.label_columns, *used_columns(self.plan)]
         return self.hierarchies_of(self.collection, used)
 
     @property

@@ -49,7 +49,7 @@ SOURCE = documented(
     "ReadsTogether",
 )
 SAMPLER = documented("Sampler", "HasFingerprint", "HasWindow", "DrawsSets")
-PLAN = documented("SamplingPlan", "DescribesClasses", "HasColumns")
+PLAN = documented("SamplingPlan", "DescribesClasses", "HasColumns", "HasPlans")
 CLASSES = documented("DrawnClasses")
 COLLATE = documented("Binds", "WantsObs", "WantsMatrices", "CollatesMany", "Densifies")
 
