@@ -130,7 +130,7 @@ class HasSizes(Protocol):
     """A source that may know the sizes of its cells without reading their values."""
 
     def nnz(self) -> NDArray[np.int64] | None:
-        """``(n_obs,)`` number of stored values of each cell; None if it is not known without reading."""
+        """``(n_obs,)`` number of stored values of each cell, as `Source.read` gives; None if reading is needed."""
 
 
 @runtime_checkable
@@ -307,8 +307,8 @@ class OpenOptions:
 
 
 Where: TypeAlias = Mapping[str, Any]
-"""Values that cells must have, one or a list by name. The names are registries for data of lamindb, as in
-``{"cell_types": "CL:0000084 and below"}``, and columns of obs for all else, as in ``{"is_primary_data": True}``."""
+"""Values that cells must have, one or a list by name. The names are columns of obs, as in
+``{"is_primary_data": True}``; for data of lamindb also registries, as in ``{"cell_types": "CL:0000084 and below"}``."""
 
 
 @runtime_checkable
@@ -329,7 +329,7 @@ class SourceOpener(Protocol):
 
 @runtime_checkable
 class SelectsCells(Protocol):
-    """An opener that selects cells by registries, not by columns of obs: ``Collection.open(..., where=...)``."""
+    """An opener that selects cells itself, by registries and columns of obs: ``Collection.open(..., where=...)``."""
 
     def select(
         self, addresses: Sequence[Any], options: OpenOptions, where: Where
@@ -337,7 +337,7 @@ class SelectsCells(Protocol):
         """The sources as by a call, but only the cells that have the labels.
 
         Raises:
-            LookupError: no cell has them, or there is no such label or registry.
+            LookupError: no cell has them, or there is no such label, registry or column.
         """
 
 
@@ -424,7 +424,7 @@ class TrainingCells(Protocol):
         """``(n,)`` class of each cell by its labels in ``columns``, -1 for unknown, and the labels of each class."""
 
     def nnz(self) -> NDArray[np.int64]:
-        """``(n,)`` number of stored values of each cell."""
+        """``(n,)`` number of stored values of each cell, over the features that count as genes."""
 
     @property
     def collection_size(self) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scdataloader.collection.gather import open_groups
 from scdataloader.genes.alignment import AlignedSource, GeneAlignment, align
-from scdataloader.kernels.rows.align import all_equal, close_gaps
+from scdataloader.kernels.rows.align import NOT_A_GENE, all_equal, close_gaps
 from scdataloader.protocols import (
     Closes,
     HasFileState,
@@ -101,7 +101,7 @@ class Collection:
                 list of these}, for data that are mixed; see `Mixture`.
             where: Values that cells must have, one or a list by name; a cell needs one of them for each name. For
                 files, stores and sources the names are columns of obs: ``{"is_primary_data": True, "assay": ["10x 3'
-                v2", "10x 3' v3"]}``. Sources without such a cell are left out. For data of lamindb they are
+                v2", "10x 3' v3"]}``. Sources without such a cell are left out. For data of lamindb they are also
                 registries: ``{"cell_types": "CL:0000084 and below", "organisms": ["human", "mouse"]}``. Labels are
                 ids or names; those that the instance links to a column of obs select cells, and those that it links
                 to whole artifacts select artifacts. The cells of a registered store have the labels of the artifacts
@@ -251,17 +251,13 @@ class Collection:
         return names
 
     def nnz(self) -> NDArray[np.int64]:
-        """``(n,)`` number of stored values of each cell, over all genes of its source."""
-        sizes = []
-        for part in self.parts:
-            known = part.source.nnz() if isinstance(part.source, HasSizes) else None
-            rows = np.arange(part.source.n_obs) if part.rows is None else part.rows
-            if known is not None:
-                sizes.append(known[rows])
-            else:
-                read = (rows_of(part.source, rows[at : at + _WINDOW]) for at in range(0, len(rows), _WINDOW))
-                sizes.append(np.concatenate([np.diff(cells.indptr) for cells in read]))
-        return self.arrange(sizes)
+        """``(n,)`` number of stored values of each cell, over the features of its source that count as genes.
+
+        These are the values that are summed to the depth of the cell: also those of genes outside the vocabulary, but
+        not those of antibodies; see ``feature_types`` of `GeneAlignment`. A source with features of both kinds, or of
+        unknown sizes, is read for them.
+        """
+        return self.arrange([_sizes_of(part) for part in self.parts])
 
     def arrange(self, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Values of the cells of each of ``parts``, in the order of the rows."""
@@ -344,6 +340,20 @@ class Collection:
         for number in np.unique(of_row):
             place = np.flatnonzero(of_row == number)
             yield number, place, self._groups[number].locate(rows[place] - self._starts[number])
+
+
+def _sizes_of(part: AlignedSource) -> NDArray[np.int64]:
+    """``(n_obs,)`` number of stored values of each cell of a part, without those of features that are not genes."""
+    known = part.source.nnz() if isinstance(part.source, HasSizes) and not part.genes.genes_only else None
+    rows = np.arange(part.source.n_obs) if part.rows is None else part.rows
+    if known is not None:
+        return known[rows]
+    is_gene = part.genes.lut != NOT_A_GENE
+    sizes = [np.empty(0, np.int64)]
+    for at in range(0, len(rows), _WINDOW):
+        read = rows_of(part.source, rows[at : at + _WINDOW])
+        sizes.append(np.diff(np.concatenate([[0], np.cumsum(is_gene[read.indices])])[read.indptr]))
+    return np.concatenate(sizes)
 
 
 def _without_repeats(found: Sequence[SourceSelection], faults: Faults) -> list[SourceSelection]:

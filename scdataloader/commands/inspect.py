@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from rich.console import Console
 
 from scdataloader.collection.collection import Collection
-from scdataloader.commands.usage import ConfigParser, Parser, UsageError, flattened, load_yaml
+from scdataloader.commands.usage import ConfigParser, Parser, UsageError, flattened, load_yaml, pairs, takes
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.lamin.collections import is_lamin, origins
 from scdataloader.protocols import DescribesClasses
@@ -108,19 +108,14 @@ def _add_option(parser: argparse.ArgumentParser, name: str, kind: Any, text: str
     options: dict[str, Any] = {"help": text.replace("%", "%%")}
     if kind is bool:
         options["action"] = argparse.BooleanOptionalAction
-    elif _takes(kind, list) or _takes(kind, dict):
-        pair = "NAME=VALUE" if _takes(kind, dict) else "NAME"
+    elif takes(kind, list) or takes(kind, dict):
+        pair = "NAME=VALUE" if takes(kind, dict) else "NAME"
         options |= {"nargs": "+", "action": "extend", "metavar": pair}
     elif get_args(kind) and all(isinstance(choice, str) for choice in get_args(kind)):
         options["choices"] = get_args(kind)
     else:
         options["metavar"] = "VALUE"
     parser.add_argument(f"--{name}", **options)
-
-
-def _takes(kind: Any, container: type) -> bool:
-    """Whether a type is ``container``, or a union with it."""
-    return any((get_origin(part) or part) is container for part in (kind, *get_args(kind)))
 
 
 def _documented(group: type) -> dict[str, str]:
@@ -190,16 +185,9 @@ def _values(given: argparse.Namespace, group: type, names: Sequence[str]) -> dic
 
 def _value(name: str, words: list[str], kind: Any) -> Any:
     """Words of the command line as a dictionary, a list or, if there is only one, a string."""
-    pairs = [word.partition("=")[::2] for word in words if "=" in word]
-    if not (_takes(kind, dict) and (pairs or not _takes(kind, str))):
-        return words[0] if len(words) == 1 else words
-    if len(pairs) < len(words):
-        wrong = next(word for word in words if "=" not in word)
-        raise ValueError(f"--{name} takes NAME=VALUE pairs, got {wrong!r}")
-    values: dict[str, list[str]] = {}
-    for key, value in pairs:
-        values.setdefault(key, []).append(value)
-    return {key: several[0] if len(several) == 1 else several for key, several in values.items()}
+    if takes(kind, dict) and (any("=" in word for word in words) or not takes(kind, str)):
+        return pairs(f"--{name}", words)
+    return words[0] if len(words) == 1 else words
 
 
 def _hierarchies(given: argparse.Namespace) -> dict[str, list[str] | None] | None:

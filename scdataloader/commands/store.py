@@ -23,9 +23,10 @@ def verify_store(args: Sequence[str]) -> None:
     parser.add_argument(
         "--sources", nargs="+", metavar="SOURCE", help="what it was converted from: each is compared with the store"
     )
+    parser.add_argument("--counts", default="auto", help="matrix of the sources that was converted; default: auto")
     options = parser.parse_args(args)
     start = time.perf_counter()
-    found = verify(options.store, sources=options.sources, progress=options.progress)
+    found = verify(options.store, sources=options.sources, counts=options.counts, progress=options.progress)
     seconds = time.perf_counter() - start
     sys.stdout.write(
         f"{options.store} is undamaged: {found.n_cells:,} cells, {found.n_values:,} values, {found.n_files:,} files, "

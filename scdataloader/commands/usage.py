@@ -11,12 +11,12 @@ import ast
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import jsonargparse
 import yaml  # type: ignore[import-untyped]
@@ -24,6 +24,8 @@ import yaml  # type: ignore[import-untyped]
 from scdataloader.runtime.messages import did_you_mean
 
 _CONFIG_OPTIONS = ("--config", "-c")
+_PAIR = re.compile(r"[^={\[]+=")
+"""Start of a word such as "name=value", not of a list or dictionary in YAML."""
 _TYPES = {"str": "text", "int": "an integer", "float": "a number", "bool": "true or false"}
 
 
@@ -88,11 +90,15 @@ def reasons(message: str) -> list[str]:
 
 
 def gathered(args: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """``args`` with the words of each option that takes a list as one YAML list, as parsers of jsonargparse need it.
+    """``args`` with the words of each option that takes a list or a dictionary as one word of YAML, for jsonargparse.
 
-    In all commands a list is words after the option, or the option repeated, or a YAML list.
+    In all commands a list is words after the option, or the option repeated, or a YAML list; and a dictionary is such
+    words with a "=", or in YAML.
     """
-    lists = {option.removesuffix("+") for option in _options(parser) if option.endswith("+")}
+    options = _options(parser)
+    lists = {option.removesuffix("+") for option in options if option.endswith("+")}
+    kinds = {arg: _kind(arg, options) for arg in args if arg.startswith("--")}
+    lists |= {option for option, kind in kinds.items() if takes(kind, dict)}
     words: dict[str, list[str]] = {}
     places: dict[str, int] = {}
     made: list[str | None] = []
@@ -111,9 +117,40 @@ def gathered(args: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
             made.append(arg)
     for name, place in places.items():
         several = words[name]
-        if several:  # without a word, the parser reports that a value is missing
+        if takes(kinds[name], dict) and any(_PAIR.match(word) for word in several):
+            made[place] = json.dumps(pairs(name, several))
+        elif several:  # without a word, the parser reports that a value is missing
             made[place] = several[0] if len(several) == 1 else json.dumps(list(map(_number, flattened(several))))
     return [arg for arg in made if arg is not None]
+
+
+def _kind(option: str, options: Mapping[str, Any]) -> Any:
+    """The type of an option, or of a field of one that takes a dataclass ("--data.split.values"); None if unknown."""
+    parent, _, name = option.rpartition(".")
+    for kind in get_args(options.get(parent)):
+        if is_dataclass(kind):
+            return get_type_hints(kind).get(name)
+    return options.get(option)
+
+
+def takes(kind: Any, container: type) -> bool:
+    """Whether a type is ``container``, or a union with it."""
+    return any((get_origin(part) or part) is container for part in (kind, *get_args(kind)))
+
+
+def pairs(option: str, words: Iterable[str]) -> dict[str, str | list[str]]:
+    """Words such as "name=value" as a dictionary; the values of a name that is repeated are a list.
+
+    Raises:
+        ValueError: a word has no "=".
+    """
+    values: dict[str, list[str]] = {}
+    for word in words:
+        key, found, value = word.partition("=")
+        if not found:
+            raise ValueError(f"{option} takes NAME=VALUE pairs, got {word!r}")
+        values.setdefault(key, []).append(value)
+    return {key: several[0] if len(several) == 1 else several for key, several in values.items()}
 
 
 def flattened(words: Iterable[str]) -> list[str]:
@@ -227,7 +264,7 @@ class _Explanation:
 
     def required(self, match: re.Match[str]) -> None:
         """``the following arguments are required: …``."""
-        self.known = _options(self.parser)
+        self.known = list(_options(self.parser))
         names = []
         for name in match[1].split(", "):
             # the parser of all subcommands puts the name of one before its options
@@ -283,16 +320,17 @@ def _parameters(class_path: str) -> list[str]:
     return list(inspect.signature(getattr(import_module(module), name)).parameters)
 
 
-def _options(parser: Any) -> list[str]:
-    """Options of a parser, and of the parsers of its subcommands."""
-    own = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001 (of a parser)
+def _options(parser: Any) -> dict[str, Any]:
+    """Options of a parser, and of the parsers of its subcommands, with their types as far as they are known."""
+    actions = parser._actions  # noqa: SLF001 (of a parser)
+    own = {option: getattr(action, "_typehint", None) for action in actions for option in action.option_strings}
     below: Iterable[Any] = (
         nested
-        for action in parser._actions  # noqa: SLF001 (as above)
+        for action in actions
         if isinstance(action, argparse._SubParsersAction)  # noqa: SLF001 (as above)
         for nested in action.choices.values()
     )
-    return [*own, *(option for nested in below for option in _options(nested))]
+    return own | {option: kind for nested in below for option, kind in _options(nested).items()}
 
 
 def _keys(parser: Any) -> list[str]:

@@ -133,7 +133,8 @@ def align(
             aligned.append(AlignedSource(source=part.source, rows=part.rows, organism=part.organism, genes=genes))
     faults.check(usable=aligned)
     if given is None:
-        check_shared_genes(vocabulary, [(part.source.name, part.genes) for part in aligned], how.min_overlap)
+        check_shared_genes(vocabulary, [(part.source.name, part.genes) for part in aligned], how.min_overlap, faults)
+        faults.check(usable=aligned)
     return vocabulary, aligned
 
 

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scdataloader.genes.vocabulary import GeneMap, GeneVocabulary
+    from scdataloader.runtime.faults import Faults
 
 N_EXAMPLES = 3
 _N_GENES_OF_A_GENOME = 60_000
 
 
-def check_shared_genes(vocabulary: GeneVocabulary, maps: Sequence[tuple[str, GeneMap]], min_overlap: float) -> None:
-    """Refuse sources whose genes are hardly those of the other sources of their organism.
+def check_shared_genes(
+    vocabulary: GeneVocabulary, maps: Sequence[tuple[str, GeneMap]], min_overlap: float, faults: Faults
+) -> None:
+    """Note an error for each group of sources whose genes are hardly those of most sources of their organism.
 
     From the source with most genes on, each source has to share the fraction ``min_overlap`` of its genes with those
     before it, in any order: a small panel fits a large atlas that has its genes. Two groups of sources that have no
@@ -34,9 +37,7 @@ def check_shared_genes(vocabulary: GeneVocabulary, maps: Sequence[tuple[str, Gen
         vocabulary: All genes of all sources.
         maps: ``(name, map)`` of each source.
         min_overlap: Fraction from 0, which checks nothing, to 1.
-
-    Raises:
-        GeneOverlapError: some sources do not fit the others.
+        faults: Takes a GeneOverlapError for each group but the largest of an organism.
     """
     if min_overlap == 0:
         return
@@ -47,9 +48,11 @@ def check_shared_genes(vocabulary: GeneVocabulary, maps: Sequence[tuple[str, Gen
                 names.append(name)
                 has.append(genes.measured[start:stop])
         groups = _groups(has, vocabulary.ids[start:stop], min_overlap)
-        if len(groups) > 1:
-            odd = min(reversed(groups), key=len)
-            raise GeneOverlapError(_message(names, has, odd, vocabulary.ids[start:stop], organism, min_overlap))
+        largest = max(groups, key=len)
+        for odd in groups:
+            if odd is not largest:
+                message = _message(names, has, odd, vocabulary.ids[start:stop], organism, min_overlap)
+                faults.add(names[odd[0]], GeneOverlapError(message))
 
 
 def _groups(has: Sequence[NDArray[np.bool_]], ids: Sequence[str], min_overlap: float) -> list[list[int]]:

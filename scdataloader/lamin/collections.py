@@ -14,11 +14,12 @@ import numpy as np
 from scdataloader.errors import SourceFormatError
 from scdataloader.lamin.lineage import StoreMember, converted_from, is_store, origin
 from scdataloader.lamin.session import quiet, translate_errors
-from scdataloader.lamin.where import CellFilter, filter_artifacts
+from scdataloader.lamin.where import CellFilter, filter_artifacts, no_registry, split_where
 from scdataloader.protocols import OpenOptions, Source, SourceSelection, Where
 from scdataloader.runtime.messages import suggestion
 from scdataloader.runtime.progress import spinner
 from scdataloader.sources.locate import open_sources
+from scdataloader.sources.where import select_cells
 
 if TYPE_CHECKING:
     from lamindb import Artifact, Collection
@@ -58,13 +59,23 @@ class LaminOpener:
             yield from open_sources(file.path, options)
 
     def select(self, addresses: Sequence[Any], options: OpenOptions, where: Where) -> Iterator[SourceSelection]:
-        """The cells of the artifacts that have the labels of ``where``.
+        """The cells of the artifacts that have the labels of ``where``: of registries, or else of columns of obs.
 
         Raises:
             LookupError: no cell has them, or lamindb does not know which collection a store was converted from.
             ValueError: a store does not match its lineage in lamindb.
         """
-        files = resolve_lamin(addresses[0] if len(addresses) == 1 else addresses, where)
+        with quiet(), translate_errors():
+            listed = _listed(addresses)
+            labels, columns = split_where(where)
+        found = list(self._with_labels(listed, options, labels) if labels else self([listed], options))
+        for key in columns:
+            if not any(key in selection.source.obs_columns for selection in found):
+                raise LookupError(no_registry(key, {name for one in found for name in one.source.obs_columns}))
+        yield from select_cells(found, columns) if columns else found
+
+    def _with_labels(self, listed: list[Artifact], options: OpenOptions, where: Where) -> Iterator[SourceSelection]:
+        files = resolve_lamin(listed, where)
         opened = {path: open_sources(path, options) for path in dict.fromkeys(file.path for file in files)}
         n_found = 0
         for file in files:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,11 +106,35 @@ def filter_artifacts(artifacts: Sequence[Artifact], where: Where) -> dict[int, t
     return found
 
 
+def split_where(where: object) -> tuple[Where, Where]:
+    """The part of ``where`` that names registries, and the rest, which can only name columns of obs.
+
+    Raises:
+        TypeError: ``where`` is not a mapping.
+    """
+    if not isinstance(where, Mapping):
+        raise TypeError(_not_labels(where))
+    known = _registries()
+    of_registries = {key: labels for key, labels in where.items() if key in known}
+    return of_registries, {key: values for key, values in where.items() if key not in known}
+
+
+def no_registry(key: str, columns: Iterable[str] = ()) -> str:
+    """The message about a key of ``where`` that is neither a registry nor one of the ``columns`` of obs."""
+    known = _registries()
+    return (
+        f"artifacts of this lamindb instance have no registry {key!r}{did_you_mean(key, known)}; expected one of "
+        f"{', '.join(sorted(known))}, or a column of obs{did_you_mean(key, columns)}"
+    )
+
+
 def _check_types(where: object) -> None:
     if not isinstance(where, Mapping) or not all(map(_are_labels, where.values())):
-        raise TypeError(
-            f"where must map a registry to a label or several, such as {{'cell_types': 'T cell{BELOW}'}}; got {where!r}"
-        )
+        raise TypeError(_not_labels(where))
+
+
+def _not_labels(where: object) -> str:
+    return f"where must map a registry to a label or several, such as {{'cell_types': 'T cell{BELOW}'}}; got {where!r}"
 
 
 def _are_labels(labels: object) -> bool:
@@ -130,21 +154,22 @@ def _labels(key: str, labels: Sequence[str]) -> _Labels:
     return _Labels(registry=registry, ids=frozenset(ids), texts=frozenset(texts))
 
 
-def _registry(key: str) -> Any:
-    """The registry that artifacts are linked to under this name, such as ``cell_types``."""
+def _registries() -> dict[str, Any]:
+    """{name: registry} of those that artifacts are linked to, such as ``cell_types``."""
     import lamindb
     from lamindb.models.can_curate import CanCurate
 
-    known = {
+    return {
         field.name: field.related_model
         for field in lamindb.Artifact._meta.get_fields()  # noqa: SLF001 (public in Django)
         if field.many_to_many and issubclass(field.related_model, CanCurate) and _has_labels(field)
     }
+
+
+def _registry(key: str) -> Any:
+    known = _registries()
     if key not in known:
-        raise LookupError(
-            f"artifacts of this lamindb instance have no registry {key!r}{did_you_mean(key, known)}; expected one of "
-            f"{', '.join(sorted(known))}"
-        )
+        raise LookupError(no_registry(key))
     return known[key]
 
 

@@ -57,6 +57,17 @@ class Progress:
             self.tally.add(rows)
 
 
+def check_sizes(**sizes: int | None) -> None:
+    """See that options that are numbers of something are positive.
+
+    Raises:
+        ValueError: one is not; names it.
+    """
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be 1 or more, not {value}")
+
+
 class Loader:
     """Batches of successive epochs, read ahead of the model by threads.
 
@@ -125,9 +136,7 @@ class Loader:
             KeyError: a source lacks a matrix, or a column of obs that the collate function wants.
             ValueError: an argument is out of range, an epoch has no batch, or batches do not hold whole sets of cells.
         """
-        for name, value in (("batch_size", batch_size), ("num_threads", num_threads), ("window", window)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be 1 or more, not {value}")
+        check_sizes(batch_size=batch_size, num_threads=num_threads, window=window)
         check_ranks(rank, world_size)
         for name, of_cells in (("labels", labels), ("targets", targets)):
             if of_cells is not None and len(of_cells) != len(collection):

@@ -110,8 +110,13 @@ def file_state(path: Path) -> str:
         found = path.stat()
         return f"{found.st_size} bytes, {found.st_mtime_ns}"
     digest = blake2b(digest_size=16)
-    for folder, folders, names in os.walk(path):
+    followed = {path.resolve()}
+    for folder, folders, names in os.walk(path, followlinks=True):
         folders.sort()
+        for link in filter(Path.is_symlink, (Path(folder, name) for name in tuple(folders))):
+            if link.resolve() in followed:  # once; a second time may be a circle
+                folders.remove(link.name)
+            followed.add(link.resolve())
         for name in sorted(names):
             found = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 (a folder may have 100,000 files)
             digest.update(f"{name}\0{found.st_size} {found.st_mtime_ns}\0".encode())

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import StateMismatchError
 from scdataloader.kernels.draws.random import seed_of
 from scdataloader.labels.table import LabelTable
-from scdataloader.runtime.messages import counted, did_you_mean, suggestion
+from scdataloader.runtime.messages import counted, did_you_mean, shown, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 _PARTS = ("train", "val", "test")
+_NAMES_OF_PARTS = frozenset({*_PARTS, "training", "valid", "validation", "dev", "testing", "holdout"})
 _NOWHERE = len(_PARTS)
 """The number of cells that are in no part."""
 _TRIES = 256
@@ -238,6 +239,9 @@ def split_cells(collection: Collection, split: Split) -> Splits:
     table = LabelTable.fit(collection, [split.by])
     groups, encoder = table.codes(collection)[:, 0], table.encoders[split.by]
     if split.values is None:  # noqa: PD011 (not of pandas)
+        if len(encoder.classes) > 1 and _NAMES_OF_PARTS.issuperset(map(str.lower, encoder.classes)):
+            stated = "the values of %r are %s, but it is split by shares; to take each part as stated, set values"
+            logger.warning(stated, split.by, shown(encoder.classes))
         return make_splits(len(collection), split, groups, encoder.classes)
     return _by_values(split, split.values, groups, encoder)
 

@@ -83,7 +83,7 @@ class CollectionCells:
         return self._classes[key]
 
     def nnz(self) -> NDArray[np.int64]:
-        """``(n,)`` number of stored values of each cell."""
+        """``(n,)`` number of stored values of each cell, over the features that count as genes."""
         return self._collection.nnz()[self.rows]
 
     def _joint_classes(self, columns: Sequence[str]) -> tuple[NDArray[np.int32], list[tuple[str, ...]]]:

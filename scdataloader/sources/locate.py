@@ -44,7 +44,7 @@ def open_sources(
             `Source`; or an iterable of these. A store, by its path, stands for all of its sources. Or {corpus: any of
             these}.
         options: Requirements on the values.
-        where: Values that the cells must have: {registry: labels} for lamindb, {column of obs: values} for all else.
+        where: Values that the cells must have: {column of obs: values}, for lamindb also {registry: labels}.
         faults: Takes the errors of single sources, in place of raising them.
 
     Raises:

@@ -49,13 +49,16 @@ class Verification:
     """Files in the folder that do not belong to the store, such as those of an interrupted conversion; sorted."""
 
 
-def verify(path: str | os.PathLike[str], *, sources: Any = None, progress: bool | None = None) -> Verification:
+def verify(
+    path: str | os.PathLike[str], *, sources: Any = None, counts: str = "auto", progress: bool | None = None
+) -> Verification:
     """Read a whole store and check every checksum and every rule of the format; shards in threads.
 
     Args:
         path: The store.
         sources: What it was converted from, as for `convert`: each is compared with the store, by its fingerprint and
             the time of change of its files, or else cell by cell.
+        counts: Which matrix of the sources was converted, as for `convert`.
         progress: Whether to show a bar on standard error; None for only on a terminal.
 
     Raises:
@@ -76,7 +79,7 @@ def verify(path: str | os.PathLike[str], *, sources: Any = None, progress: bool 
     _refuse(folder, "is damaged", problems)
     if sources is not None:
         is_counts = all(source.kind == "counts" for source in manifest.sources)
-        found = open_sources(sources, OpenOptions(values="counts" if is_counts else "any"))
+        found = open_sources(sources, OpenOptions(counts=counts, values="counts" if is_counts else "any"))
         opened = [selection.source for selection in found]
         _refuse(folder, "is not as its sources", compare(folder, manifest, opened, shown=shown))
     named = {MANIFEST, *(file.path for file in manifest.files)}

@@ -34,8 +34,8 @@ class DataConfig:
             plug-in has registered; one or a list; or {corpus: one or a list}, see `Mixture`. From Python also `Source`
             objects, lamindb collections and artifacts.
         labels: Columns of the cell table whose codes every batch carries, in this order; one or a list.
-        where: Values that the cells must have: {column of obs: values}, or {registry: labels} for data of lamindb; see
-            `Collection.open`.
+        where: Values that the cells must have: {column of obs: values}, or also {registry: labels} for data of lamindb;
+            see `Collection.open`.
         hierarchies: Columns of labels, or to sample by, whose labels are terms of the ontologies of their ids; or
             {column: ontology, or a list of several}, by name ("CL") or file; from Python also an `Ontology`.
         roll_up: {column: `RollUp`} for fewer classes in columns of ``hierarchies``.

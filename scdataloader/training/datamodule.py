@@ -24,7 +24,8 @@ from scdataloader.kernels.draws.random import seed_of
 from scdataloader.labels.hierarchy import Hierarchies
 from scdataloader.labels.table import LabelTable
 from scdataloader.labels.targets import Missing, read_targets
-from scdataloader.loading.loader import Loader
+from scdataloader.loading.loader import Loader, check_sizes
+from scdataloader.loading.ranks import check_ranks
 from scdataloader.protocols import BatchContext, Collate, DescribesClasses, DrawnClasses, Sampler, Transform
 from scdataloader.runtime.messages import suggestion
 from scdataloader.sampling.options import used_columns
@@ -107,6 +108,8 @@ class DataModule(DataConfig, LightningDataModule):
     def __post_init__(self) -> None:
         LightningDataModule.__init__(self)
         super().__post_init__()
+        check_sizes(batch_size=self.batch_size, num_threads=self.num_threads, window=self.window)
+        check_ranks(self.rank, self.world_size)
         self.seed = None if self.seed is None else seed_of(self.seed)
         for option in ("targets", "unknown_classes", "layers", "obsm"):
             if getattr(self, option) is not None:
@@ -137,6 +140,7 @@ class DataModule(DataConfig, LightningDataModule):
     @cached_property
     def collection(self) -> Collection:
         """The table of cells."""
+        _ = self._collate, self._transforms, self.plan  # what is wrong with an option is known before data is opened
         alignment = self.alignment or GeneAlignment()
         if self._trained and alignment.vocabulary is None:
             alignment = replace(alignment, vocabulary=self._trained["genes"])

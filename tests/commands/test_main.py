@@ -369,6 +369,34 @@ def test_a_list_is_words_or_a_repeated_option_or_yaml(words, config, capsys):
     assert "cell_type | donor" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["where", "donor=007", "donor=b", "kind=T cell"], {"donor": ["007", "b"], "kind": "T cell"}),
+        (["where", "donor=x=y", "--data.where", "kind=[T]"], {"donor": "x=y", "kind": "[T]"}),
+        (["where", "{donor: a=b}"], {"donor": "a=b"}),
+        (["where.donor", "a"], {"donor": "a"}),
+        (["hierarchies", "cell_type=CL", "disease=MONDO", "disease=PATO"],
+         {"cell_type": "CL", "disease": ["MONDO", "PATO"]}),
+        (["hierarchies", "cell_type", "disease"], ["cell_type", "disease"]),
+        (["alignment.organisms", "a.h5ad=human", "*b*=mouse"], {"a.h5ad": "human", "*b*": "mouse"}),
+        (["alignment.organisms", "human"], "human"),
+        (["alignment.tables", "human=genes.csv"], {"human": "genes.csv"}),
+        (["split.values", "val=dev"], {"val": "dev"}),
+    ],
+)  # fmt: skip
+def test_a_dictionary_is_pairs_or_yaml(words, found, config, capsys):
+    data = printed_config(capsys, "fit", "--config", config, f"--data.{words[0]}", *words[1:])["data"]
+    for name in words[0].removesuffix(".donor").split("."):
+        data = data[name]
+    assert data == found
+
+
+def test_a_word_among_pairs_that_is_none_is_refused(config, capsys):
+    assert main(["fit", "--config", config, "--data.where", "donor=a", "b"]) == 2
+    assert capsys.readouterr().err == "error: --data.where takes NAME=VALUE pairs, got 'b'\n"
+
+
 @pytest.mark.parametrize("data", ["a.h5ad", "lamindb:some/key", "*.h5ad"])
 def test_data_may_be_one_string(data, config, capsys):
     assert printed_config(capsys, "fit", "--config", config, "--data.data", data)["data"]["data"] == data

@@ -65,6 +65,19 @@ def test_sources_without_common_genes_are_refused(groups, odd, organism):
     assert opened(*data, min_overlap=0).n_genes > 60
 
 
+def test_all_groups_without_common_genes_are_in_one_error():
+    cow, pig = ([f"{prefix}{i:011d}" for i in range(40)] for prefix in ("ENSBTAG", "ENSSSCG"))
+    lower = [name.lower() for name in SYMBOLS]
+    data = [source(name, cow, "cow") for name in "ab"] + [source("c", SYMBOLS, "cow"), source("d", lower, "cow")]
+    data += [source("e", pig, "pig"), source("f", lower[:30], "pig")]
+    with pytest.raises(GeneOverlapError) as error:
+        opened(*data)
+    heading, *lines = str(error.value).splitlines()
+    assert heading == "3 sources cannot be used:"
+    wanted = ("f shares 0 of its 30 genes", "c shares 0 of its 60 genes", "d shares 0 of its 60 genes")
+    assert all(line.startswith(f"  {text} ") for line, text in zip(lines, wanted, strict=True)), lines
+
+
 @pytest.mark.parametrize(
     "groups",
     [
@@ -215,6 +228,29 @@ def test_antibodies_are_neither_genes_nor_counted(tmp_path, caplog, column, stor
     every = Collection.open(data, genes=GeneAlignment(feature_types="all"))
     assert every.n_genes == 4
     assert np.array_equal(every.cells(np.arange(3)).depth, cite.dense.sum(axis=1))
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_antibodies_do_not_count_as_values_of_a_cell(tmp_path, stored):
+    """Of cell i, gene j is there if (i + j) % 3 > 0: whole numbers by hand, and by a factor of the weights."""
+    names = ["CD8", "B", "CD3_TotalSeqB", "CD4"]
+    x = ((np.arange(7)[:, None] + np.arange(4)) % 3).astype(np.float32)
+    obs = {"organism": ["cow"] * 7, "primary": np.arange(7) > 1}
+    cite = MemorySource("cite", x, names, obs)
+    cite.var["feature_types"] = TYPES
+    data = cite
+    if stored:
+        data = convert([cite], tmp_path / "c.cells", n_processes=1, progress=False).path
+    genes = (x[:, [0, 1, 3]] > 0).sum(axis=1)
+    for options, wanted in (
+        ({}, genes),
+        ({"vocabulary": ["B"]}, genes),
+        ({"feature_types": "all"}, (x > 0).sum(axis=1)),
+    ):
+        collection = Collection.open(data, genes=GeneAlignment(**options))
+        assert collection.nnz().tolist() == wanted.tolist()
+        chosen = Collection.open(data, where={"primary": True}, genes=GeneAlignment(**options))
+        assert chosen.nnz().tolist() == wanted[2:].tolist()
 
 
 def test_feature_types_can_be_chosen():

@@ -162,6 +162,22 @@ def test_what_is_not_there_is_said(where, message) -> None:
         Collection.open(f"lamindb:{KEY}", where=where)
 
 
+def test_names_that_are_no_registries_are_columns_of_obs() -> None:
+    for where in ({CELL_TYPE: [T, B]}, {"organisms": "human", CELL_TYPE: [T, B]}):
+        every = chain.from_iterable(((name, label) for label in of_file) for name, of_file in CELLS.items())
+        wanted = [(name, label) for name, label in every if label in (T, B)]
+        if "organisms" in where:
+            wanted = [(name, label) for name, label in wanted if ORGANISMS[name] == HUMAN]
+        assert cells(where) == wanted
+    assert cells({"cell_types": [T, B], CELL_TYPE: B}) == cells({"cell_types": B})
+    with pytest.raises(
+        LookupError, match=r"no registry 'cell_type_ontology_id'.*or a column of obs \(did you mean 'cell_"
+    ):
+        cells({"cell_type_ontology_id": T})
+    with pytest.raises(LookupError, match=f"no cell has 'CL:1' in the obs column '{CELL_TYPE}'"):
+        cells({CELL_TYPE: "CL:1"})
+
+
 def test_a_registry_without_hierarchy_has_nothing_below(lamin: ModuleType) -> None:
     lamin.models.Reference(name="where: a paper").save()
     with pytest.raises(ValueError, match="the labels of references have no hierarchy"):

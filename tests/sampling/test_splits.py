@@ -299,3 +299,13 @@ def test_whole_sources_are_held_out():
     shares = scd.DataModule(sources, split={"by": "source", "val": 1 / 3}).splits
     assert len(shares.val) == 4
     assert len(set(shares.val // 4)) == 1
+
+
+def test_a_column_that_states_the_parts_is_not_split_by_shares_without_a_word(caplog):
+    obs = {"split": ["train"] * 32 + ["Val"] * 4 + ["test"] * 4, "plate": list("abcd") * 10}
+    source = MemorySource("cells", named_values(40, 3, seed=0), [f"ENSG{i:011d}" for i in range(3)], obs)
+    assert scd.DataModule(source, split=scd.Split(val=0.1, test=0.1, by="split")).splits.groups["train"] == ["train"]
+    assert "the values of 'split' are Val, test, train, but it is split by shares" in caplog.text
+    caplog.clear()
+    scd.DataModule(source, split=scd.Split(val=0.25, by="plate")).splits  # noqa: B018 (made on first use)
+    assert not caplog.text

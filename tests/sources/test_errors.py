@@ -295,6 +295,37 @@ def test_arrays_and_chunks_that_were_never_written_are_refused(tmp_path: Path, p
         source.read(np.arange(N_OBS))
 
 
+@pytest.mark.parametrize("form", ["v2", "v3", "v3 sharded", "zip"])
+@pytest.mark.parametrize("part", ["data", "indices"])
+@pytest.mark.parametrize("counts", ["auto", "X"])
+def test_a_lost_chunk_is_not_taken_for_zeros(tmp_path: Path, form: str, part: str, counts: str) -> None:
+    """Not even if it is the only one of an array, and another matrix has counts."""
+    x = sp.csr_matrix(coordinates())
+    path = write_zarr(tmp_path / "a.zarr", make(x, counts=x), "v3" if form == "zip" else form)
+    folder = path / "X" / part
+    stored = [file for file in folder.rglob("*") if file.is_file() and file.name.isdigit()]
+    stored.sort(key=lambda file: int(file.name))
+    for lost in (stored[:1], stored[-1:], stored):
+        broken = tmp_path / "broken.zarr"
+        shutil.copytree(path, broken)
+        for file in lost:
+            (broken / file.relative_to(path)).unlink()
+        if form == "zip":
+            shutil.make_archive(str(broken), "zip", broken)
+        with pytest.raises(SourceFormatError, match=rf"broken\.zarr.*: chunk \d+ of X/{part} is missing; download"):
+            open_source(broken.with_name("broken.zarr.zip") if form == "zip" else broken, counts=counts)
+        shutil.rmtree(broken)
+
+
+def test_zeros_that_zarr_does_not_write_are_not_lost(tmp_path: Path) -> None:
+    """All gene numbers of a matrix of one gene, and matrices without values."""
+    for n_values in (0, N_OBS):
+        x = sp.csr_matrix((np.arange(N_OBS) < n_values).astype("float32")[:, None])
+        path = write_zarr(tmp_path / f"{n_values}.zarr", ad.AnnData(x), "v3")
+        with open_source(path) as source:
+            np.testing.assert_array_equal(source.read(np.arange(N_OBS)).to_scipy().toarray(), x.toarray())
+
+
 @pytest.mark.parametrize("how", ["categorical", "bytes", "fixed bytes"])
 @pytest.mark.parametrize("table", ["obs", "var"])
 def test_an_index_may_be_a_categorical_or_bytes(path: Path, how: str, table: str) -> None:

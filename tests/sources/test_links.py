@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import scipy.sparse as sp
 
 from scdataloader.collection.collection import Collection
-from scdataloader.errors import SourceFormatError
+from scdataloader.errors import SourceChangedError, SourceFormatError
 from scdataloader.sources import open_source
 from scdataloader.store.convert import convert
 from tests.sources.source_files import (
@@ -163,9 +164,8 @@ def test_virtual_datasets_are_followed_only_if_all_of_their_parts_are_there(
     read()
     with open_source(path, counts="X") as source:
         spoil(tmp_path / "two.h5")
-        if member.startswith("X"):
-            with pytest.raises(SourceFormatError, match=f"{member} is virtual, and a part of it, d of two.h5, {found}"):
-                source.read(ROWS)
+        with pytest.raises(SourceChangedError, match=r"two\.h5 (was removed|has changed)"):
+            source.read(ROWS)
     with pytest.raises(SourceFormatError, match=f"{member} is virtual, and a part of it, d of two.h5, {found}"):
         read()
 
@@ -227,3 +227,65 @@ def test_folders_in_zarr_may_be_links(tmp_path: Path) -> None:
     with open_source(path) as source:
         np.testing.assert_array_equal(source.read(ROWS).to_scipy().toarray(), X[ROWS])
         assert source.n_obs * len(source.var) == N_OBS * N_VARS
+
+
+def test_the_state_of_a_folder_covers_links_in_it(tmp_path: Path) -> None:
+    path = write_zarr(tmp_path / "a.zarr", make(sp.csr_matrix(X)), "v3")
+    (path / "obs").rename(tmp_path / "elsewhere")
+    (path / "obs").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "circle").symlink_to(path)
+    before = open_source(path).file_state()
+    assert open_source(path).file_state() == before
+    file = next(file for file in (tmp_path / "elsewhere" / "number").rglob("*") if file.name == "0")
+    file.write_bytes(file.read_bytes() + b"\0")
+    assert open_source(path).file_state() != before
+
+
+@pytest.mark.parametrize(
+    "member", ["obs", "obs/kind", "obs/kind/categories", "obs/_index", "var", "X", "X/data", "raw", "layers/counts"]
+)
+def test_files_behind_links_are_watched(tmp_path: Path, member: str) -> None:
+    path, true = linked(tmp_path, member), tmp_path / "true.h5ad"
+    source = open_source(path)
+    before = source.file_state()
+    assert open_source(path).file_state() == before
+    source.obs(["kind"])
+    os.utime(true, ns=(0, 10**18))
+    assert open_source(path).file_state() != before
+    for read in (lambda: source.obs(["kind"]), lambda: source.read(ROWS), lambda: source.fingerprint):
+        with pytest.raises(SourceChangedError, match=r"true\.h5ad has changed since it was opened"):
+            read()
+
+
+def test_files_behind_links_through_other_files_are_watched(tmp_path: Path) -> None:
+    """Those in a linked group, virtual columns and external storage; not those of uns."""
+    path, true = linked(tmp_path, "obs/kind"), tmp_path / "true.h5ad"
+    others = [tmp_path / name for name in ("codes.h5", "values.bin", "two.h5", "uns.h5")]
+    with h5py.File(true, "r+") as file, h5py.File(others[0], "w") as second:
+        file.copy("obs/kind/codes", second, "codes")
+        del file["obs/kind/codes"]
+        file["obs/kind/codes"] = h5py.ExternalLink("codes.h5", "codes")
+    virtual(path, "X/data")
+    with h5py.File(path, "r+") as file:
+        number = file["obs/number"][...]
+        del file["obs/number"]
+        file["obs"].create_dataset(
+            "number", number.shape, number.dtype, external=[(str(others[1]), 0, h5py.h5f.UNLIMITED)]
+        )
+        file["obs/number"][...] = number
+        file["uns/elsewhere"] = h5py.ExternalLink("uns.h5", "/")
+    h5py.File(others[3], "w").close()
+    watched = [true, *others[:3]]
+    for file in [*watched, others[3]]:
+        before = open_source(path).file_state()
+        os.utime(file, ns=(0, 10**18))
+        assert (open_source(path).file_state() != before) == (file in watched), file
+
+
+def test_labels_that_change_behind_a_link_are_noticed_by_a_resume(tmp_path: Path) -> None:
+    path = linked(tmp_path, "obs")
+    before = Collection.open(path).file_state
+    true = ad.read_h5ad(tmp_path / "true.h5ad")
+    true.obs["kind"] = true.obs["kind"].cat.rename_categories(str.upper)
+    true.write_h5ad(tmp_path / "true.h5ad")
+    assert Collection.open(path).file_state != before

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from scdataloader import Collection
+from scdataloader.commands.main import main
 from scdataloader.errors import SourceFormatError, StoreFormatError
 from scdataloader.store.export import to_anndata
 from scdataloader.store.manifest import Manifest
@@ -164,3 +165,18 @@ def test_other_data_of_the_same_name_never_replace_a_store(tmp_path, out):
     with pytest.raises(FileExistsError, match=r"is a store already, and it has other data: .* of 0.h5ad"):
         here(path, out)
     assert tree(out) == before
+
+
+def test_the_matrix_that_was_converted_is_named(tmp_path, capsys):
+    """X has counts as well, so that it is what is compared by default."""
+    (path,) = write_files(tmp_path, (13,))
+    adata = given(path)
+    adata.layers["counts"] = adata.X * 2
+    adata.write_h5ad(path)
+    out = tmp_path / "layer.cells"
+    here([path], out, counts="layers/counts")
+    assert verify(out, sources=path, counts="layers/counts").n_cells == 13
+    with pytest.raises(StoreFormatError, match=r"X of .* changed|is not in the store"):
+        verify(out, sources=path)
+    assert main(["verify", str(out), "--sources", str(path), "--counts", "layers/counts"]) == 0
+    assert "13 cells" in capsys.readouterr().out

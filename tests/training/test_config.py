@@ -77,6 +77,25 @@ def test_an_unknown_collate_function_is_refused_with_the_nearest_name():
         module(collate="Dense").train_dataloader()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"collate": "dens"}, "did you mean 'dense'"),
+        ({"collate": 3}, "collate must be called with a batch and a generator; got int"),
+        ({"transforms": ["log1p"]}, "got str 'log1p'"),
+        ({"sampling": "no such plan"}, "no such plan"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
+        ({"num_threads": -1}, "num_threads must be 1 or more, not -1"),
+        ({"window": 0}, "window must be 1 or more, not 0"),
+        ({"rank": 2, "world_size": 2}, "got 2 of 2"),
+        ({"rank": 1}, "both or neither"),
+    ],
+)
+def test_options_are_refused_before_data_is_opened(options, message):
+    with pytest.raises((LookupError, TypeError, ValueError), match=message):
+        scd.DataModule("no/such/file.h5ad", **options).setup("fit")
+
+
 @pytest.mark.parametrize("written", [scd.Log1p(), scd.Log1p, [scd.Log1p], (scd.Log1p(),)])
 def test_transforms_are_one_or_several_classes_or_objects(written):
     raw, logarithms = (first_batch(module(collate="dense", transforms=steps))["x"] for steps in (None, written))

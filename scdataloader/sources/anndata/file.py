@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,9 @@ class Format(Protocol):
     def watched(self, path: Path, /) -> Sequence[Path]:
         """What is written whenever the whole is written again: the file, or the top of the folder."""
 
+    def linked(self, root: Node, /) -> Iterable[Path]:
+        """Further files that parts of the AnnData are in."""
+
     def describe(
         self, files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | None = None, /
     ) -> StoredArray:
@@ -62,7 +65,9 @@ class AnnDataFile:
     """
 
     def __init__(self, path: Path, root: Node, form: Format | None = None) -> None:
-        self._watches = {path.absolute(): FileWatch(*(form or format_of(path)).watched(path))}
+        form_of_path = form or format_of(path)
+        self._watches = {path.absolute(): FileWatch(*form_of_path.watched(path))}
+        self._watches |= {other: FileWatch(other) for other in form_of_path.linked(root)}
         self.path = path
         self._own_form = form
         self.name = name_of(path)
@@ -132,9 +137,15 @@ class AnnDataFile:
             return tables.uns_organism(root)
 
     def file_state(self) -> str | None:
-        """Size and time of change of the file, or a digest of those of all files in the folder; None if it is gone."""
+        """Sizes and times of change of the file and of those that it links to, or a digest of those in the folder.
+
+        None if the file is gone.
+        """
         path, _ = split_path(self.path)
-        return file_state(path) if path.exists() else None
+        if not path.exists():
+            return None
+        others = [other for other in self._watches if other != self.path.absolute()]
+        return "; ".join([file_state(path), *(file_state(other) if other.exists() else "gone" for other in others)])
 
     def find_matrix(self, key: str) -> MatrixLayout | None:
         """The matrix "X", "layers/<name>", "raw", "obsm/<name>" or "obsp/<name>"; None if the file has none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.files import opening, split_path
 from scdataloader.sources.anndata.containers import ADVICE, ADVICE_BY_CONTENT, find_anndata
-from scdataloader.sources.anndata.hdf5 import filters, is_plain
+from scdataloader.sources.anndata.hdf5 import filters, is_plain, linked_files
 from scdataloader.sources.anndata.nodes import Node, check_array, required
 from scdataloader.sources.arrays.arrays import (
     ChunkedArray,
@@ -31,6 +31,9 @@ from scdataloader.sources.arrays.arrays import (
 )
 from scdataloader.sources.arrays.codecs import Codecs, hdf5_codecs
 from scdataloader.sources.arrays.mapped import FileMap, FileMaps
+
+_PARTS = ("X", "layers", "obs", "obsm", "raw", "var")
+"""Members of an AnnData that are read; in the oldest files those of raw are called "raw.X" and "raw.var"."""
 
 
 def describe(files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | None = None) -> StoredArray:
@@ -81,6 +84,11 @@ def _opened_file(path: Path) -> Iterator[h5py.File]:
 def watched(path: Path) -> Sequence[Path]:
     """The file."""
     return (split_path(path)[0],)
+
+
+def linked(root: Node) -> Iterable[Path]:
+    """Other files that the tables and matrices are in."""
+    return sorted(linked_files(root, [name for name in root if name.partition(".")[0] in _PARTS]))
 
 
 def _why_not_hdf5(path: Path, error: OSError) -> str:

@@ -6,9 +6,10 @@ HDF5 reads zeros, without an error, where a file that a dataset takes its values
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from scdataloader.errors import SourceFormatError
 
 RESTORE = "restore it where the file expects it, or write the data into one file"
 """End of the advice on what is expected in another file."""
+_MOST_LINKS = 8
+"""Links that are followed one after the other; more are a circle."""
 
 
 def link_target(group: h5py.Group, name: str) -> str | None:
@@ -26,6 +29,42 @@ def link_target(group: h5py.Group, name: str) -> str | None:
     if isinstance(link, h5py.ExternalLink):
         return f"{link.path} in {link.filename}"
     return str(link.path) if isinstance(link, h5py.SoftLink) else None
+
+
+def linked_files(group: h5py.Group, names: Iterable[str]) -> set[Path]:
+    """Other files that members of a group, or parts of them, are in; without those that cannot be opened."""
+    found: set[Path] = set()
+    for name in names:
+        _add_files(group, name, found, _MOST_LINKS)
+    return found - {Path(group.file.filename).absolute()}
+
+
+def _add_files(group: h5py.Group, name: str | bytes, found: set[Path], depth: int) -> None:
+    with suppress(KeyError, OSError):  # it may lead nowhere, and not be needed
+        node = group[name]
+        found.add(Path(node.file.filename).absolute())
+        if isinstance(node, h5py.Dataset):
+            found.update(path.absolute() for path in _files_of_values(node))
+            return
+        links: list[tuple[bytes, int]] = []
+        node.id.links.visit(lambda below, info: links.append((below, info.type)), info=True)
+        for below, kind in links:
+            if kind != h5py.h5l.TYPE_HARD:
+                if depth:
+                    _add_files(node, below, found, depth - 1)
+            elif isinstance(member := h5py.h5o.open(node.id, below), h5py.h5d.DatasetID):
+                found.update(path.absolute() for path in _files_of_values(h5py.Dataset(member)))
+
+
+def _files_of_values(dataset: h5py.Dataset) -> Iterator[Path]:
+    """The other files that a virtual dataset, or one with external storage, takes its values from."""
+    created = dataset.id.get_create_plist()
+    if created.get_layout() == h5py.h5d.VIRTUAL:
+        for source in dataset.virtual_sources():
+            places = _places(dataset, source.file_name, "HDF5_VDS_PREFIX") if source.file_name != "." else ()
+            yield from islice((path for path in places if path.is_file()), 1)
+    for at in range(created.get_external_count()):
+        yield _external_path(os.fsdecode(created.get_external(at)[0]))
 
 
 def check_dataset(dataset: h5py.Dataset) -> None:
@@ -128,7 +167,7 @@ def _has_all(part: h5py.Dataset, source: Any) -> bool:
 def _check_external(dataset: h5py.Dataset) -> None:
     missing = dataset.size * dataset.id.get_type().get_size()
     for name, offset, size in dataset.external:
-        path = Path(os.environ.get("HDF5_EXTFILE_PREFIX", ""), name)
+        path = _external_path(name)
         found = path.stat().st_size if path.is_file() else 0
         n_bytes = min(size, missing)
         if found < offset + n_bytes:
@@ -137,6 +176,10 @@ def _check_external(dataset: h5py.Dataset) -> None:
                 f"{RESTORE}"
             )
         missing -= n_bytes
+
+
+def _external_path(name: str) -> Path:
+    return Path(os.environ.get("HDF5_EXTFILE_PREFIX", ""), name)
 
 
 def _places(dataset: h5py.Dataset, name: str, prefix: str) -> Iterator[Path]:

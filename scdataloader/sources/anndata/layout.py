@@ -10,7 +10,17 @@ from typing import Any, Literal
 import numpy as np
 
 from scdataloader.errors import SourceFormatError
-from scdataloader.sources.anndata.nodes import Node, check_array, damaged, is_array, lookup, path_of, required, text
+from scdataloader.sources.anndata.nodes import (
+    Node,
+    check_array,
+    check_written,
+    damaged,
+    is_array,
+    lookup,
+    path_of,
+    required,
+    text,
+)
 from scdataloader.sources.anndata.tables import check_index, frame_length
 from scdataloader.sources.arrays.arrays import working_dtype
 
@@ -142,7 +152,11 @@ def _sparse(root: Node, key: str, location: str) -> _Description:
         raise damaged(
             root, f"{location}/data has {data.shape[0]} values, more than {shape[0]} cells by {shape[1]} columns"
         )
-    n_values = _n_values(root, f"{location}/indptr", int(shape[0 if kind == "csr" else 1]), data.shape[0])
+    n_major, n_minor = map(int, shape if kind == "csr" else shape[::-1])
+    n_values = _n_values(root, f"{location}/indptr", n_major, data.shape[0])
+    check_written(data, n_values)
+    if n_minor > 1:  # otherwise all indices are 0, which zarr does not write
+        check_written(indices, n_values)
     return kind, shape, (data.dtype, indices.dtype), n_values
 
 

@@ -43,8 +43,10 @@ def open_matrix(describe: Describe, layout: MatrixLayout, *, files: FileMaps, tr
     if layout.kind == "dense":
         return _dense(describe(layout.location, None), files)
     data = _complete(describe(f"{layout.location}/data", None))
-    indices = _complete(describe(f"{layout.location}/indices", _index_dtype(layout)))
-    n_major = layout.shape[0] if layout.kind == "csr" else layout.shape[1]
+    indices = describe(f"{layout.location}/indices", _index_dtype(layout))
+    n_major, n_minor = layout.shape if layout.kind == "csr" else layout.shape[::-1]
+    if n_minor > 1:  # otherwise all indices are 0, which zarr does not write
+        indices = _complete(indices)
     indptr = whole(describe(f"{layout.location}/indptr", None)).astype(np.int64)
     _check_offsets(indptr, n_major, data.shape[0], f"{files.path}: {layout.location}/indptr")
     maps: FileMap | FileMaps = files

@@ -78,6 +78,10 @@ class AnnDataInMemory:
         """The file of a backed object."""
         return (path,) if self.is_backed else ()
 
+    def linked(self, root: Node) -> Sequence[Path]:  # noqa: ARG002 (as of the other formats)
+        """Nothing: the tables are in memory."""
+        return ()
+
     def describe(self, files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | None = None) -> StoredArray:
         """As `Format.describe`; an array in memory is used as it is, unless it has to be converted."""
         node = root[location]

@@ -15,6 +15,7 @@ from anndata import OldFormatWarning
 from anndata._io.specs.registry import IORegistryError  # raised for unknown encodings
 from anndata.io import read_elem
 from numpy.typing import NDArray
+from zarr.core.sync import sync
 from zarr.storage import LocalStore, ZipStore
 
 from scdataloader.errors import SourceFormatError
@@ -139,6 +140,26 @@ def check_array(array: Node) -> None:
         check_dataset(array)
     elif isinstance(array, zarr.Array) and isinstance(array.store, LocalStore):
         check_consolidated(array)
+
+
+def check_written(array: Node, n_values: int) -> None:
+    """Check that the first values of a one-dimensional array are stored, in zarr, which reads 0 where a chunk is lost.
+
+    Of a folder, which may have many files, the first and the last chunk are checked; the others are when they are read.
+
+    Raises:
+        SourceFormatError: a chunk is missing; names it.
+    """
+    if not isinstance(array, zarr.Array) or not n_values or array.fill_value != 0:
+        return
+    (step,) = array.shards or array.chunks
+    last = (n_values - 1) // step
+    for number in (0, last) if isinstance(array.store, LocalStore) else range(last + 1):
+        key = array.metadata.encode_chunk_key((number,))
+        if not sync(array.store.exists(f"{array.path}/{key}")):
+            raise SourceFormatError(
+                f"{path_of(array)}: chunk {number} of {array.path} is missing; download or write the file again"
+            )
 
 
 def text(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -89,6 +89,11 @@ def watched(path: Path) -> Sequence[Path]:
     if outer.is_file():
         return (outer,)
     return (path, *(path / name for name in _METADATA if (path / name).exists()))
+
+
+def linked(root: Node) -> Iterable[Path]:  # noqa: ARG001 (as of the other formats)
+    """Nothing: a folder links to others by the file system."""
+    return ()
 
 
 def describe(files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | None = None) -> StoredArray:
