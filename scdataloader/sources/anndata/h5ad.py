@@ -87,7 +87,9 @@ def watched(path: Path) -> Sequence[Path]:
 
 
 def linked(root: Node) -> Iterable[Path]:
-    """Other files that the tables and matrices are in."""
+    """Other files that the tables and matrices are in; none of another format than AnnData's, such as that of 10x."""
+    if not isinstance(root, h5py.Group):
+        return ()
     return sorted(linked_files(root, [name for name in root if name.partition(".")[0] in _PARTS]))
 
 
