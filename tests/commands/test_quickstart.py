@@ -1,4 +1,4 @@
-"""The quickstart, as `make quickstart` runs it, with fewer epochs: with a real lamindb, twice in a row, offline."""
+"""The quickstart, as `make quickstart` runs it, with fewer epochs: with a real lamindb, over an earlier run, offline."""
 
 import json
 import os
@@ -31,15 +31,19 @@ def run(folder, home):
 
 def test_it_trains_twice_and_compares(tmp_path):
     home = tmp_path / "home"
-    home.mkdir()
-    for _ in range(2):  # the second run clears away the first
-        done = run(tmp_path / "quickstart", home)
-        assert done.returncode == 0, done.stderr
-        scores = re.search(r"macro-F1 +420 +210 +(0\.\d+) +(0\.\d+)", done.stdout)
-        assert scores, done.stdout
-        assert min(map(float, scores.groups())) > 0.4  # ten classes: chance is below 0.1
-        assert re.search(r"CD34\+ +CL:0008001", done.stdout)
-        assert re.search(r"loader: [\d,]+ cells/s", done.stdout)
+    earlier = tmp_path / "quickstart" / "data"
+    for folder in (home, earlier):
+        folder.mkdir(parents=True)
+    for name in (".quickstart", "data/of an earlier run"):
+        (tmp_path / "quickstart" / name).touch()
+    done = run(tmp_path / "quickstart", home)
+    assert done.returncode == 0, done.stderr
+    scores = re.search(r"macro-F1 +420 +210 +(0\.\d+) +(0\.\d+)", done.stdout)
+    assert scores, done.stdout
+    assert min(map(float, scores.groups())) > 0.4  # ten classes: chance is below 0.1
+    assert re.search(r"CD34\+ +CL:0008001", done.stdout)
+    assert re.search(r"loader: [\d,]+ cells/s", done.stdout)
+    assert not (earlier / "of an earlier run").exists()
     splits = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("quickstart/*/**/splits.json"))]
     assert len(splits) == 2
     assert splits[0] == splits[1]  # both are compared on the same cells
