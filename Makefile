@@ -15,6 +15,8 @@ RUN := $(VENV)/bin
 QUIET := $(shell test -t 2 || echo --quiet)
 PIP := $(RUN)/python -m pip --disable-pip-version-check $(QUIET) $(QUIET)
 export PIP_ROOT_USER_ACTION ?= ignore
+# Bytecode is kept: without it, every process that a test starts compiles torch and Lightning anew, for ten seconds.
+unexport PYTHONDONTWRITEBYTECODE
 # uv resolves and installs several times as fast as pip and keeps the installed torch. pip is used where uv fails, as
 # it does where only pip is configured for the package index.
 INSTALL = $(PIP) install uv && $(RUN)/uv pip install $(QUIET) --python $(RUN)/python --editable '.[$(1)]' \

@@ -1,4 +1,4 @@
-"""The quickstart, as `make quickstart` runs it, with fewer epochs: with a real lamindb, over an earlier run, offline."""
+"""The quickstart, as `make quickstart` runs it, with fewer epochs: a real lamindb, over an earlier run, offline."""
 
 import json
 import os
