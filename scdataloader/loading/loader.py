@@ -61,10 +61,15 @@ def check_sizes(**sizes: int | None) -> None:
     """See that options that are numbers of something are positive.
 
     Raises:
-        ValueError: one is not; names it.
+        TypeError: one is not an integer; names it.
+        ValueError: one is 0 or negative; names it.
     """
     for name, value in sizes.items():
-        if value is not None and value < 1:
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"{name} must be an integer, not {value!r}")
+        if value < 1:
             raise ValueError(f"{name} must be 1 or more, not {value}")
 
 

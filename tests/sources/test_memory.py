@@ -52,6 +52,14 @@ def _read(source: AnnDataSource, rows: np.ndarray = ROWS) -> np.ndarray:
     return dense
 
 
+@pytest.mark.parametrize("kind", ["csr", "dense"])
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
+def test_there_may_be_no_cells_or_no_genes(kind: str, shape: tuple[int, int]) -> None:
+    source = open_source(ad.AnnData(MATRICES[kind](np.zeros(shape, np.float32))))
+    assert source.read(np.arange(shape[0])).to_scipy().shape == shape
+    assert source.fingerprint
+
+
 @pytest.mark.parametrize("kind", MATRICES)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "bool", "uint16"])
 def test_reads_as_anndata_slices(kind: str, dtype: str) -> None:

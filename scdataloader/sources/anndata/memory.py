@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class AnnDataInMemory:
         if isinstance(node, h5py.Dataset):
             return h5ad.describe(files, root, location, dtype)
         working = dtype or working_dtype(node.dtype, f"{self.path}: {location}")
-        values = node if node.ndim == 1 else node.reshape(len(node), -1)
+        values = node if node.ndim == 1 else node.reshape(len(node), math.prod(node.shape[1:]))
         return MappedArray(values=np.ascontiguousarray(values, working))
 
 
