@@ -27,7 +27,7 @@ from scdataloader.labels.targets import Missing, read_targets
 from scdataloader.loading.loader import Loader, check_sizes
 from scdataloader.loading.ranks import check_ranks
 from scdataloader.protocols import BatchContext, Collate, DescribesClasses, DrawnClasses, Sampler, Transform
-from scdataloader.runtime.messages import suggestion
+from scdataloader.runtime.messages import shown, suggestion
 from scdataloader.sampling.options import used_columns
 from scdataloader.sampling.samplers import SequentialSampler, Subset
 from scdataloader.sampling.splits import SplitRecord, Splits
@@ -253,6 +253,11 @@ class DataModule(DataConfig, LightningDataModule):
                     SamplingMonitor.join(trainer, self.drawn_classes)
 
     def _log_classes(self) -> None:
+        for column in self.label_columns:
+            sources = [part.source for part in self.collection.parts]
+            lacking = dict.fromkeys(source.name for source in sources if column not in source.obs_columns)
+            if lacking and column not in self.collection.own_columns:
+                logger.warning("no column %r in %s: the labels of these cells are unknown (-1)", column, shown(lacking))
         drawn = self.drawn_classes
         if drawn is not None:
             n_drawable = drawn.sizes[drawn.target_shares(0) > 0].sum()

@@ -342,6 +342,15 @@ def test_a_checkpoint_that_split_the_same_cells_otherwise_is_refused():
     module(data=sources()[:1], split=scd.Split(val=0.2, seed=1), labels=["type", "donor"]).load_state_dict(state)
 
 
+def test_label_columns_that_a_source_lacks_are_reported(caplog):
+    lacking = sources()
+    lacking[1]._obs = lacking[1]._obs.drop(columns="donor")
+    lacking[1].obs_columns.remove("donor")
+    module(data=lacking, labels=["type", "donor", "source"]).setup("fit")
+    found = [record.getMessage() for record in caplog.records if "no column" in record.getMessage()]
+    assert found == ["no column 'donor' in b: the labels of these cells are unknown (-1)"]
+
+
 def test_encoders_that_lack_a_column_are_refused():
     with pytest.raises(KeyError, match=r"lack the label columns \['donor'\]; they have \['type'\]"):
         module().encoders = {"type": {"B cell": 0}}
