@@ -98,13 +98,8 @@ def test_the_width_is_fixed_or_that_of_the_longest_cell():
     counts = np.triu(np.ones((6, 6)))  # 6 to 1 genes
     tokens = vocabulary(range(10, 16))
     assert collated(ScGPT(tokens, max_len=5), counts)["gene"].shape == (6, 5)
-    padded = collated(ScGPT(tokens, max_len=5, pad_to=8), counts)
-    assert padded["gene"].shape == (6, 8)
-    assert (padded["gene"][0] > 0).sum() == 5
-    dynamic = ScGPT(tokens, max_len=6, pad_to=None).bind(context(6))
+    dynamic = ScGPT(tokens, max_len=6, pad_to="longest").bind(context(6))
     assert [len(made["gene"][0]) for made in dynamic.many(cells_of(counts), 2)] == [6, 5, 3]
-    with pytest.raises(ValueError, match="pad_to"):
-        ScGPT(tokens, max_len=5, pad_to=4)
 
 
 def test_bins_are_those_of_the_transform_where_all_genes_have_tokens():
@@ -156,14 +151,14 @@ def test_special_tokens_and_options_are_checked():
         ScGPT({"<pad>": 0, **dict.fromkeys(gene_ids(3), 5)}).bind(context(3))
     with pytest.raises(TypeError, match="bind"):
         ScGPT(SPECIAL)(cells_of(np.ones((1, 3))), RNG)
-    for wrong in ({"n_bins": 2}, {"ties": "low"}, {"max_len": 0}):
+    for wrong in ({"n_bins": 2}, {"ties": "low"}, {"max_len": 0}, {"pad_to": "widest"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ScGPT(SPECIAL, **wrong)
     with pytest.raises(ValueError, match="rate"):
         MaskedValues(rate=1.5)
 
 
-@pytest.mark.parametrize("pad_to", ["max_len", None])
+@pytest.mark.parametrize("pad_to", ["max_len", "longest"])
 @pytest.mark.parametrize("masking", [None, MaskedValues(), MaskedValues(exact=True)])
 def test_laws(pad_to, masking):
     tokens = {**SPECIAL, **{f"ENSG{number:011d}": number + 3 for number in range(50)}}

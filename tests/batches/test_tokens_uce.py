@@ -73,7 +73,7 @@ def genomes(draw):
 @given(genomes(), st.integers(1, 40))
 def test_sentences_are_those_of_the_reference(folder, case, n_genes):
     chrom, start, token, counts = case
-    made = bound(folder, chrom, start, token, n_genes=n_genes, pad_to=60)(cells_of(counts), RNG)
+    made = bound(folder, chrom, start, token, n_genes=n_genes, max_len=60)(cells_of(counts), RNG)
     assert made["input_ids"].dtype == made["attention_mask"].dtype == torch.int64
     for position, row in enumerate(np.array(counts, np.float32)):
         genes = [gene for gene in np.flatnonzero(row) if chrom[gene] >= 0 and token[gene] >= 0]
@@ -92,7 +92,7 @@ def test_sentences_are_those_of_the_reference(folder, case, n_genes):
 
 def test_genes_are_drawn_by_the_logarithms_of_their_values(folder):
     counts = np.tile([1, 3, 0, 7, 300, 0.5], (2000, 1))
-    made = bound(folder, [0] * 6, range(6), range(10, 16), n_genes=8, pad_to=None)(cells_of(counts), RNG)
+    made = bound(folder, [0] * 6, range(6), range(10, 16), n_genes=8, pad_to="longest")(cells_of(counts), RNG)
     assert made["input_ids"].shape == (2000, 11)
     times = np.bincount(made["input_ids"][:, 2:10].ravel() - 10, minlength=6)
     share = np.log1p(counts[0])
@@ -101,7 +101,7 @@ def test_genes_are_drawn_by_the_logarithms_of_their_values(folder):
 
 
 def test_chromosomes_come_in_every_order(folder):
-    made = bound(folder, [0, 1, 2], [1, 1, 1], [10, 11, 12], n_genes=30, pad_to=40)(cells_of(np.ones((3000, 3))), RNG)
+    made = bound(folder, [0, 1, 2], [1, 1, 1], [10, 11, 12], n_genes=30, max_len=40)(cells_of(np.ones((3000, 3))), RNG)
     whole = made["input_ids"][(made["attention_mask"].sum(1) == 37)].numpy()
     orders = ["".join(str(token - 1000) for token in row if token >= 1000) for row in whole]
     assert len(orders) > 2990
@@ -109,8 +109,8 @@ def test_chromosomes_come_in_every_order(folder):
 
 
 def test_sentences_that_do_not_fit_are_refused(folder):
-    with pytest.raises(ValueError, match="27 tokens, more than pad_to=26"):
-        bound(folder, [0, 1, 2], [1, 1, 1], [10, 11, 12], n_genes=20, pad_to=26)
+    with pytest.raises(ValueError, match="27 tokens, more than max_len=26"):
+        bound(folder, [0, 1, 2], [1, 1, 1], [10, 11, 12], n_genes=20, max_len=26)
     with pytest.raises(ValueError, match="position"):
         bound(folder, [0, 0, -1], [1, 1, 1], [-1, -1, 12], n_genes=20)
     with pytest.raises(TypeError, match="bind"):
@@ -122,7 +122,7 @@ def test_positions_are_those_of_the_packages_tables(caplog):
     mouse = {"ENSMUSG00000000001": 9}
     vocabulary = scd.GeneVocabulary.from_dict({"human": list(human), "mouse": list(mouse)})
     with caplog.at_level(logging.INFO):
-        uce = UCE({**human, **mouse}, n_genes=2, pad_to=8, chromosome_offset=100).bind(
+        uce = UCE({**human, **mouse}, n_genes=2, max_len=8, chromosome_offset=100).bind(
             BatchContext(vocabulary=vocabulary)
         )
     assert "leaves out 1 genes" in caplog.text
@@ -143,9 +143,9 @@ def test_positions_are_those_of_the_packages_tables(caplog):
     assert made[2, 1] == 103
 
 
-@pytest.mark.parametrize("pad_to", [100, None])
+@pytest.mark.parametrize("pad_to", ["max_len", "longest"])
 def test_laws(pad_to):
     numbers = range(419, 479)
     tokens = {f"ENSG{number:011d}": number for number in numbers}
     vocabulary = scd.GeneVocabulary.from_dict({"human": list(tokens)})
-    check_collate(UCE(tokens, n_genes=30, pad_to=pad_to), context=BatchContext(vocabulary=vocabulary))
+    check_collate(UCE(tokens, n_genes=30, max_len=100, pad_to=pad_to), context=BatchContext(vocabulary=vocabulary))

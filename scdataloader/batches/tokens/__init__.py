@@ -4,19 +4,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scdataloader.batches.tokens.cellfm import CellFM
     from scdataloader.batches.tokens.pairs import MaskedValues
+    from scdataloader.batches.tokens.scfoundation import ScFoundation
     from scdataloader.batches.tokens.scgpt import ScGPT
     from scdataloader.batches.tokens.tables import ModelTable, PerGene, per_gene, read_numbers, read_tokens
+    from scdataloader.batches.tokens.tahoe import TahoeX1
+    from scdataloader.batches.tokens.transcriptformer import TranscriptFormer
     from scdataloader.batches.tokens.uce import UCE
 
-__all__ = ["UCE", "MaskedValues", "ModelTable", "PerGene", "ScGPT", "per_gene", "read_numbers", "read_tokens"]
+__all__ = [
+    "UCE",
+    "CellFM",
+    "MaskedValues",
+    "ModelTable",
+    "PerGene",
+    "ScFoundation",
+    "ScGPT",
+    "TahoeX1",
+    "TranscriptFormer",
+    "per_gene",
+    "read_numbers",
+    "read_tokens",
+]
 
 # Imported at first use: `scd.tokens` should not import torch before a class of it is used.
 _MODULE_OF = {
+    "CellFM": "batches.tokens.cellfm",
     "MaskedValues": "batches.tokens.pairs",
     "ModelTable": "batches.tokens.tables",
     "PerGene": "batches.tokens.tables",
+    "ScFoundation": "batches.tokens.scfoundation",
     "ScGPT": "batches.tokens.scgpt",
+    "TahoeX1": "batches.tokens.tahoe",
+    "TranscriptFormer": "batches.tokens.transcriptformer",
     "UCE": "batches.tokens.uce",
     "per_gene": "batches.tokens.tables",
     "read_numbers": "batches.tokens.tables",

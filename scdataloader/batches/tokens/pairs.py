@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,18 @@ from torch import Tensor
 from scdataloader.batches.full import about_cells, empty
 from scdataloader.batches.transforms import row_sums
 from scdataloader.kernels.rows.bins import HIGHEST, LOWEST, RANDOM, bin_rows
+from scdataloader.kernels.rows.select import fill_unexpressed
 from scdataloader.kernels.tokens.pairs import keep_known, mask_each, mask_share, place_pairs
 from scdataloader.runtime.memory import BufferPool
 from scdataloader.types import CellBatch
 
 _MEMORY = BufferPool()
+_POOLS: dict[tuple[int, int], tuple[object, NDArray[np.int32], NDArray[np.int64]]] = {}
 TIES = {"high": HIGHEST, "low": LOWEST, "random": RANDOM}
 
-PadTo: TypeAlias = int | Literal["max_len"] | None
-"""Width of the batches of a family with a maximum length: a number of tokens, that length, or None for the longest cell
-of each batch, as in the original code. A fixed width suits ``torch.compile``, which compiles anew for each width."""
+PadTo: TypeAlias = Literal["max_len", "longest"]
+"""Width of a family's batches: its maximum length, which suits ``torch.compile``, since that compiles anew for each
+width; or the length of the longest cell of each batch, as in most original code."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,16 @@ class MaskedValues:
         return masked
 
 
-def width_of(pad_to: PadTo, max_len: int) -> int | None:
-    """The fixed width of batches; None if it varies.
+def check_width(max_len: int, pad_to: PadTo) -> None:
+    """Refuse senseless options.
 
     Raises:
-        ValueError: it is less than the maximum length.
+        ValueError: they are.
     """
-    width = max_len if pad_to == "max_len" else pad_to
-    if width is not None and not 0 < max_len <= width:
-        raise ValueError(f"pad_to must be at least max_len, and that positive; got pad_to={pad_to}, max_len={max_len}")
-    return width
+    if max_len < 1:
+        raise ValueError(f"max_len must be 1 or more, not {max_len}")
+    if pad_to not in get_args(PadTo):
+        raise ValueError(f'pad_to must be "max_len" or "longest", not {pad_to!r}')
 
 
 def known_genes(cells: CellBatch, known: NDArray[np.bool_]) -> CellBatch:
@@ -103,7 +105,6 @@ def placed(
     token: NDArray[np.int64],
     width: int,
     *,
-    most: int,
     order: int,
     pad: tuple[int, float],
     head: Sequence[int | NDArray[np.int64]] = (),
@@ -113,38 +114,78 @@ def placed(
     Args:
         cells: The cells.
         token: ``(G,)`` token of each gene.
-        width: Number of tokens.
-        most: Maximum number of tokens before padding, ``head`` included.
+        width: Number of tokens; of a cell with more genes some are left out.
         order: Order of the genes of a cell.
         pad: Token and value after them.
         head: Tokens before them, one for all cells or ``(B,)``; their value is that of ``pad``.
     """
     x, tokens, values = cells.x, empty((len(cells), width), np.int64), empty((len(cells), width), np.float32)
     place = np.uint64(cells.key), cells.position
-    room = len(head), most - len(head)
-    place_pairs(x.indptr, x.indices, x.data, token, order, *place, *room, *pad, tokens.numpy(), values.numpy())
+    place_pairs(x.indptr, x.indices, x.data, token, order, *place, len(head), *pad, tokens.numpy(), values.numpy())
     for column, one in enumerate(head):
         tokens.numpy()[:, column] = one
         values[:, column] = pad[1]
     return tokens, values
 
 
-def longest(cells: CellBatch, n_more: int, max_len: int | None = None) -> int:
-    """The number of tokens of the longest cell, with ``n_more`` besides those of its genes, at most ``max_len``."""
-    n = int(np.diff(cells.x.indptr).max(initial=0)) + n_more
-    return n if max_len is None else min(n, max_len)
+def unexpressed(cells: CellBatch, known: NDArray[np.bool_], places: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Random genes that a cell's source measured and the cell does not express, each at most once.
+
+    Args:
+        cells: The cells, with known genes only.
+        known: ``(G,)`` genes that can be taken.
+        places: ``(B, L)`` where genes are wanted, at the end of each row.
+
+    Returns:
+        ``(B, L)`` vocabulary numbers; -1 for places that stay empty, and 0 for those where none is wanted.
+    """
+    x, genes = cells.x, np.where(places, np.int32(-1), np.int32(0))
+    place = np.uint64(cells.key), cells.position
+    fill_unexpressed(
+        x.indptr, x.indices, *measured_genes(cells.measured, known), cells.source, x.n_genes, *place, genes
+    )
+    return genes
+
+
+def measured_genes(
+    measured: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The known genes that each source measured, concatenated over sources, and the offset of each source.
+
+    The last result is cached by arrays, because all batches of a collection have the same ones.
+    """
+    kept = _POOLS.get((id(measured), id(known)))
+    if kept is None:
+        both = measured & known
+        starts = np.zeros(len(both) + 1, np.int64)
+        np.cumsum(both.sum(axis=1), out=starts[1:])
+        kept = (measured, known), np.nonzero(both)[1].astype(np.int32), starts
+        _POOLS.clear()
+        _POOLS[id(measured), id(known)] = kept
+    return kept[1], kept[2]
+
+
+def lengths(cells: CellBatch, n_more: int, max_len: int) -> NDArray[np.int64]:
+    """``(B,)`` number of tokens of each cell, with ``n_more`` besides those of its genes, at most ``max_len``."""
+    n: NDArray[np.int64] = np.diff(cells.x.indptr)
+    return np.minimum(n + n_more, max_len)
 
 
 def batches(
-    cells: CellBatch, batch_size: int, make: Callable[[CellBatch], dict[str, Tensor]], *, together: bool
+    cells: CellBatch, batch_size: int, tensors: Mapping[str, Tensor], sizes: NDArray[np.int64] | None = None
 ) -> list[dict[str, Tensor]]:
-    """The batches of some cells, with the tensors that ``make`` makes of some cells and those about the cells.
+    """The batches of some cells.
 
-    ``together``: whether a batch does not depend on which cells are in it, so that all are made at once.
+    Args:
+        cells: The cells.
+        batch_size: Cells in a batch; the last may be shorter.
+        tensors: Tensors whose rows are cells.
+        sizes: ``(B,)`` columns that each cell needs, if those that no cell of a batch needs are cut off.
     """
-    slices = [slice(start, min(start + batch_size, len(cells))) for start in range(0, max(1, len(cells)), batch_size)]
-    if not together:
-        parts = (cells.slice(some.start, some.stop) for some in slices)
-        return [{**make(part), **about_cells(part)} for part in parts]
-    made = make(cells)
-    return [{**{key: tensor[some] for key, tensor in made.items()}, **about_cells(cells, some)} for some in slices]
+    made = []
+    for start in range(0, max(1, len(cells)), batch_size):
+        some = slice(start, start + batch_size)
+        width = None if sizes is None else int(sizes[some].max(initial=1))
+        parts = {key: tensor[some] if tensor.ndim == 1 else tensor[some, :width] for key, tensor in tensors.items()}
+        made.append({**parts, **about_cells(cells, some)})
+    return made

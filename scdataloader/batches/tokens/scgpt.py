@@ -13,10 +13,10 @@ from scdataloader.batches.tokens.pairs import (
     PadTo,
     batches,
     binned,
+    check_width,
     known_genes,
-    longest,
+    lengths,
     placed,
-    width_of,
 )
 from scdataloader.batches.tokens.tables import PerGene, Tokens, per_gene, read_tokens
 from scdataloader.batches.transforms import check_bins
@@ -45,7 +45,7 @@ class ScGPT:
             or "high", the highest. `QuantileBins` is the same but for genes without a token, and has the other default.
         masking: Which values are hidden in ``masked_expr``; None for no such key.
         pad_value: Value of ``<cls>`` and ``<pad>``; that of published models is in their ``args.json``, -2 as a rule.
-        pad_to: Width of the batches; see `PadTo`.
+        pad_to: "max_len": every batch is ``max_len`` wide. "longest": each is as wide as its longest cell.
     """
 
     vocabulary: Tokens
@@ -57,7 +57,7 @@ class ScGPT:
     pad_to: PadTo = "max_len"
 
     def __post_init__(self) -> None:
-        width_of(self.pad_to, self.max_len)
+        check_width(self.max_len, self.pad_to)
         if self.n_bins is not None:
             check_bins(self.n_bins)
         if self.ties not in ("random", "high"):
@@ -91,19 +91,14 @@ class _ScGPT:
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""
-        return batches(cells, batch_size, self._made, together=self.options.pad_to is not None)
-
-    def _made(self, cells: CellBatch) -> dict[str, Tensor]:
         options = self.options
-        cells = known_genes(cells, self.genes.known)
+        known = known_genes(cells, self.genes.known)
         if options.n_bins is not None:
-            cells = binned(cells, np.linspace(0, 1, options.n_bins - 1), options.ties)
-        width = width_of(options.pad_to, options.max_len) or longest(cells, 1, options.max_len)
+            known = binned(known, np.linspace(0, 1, options.n_bins - 1), options.ties)
         gene, expr = placed(
-            cells,
+            known,
             self.genes.values,
-            width,
-            most=options.max_len,
+            options.max_len,
             order=RANDOM_IF_LONG,
             pad=(self.pad, options.pad_value),
             head=[self.cls],
@@ -111,4 +106,5 @@ class _ScGPT:
         made = {"gene": gene, "expr": expr}
         if options.masking is not None:
             made["masked_expr"] = options.masking(cells, expr, first=1, pad_value=options.pad_value)
-        return made
+        sizes = lengths(known, 1, options.max_len) if options.pad_to == "longest" else None
+        return batches(cells, batch_size, made, sizes)

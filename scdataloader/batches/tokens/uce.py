@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scdataloader.batches.full import empty
-from scdataloader.batches.tokens.pairs import batches, known_genes
+from scdataloader.batches.tokens.pairs import PadTo, batches, check_width, known_genes
 from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
 from scdataloader.genes.organisms import normalise_organism
 from scdataloader.genes.positions import gene_positions
@@ -43,7 +43,8 @@ class UCE:
         chromosomes: {chromosome: number} of the model, by names such as "human_1" and "mouse_X": an organism, by any
             usual name, and its chromosome. None to number those of the vocabulary in sorted order, for a new model.
         n_genes: Number of genes drawn.
-        pad_to: Width of the batches; None for the longest sentence of each batch, as in the original code.
+        max_len: Maximum number of tokens of a sentence.
+        pad_to: "max_len": every batch is ``max_len`` wide. "longest": each is as wide as its longest sentence.
         cls: Token at the start.
         chromosome_offset: Token of chromosome 0.
         right: Token after the genes of a chromosome.
@@ -53,13 +54,15 @@ class UCE:
     vocabulary: Tokens
     chromosomes: Mapping[str, int] | None = None
     n_genes: int = 1024
-    pad_to: int | None = 1536
+    max_len: int = 1536
+    pad_to: PadTo = "max_len"
     cls: int = 3
     chromosome_offset: int = 143_574
     right: int = 2
     pad: int = 0
 
     def __post_init__(self) -> None:
+        check_width(self.max_len, self.pad_to)
         if self.n_genes < 1:
             raise ValueError(f"n_genes must be 1 or more, not {self.n_genes}")
 
@@ -71,7 +74,7 @@ class UCE:
         """The collate function for the genes of ``context``.
 
         Raises:
-            ValueError: no gene has a token and a position, or sentences do not fit into ``pad_to`` tokens.
+            ValueError: no gene has a token and a position, or sentences do not fit into ``max_len`` tokens.
         """
         tokens, has_token = per_gene(read_tokens(self.vocabulary), context)
         where, codes = self._positions(context)
@@ -93,10 +96,10 @@ class UCE:
         code = where["code"].to_numpy()[place].astype(np.int64)
         present, chromosome = np.unique(code, return_inverse=True)
         most = 1 + 2 * int(where[known].groupby("organism")["code"].nunique().max()) + self.n_genes
-        if self.pad_to is not None and most > self.pad_to:
+        if most > self.max_len:
             raise ValueError(
-                f"a sentence of {self.n_genes:,} genes can have {most:,} tokens, more than pad_to={self.pad_to:,}; "
-                "draw fewer genes, or make batches wider"
+                f"a sentence of {self.n_genes:,} genes can have {most:,} tokens, more than max_len={self.max_len:,}; "
+                "draw fewer genes, or allow more tokens"
             )
         return _UCE(
             options=self,
@@ -105,7 +108,6 @@ class UCE:
             chromosome=chromosome.astype(np.int32),
             token=tokens[place],
             chromosome_token=present + self.chromosome_offset,
-            most=most,
         )
 
     def _positions(self, context: BatchContext) -> tuple[pd.DataFrame, Mapping[tuple[str, str], int]]:
@@ -137,19 +139,14 @@ class _UCE:
     chromosome: NDArray[np.int32]
     token: NDArray[np.int64]
     chromosome_token: NDArray[np.int64]
-    most: int
-    """Maximum number of tokens of a sentence."""
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         return self.many(batch, max(1, len(batch)))[0]
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""
-        return batches(cells, batch_size, self._made, together=self.options.pad_to is not None)
-
-    def _made(self, cells: CellBatch) -> dict[str, Tensor]:
         options, x = self.options, known_genes(cells, self.known).x
-        sentences = empty((len(cells), options.pad_to or self.most), np.int64)
+        sentences = empty((len(cells), options.max_len), np.int64)
         sentences.fill_(options.pad)
         sizes = np.empty(len(cells), np.int64)
         draw_by_chromosome(
@@ -168,8 +165,6 @@ class _UCE:
             sentences.numpy(),
             sizes,
         )
-        if options.pad_to is None:
-            sentences = sentences[:, : int(sizes.max(initial=1))].contiguous()
-        places = torch.arange(sentences.shape[1])
-        mask = (places < torch.from_numpy(sizes)[:, None]).to(torch.int64)
-        return {"input_ids": sentences, "attention_mask": mask}
+        mask = (torch.arange(options.max_len) < torch.from_numpy(sizes)[:, None]).to(torch.int64)
+        made = {"input_ids": sentences, "attention_mask": mask}
+        return batches(cells, batch_size, made, sizes if options.pad_to == "longest" else None)

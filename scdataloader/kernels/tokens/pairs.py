@@ -59,23 +59,23 @@ def place_pairs(
     key: np.uint64,
     position: NDArray[np.int64],
     first: int,
-    most: int,
     pad_token: int,
     pad_value: float,
     out_tokens: NDArray[np.int64],
     out_values: NDArray[np.float32],
 ) -> None:
-    """Write up to ``most`` tokens and values of each row to columns ``first`` and on of outputs (n_rows, L), and pad.
+    """Write tokens and values of each row to the columns from ``first`` on of the outputs (n_rows, L), and pad.
 
     Gene g has ``token[g]``. ``order`` is one of `STORED`, `RANDOM_IF_LONG` and `RANDOM`, in which every order of every
     choice is equally likely.
     """
+    width = out_tokens.shape[1] - first
     for row in range(len(indptr) - 1):
         begin, n = indptr[row], indptr[row + 1] - indptr[row]
-        taken = min(n, most)
+        taken = min(n, width)
         tokens, placed = out_tokens[row, first:], out_values[row, first:]
         genes, of_genes = indices[begin : begin + n], values[begin : begin + n]
-        if order == RANDOM or (order == RANDOM_IF_LONG and n > most):
+        if order == RANDOM or (order == RANDOM_IF_LONG and n > width):
             chosen = shuffled(philox(key, np.uint64(position[row]), _ORDER)[0], n, taken)
             for k in range(taken):
                 j = np.uint32(chosen[k])
