@@ -40,6 +40,7 @@ register("source", "*/manifest.json", "scdataloader.store.reader:open_stores")
 register("source", "lamindb:", "scdataloader.lamin.collections:open_lamindb")
 register("source", "type:lamindb.*", "scdataloader.lamin.collections:open_lamindb")
 register("collate", "dense", "scdataloader.batches.full:Dense")
+register("collate", "perturbation-sets", "scdataloader.batches.sets:PerturbationSets")
 register("collate", "sparse", "scdataloader.batches.full:Sparse")
 register("sampler", "mixture", "scdataloader.sampling.mixing:Mixture")
 for _name in (*ONTOLOGIES, "AfPO", "CHEBI", "CVCL", "NCBITaxon", "UniProt", "ZFS"):

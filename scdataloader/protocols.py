@@ -467,6 +467,15 @@ class HasPlans(Protocol):
         """These plans. Their columns of ontology terms are used as well."""
 
 
+@runtime_checkable
+class HasEvaluation(Protocol):
+    """A plan with another one for the cells of validation and test, which otherwise come one by one in order."""
+
+    @property
+    def evaluation(self) -> SamplingPlan:
+        """The plan; every pass over its first epoch draws each cell at least once, if it can be drawn at all."""
+
+
 class DrawnClasses(Protocol):
     """The classes that a plan draws by."""
 

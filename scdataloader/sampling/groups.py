@@ -112,6 +112,11 @@ class GroupedSampling:
         """Controls of a set."""
         return 0 if self.controls is None else self.n_controls or self.size
 
+    @property
+    def evaluation(self) -> EverySet:
+        """The plan of validation and test cells: each group in as many sets as hold all of its cells."""
+        return EverySet(sampling=self)
+
     def describe(self, cells: TrainingCells) -> GroupClasses:
         """The groups, and the share of each in the draws, controls included.
 
@@ -119,7 +124,7 @@ class GroupedSampling:
             KeyError: a column is in no source.
             ValueError: see `sampler`.
         """
-        return self._groups(cells)
+        return self.groups(cells)
 
     def sampler(self, cells: TrainingCells, *, seed: int = 0, global_batch_size: int = 1) -> Subset:  # noqa: ARG002
         """The sampler of a training run, which draws among ``cells.rows``.
@@ -129,7 +134,7 @@ class GroupedSampling:
             ValueError: no cell is in a group, no cell is a control, a cell has no control that matches, or the scheme
                 is ``tree`` and not exactly one column has an ontology.
         """
-        groups = self._groups(cells)
+        groups = self.groups(cells)
         small = np.flatnonzero((groups.n_targets > 0) & (groups.n_targets < self.size))
         if len(small):
             logger.warning(
@@ -149,15 +154,16 @@ class GroupedSampling:
         )
         return Subset(sampler=sets, rows=cells.rows)
 
-    def _groups(self, cells: TrainingCells) -> GroupClasses:
+    def groups(self, cells: TrainingCells) -> GroupClasses:
+        """The groups, and where their controls are drawn from; see `sampler`."""
         codes, labels = cells.classes(self.columns)
         is_control = self._is_control(cells)
         targets = codes if self.controls_as_targets else np.where(is_control, np.int32(-1), codes)
         n_targets = class_sizes(targets, len(labels))
         if not n_targets.any():
             raise ValueError(
-                f"none of {counted(len(codes), 'training cell')} is in a group: all are controls, or of unknown label "
-                f"in {', '.join(self.columns)}; name other columns in by"
+                f"none of {counted(len(codes), 'cell')} of the split is in a group: all are controls, or of unknown "
+                f"label in {', '.join(self.columns)}; name other columns in by"
             )
         tree = class_tree(cells, self.columns) if self.scheme == "tree" else None
         names = [" | ".join(joint) for joint in labels]
@@ -182,13 +188,13 @@ class GroupedSampling:
                 code = int(encoder.encode(pd.Series([value], dtype=object))[0])
                 if code < 0:
                     raise ValueError(
-                        f"no training cell has {value!r} in the column {column!r}, which controls names; "
+                        f"no cell of the split has {value!r} in the column {column!r}, which controls names; "
                         f"{suggestion(str(value), encoder.classes)}"
                     )
                 wanted[labels.index((encoder.classes[code],))] = True
             chosen &= wanted[codes]
         if self.controls is not None and not chosen.any():
-            raise ValueError(f"no training cell has all of controls={self.controls}")
+            raise ValueError(f"no cell of the split has all of controls={self.controls}")
         return chosen
 
     def _controls(
@@ -219,6 +225,29 @@ class GroupedSampling:
             of_group[targets[targets >= 0]] = pools[targets >= 0]
             pools = of_group
         return MatchedControls(n=self._n_controls, index=index, pools=pools, by_cell=by_cell, n_fallback=n_fallback)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EverySet:
+    """The cells of every group in sets, each cell at least once in an epoch."""
+
+    sampling: GroupedSampling
+    """Groups and controls."""
+
+    def sampler(self, cells: TrainingCells, *, seed: int = 0, global_batch_size: int = 1) -> Subset:  # noqa: ARG002
+        """The sampler; see `GroupedSampling.sampler`."""
+        groups, size = self.sampling.groups(cells), self.sampling.size
+        n_sets = -(-groups.n_targets // size)
+        sets = SetSampler(
+            groups.index,
+            n_sets.astype(np.float64),
+            size=size,
+            num_sets=int(n_sets.sum()),
+            controls=groups.controls,
+            seed=seed,
+            replacement=False,
+        )
+        return Subset(sampler=sets, rows=cells.rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,15 @@ from scdataloader.labels.table import LabelTable
 from scdataloader.labels.targets import Missing, read_targets
 from scdataloader.loading.loader import Loader, check_sizes
 from scdataloader.loading.ranks import check_ranks
-from scdataloader.protocols import BatchContext, Collate, DescribesClasses, DrawnClasses, Sampler, Transform
+from scdataloader.protocols import (
+    BatchContext,
+    Collate,
+    DescribesClasses,
+    DrawnClasses,
+    HasEvaluation,
+    Sampler,
+    Transform,
+)
 from scdataloader.runtime.messages import shown, suggestion
 from scdataloader.sampling.options import used_columns
 from scdataloader.sampling.samplers import SequentialSampler, Subset
@@ -269,12 +277,12 @@ class DataModule(DataConfig, LightningDataModule):
         return self._loader(self._train_sampler, training=True)
 
     def val_dataloader(self) -> Loader | list[Loader]:
-        """Every validation cell once, in order; an empty list without a validation split."""
-        return self._in_order(self.splits.val)
+        """Every validation cell once, in order, or by the plan's own plan of evaluation; or an empty list."""
+        return self._evaluated(self.splits.val)
 
     def test_dataloader(self) -> Loader | list[Loader]:
-        """Every test cell once, in order; an empty list without a test split."""
-        return self._in_order(self.splits.test)
+        """Every test cell once, in order, or by the plan's own plan of evaluation; or an empty list."""
+        return self._evaluated(self.splits.test)
 
     def predict_dataloader(self) -> Loader | list[Loader]:
         """Every cell of the collection once, in order."""
@@ -344,6 +352,17 @@ class DataModule(DataConfig, LightningDataModule):
 
     def _tally(self) -> Tally:
         return Tally.of(self.drawn_classes, self.splits.train, len(self.collection))
+
+    def _evaluated(self, rows: NDArray[np.int64]) -> Loader | list[Loader]:
+        plan = self.plan
+        if not len(rows) or not isinstance(plan, HasEvaluation):
+            return self._in_order(rows)
+        cells = CollectionCells(self.collection, rows, self._hierarchies)
+
+        def sampler(global_batch_size: int) -> Sampler:
+            return plan.evaluation.sampler(cells, seed=self._seed, global_batch_size=global_batch_size)
+
+        return self._loader(sampler, training=False)
 
     def _in_order(self, rows: NDArray[np.int64]) -> Loader | list[Loader]:
         if not len(rows):

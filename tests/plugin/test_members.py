@@ -49,7 +49,7 @@ SOURCE = documented(
     "ReadsTogether",
 )
 SAMPLER = documented("Sampler", "HasFingerprint", "HasWindow", "DrawsSets")
-PLAN = documented("SamplingPlan", "DescribesClasses", "HasColumns", "HasPlans")
+PLAN = documented("SamplingPlan", "DescribesClasses", "HasColumns", "HasPlans", "HasEvaluation")
 CLASSES = documented("DrawnClasses")
 COLLATE = documented("Binds", "WantsObs", "WantsMatrices", "CollatesMany", "Densifies")
 

@@ -289,11 +289,11 @@ def test_options_that_are_refused(options, message):
     [
         ({"by": "typ"}, KeyError, "typ"),
         ({"controls": {"perturbation": "control"}}, ValueError, "'control' in the column 'perturbation'.*'ctrl'"),
-        ({"controls": {"perturbation": ["A", "ctrl"]}, "match": "type"}, ValueError, "none of 11 training cells"),
+        ({"controls": {"perturbation": ["A", "ctrl"]}, "match": "type"}, ValueError, "none of 11 cells"),
         (
             {"controls": {"perturbation": "ctrl", "batch": 1, "type": "B"}, "match": []},
             ValueError,
-            "no training cell has all",
+            "no cell of the split has all",
         ),
         ({"controls": T_CTRL, "match": "type"}, ValueError, r"4 cells of 2 groups \(B \| A, B \| ctrl\)"),
         ({"scheme": "tree"}, ValueError, "tree"),
