@@ -44,7 +44,7 @@ def _add_files(group: h5py.Group, name: str | bytes, found: set[Path], depth: in
         node = group[name]
         found.add(Path(node.file.filename).absolute())
         if isinstance(node, h5py.Dataset):
-            found.update(path.absolute() for path in _files_of_values(node))
+            found.update(_files_of_values(node.id))
             return
         links: list[tuple[bytes, int]] = []
         node.id.links.visit(lambda below, info: links.append((below, info.type)), info=True)
@@ -53,18 +53,19 @@ def _add_files(group: h5py.Group, name: str | bytes, found: set[Path], depth: in
                 if depth:
                     _add_files(node, below, found, depth - 1)
             elif isinstance(member := h5py.h5o.open(node.id, below), h5py.h5d.DatasetID):
-                found.update(path.absolute() for path in _files_of_values(h5py.Dataset(member)))
+                found.update(_files_of_values(member))
 
 
-def _files_of_values(dataset: h5py.Dataset) -> Iterator[Path]:
+def _files_of_values(opened: h5py.h5d.DatasetID) -> Iterator[Path]:
     """The other files that a virtual dataset, or one with external storage, takes its values from."""
-    created = dataset.id.get_create_plist()
+    created = opened.get_create_plist()
     if created.get_layout() == h5py.h5d.VIRTUAL:
+        dataset = h5py.Dataset(opened)
         for source in dataset.virtual_sources():
             places = _places(dataset, source.file_name, "HDF5_VDS_PREFIX") if source.file_name != "." else ()
-            yield from islice((path for path in places if path.is_file()), 1)
+            yield from islice((path.absolute() for path in places if path.is_file()), 1)
     for at in range(created.get_external_count()):
-        yield _external_path(os.fsdecode(created.get_external(at)[0]))
+        yield _external_path(os.fsdecode(created.get_external(at)[0])).absolute()
 
 
 def check_dataset(dataset: h5py.Dataset) -> None:
