@@ -234,6 +234,32 @@ def test_select_largest_takes_the_largest_lower_genes_first(seed, width):
         assert np.array_equal(values[row], np.pad(dense[row, expected], (0, width - len(expected))))
 
 
+@pytest.mark.parametrize("width", [1, 7, 40, 99])
+@pytest.mark.parametrize(
+    "values",
+    [
+        lambda rng: rng.geometric(0.5, (20, 60)),
+        lambda rng: rng.integers(250, 260, (20, 60)),
+        lambda rng: rng.integers(0, 2, (20, 60)) * 2.0**24 + 3,
+        lambda rng: rng.integers(1, 9, (20, 60)) / 2,
+        lambda rng: rng.integers(-3, 4, (20, 60)),
+        lambda rng: np.where(rng.random((20, 60)) < 0.02, 2.0**31, 1),
+    ],
+    ids=["counts", "around the last bin", "large", "fractions", "negative", "few large"],
+)
+def test_select_largest_is_the_same_with_and_without_a_histogram(values, width):
+    values = values(np.random.default_rng(0)).astype(np.float32)
+    indptr, indices = np.arange(0, values.size + 1, 60), np.tile(np.arange(60, dtype=np.int32), 20)
+    genes, kept = np.zeros((20, width), np.int32), np.zeros((20, width), np.float32)
+    select_largest(indptr, indices, values.ravel(), genes, kept)
+    expected = np.sort(np.argsort(-values, axis=1, kind="stable")[:, :width], axis=1)
+    n = expected.shape[1]
+    assert np.array_equal(genes[:, :n], expected)
+    assert np.array_equal(kept[:, :n], np.take_along_axis(values, expected, axis=1))
+    assert (genes[:, n:] == -1).all()
+    assert not kept[:, n:].any()
+
+
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 6])
 def test_select_largest_leaves_out_what_is_no_number_and_never_writes_beyond(width):
     data = np.array([1, np.nan, 3, -np.inf, np.nan], np.float32)

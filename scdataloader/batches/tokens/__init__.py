@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scdataloader.batches.tokens.cellfm import CellFM
+    from scdataloader.batches.tokens.geneformer import Geneformer
+    from scdataloader.batches.tokens.masking import MaskedTokens
     from scdataloader.batches.tokens.pairs import MaskedValues
     from scdataloader.batches.tokens.scfoundation import ScFoundation
     from scdataloader.batches.tokens.scgpt import ScGPT
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = [
     "UCE",
     "CellFM",
+    "Geneformer",
+    "MaskedTokens",
     "MaskedValues",
     "ModelTable",
     "PerGene",
@@ -31,6 +35,8 @@ __all__ = [
 # Imported at first use: `scd.tokens` should not import torch before a class of it is used.
 _MODULE_OF = {
     "CellFM": "batches.tokens.cellfm",
+    "Geneformer": "batches.tokens.geneformer",
+    "MaskedTokens": "batches.tokens.masking",
     "MaskedValues": "batches.tokens.pairs",
     "ModelTable": "batches.tokens.tables",
     "PerGene": "batches.tokens.tables",
