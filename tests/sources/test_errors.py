@@ -317,6 +317,19 @@ def test_a_lost_chunk_is_not_taken_for_zeros(tmp_path: Path, form: str, part: st
         shutil.rmtree(broken)
 
 
+@pytest.mark.parametrize("form", ["v2", "v3", "zip"])
+@pytest.mark.parametrize("table", ["obs", "var"])
+def test_lost_names_are_not_taken_for_empty_ones(tmp_path: Path, form: str, table: str) -> None:
+    path = write_zarr(tmp_path / "a.zarr", make(sp.csr_matrix(coordinates())), "v3" if form == "zip" else form)
+    index = path / table / "_index"
+    shutil.rmtree(index / "c") if (index / "c").exists() else (index / "0").unlink()
+    if form == "zip":
+        shutil.make_archive(str(path), "zip", path)
+        path = path.with_name("a.zarr.zip")
+    with pytest.raises(SourceFormatError, match=rf"a\.zarr.*: chunk 0 of {table}/_index is missing; download"):
+        open_source(path)
+
+
 def test_zeros_that_zarr_does_not_write_are_not_lost(tmp_path: Path) -> None:
     """All gene numbers of a matrix of one gene, and matrices without values."""
     for n_values in (0, N_OBS):

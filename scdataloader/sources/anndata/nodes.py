@@ -143,14 +143,14 @@ def check_array(array: Node) -> None:
 
 
 def check_written(array: Node, n_values: int) -> None:
-    """Check that the first values of a one-dimensional array are stored, in zarr, which reads 0 where a chunk is lost.
+    """Check that the first values of an array of one axis are stored, in zarr, which reads 0 or "" for a lost chunk.
 
     Of a folder, which may have many files, the first and the last chunk are checked; the others are when they are read.
 
     Raises:
         SourceFormatError: a chunk is missing; names it.
     """
-    if not isinstance(array, zarr.Array) or not n_values or array.fill_value != 0:
+    if not isinstance(array, zarr.Array) or not n_values or (array.dtype.kind in "biuf" and array.fill_value != 0):
         return
     (step,) = array.shards or array.chunks
     last = (n_values - 1) // step

@@ -15,6 +15,7 @@ from scdataloader.schema import ORGANISM_KEYS
 from scdataloader.sources.anndata.nodes import (
     Node,
     check_array,
+    check_written,
     damaged,
     is_array,
     lookup,
@@ -72,6 +73,8 @@ def check_index(root: Node, location: str) -> None:
     index = node if is_array(node) else required(root, _index_location(root, location))
     if is_array(index):
         check_array(index)
+        if index.dtype.kind not in "biuf":  # names, which are not empty
+            check_written(index, index.shape[0])
 
 
 def read_columns(root: Node, columns: Sequence[str], name: str) -> pd.DataFrame:
