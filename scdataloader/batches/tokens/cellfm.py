@@ -12,13 +12,13 @@ from scdataloader.batches.tokens.pairs import (
     PadTo,
     batches,
     check_width,
-    known_genes,
     lengths,
     log_shares,
     placed,
+    tokenised,
     with_values,
 )
-from scdataloader.batches.tokens.tables import PerGene, Tokens, per_gene, read_tokens
+from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
 from scdataloader.batches.transforms import row_sums
 from scdataloader.kernels.tokens.pairs import STORED, choose_weighted
 from scdataloader.protocols import BatchContext, Collate
@@ -61,13 +61,15 @@ class CellFM:
         Raises:
             ValueError: no gene is in the model's list.
         """
-        return _CellFM(options=self, genes=per_gene(read_tokens(self.vocabulary, "numbers of genes"), context))
+        numbers, known = per_gene(read_tokens(self.vocabulary, "numbers of genes"), context)
+        return _CellFM(options=self, token=np.where(known, numbers + 1, -1).astype(np.int32))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _CellFM:
     options: CellFM
-    genes: PerGene
+    token: NDArray[np.int32]
+    """``(G,)`` number of each gene in the model's list, from 1; -1 outside of it."""
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         return self.many(batch, max(1, len(batch)))[0]
@@ -79,16 +81,16 @@ class _CellFM:
         weights: NDArray[np.float32] = np.log1p(counts.x.data)
         choose_weighted(counts.x.indptr, weights, options.max_len, np.uint64(cells.key), cells.position, chosen)
         kept = _entries(log_shares(counts, 1e4), chosen)
-        gene, expr = placed(kept, self.genes.values + 1, options.max_len, order=STORED, pad=(0, 0.0))
+        gene, expr = placed(kept, options.max_len, order=STORED, pad=(0, 0.0))
         sizes = lengths(kept, 0, options.max_len) if options.pad_to == "longest" else None
         return batches(cells, batch_size, {"gene": gene, "expr": expr}, sizes)
 
     def _counts(self, cells: CellBatch) -> CellBatch:
         """The cells with counts of the model's genes, scaled down where there are too many."""
-        known = known_genes(cells, self.genes.known)
+        known = tokenised(cells, self.token)
         scale = np.maximum(1, row_sums(known.x) / _MOST_COUNTS)
         values = np.round(known.x.data / np.repeat(scale, np.diff(known.x.indptr))).astype(np.float32)
-        return known_genes(with_values(known, values), self.genes.known)
+        return _entries(with_values(known, values), values > 0)
 
 
 def _entries(cells: CellBatch, kept: NDArray[np.bool_]) -> CellBatch:

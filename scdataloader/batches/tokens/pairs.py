@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scdataloader.batches.full import about_cells, empty
+from scdataloader.batches.tokens.tables import PerGene
 from scdataloader.batches.transforms import row_sums
 from scdataloader.kernels.rows.bins import HIGHEST, LOWEST, RANDOM, bin_rows
 from scdataloader.kernels.rows.select import fill_unexpressed
@@ -67,8 +68,16 @@ def check_width(max_len: int, pad_to: PadTo) -> None:
         raise ValueError(f'pad_to must be "max_len" or "longest", not {pad_to!r}')
 
 
-def known_genes(cells: CellBatch, known: NDArray[np.bool_]) -> CellBatch:
-    """The cells with the genes that are ``known`` ``(G,)`` and whose value is positive."""
+def tokens_or_none(genes: PerGene) -> NDArray[np.int32]:
+    """``(G,)`` token of each gene; -1 for genes without one."""
+    return np.where(genes.known, genes.values, -1).astype(np.int32)
+
+
+def tokenised(cells: CellBatch, token: NDArray[np.int32]) -> CellBatch:
+    """The cells with tokens ``(G,)`` as numbers of genes, without genes of token -1 and values that are not positive.
+
+    Numbers then ascend within a cell only if the tokens of genes do.
+    """
     x = cells.x
     kept = replace(
         x,
@@ -76,7 +85,7 @@ def known_genes(cells: CellBatch, known: NDArray[np.bool_]) -> CellBatch:
         indices=_MEMORY.take(len(x.indices), np.int32),
         data=_MEMORY.take(len(x.data), np.float32),
     )
-    keep_known(x.indptr, x.indices, x.data, known, kept.indptr, kept.indices, kept.data)
+    keep_known(x.indptr, x.indices, x.data, token, kept.indptr, kept.indices, kept.data)
     size = int(kept.indptr[-1])
     return replace(cells, x=replace(kept, indices=kept.indices[:size], data=kept.data[:size]))
 
@@ -102,7 +111,6 @@ def log_shares(cells: CellBatch, target_sum: float) -> CellBatch:
 
 def placed(
     cells: CellBatch,
-    token: NDArray[np.int64],
     width: int,
     *,
     order: int,
@@ -112,8 +120,7 @@ def placed(
     """Tokens ``(B, width)`` int64 and values ``(B, width)`` float32 of some cells; see `place_pairs`.
 
     Args:
-        cells: The cells.
-        token: ``(G,)`` token of each gene.
+        cells: The cells, by `tokenised`.
         width: Number of tokens; of a cell with more genes some are left out.
         order: Order of the genes of a cell.
         pad: Token and value after them.
@@ -121,7 +128,7 @@ def placed(
     """
     x, tokens, values = cells.x, empty((len(cells), width), np.int64), empty((len(cells), width), np.float32)
     place = np.uint64(cells.key), cells.position
-    place_pairs(x.indptr, x.indices, x.data, token, order, *place, len(head), *pad, tokens.numpy(), values.numpy())
+    place_pairs(x.indptr, x.indices, x.data, order, *place, len(head), *pad, tokens.numpy(), values.numpy())
     for column, one in enumerate(head):
         tokens.numpy()[:, column] = one
         values[:, column] = pad[1]
@@ -132,14 +139,15 @@ def unexpressed(cells: CellBatch, known: NDArray[np.bool_], places: NDArray[np.b
     """Random genes that a cell's source measured and the cell does not express, each at most once.
 
     Args:
-        cells: The cells, with known genes only.
-        known: ``(G,)`` genes that can be taken.
+        cells: The cells.
+        known: ``(G,)`` genes that can be taken; others do not count.
         places: ``(B, L)`` where genes are wanted, at the end of each row.
 
     Returns:
         ``(B, L)`` vocabulary numbers; -1 for places that stay empty, and 0 for those where none is wanted.
     """
-    x, genes = cells.x, np.where(places, np.int32(-1), np.int32(0))
+    numbers = np.where(known, np.arange(len(known), dtype=np.int32), np.int32(-1))
+    x, genes = tokenised(cells, numbers).x, np.where(places, np.int32(-1), np.int32(0))
     place = np.uint64(cells.key), cells.position
     fill_unexpressed(
         x.indptr, x.indices, *measured_genes(cells.measured, known), cells.source, x.n_genes, *place, genes

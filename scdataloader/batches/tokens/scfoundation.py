@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scdataloader.batches.tokens.pairs import batches, known_genes, log_shares, placed
-from scdataloader.batches.tokens.tables import PerGene, Tokens, per_gene, read_tokens
+from scdataloader.batches.tokens.pairs import batches, log_shares, placed, tokenised, tokens_or_none
+from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
 from scdataloader.batches.transforms import row_sums
 from scdataloader.kernels.tokens.pairs import STORED
 from scdataloader.protocols import BatchContext, Collate
@@ -51,14 +51,16 @@ class ScFoundation:
         """
         table = read_tokens(self.vocabulary, "numbers of genes")
         return _ScFoundation(
-            options=self, genes=per_gene(table, context), n_genes=1 + int(max(table.values.values(), default=0))
+            options=self,
+            token=tokens_or_none(per_gene(table, context)),
+            n_genes=1 + int(max(table.values.values(), default=0)),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ScFoundation:
     options: ScFoundation
-    genes: PerGene
+    token: NDArray[np.int32]
     n_genes: int
     """Number of genes of the model."""
 
@@ -67,10 +69,10 @@ class _ScFoundation:
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""
-        known, pad = known_genes(cells, self.genes.known), self.options.pad
+        known, pad = tokenised(cells, self.token), self.options.pad
         sizes = np.diff(known.x.indptr)
         width = self._width(known, sizes)
-        gene, expr = placed(log_shares(known, 1e4), self.genes.values, width, order=STORED, pad=(pad, float(pad)))
+        gene, expr = placed(log_shares(known, 1e4), width, order=STORED, pad=(pad, float(pad)))
         counts = np.log10(np.maximum(row_sums(known.x), 1))
         for number, value in ((self.n_genes, np.full(len(cells), self.options.target)), (self.n_genes + 1, counts)):
             rows = np.flatnonzero(value > 0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scdataloader.batches.tokens.pairs import (
@@ -14,11 +15,12 @@ from scdataloader.batches.tokens.pairs import (
     batches,
     binned,
     check_width,
-    known_genes,
     lengths,
     placed,
+    tokenised,
+    tokens_or_none,
 )
-from scdataloader.batches.tokens.tables import PerGene, Tokens, per_gene, read_tokens
+from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
 from scdataloader.batches.transforms import check_bins
 from scdataloader.kernels.tokens.pairs import RANDOM_IF_LONG
 from scdataloader.protocols import BatchContext, Collate
@@ -76,13 +78,13 @@ class ScGPT:
         """
         table = read_tokens(self.vocabulary)
         cls, pad = table.special("<cls>", "<pad>")
-        return _ScGPT(options=self, genes=per_gene(table, context), cls=cls, pad=pad)
+        return _ScGPT(options=self, token=tokens_or_none(per_gene(table, context)), cls=cls, pad=pad)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ScGPT:
     options: ScGPT
-    genes: PerGene
+    token: NDArray[np.int32]
     cls: int
     pad: int
 
@@ -92,12 +94,11 @@ class _ScGPT:
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""
         options = self.options
-        known = known_genes(cells, self.genes.known)
+        known = tokenised(cells, self.token)
         if options.n_bins is not None:
             known = binned(known, np.linspace(0, 1, options.n_bins - 1), options.ties)
         gene, expr = placed(
             known,
-            self.genes.values,
             options.max_len,
             order=RANDOM_IF_LONG,
             pad=(self.pad, options.pad_value),

@@ -17,13 +17,14 @@ from scdataloader.batches.tokens.pairs import (
     batches,
     binned,
     check_width,
-    known_genes,
     lengths,
     log_shares,
     placed,
+    tokenised,
+    tokens_or_none,
     unexpressed,
 )
-from scdataloader.batches.tokens.tables import ModelTable, PerGene, Tokens, per_gene, read_tokens
+from scdataloader.batches.tokens.tables import ModelTable, Tokens, per_gene, read_tokens
 from scdataloader.batches.transforms import check_bins
 from scdataloader.kernels.tokens.pairs import RANDOM_IF_LONG
 from scdataloader.protocols import BatchContext, Collate
@@ -97,13 +98,13 @@ class TahoeX1:
         drugs = None if self.drugs is None else read_tokens(self.drugs, "numbers of drugs")
         if drugs is not None:
             drugs.special("<pad>")
-        return _TahoeX1(options=self, genes=per_gene(table, context), head=head, pad=pad, drugs=drugs)
+        return _TahoeX1(options=self, token=tokens_or_none(per_gene(table, context)), head=head, pad=pad, drugs=drugs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _TahoeX1:
     options: TahoeX1
-    genes: PerGene
+    token: NDArray[np.int32]
     head: list[int]
     """Tokens before those of genes."""
     pad: int
@@ -119,7 +120,7 @@ class _TahoeX1:
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""
-        options, known = self.options, known_genes(cells, self.genes.known)
+        options, known = self.options, tokenised(cells, self.token)
         if options.values == "log":
             changed = log_shares(known, options.target_sum)
         else:
@@ -129,7 +130,7 @@ class _TahoeX1:
         _, raw = self._placed(known)
         sizes = lengths(known, len(self.head), options.max_len)
         if options.unexpressed:
-            sizes = self._fill(known, sizes, gene, target, raw)
+            sizes = self._fill(cells, sizes, gene, target, raw)
         masked, first = target.clone(), len(self.head)
         if options.masking is not None:
             masked = options.masking(cells, target, first=first, pad_value=options.pad_value)
@@ -146,14 +147,14 @@ class _TahoeX1:
 
     def _placed(self, cells: CellBatch) -> tuple[Tensor, Tensor]:
         pad = self.pad, self.options.pad_value
-        return placed(cells, self.genes.values, self.options.max_len, order=RANDOM_IF_LONG, pad=pad, head=self.head)
+        return placed(cells, self.options.max_len, order=RANDOM_IF_LONG, pad=pad, head=self.head)
 
     def _fill(self, cells: CellBatch, sizes: NDArray[np.int64], gene: Tensor, *values: Tensor) -> NDArray[np.int64]:
         """Fill the places after the genes of each cell, in place, and return the new sizes."""
         places = np.arange(gene.shape[1]) >= sizes[:, None]
-        genes = unexpressed(cells, self.genes.known, places)
+        genes = unexpressed(cells, self.token >= 0, places)
         filled = places & (genes >= 0)
-        gene.numpy()[filled] = self.genes.values[genes[filled]]
+        gene.numpy()[filled] = self.token[genes[filled]]
         for one in values:
             one.numpy()[filled] = 0
         total: NDArray[np.int64] = sizes + filled.sum(axis=1)

@@ -12,12 +12,13 @@ from scdataloader.batches.tokens.pairs import (
     PadTo,
     batches,
     check_width,
-    known_genes,
     lengths,
     placed,
+    tokenised,
+    tokens_or_none,
     with_values,
 )
-from scdataloader.batches.tokens.tables import PerGene, Tokens, per_gene, read_tokens
+from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
 from scdataloader.kernels.tokens.pairs import RANDOM, STORED
 from scdataloader.protocols import BatchContext, Collate
 from scdataloader.types import CellBatch
@@ -61,13 +62,13 @@ class TranscriptFormer:
         """
         table = read_tokens(self.vocabulary)
         (pad,) = table.special("[PAD]")
-        return _TranscriptFormer(options=self, genes=per_gene(table, context), pad=pad)
+        return _TranscriptFormer(options=self, token=tokens_or_none(per_gene(table, context)), pad=pad)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _TranscriptFormer:
     options: TranscriptFormer
-    genes: PerGene
+    token: NDArray[np.int32]
     pad: int
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
@@ -75,10 +76,10 @@ class _TranscriptFormer:
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""
-        options, known = self.options, known_genes(cells, self.genes.known)
+        options, known = self.options, tokenised(cells, self.token)
         clipped: NDArray[np.float32] = np.minimum(known.x.data, np.float32(options.clip))
         order = RANDOM if options.shuffle else STORED
         known = with_values(known, clipped)
-        gene, counts = placed(known, self.genes.values, options.max_len, order=order, pad=(self.pad, 0.0))
+        gene, counts = placed(known, options.max_len, order=order, pad=(self.pad, 0.0))
         sizes = lengths(known, 0, options.max_len) if options.pad_to == "longest" else None
         return batches(cells, batch_size, {"gene_token_indices": gene, "gene_counts": counts}, sizes)

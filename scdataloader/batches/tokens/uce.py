@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scdataloader.batches.full import empty
-from scdataloader.batches.tokens.pairs import PadTo, batches, check_width, known_genes
+from scdataloader.batches.tokens.pairs import PadTo, batches, check_width, tokenised
 from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
 from scdataloader.genes.organisms import normalise_organism
 from scdataloader.genes.positions import gene_positions
@@ -103,7 +103,6 @@ class UCE:
             )
         return _UCE(
             options=self,
-            known=known,
             place=place_of,
             chromosome=chromosome.astype(np.int32),
             token=tokens[place],
@@ -130,12 +129,11 @@ class UCE:
 
 @dataclass(frozen=True, kw_only=True)
 class _UCE:
-    """The fields are arguments of `draw_by_chromosome`, but for the first two."""
+    """Fields without a description are arguments of `draw_by_chromosome`."""
 
     options: UCE
-    known: NDArray[np.bool_]
-    """``(G,)`` genes with a token and a position."""
     place: NDArray[np.int32]
+    """``(G,)`` place of each gene in the order of the genome; -1 without a token or a position."""
     chromosome: NDArray[np.int32]
     token: NDArray[np.int64]
     chromosome_token: NDArray[np.int64]
@@ -145,7 +143,7 @@ class _UCE:
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""
-        options, x = self.options, known_genes(cells, self.known).x
+        options, x = self.options, tokenised(cells, self.place).x
         sentences = empty((len(cells), options.max_len), np.int64)
         sentences.fill_(options.pad)
         sizes = np.empty(len(cells), np.int64)
@@ -153,7 +151,6 @@ class _UCE:
             x.indptr,
             x.indices,
             x.data,
-            self.place,
             self.chromosome,
             self.token,
             options.n_genes,

@@ -50,27 +50,34 @@ def bin_rows(
             continue
         values = data[begin:end]
         ordered = np.empty(end - begin, levels.dtype)
+        chosen = np.empty(end - begin, np.uint32)
         largest = _largest_count(values)
         if largest < 0:
             ordered[:] = values
             ordered.sort()
-        else:
-            _sort_counts(values, largest, histogram, ordered)
-        _quantiles(ordered, levels, edges)
-        seed = philox(key, np.uint64(position[row]), _BIN)[0] if ties == RANDOM else np.uint64(0)
-        chosen = np.empty(end - begin, np.uint32)
-        if largest < 0:
+            _quantiles(ordered, levels, edges)
             for j in range(len(values)):
                 chosen[j] = _bins_of(edges, values[j], ties)
         else:
+            small = _small_counts(values)
+            _sort_counts(values, small, largest, histogram, ordered)
+            _quantiles(ordered, levels, edges)
             _bins_of_counts(edges, min(largest, _COUNTED - 1), ties, bins)
             for j in range(len(values)):
-                chosen[j] = bins[np.uint8(np.int32(values[j]))]
+                chosen[j] = bins[small[j]]
             if largest >= _COUNTED:
-                for j in range(len(values)):
-                    if values[j] >= _COUNTED:
-                        chosen[j] = _bins_of(edges, values[j], ties)
+                _bins_of_large(values, edges, ties, chosen)
+        seed = philox(key, np.uint64(position[row]), _BIN)[0] if ties == RANDOM else np.uint64(0)
         _choose(chosen, seed, out[begin:end])
+
+
+@nb.njit(nogil=True, cache=True)
+def _small_counts(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Counts up to `_COUNTED` - 1. Vectorised."""
+    small = np.empty(len(values), np.uint8)
+    for j in range(len(values)):
+        small[j] = min(np.int32(values[j]), np.int32(_COUNTED - 1))
+    return small
 
 
 @nb.njit(nogil=True, cache=True)
@@ -86,15 +93,17 @@ def _largest_count(values: NDArray[Any]) -> int:
 
 
 @nb.njit(nogil=True, cache=True)
-def _sort_counts(values: NDArray[Any], largest: int, histogram: NDArray[np.int32], out: NDArray[Any]) -> None:
-    """Sort counts. ``histogram`` is zero before and after."""
-    last, whole = np.int32(_COUNTED - 1), len(values) // _LANES * _LANES
+def _sort_counts(
+    values: NDArray[Any], small: NDArray[np.uint8], largest: int, histogram: NDArray[np.int32], out: NDArray[Any]
+) -> None:
+    """Sort counts, which are given up to `_COUNTED` - 1 as ``small`` too. ``histogram`` is zero before and after."""
+    last, whole = _COUNTED - 1, len(values) // _LANES * _LANES
     n_counts = min(largest, _COUNTED - 1) + 1
     for j in range(0, whole, _LANES):
         for lane in range(_LANES):
-            histogram[lane, np.uint8(min(np.int32(values[j + lane]), last))] += 1
+            histogram[lane, small[j + lane]] += 1
     for j in range(whole, len(values)):
-        histogram[0, np.uint8(min(np.int32(values[j]), last))] += 1
+        histogram[0, small[j]] += 1
     k = np.int64(0)
     for count in range(n_counts):
         n = np.int32(0)
@@ -155,6 +164,14 @@ def _bins_of_counts(edges: NDArray[Any], largest: int, ties: int, out: NDArray[n
         while high < len(edges) and edges[high] <= count:
             high += 1
         out[count] = _packed(below, high, ties)
+
+
+@nb.njit(nogil=True, cache=True)
+def _bins_of_large(values: NDArray[Any], edges: NDArray[Any], ties: int, out: NDArray[np.uint32]) -> None:
+    """`_bins_of` for the counts from `_COUNTED` on."""
+    for j in range(len(values)):
+        if values[j] >= _COUNTED:
+            out[j] = _bins_of(edges, values[j], ties)
 
 
 @nb.njit(nogil=True, cache=True)

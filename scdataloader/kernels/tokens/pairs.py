@@ -25,14 +25,14 @@ def keep_known(
     indptr: NDArray[np.int64],
     indices: NDArray[np.int32],
     data: NDArray[np.float32],
-    known: NDArray[np.bool_],
+    token: NDArray[np.int32],
     out_indptr: NDArray[np.int64],
     out_indices: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> None:
-    """Keep the entries of genes that are ``known`` ``(n_genes,)`` and whose value is positive.
+    """Keep the entries of genes with a ``token`` ``(n_genes,)``, others have -1, and of positive value.
 
-    The outputs are as long as the inputs; ``out_indptr[-1]`` entries of them are used.
+    ``out_indices`` are the tokens. The outputs are as long as the inputs; ``out_indptr[-1]`` entries of them are used.
     """
     size = 0
     out_indptr[0] = 0
@@ -42,9 +42,10 @@ def keep_known(
         kept, kept_values = out_indices[size:], out_data[size:]
         k = np.uint32(0)  # unsigned: a number that may be negative takes a test at every use as an index
         for j in range(len(genes)):
-            kept[k] = genes[j]
+            one = token[np.uint32(genes[j])]
+            kept[k] = one
             kept_values[k] = values[j]
-            k += np.uint32(known[np.uint32(genes[j])] & (values[j] > 0))
+            k += np.uint32((one >= 0) & (values[j] > 0))
         size += int(k)
         out_indptr[row + 1] = size
 
@@ -54,7 +55,6 @@ def place_pairs(
     indptr: NDArray[np.int64],
     indices: NDArray[np.int32],
     values: NDArray[np.float32],
-    token: NDArray[np.int64],
     order: int,
     key: np.uint64,
     position: NDArray[np.int64],
@@ -66,7 +66,7 @@ def place_pairs(
 ) -> None:
     """Write tokens and values of each row to the columns from ``first`` on of the outputs (n_rows, L), and pad.
 
-    Gene g has ``token[g]``. ``order`` is one of `STORED`, `RANDOM_IF_LONG` and `RANDOM`, in which every order of every
+    ``indices`` are the tokens. ``order`` is `STORED`, `RANDOM_IF_LONG` or `RANDOM`, by which every order of every
     choice is equally likely.
     """
     width = out_tokens.shape[1] - first
@@ -79,11 +79,11 @@ def place_pairs(
             chosen = shuffled(philox(key, np.uint64(position[row]), _ORDER)[0], n, taken)
             for k in range(taken):
                 j = np.uint32(chosen[k])
-                tokens[k] = token[np.uint32(genes[j])]
+                tokens[k] = genes[j]
                 placed[k] = of_genes[j]
         else:
             for k in range(taken):
-                tokens[k] = token[np.uint32(genes[k])]
+                tokens[k] = genes[k]
                 placed[k] = of_genes[k]
         tokens[taken:] = pad_token
         placed[taken:] = pad_value

@@ -9,12 +9,12 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.kernels.draws.random import GAMMA, mix, philox, unit
+from scdataloader.kernels.draws.random import GAMMA, below, mix, philox, unit
 from scdataloader.kernels.machine.bits import drain
 from scdataloader.kernels.tokens.pairs import shuffled
 
 # Purposes in the second counter of a row's random bits; see scdataloader/kernels/tokens/pairs.py.
-_DRAW, _CHROMOSOMES = (np.uint64(purpose) << np.uint64(32) for purpose in (21, 22))
+_DRAW, _CHROMOSOMES, _RANK, _REPEAT, _PLACE = (np.uint64(purpose) << np.uint64(32) for purpose in range(21, 26))
 _COUNTED = 256
 """Logarithms of counts below this are looked up."""
 
@@ -24,7 +24,6 @@ def draw_by_chromosome(
     indptr: NDArray[np.int64],
     indices: NDArray[np.int32],
     data: NDArray[np.float32],
-    place: NDArray[np.int32],
     chromosome: NDArray[np.int32],
     token: NDArray[np.int64],
     n_draws: int,
@@ -43,10 +42,8 @@ def draw_by_chromosome(
 
     Args:
         indptr: ``(n_rows + 1,)`` offsets.
-        indices: Gene of each entry; every one has a place.
+        indices: Place of the gene of each entry: its number when genes are ordered by chromosome, then by start.
         data: Value of each entry, positive; a gene is drawn with a probability proportional to its ``log1p``.
-        place: ``(n_genes,)`` number of each gene when the genes are ordered by chromosome, then by start; it is
-            different for each gene with a place, and less than ``len(chromosome)``.
         chromosome: Chromosome of the gene at each place, ascending.
         token: Token of the gene at each place.
         n_draws: Number of draws, with replacement.
@@ -77,7 +74,6 @@ def draw_by_chromosome(
                 n_draws,
                 philox(key, np.uint64(position[row]), _DRAW)[0],
                 genes,
-                place,
                 times,
                 present,
             )
@@ -114,7 +110,6 @@ def _draw(
     n_draws: int,
     seed: np.uint64,
     genes: NDArray[np.int32],
-    place: NDArray[np.int32],
     times: NDArray[np.int32],
     present: NDArray[np.uint64],
 ) -> None:
@@ -139,7 +134,7 @@ def _draw(
         j = guide[np.uint32(u * n_parts)]
         while j < n - 1 and sums[np.uint32(j)] <= u * total:
             j += 1
-        at = np.uint32(place[np.uint32(genes[np.uint32(j)])])
+        at = np.uint32(genes[np.uint32(j)])
         times[at] += 1
         present[at >> np.uint32(6)] |= np.uint64(1) << np.uint64(at & np.uint32(63))
 
@@ -154,3 +149,74 @@ def _starts_of_runs(chromosome: NDArray[np.int32], places: NDArray[np.int32], ou
             n += 1
     out[n] = len(places)
     return n
+
+
+@nb.njit(nogil=True, cache=True)
+def rank_shuffled(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    values: NDArray[np.float32],
+    key: np.uint64,
+    position: NDArray[np.int64],
+    first: int,
+    out: NDArray[np.int32],
+) -> None:
+    """Write the genes of each row by descending value to the columns from ``first`` on of ``out``, then -1.
+
+    Of equal values, every order is equally likely.
+    """
+    width = out.shape[1] - first
+    for row in range(len(indptr) - 1):
+        begin, n = indptr[row], indptr[row + 1] - indptr[row]
+        order = shuffled(philox(key, np.uint64(position[row]), _RANK)[0], n, n)
+        ranked = np.argsort(-values[begin : begin + n][order], kind="mergesort")  # stable
+        for k in range(min(n, width)):
+            out[row, first + k] = indices[begin + order[ranked[k]]]
+        out[row, first + min(n, width) :] = -1
+
+
+@nb.njit(nogil=True, cache=True)
+def repeat_random(
+    pool: NDArray[np.int32],
+    pool_starts: NDArray[np.int64],
+    of: NDArray[np.int64],
+    key: np.uint64,
+    position: NDArray[np.int64],
+    out: NDArray[np.int32],
+) -> None:
+    """Replace each -1 in row r of ``out`` by a random entry of pool ``of[r]``, with replacement.
+
+    Pool p is ``pool[pool_starts[p] : pool_starts[p + 1]]``; of an empty one nothing is taken.
+    """
+    for row in range(len(out)):
+        own = pool[pool_starts[of[row]] : pool_starts[of[row] + 1]]
+        seed, _ = philox(key, np.uint64(position[row]), _REPEAT)
+        for k in range(out.shape[1]):
+            if out[row, k] < 0 and len(own):
+                out[row, k] = own[below(mix(seed + np.uint64(k) * GAMMA), len(own))]
+
+
+@nb.njit(nogil=True, cache=True)
+def choose_places(
+    preferred: NDArray[np.bool_],
+    first: int,
+    n: int,
+    key: np.uint64,
+    position: NDArray[np.int64],
+    out: NDArray[np.bool_],
+) -> None:
+    """Mark ``n`` random places of each row, from column ``first`` on: those that are ``preferred`` before others."""
+    for row in range(len(preferred)):
+        out[row] = False
+        places = np.empty(preferred.shape[1] - first, np.int64)
+        left = min(n, len(places))
+        for kind in range(2):
+            size = 0
+            for k in range(first, preferred.shape[1]):
+                if preferred[row, k] == (kind == 0):
+                    places[size] = k
+                    size += 1
+            seed, _ = philox(key, np.uint64(position[row]), _PLACE + np.uint64(kind))
+            for k in shuffled(seed, size, min(size, left)):
+                out[row, places[k]] = True
+            left -= min(size, left)
