@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.kernels.draws.mixing import ONE, STEP, draw_corpora, floor_sum, interleave
+from scdataloader.kernels.draws.mixing import MOST_WINDOWS, ONE, STEP, draw_corpora, floor_sum, interleave
 from scdataloader.kernels.draws.random import derive_key, seed_of
 from scdataloader.protocols import DescribesClasses, DrawsSets, Sampler, SamplingPlan, TrainingCells
 from scdataloader.runtime.messages import counted, did_you_mean, message_of, shown
@@ -213,7 +213,7 @@ class MixtureSampler:
         seed: Seed of the stream.
 
     Raises:
-        ValueError: samplers draw sets of different sizes, or a window does not hold whole sets.
+        ValueError: samplers draw sets of different sizes, a window does not hold whole sets, or there are too many.
     """
 
     def __init__(
@@ -242,6 +242,10 @@ class MixtureSampler:
             )
         self.window = window
         self.n_windows = -(-num_samples // window)
+        if self.n_windows > MOST_WINDOWS:
+            raise ValueError(
+                f"a mixture has at most {MOST_WINDOWS:,} windows in an epoch, not {self.n_windows:,}; use longer ones"
+            )
         self.num_samples = self.n_windows * window
         self._samplers, self._schedule = tuple(samplers), schedule
         # in sets, of which a window has `self._slots`

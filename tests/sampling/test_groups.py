@@ -1,6 +1,7 @@
 """S1 to S7 of sets: cells of one group, then controls that match them, at consecutive positions."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,18 @@ def test_an_order_of_a_group_is_another_in_each_epoch_and_round():
     sampler = SetSampler(ClassIndex.of(np.zeros(60, np.int8)), np.ones(1), size=20, num_sets=6, replacement=False)
     orders = [tuple(part) for e in range(3) for part in sampler.draw(e, 0, 120).reshape(2, 60)]
     assert len(set(orders)) == 6
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_nothing_of_the_length_of_an_epoch_is_kept(replacement):
+    groups = ClassIndex.of(np.arange(100, dtype=np.int32) % 7)
+    num_sets = 10**12 if replacement else 2**31
+    tracemalloc.start()
+    sampler = SetSampler(groups, np.full(7, 1 / 7), size=4, num_sets=num_sets, replacement=replacement)
+    cells = sampler.draw(0, sampler.num_samples - 400, sampler.num_samples)
+    assert tracemalloc.get_traced_memory()[1] < 200_000
+    tracemalloc.stop()
+    assert (np.ptp(cells.reshape(100, 4) % 7, axis=1) == 0).all()
 
 
 @pytest.mark.parametrize("replacement", [True, False])

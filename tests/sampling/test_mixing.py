@@ -1,5 +1,7 @@
 """S1 to S8 of mixtures: every window has the exact shares, and each corpus its own stream."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 import scdataloader as scd
 from scdataloader.collection.collection import Collection
 from scdataloader.errors import StateMismatchError
-from scdataloader.kernels.draws.mixing import floor_sum
+from scdataloader.kernels.draws.mixing import draws_before, floor_sum
 from scdataloader.sampling.mixing import Mixture, MixtureSampler
 from scdataloader.sampling.samplers import AFTER_CURRICULUM, SequentialSampler
 from scdataloader.sampling.training_cells import CollectionCells
@@ -157,6 +159,24 @@ def test_a_late_epoch_does_not_overflow():
     assert len(np.unique(sampler.draw(AFTER_CURRICULUM, 0, 100))) == 100
     assert sampler._before(AFTER_CURRICULUM)[-1] > 2**31
     assert abs(sum(sampler._before(1 << 60)) - (1 << 60) * sampler.num_samples) == 0
+
+
+def test_nothing_of_the_length_of_an_epoch_is_kept():
+    samplers = [Numbered(0), Numbered(1)]
+    tracemalloc.start()
+    sampler = MixtureSampler(samplers, np.array([[0.7, 0.3]]), num_samples=60 << 30, window=60)
+    rows = sampler.draw(0, sampler.num_samples - 60, sampler.num_samples)
+    assert tracemalloc.get_traced_memory()[1] < 100_000
+    tracemalloc.stop()
+    # the last draw of each corpus is, to within a few, its share of all
+    last = sampler._before(1)
+    assert last == pytest.approx([0.7 * sampler.num_samples, 0.3 * sampler.num_samples], abs=4)
+    assert len(rows) == 60
+    counted = np.empty(2, np.int64)
+    draws_before(sampler.n_windows, sampler._edges[0], sampler._offset, counted)
+    assert counted.tolist() == last
+    with pytest.raises(ValueError, match="windows"):
+        MixtureSampler(samplers, np.array([[0.7, 0.3]]), num_samples=(60 << 30) + 1, window=60)
 
 
 def test_a_shuffled_corpus_is_passed_through_before_it_repeats(cells):

@@ -23,6 +23,10 @@ STEP = 2654435769
 """Motion of the offset between windows: 2^32 divided by the golden ratio."""
 
 
+MOST_WINDOWS = 1 << 30
+"""Windows in one epoch; their offsets, not reduced, fit in 64 bits."""
+
+
 @nb.njit(nogil=True, cache=True)
 def floor_sum(n: int, m: int, a: int, b: int) -> int:
     """The sum of ``(a * i + b) // m`` over i in [0, n), for a and b of 0 or more."""
@@ -90,5 +94,7 @@ def interleave(
 ) -> None:
     """Rows of ``out`` from those of ``drawn``: that of corpus c from row ``following[c]`` on, which moves on."""
     for i in range(len(codes)):
-        out[i] = drawn[following[codes[i]]]
-        following[codes[i]] += 1
+        at = following[codes[i]]
+        following[codes[i]] = at + 1
+        for j in range(out.shape[1]):  # assignments of rows are slow
+            out[i, j] = drawn[at, j]

@@ -82,8 +82,10 @@ def fill_sets(
     for i in range(len(group)):
         low = starts[group[i]]
         n = starts[group[i] + 1] - low
+        place = piece[i] * size % n
         for j in range(size):
-            out[i, j] = low + permuted(order[i], n, (piece[i] * size + j) % n)
+            out[i, j] = low + permuted(order[i], n, place)
+            place = place + 1 if place + 1 < n else 0
     for i in range(len(group)):  # a separate loop, so that many reads wait for memory at once
         for j in range(size):
             out[i, j] = cells[out[i, j]]
@@ -109,8 +111,10 @@ def fill_controls(
     n_controls = out.shape[1] - size
     bits = mix(key + GAMMA)
     for i in range(len(group)):
+        target = -1
         for j in range(n_controls):
-            pool = pools[out[i, j % size]] if by_cell else pools[group[i]]
+            target = target + 1 if target + 1 < size else 0
+            pool = pools[out[i, target]] if by_cell else pools[group[i]]
             for_cell = mix(bits + np.uint64((first + i) * n_controls + j + 1) * GAMMA)
             out[i, size + j] = starts[pool] + below(for_cell, starts[pool + 1] - starts[pool])
     for i in range(len(group)):
