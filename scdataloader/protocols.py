@@ -139,10 +139,47 @@ class HasMatrices(Protocol):
 
     @property
     def matrix_keys(self) -> Sequence[str]:
-        """Keys such as "layers/spliced" (in the genes of ``var``) and "obsm/X_pca" (any columns)."""
+        """Keys such as "layers/spliced" (in the genes of ``var``), "obsm/X_pca" (any columns) and "obsp/distances"."""
 
     def read_matrix(self, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32]:
-        """Cells ``rows`` of a matrix: sparse rows for "layers/…", ``(len(rows), D)`` float32 for "obsm/…"."""
+        """Cells ``rows`` of a matrix: ``(len(rows), D)`` float32 for "obsm/…", sparse rows for others.
+
+        Those of "layers/…" are in the genes of ``var``. Those of "obsp/…" are in the rows of the source, and each of
+        their entries is an edge, also one of value 0.
+
+        Raises:
+            KeyError: there is no such matrix.
+        """
+
+
+@runtime_checkable
+class HasMatrixColumns(Protocol):
+    """A source that may know the names of the columns of its matrices "obsm/…", such as those of proteins."""
+
+    def matrix_columns(self, key: str) -> Sequence[str] | None:
+        """``(D,)`` names of the columns; None if they have none. All sources that have names must have the same."""
+
+
+@runtime_checkable
+class HasNeighbours(Protocol):
+    """A source that has a graph of its cells, as scanpy writes it to ``obsp["distances"]``."""
+
+    def neighbours(
+        self, rows: NDArray[np.int64], k: int, key: str = "distances"
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """``(len(rows), k)`` rows of the nearest neighbours in this source, nearest first, and their distances.
+
+        The cell itself is not a neighbour; another cell at distance 0 is, if the graph has it. Ties go to the lower
+        row. Where a cell has fewer neighbours, rows and distances of the places left are -1.
+
+        Args:
+            rows: The cells.
+            k: Number of neighbours.
+            key: Name of the graph, as in ``obsp``.
+
+        Raises:
+            KeyError: there is no such graph; names the source.
+        """
 
 
 @runtime_checkable
@@ -291,6 +328,14 @@ class ReadsTogether(Protocol):
                 whose values do not.
             n_genes: Length of the vocabulary.
         """
+
+
+@runtime_checkable
+class ReadsMatrices(Protocol):
+    """A read group that reads further matrices of its sources in one go; otherwise source after source is read."""
+
+    def read_matrix(self, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32]:
+        """Cells ``rows``, numbered from 0 in the group, of "layers/…" in vocabulary genes, or of "obsm/…"."""
 
 
 # ------------------------------------------------------------------------------------------------------ opening sources

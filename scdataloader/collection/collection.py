@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scdataloader.collection.gather import open_groups
 from scdataloader.genes.alignment import AlignedSource, GeneAlignment, align
-from scdataloader.kernels.rows.align import NOT_A_GENE, all_equal, close_gaps
+from scdataloader.kernels.rows.align import NOT_A_GENE
 from scdataloader.protocols import (
     Closes,
     HasFileState,
@@ -24,15 +24,16 @@ from scdataloader.protocols import (
     OpenOptions,
     PendingRead,
     ReadCost,
+    ReadsMatrices,
     SourceSelection,
     Where,
 )
 from scdataloader.runtime.faults import Faults
-from scdataloader.runtime.memory import BufferPool, row_buffers
+from scdataloader.runtime.memory import BufferPool, row_buffers, without_gaps
 from scdataloader.sources.contract import fingerprint_of, obs_of, rows_of
 from scdataloader.sources.fingerprint import digest_of, joined, parts_of
 from scdataloader.sources.locate import open_sources
-from scdataloader.types import CellBatch, CSRRows, RowBuffers
+from scdataloader.types import CellBatch, CSRRows
 
 if TYPE_CHECKING:
     from scdataloader.genes.vocabulary import GeneVocabulary
@@ -274,6 +275,11 @@ class Collection:
             own = among[place] - self._part_starts[number]
             yield part, place, own if part.rows is None else part.rows[own]
 
+    def read_together(self, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32] | None:
+        """Cells ``rows`` of a further matrix, if all cells are of one group that reads such matrices itself."""
+        group = self._groups[0]
+        return group.read_matrix(key, rows) if len(self._groups) == 1 and isinstance(group, ReadsMatrices) else None
+
     def close(self) -> None:
         """Close what the sources hold: memory maps and decoded chunks. A later read opens them again."""
         self._names.clear()
@@ -411,12 +417,3 @@ def _scattered(pieces: Sequence[NDArray[Any]], reads: Sequence[tuple[NDArray[np.
     for piece, (place, _) in zip(pieces, reads, strict=True):
         out[place] = piece
     return out
-
-
-def without_gaps(buffers: RowBuffers, sizes: NDArray[np.int64], n_genes: int) -> CSRRows:
-    """The rows that were written, without the room that they did not take of their ``sizes``."""
-    starts, indices, data = buffers.starts, buffers.indices, buffers.data
-    if not all_equal(buffers.sizes, sizes):
-        starts = close_gaps(starts, buffers.sizes, indices, data)
-        indices, data = indices[: starts[-1]], data[: starts[-1]]
-    return CSRRows(data=data, indices=indices, indptr=starts, n_genes=n_genes)

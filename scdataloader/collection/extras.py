@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.collection.collection import without_gaps
 from scdataloader.collection.gather import write_aligned
 from scdataloader.errors import SourceFormatError
 from scdataloader.kernels.rows.align import OK
-from scdataloader.protocols import HasMatrices
-from scdataloader.runtime.memory import row_buffers
+from scdataloader.protocols import HasMatrices, HasMatrixColumns
+from scdataloader.runtime.memory import row_buffers, without_gaps
 from scdataloader.runtime.messages import suggestion
 from scdataloader.types import CSRMatrix, CSRRows
 
@@ -51,16 +50,39 @@ def check_columns(collection: Collection, columns: Iterable[str]) -> None:
 
 
 def check_matrices(collection: Collection, keys: Iterable[str]) -> None:
-    """See that every source has matrices.
+    """See that every source has matrices, and that the columns of those of obsm have the same names.
 
     Raises:
         KeyError: a source lacks one; names both.
+        ValueError: two sources have other names of columns; names both, and the columns.
     """
     for key in keys:
+        named: tuple[str, list[str]] | None = None
         for part in collection.parts:
-            has = part.source.matrix_keys if isinstance(part.source, HasMatrices) else ()
+            source = part.source
+            has = source.matrix_keys if isinstance(source, HasMatrices) else ()
             if key not in has:
-                raise KeyError(_lacks(part.source.name, "matrix", key, has))
+                raise KeyError(_lacks(source.name, "matrix", key, has))
+            if not key.startswith(("layers/", "obsm/")):
+                raise ValueError(f"{key!r} is not a matrix of batches; use the key of a layer or of obsm")
+            columns = source.matrix_columns(key) if isinstance(source, HasMatrixColumns) else None
+            if columns is not None:
+                named = named or (source.name, list(columns))
+                _check_same(key, *named, source.name, list(columns))
+
+
+def _check_same(key: str, first: str, expected: list[str], source: str, columns: list[str]) -> None:
+    if columns == expected:
+        return
+    if len(columns) != len(expected):
+        raise ValueError(
+            f"{key} has {len(expected)} columns in {first} and {len(columns)} in {source}; they must agree"
+        )
+    at = next(i for i, (one, other) in enumerate(zip(expected, columns, strict=True)) if one != other)
+    raise ValueError(
+        f"column {at} of {key} is {expected[at]!r} in {first} and {columns[at]!r} in {source}; names and order of the "
+        "columns must agree"
+    )
 
 
 def load_column(collection: Collection, column: str) -> ObsColumn:
@@ -89,6 +111,9 @@ def read_matrix(collection: Collection, key: str, rows: NDArray[np.int64]) -> CS
         SourceFormatError: a source returns a matrix of another shape than it must have.
         ValueError: the sources have different numbers of columns.
     """
+    whole = collection.read_together(key, rows)
+    if whole is not None:
+        return whole
     pieces = []
     for part, place, own in collection.rows_in_parts(rows):
         if not isinstance(part.source, HasMatrices):

@@ -36,6 +36,9 @@ def main(args: Sequence[str]) -> None:
             cells_per_shard=options.cells_per_shard,
             counts=options.counts,
             values=options.values,
+            layers=options.layers,
+            obsm=options.obsm,
+            obsp=options.obsp,
             seed=options.seed,
             progress=options.progress,
         )
@@ -62,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, help="seed of the shuffled order; default: that of the store, else 0")
     add("--counts", default="auto", help='matrix that holds the counts: "X", "layers/<key>", "raw" or "auto"')
     add("--values", choices=("counts", "any"), default="counts", help="only counts, or any float32; default: counts")
+    add("--layers", nargs="+", metavar="NAME", help="layers that the store keeps too, such as spliced unspliced")
+    add("--obsm", nargs="+", metavar="NAME", help="matrices of obsm that the store keeps too, such as X_pca")
+    add("--obsp", nargs="+", metavar="NAME", help="matrices of obsp that the store keeps too, such as distances")
     add("--processes", type=int, metavar="N", help="default: one per core")
     add("--dask", metavar="ADDRESS", help="scheduler of a dask cluster that runs the tasks, such as tcp://host:8786")
     add("--cells_per_shard", type=int, metavar="N", help=f"default: that of the store, else {CELLS_PER_SHARD}")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from scdataloader.kernels.rows.align import row_starts
-from scdataloader.types import RowBuffers
+from scdataloader.kernels.rows.align import all_equal, close_gaps, row_starts
+from scdataloader.types import CSRRows, RowBuffers
 
 _HEADROOM = 1.1
 """Factor by which buffers exceed the requested size, so that a slightly larger window fits as well."""
@@ -72,3 +72,12 @@ def row_buffers(most: NDArray[np.int64], buffers: BufferPool | None = None) -> R
         sizes=np.empty(len(most), np.int64),
         depth=np.empty(len(most), np.float32),
     )
+
+
+def without_gaps(buffers: RowBuffers, sizes: NDArray[np.int64], n_genes: int) -> CSRRows:
+    """The rows that were written, without the room that they did not take of their ``sizes``."""
+    starts, indices, data = buffers.starts, buffers.indices, buffers.data
+    if not all_equal(buffers.sizes, sizes):
+        starts = close_gaps(starts, buffers.sizes, indices, data)
+        indices, data = indices[: starts[-1]], data[: starts[-1]]
+    return CSRRows(data=data, indices=indices, indptr=starts, n_genes=n_genes)

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
     cells_per_shard: int | None = None,
     counts: str = "auto",
     values: Values = "counts",
+    layers: Sequence[str] | None = None,
+    obsm: Sequence[str] | None = None,
+    obsp: Sequence[str] | None = None,
     seed: int | None = None,
     progress: bool | None = None,
 ) -> Store:
@@ -53,6 +57,10 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
         cells_per_shard: Largest number of cells in a file; None for that of the store, or 131,072.
         counts: Which matrix holds the counts; see `open_source`.
         values: "counts" keeps whole numbers up to 2^32 - 1 and rejects others; "any" keeps float32.
+        layers: Names of layers that the store keeps too, such as ["spliced", "unspliced"], as float32. With ``append``,
+            further matrices are those of the store.
+        obsm: Names of matrices of obsm, such as ["X_pca"], as float32; names of columns are kept.
+        obsp: Names of matrices of obsp, such as ["distances"], as float32.
         seed: Seed of the shuffled order; None for that of the store, or 0 for a new one.
         progress: Whether to show a bar on standard error; None for only on a terminal.
 
@@ -61,6 +69,7 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
 
     Raises:
         FileExistsError: ``out`` holds something else, or a store and ``append`` is not set.
+        KeyError: a source has no such further matrix.
         FileNotFoundError: a source, or the store to append to, does not exist.
         ValueError: the sources or options are not those of the unfinished conversion in ``out``, or do not fit into
             this store; or a value cannot be kept: names the source, the cell and the gene.
@@ -77,6 +86,7 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
         seed=seed,
         kind="counts" if values == "counts" else "float32",
         cells_per_shard=cells_per_shard,
+        matrices=_keys(layers=layers, obsm=obsm, obsp=obsp),
     )
     has_bar = sys.stderr.isatty() if progress is None else progress
     folder = local_path(out).absolute()
@@ -95,6 +105,15 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
     return Store.open(folder)
 
 
+def _keys(**names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Keys of the matrices of these names, sorted; None if no names are given."""
+    for group, of_group in names.items():
+        if isinstance(of_group, str):
+            raise TypeError(f"{group} must be a list of names; got {of_group!r}, use [{of_group!r}]")
+    keys = {f"{group}/{name}" for group, of_group in names.items() for name in of_group or ()}
+    return None if all(of_group is None for of_group in names.values()) else tuple(sorted(keys))
+
+
 def _summary(folder: Path, result: ConversionResult, seconds: float) -> str:
     """One line on a conversion."""
     if not result.shards:
@@ -102,9 +121,11 @@ def _summary(folder: Path, result: ConversionResult, seconds: float) -> str:
     n_cells = sum(shard.n_cells for shard in result.shards)
     n_values = sum(shard.n_values for shard in result.shards)
     n_bytes = sum(shard.file.n_bytes for shard in result.shards)
+    further = sum(shard.file.n_bytes for shard in result.further)
     earlier = n_cells - result.n_cells
     return (
         f"{folder}: {n_cells:,} cells{f' ({earlier:,} of them by an earlier run)' if earlier else ''}, "
-        f"{n_values:,} values, {n_bytes / 1e9:.3f} GB, {n_bytes / max(1, n_values):.2f} bytes per value, in "
+        f"{n_values:,} values, {n_bytes / 1e9:.3f} GB, {n_bytes / max(1, n_values):.2f} bytes per value, "
+        f"{f'and {further / 1e9:.3f} GB of further matrices, ' if further else ''}in "
         f"{seconds:.1f} s ({result.n_cells / seconds:,.0f} cells/s)"
     )

@@ -18,15 +18,17 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from scdataloader.kernels.records.encode import COUNTS
 from scdataloader.kernels.records.unpack import check_records
 from scdataloader.kernels.rows.align import row_starts
 from scdataloader.runtime.files import local_path, write_atomically, writing
 from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.schema import ORGANISM
 from scdataloader.sources.anndata.nodes import Node
-from scdataloader.sources.anndata.writer import Values, new_anndata, write_anndata
-from scdataloader.store.reader import Store, StoreSource
-from scdataloader.store.shard import WHY
+from scdataloader.sources.anndata.writer import Values, new_anndata, write_anndata, write_csr
+from scdataloader.store.manifest import LAYERS, OBSM, OBSP
+from scdataloader.store.reader import Store, StoreSource, X
+from scdataloader.store.shard import WHY, edges_of
 from scdataloader.store.tables import POSITION, ROW, order_of
 from scdataloader.store.writing.lock import claimed
 from scdataloader.types import CSRMatrix
@@ -39,6 +41,7 @@ _BLOCK = 1 << 22
 """Values that are unpacked at once, unless a single cell has more."""
 _EXACT_IN_FLOAT32 = 1 << 24
 """Up to here float32 represents every whole number."""
+_FLOAT32 = np.dtype(np.float32)
 _NAMED = 20
 """Sources that an error lists."""
 
@@ -54,8 +57,8 @@ def export(
     """Write sources of a store as AnnData files that equal the converted ones; returns their paths.
 
     Every file appears under its name when it is complete. After an interruption, the same call continues.
-    Of a source, the store keeps its counts (now ``X``), ``obs`` and ``var``. Values are uncompressed float32, or uint32
-    if there are counts beyond 2^24.
+    Of a source, the store keeps its counts (now ``X``), ``obs``, ``var`` and its further matrices. Values are
+    uncompressed float32; those of ``X`` are uint32 if there are counts beyond 2^24.
 
     Args:
         store: The store.
@@ -79,7 +82,7 @@ def export(
     paths = _paths(target, sources, form)
     is_one_file = paths == [target]
     folder, stem = (target.parent, f".{target.name}") if is_one_file else (target, "export")
-    n_bytes = 8 * sum(shard.n_values for shard in opened.manifest.shards)
+    n_bytes = 8 * sum(shard.n_values for shard in opened.manifest.all_shards)
     shown = sys.stderr.isatty() if progress is None else progress
     with (
         claimed(folder, f"{stem}.lock", "export"),
@@ -88,11 +91,10 @@ def export(
     ):
         for path, one in zip(paths, sources, strict=True):
             if is_done(path):
-                advance(8 * int(one.nnz().sum()))
+                advance(_n_bytes(one))
                 continue
-            original = OriginalSource.of(one)
-            with new_anndata(path, n_bytes=8 * int(original.indptr[-1])) as root:
-                _write_into(root, original, advance)
+            with new_anndata(path, n_bytes=_n_bytes(one)) as root:
+                _write_into(root, OriginalSource.of(one), advance)
     return paths
 
 
@@ -126,8 +128,19 @@ def _plan(note: Path, store: Store, paths: Sequence[Path]) -> Iterator[Callable[
 
 def _write_into(root: Node, original: OriginalSource, advance: Advance) -> None:
     """Write a source into an empty group; ``advance`` receives the bytes of its values."""
-    dtype = original.dtype()
-    write_anndata(root, original.tables(), original.indptr, original.blocks(dtype, advance), dtype=dtype)
+    dtype, indptr = original.dtype(), original.indptr(X)
+    write_anndata(root, original.tables(), indptr, original.blocks(dtype, advance), dtype=dtype)
+    n_obs, n_vars = len(original.rows), len(original.var)
+    for key in original.sparse_keys:
+        shape = (n_obs, n_vars if key.startswith(LAYERS) else n_obs)
+        blocks = original.blocks(_FLOAT32, advance, key)
+        write_csr(root, key, shape, original.indptr(key), blocks, dtype=_FLOAT32)
+
+
+def _n_bytes(source: StoreSource) -> int:
+    """Size of the values of a source, of all its matrices."""
+    keys = (X, *source.matrix_keys)
+    return 8 * sum(int(source.store.sizes(key)[source.rows].sum(dtype=np.int64)) for key in keys)
 
 
 def to_anndata(store: Store | str | os.PathLike[str], source: int | str | None = None) -> AnnData:
@@ -141,14 +154,22 @@ def to_anndata(store: Store | str | os.PathLike[str], source: int | str | None =
     """
     opened = store if isinstance(store, Store) else Store.open(store)
     original = OriginalSource.of(_find_source(opened, source))
-    n, at, dtype = int(original.indptr[-1]), 0, original.dtype()
-    data, indices = np.empty(n, dtype), np.empty(n, np.int32)
-    for values, genes in original.blocks(dtype):
+    adata = original.tables()
+    adata.X = _whole(original, X, original.dtype(), adata.n_vars)
+    for key in original.sparse_keys:
+        by_gene, name = key.startswith(LAYERS), key.partition("/")[2]
+        matrix = _whole(original, key, _FLOAT32, adata.n_vars if by_gene else adata.n_obs)
+        (adata.layers if by_gene else adata.obsp)[name] = matrix
+    return adata
+
+
+def _whole(original: OriginalSource, key: str, dtype: np.dtype[Any], n_columns: int) -> csr_matrix:
+    indptr, at = original.indptr(key), 0
+    data, indices = np.empty(int(indptr[-1]), dtype), np.empty(int(indptr[-1]), np.int32)
+    for values, genes in original.blocks(dtype, key=key):
         data[at : at + len(values)], indices[at : at + len(values)] = values, genes
         at += len(values)
-    adata = original.tables()
-    adata.X = csr_matrix((data, indices, original.indptr), adata.shape)
-    return adata
+    return csr_matrix((data, indices, indptr), (len(indptr) - 1, n_columns))
 
 
 def _find_source(store: Store, source: int | str | None) -> StoreSource:
@@ -198,8 +219,6 @@ class OriginalSource:
     """``(n_obs,)`` rows of its cells in the store, in the original order."""
     genes: NDArray[np.int32]
     """``(n_space,)`` original position of each gene of its gene space; -1 for genes of other sources."""
-    indptr: NDArray[np.int64]
-    """``(n_obs + 1,)`` offsets of the values of each cell."""
 
     @classmethod
     def of(cls, source: StoreSource) -> Self:
@@ -209,15 +228,22 @@ class OriginalSource:
             order = order_of(source.obs_table, obs, ROW)
             obs, rows = obs.drop(columns=ROW).iloc[order], rows[order]
         positions = source.gene_positions()
-        indptr = row_starts(source.store.sizes()[rows].astype(np.int64))
         return cls(
             source=source,
             obs=obs,
             var=source.var.drop(columns=POSITION).iloc[np.argsort(positions)],
             rows=rows,
             genes=source.places.spread(positions.astype(np.int32), -1),
-            indptr=indptr,
         )
+
+    @property
+    def sparse_keys(self) -> list[str]:
+        """Keys of the further matrices but those of obsm."""
+        return [key for key in self.source.matrix_keys if not key.startswith(OBSM)]
+
+    def indptr(self, key: str) -> NDArray[np.int64]:
+        """``(n_obs + 1,)`` offsets of the values of each cell of a matrix."""
+        return row_starts(self.source.store.sizes(key)[self.rows].astype(np.int64))
 
     @property
     def is_float(self) -> bool:
@@ -226,27 +252,44 @@ class OriginalSource:
 
     def dtype(self) -> np.dtype[Any]:
         """float32, or uint32 if there are counts beyond 2^24; reads all cells of counts."""
-        exact = self.is_float or _largest(self.source.store, self.rows, self.indptr) <= _EXACT_IN_FLOAT32
+        exact = self.is_float or _largest(self.source.store, self.rows, self.indptr(X)) <= _EXACT_IN_FLOAT32
         return np.dtype(np.float32 if exact else np.uint32)
 
-    def cells(self, first: int, last: int) -> CSRMatrix:
-        """Cells ``[first, last)`` of the original source."""
-        return self.source.store.locate(self.rows[first:last]).unpack(self.genes, floats=self.is_float)
+    def cells(self, first: int, last: int, key: str = X) -> CSRMatrix:
+        """Cells ``[first, last)`` of a matrix of the original source, with values as they are in records."""
+        order = self.genes
+        if key != X and not key.startswith(LAYERS):
+            order = np.arange(self.source.part(key).n_columns, dtype=np.int32)
+        located = self.source.store.locate(self.rows[first:last], key)
+        return located.unpack(order, floats=key != X or self.is_float)
 
-    def blocks(self, dtype: np.dtype[Any], advance: Advance | None = None) -> Iterator[Values]:
-        """Values and genes of all cells in order, in blocks; ``advance`` receives their bytes."""
-        for first, last in _blocks(self.indptr):
-            block = self.cells(first, last)
-            yield block.data.astype(dtype, copy=False), block.indices
+    def blocks(self, dtype: np.dtype[Any], advance: Advance | None = None, key: str = X) -> Iterator[Values]:
+        """Values and columns of all cells of a matrix in order, in blocks; ``advance`` receives their bytes."""
+        for first, last in _blocks(self.indptr(key)):
+            block = self.cells(first, last, key)
+            data = edges_of(block.data) if key.startswith(OBSP) else block.data.astype(dtype, copy=False)
+            yield data, block.indices
             if advance is not None:
-                advance(8 * len(block.data))
+                advance(8 * len(data))
+
+    def _obsm(self, key: str) -> pd.DataFrame | NDArray[np.float32]:
+        """A whole matrix of obsm, as a table if its columns have names."""
+        part = self.source.part(key)
+        values = self.source.store.dense(self.source.store.locate(self.rows, key), part.n_columns)
+        return values if part.names is None else pd.DataFrame(values, columns=list(part.names))
 
     def tables(self) -> AnnData:
-        """Everything but the matrix, with names as text; ``uns`` has the organism if the source had it there."""
+        """All but sparse matrices, with names as text; ``uns`` has the organism if the source had it there."""
         stated = self.source.organism
         key = ORGANISM if stated and stated.startswith("NCBITaxon:") else "organism"
         obs, var = (table.set_axis(table.index.astype(str), axis=0) for table in (self.obs, self.var))
-        return AnnData(obs=obs, var=var, uns={key: stated} if stated else {})
+        adata = AnnData(obs=obs, var=var, uns={key: stated} if stated else {})
+        for matrix in self.source.matrix_keys:
+            if matrix.startswith(OBSM):
+                values = self._obsm(matrix)
+                named = values.set_axis(obs.index) if isinstance(values, pd.DataFrame) else values
+                adata.obsm[matrix.removeprefix(OBSM)] = named
+        return adata
 
 
 def _blocks(indptr: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -265,7 +308,7 @@ def _largest(store: Store, rows: NDArray[np.int64], indptr: NDArray[np.int64]) -
     for first, last in _blocks(indptr):
         located, n = store.locate(rows[first:last]), last - first
         n_genes, table, status = np.full(n, (1 << 31) - 1, np.int64), np.zeros(n, np.int64), np.empty(n, np.uint8)
-        of_block = check_records(located.records, n_genes, table, *no_table, False, status)  # noqa: FBT003
+        of_block = check_records(located.records, n_genes, table, *no_table, COUNTS, status)
         if status.any():
             at = int(np.argmax(status))
             store.refuse(int(located.rows[at]), WHY[int(status[at])])

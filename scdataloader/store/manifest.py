@@ -7,6 +7,7 @@ atlas.cells/
   var/<digest>.parquet     each distinct gene table once, sorted by gene id
   genes/<digest>.parquet   gene spaces: shared lists of gene ids that number the genes of sources
   shards/00000.cells       records of cells; see `shard`
+  matrices/00000-00000.cells   the same cells of further matrices, in a store of version 2
 ```
 """
 
@@ -25,11 +26,16 @@ from typing import Any, Literal, Self
 from scdataloader.errors import StoreFormatError
 from scdataloader.runtime.files import write_atomically
 
-VERSION = 1
+VERSION, MATRICES_VERSION = 1, 2
+"""Versions of the format: of stores without and with further matrices."""
 MANIFEST = "manifest.json"
 SUFFIX = ".cells"
 _TABLE_NAME = re.compile(r"(obs|var|genes)/[0-9a-f]{5,32}\.parquet")
 _SHARD_NAME = re.compile(r"shards/[0-9a-f]{5,32}\.cells")
+_MATRIX_NAME = re.compile(r"matrices/[0-9a-f]{5,32}-[0-9a-f]{5,32}\.cells")
+LAYERS, OBSM, OBSP = "layers/", "obsm/", "obsp/"
+"""Beginnings of the keys of further matrices: by gene, by any columns, and by cell of the same source."""
+_KEY = re.compile(f"({LAYERS}|{OBSM}|{OBSP}).+", re.DOTALL)
 _END = b'"\n}'
 """Bytes after the manifest's checksum, which covers all bytes before it."""
 _READ_AT_ONCE = 1 << 20
@@ -37,7 +43,8 @@ _CELL_BYTES, _VALUE_BYTES = 16 + 8 + 4, 2
 """Least bytes of a cell and of a value: they bound the memory that a wrong number can ask for."""
 _MOST_GENES = (1 << 31) - 1
 
-Kind = Literal["counts", "float32"]
+Kind = Literal["counts", "float32", "either"]
+"""Values are counts up to 2^32 - 1; any float32; or any float32 where a cell of counts is stored as such."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +107,30 @@ class ShardRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MatrixPart:
+    """What a further matrix is of one source."""
+
+    n_columns: int
+    """Its columns have the numbers below this one in records: genes of the gene space, columns, or cells."""
+    names: tuple[str, ...] | None
+    """Names of the columns of "obsm/…", as far as the source states them."""
+    digest: str
+    """Digest of samples of its values when it was converted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatrixRecord:
+    """A further matrix of all sources."""
+
+    key: str
+    """Such as "layers/spliced", "obsm/X_pca" or "obsp/distances"."""
+    parts: tuple[MatrixPart, ...]
+    """In the order of the sources."""
+    shards: tuple[ShardRecord, ...]
+    """With the same cells as the shards of the store, in this order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """The content of a store."""
 
@@ -114,6 +145,8 @@ class Manifest:
     spaces: tuple[SpaceRecord, ...]
     shards: tuple[ShardRecord, ...]
     """In the order of the cells."""
+    matrices: tuple[MatrixRecord, ...] = ()
+    """Further matrices; only of version 2, which has at least one."""
 
     @property
     def n_cells(self) -> int:
@@ -125,11 +158,24 @@ class Manifest:
         """All files but the manifest."""
         obs = [source.obs for source in self.sources]
         spaces = [space.file for space in self.spaces]
-        return [*obs, *self.genes.values(), *spaces, *(shard.file for shard in self.shards)]
+        return [*obs, *self.genes.values(), *spaces, *(shard.file for shard in self.all_shards)]
+
+    @property
+    def all_shards(self) -> list[ShardRecord]:
+        """The shards, and those of further matrices."""
+        return [*self.shards, *(shard for matrix in self.matrices for shard in matrix.shards)]
+
+    @property
+    def matrix_keys(self) -> tuple[str, ...]:
+        """Keys of the further matrices."""
+        return tuple(matrix.key for matrix in self.matrices)
 
     def save(self, folder: Path) -> None:
         """Write the manifest atomically: a reader finds the old one or this one."""
-        content = json.dumps({**asdict(self), "manifest": ""}, indent=1).encode().removesuffix(_END)
+        found = asdict(self)
+        if self.version == VERSION:
+            del found["matrices"]
+        content = json.dumps({**found, "manifest": ""}, indent=1).encode().removesuffix(_END)
         write_atomically(folder / MANIFEST, content + _checksum(content) + _END)
 
     @classmethod
@@ -168,8 +214,13 @@ class Manifest:
 
     @classmethod
     def _parsed(cls, found: Any, content: bytes) -> Self:
-        if found["version"] != VERSION:
-            raise ValueError(f"its version is {found['version']!r}; this release reads version {VERSION}")
+        version = found["version"]
+        if type(version) is not int or version not in (VERSION, MATRICES_VERSION):
+            raise ValueError(
+                f"its version is {version!r}; this release reads versions {VERSION} and {MATRICES_VERSION}"
+            )
+        if ("matrices" in found) != (version == MATRICES_VERSION):
+            raise ValueError(f"a manifest of version {MATRICES_VERSION}, and no other, lists further matrices")
         stated = found.pop("manifest").encode() + _END
         if not content.endswith(stated) or stated != _checksum(content.removesuffix(stated)) + _END:
             raise ValueError("its checksum does not match; copy or convert the store again")
@@ -179,7 +230,8 @@ class Manifest:
         shards = tuple(shard_record(item) for item in found["shards"])
         genes = {str(digest): _made(FileRecord, item) for digest, item in found["genes"].items()}
         spaces = tuple(_made(SpaceRecord, _with_file(item)) for item in found["spaces"])
-        made = {"sources": sources, "shards": shards, "genes": genes, "spaces": spaces}
+        matrices = tuple(map(_matrix_record, found.get("matrices", ())))
+        made = {"sources": sources, "shards": shards, "genes": genes, "spaces": spaces, "matrices": matrices}
         manifest: Self = _made(cls, {**found, **made})
         return manifest
 
@@ -199,12 +251,13 @@ class Manifest:
                 yield file, f"{there} {found}; {stated}: the store is incomplete or damaged; copy or convert it again"
 
     def _wrong_paths(self) -> Iterator[str]:
-        shards = [shard.file.path for shard in self.shards]
-        tables = [file.path for file in self.files[: -len(shards) or None]]
-        for pattern, paths in ((_TABLE_NAME, tables), (_SHARD_NAME, shards)):
-            # a path that matches stays inside the store's folder
-            yield from (f"{path!r} cannot be a file of a store" for path in paths if not pattern.fullmatch(path))
-        if len({*tables, *shards}) < len(tables) + len(shards):
+        paths = [file.path for file in self.files]
+        patterns = [_TABLE_NAME] * (len(paths) - len(self.all_shards)) + [_SHARD_NAME] * len(self.shards)
+        patterns += [_MATRIX_NAME] * (len(paths) - len(patterns))
+        for pattern, path in zip(patterns, paths, strict=True):
+            if not pattern.fullmatch(path):  # a path that matches stays inside the store's folder
+                yield f"{path!r} cannot be a file of a store"
+        if len(set(paths)) < len(paths):
             yield "it lists a file twice"
         for source in self.sources:
             if source.genes not in self.genes:
@@ -216,14 +269,15 @@ class Manifest:
         for space in self.spaces:
             if space.n_genes > _MOST_GENES:
                 yield f"{space.file.path} cannot have {space.n_genes:,} genes"
-        of_source = Counter[int | None]()
-        for shard in self.shards:
-            of_source[shard.source] += shard.n_cells
+        for shard in self.all_shards:
             if shard.n_cells * _CELL_BYTES + shard.n_values * _VALUE_BYTES > shard.file.n_bytes:
                 held = f"{shard.n_cells:,} cells and {shard.n_values:,} values"
                 yield f"{held} do not fit into the {shard.file.n_bytes:,} bytes of {shard.file.path}"
             if shard.source is not None and shard.source >= len(self.sources):
                 yield f"{shard.file.path} has source {shard.source}, but there are {len(self.sources)}"
+        of_source = Counter[int | None]()
+        for shard in self.shards:
+            of_source[shard.source] += shard.n_cells
         of_sources = sum(source.n_cells for source in self.sources)
         if of_sources != self.n_cells:
             yield f"{of_sources:,} cells in sources, {self.n_cells:,} in shards"
@@ -231,6 +285,32 @@ class Manifest:
             own = of_source[number]
             if own > source.n_cells or (own < source.n_cells and None not in of_source):
                 yield f"source {source.name!r} has {source.n_cells:,} cells, but {own:,} in its shards"
+        yield from self._wrong_matrices()
+
+    def _wrong_matrices(self) -> Iterator[str]:
+        if (self.version == MATRICES_VERSION) != bool(self.matrices) or len(set(self.matrix_keys)) < len(self.matrices):
+            yield f"it has the further matrices {list(self.matrix_keys)}"
+        cells = [(shard.n_cells, shard.source) for shard in self.shards]
+        for matrix in self.matrices:
+            if not _KEY.fullmatch(matrix.key):
+                yield f"{matrix.key!r} cannot be the key of a matrix"
+            if len(matrix.parts) != len(self.sources):
+                yield f"{matrix.key} is of {len(matrix.parts)} sources, but there are {len(self.sources)}"
+            elif [(shard.n_cells, shard.source) for shard in matrix.shards] != cells:
+                yield f"the shards of {matrix.key} have other cells than those of the counts"
+            else:
+                yield from self._wrong_columns(matrix)
+
+    def _wrong_columns(self, matrix: MatrixRecord) -> Iterator[str]:
+        for source, part in zip(self.sources, matrix.parts, strict=True):
+            n, names = part.n_columns, part.names
+            due = n
+            if matrix.key.startswith(LAYERS) and source.space < len(self.spaces):
+                due = self.spaces[source.space].n_genes
+            elif matrix.key.startswith(OBSP):
+                due = source.n_cells
+            if n != due or n > _MOST_GENES or (names is not None and len(names) != n):
+                yield f"{matrix.key} of {source.name!r} cannot have {n:,} columns"
 
 
 def shard_record(found: Mapping[str, Any]) -> ShardRecord:
@@ -241,6 +321,25 @@ def shard_record(found: Mapping[str, Any]) -> ShardRecord:
     """
     record: ShardRecord = _made(ShardRecord, _with_file(found))
     return record
+
+
+def _matrix_record(found: Mapping[str, Any]) -> MatrixRecord:
+    parts, shards = tuple(map(matrix_part, found["parts"])), tuple(map(shard_record, found["shards"]))
+    record: MatrixRecord = _made(MatrixRecord, {**found, "parts": parts, "shards": shards})
+    return record
+
+
+def matrix_part(found: Mapping[str, Any]) -> MatrixPart:
+    """What a matrix is of a source, from parsed JSON.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is not that.
+    """
+    names = found["names"]
+    if names is not None and not (isinstance(names, list) and all(type(name) is str for name in names)):
+        raise ValueError(f"names of columns are {names!r}, not text")
+    part: MatrixPart = _made(MatrixPart, {**found, "names": None if names is None else tuple(names)})
+    return part
 
 
 def _with_file(found: Mapping[str, Any]) -> dict[str, Any]:

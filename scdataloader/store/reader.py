@@ -20,18 +20,22 @@ from scdataloader.kernels.records.decode import OK, decode_records, locate_recor
 from scdataloader.kernels.records.format import Records
 from scdataloader.kernels.records.unpack import BAD_GENE, unpack_records
 from scdataloader.kernels.rows.align import row_starts
+from scdataloader.kernels.rows.densify import densify
+from scdataloader.kernels.rows.nearest import nearest
 from scdataloader.protocols import OpenOptions, ReadCost, SourceSelection
 from scdataloader.runtime import bus_errors
 from scdataloader.runtime.files import local_path
-from scdataloader.runtime.memory import row_buffers
+from scdataloader.runtime.memory import BufferPool, row_buffers, without_gaps
 from scdataloader.runtime.messages import suggestion
 from scdataloader.runtime.read_ahead import read_ahead
 from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, GeneTables
-from scdataloader.store.manifest import MANIFEST, Manifest
-from scdataloader.store.shard import WHY, MappedShards
-from scdataloader.store.tables import POSITION, Table, order_of
+from scdataloader.store.manifest import LAYERS, MANIFEST, OBSP, Manifest, MatrixPart, MatrixRecord
+from scdataloader.store.shard import WHY, MappedShards, edges_of
+from scdataloader.store.tables import POSITION, ROW, Table, order_of
 from scdataloader.types import CSRMatrix, CSRRows, RowBuffers
 
+X = "X"
+"""Key of the counts, besides the keys of further matrices."""
 _OFFSETS = 16
 """Bytes of the index that give the beginning and the end of a record."""
 
@@ -65,7 +69,8 @@ class Store:
         self.n_obs = manifest.n_cells
         self._shard_start = np.cumsum([0, *(shard.n_cells for shard in manifest.shards)], dtype=np.int64)
         self._process, self._lock = os.getpid(), threading.Lock()
-        self._shards: MappedShards | None = None
+        self._mapped: dict[str, MappedShards] = {}
+        self._matrices = {matrix.key: matrix for matrix in manifest.matrices}
         of_shard = [-1 if shard.source is None else shard.source for shard in manifest.shards]
         self._source_of_shard = np.array(of_shard, np.int64)
         self._source_of_cell: NDArray[np.integer] | None = None
@@ -95,16 +100,37 @@ class Store:
 
     @property
     def shards(self) -> MappedShards:
-        """The mapped shards."""
+        """The mapped shards of the counts."""
+        return self.mapped(X)
+
+    def mapped(self, key: str) -> MappedShards:
+        """The mapped shards of a matrix."""
         if self._process != os.getpid():
             # When this process was forked, another thread may have held the lock; it may handle signals in another way.
             self._process, self._lock = os.getpid(), threading.Lock()
             bus_errors.after_fork()
         with self._lock:
-            if self._shards is None:
-                n_genes = [source.space.n_genes for source in self.sources]
-                self._shards = MappedShards(self.path, self.manifest.shards, n_genes)
-            return self._shards
+            if key not in self._mapped:
+                self._mapped[key] = self._map(key)
+            return self._mapped[key]
+
+    def _map(self, key: str) -> MappedShards:
+        if key == X:
+            n_genes = [source.space.n_genes for source in self.sources]
+            return MappedShards(self.path, self.manifest.shards, n_genes)
+        matrix = self._matrices[key]
+        n_columns = [part.n_columns for part in matrix.parts]
+        return MappedShards(self.path, matrix.shards, n_columns, further=True)
+
+    def matrix(self, key: str) -> MatrixRecord:
+        """A further matrix.
+
+        Raises:
+            KeyError: there is none of this key.
+        """
+        if key not in self._matrices:
+            raise KeyError(f"{self.path} has no matrix {key!r}; {suggestion(key, list(self._matrices))}")
+        return self._matrices[key]
 
     @property
     def is_mixed(self) -> bool:
@@ -134,26 +160,27 @@ class Store:
             self._source_of_cell = found
         return self._source_of_cell
 
-    def sizes(self) -> NDArray[np.uint32]:
+    def sizes(self, key: str = X) -> NDArray[np.uint32]:
         """``(n_obs,)`` number of values of each cell."""
-        n_shards = len(self.manifest.shards)
-        sizes = np.concatenate([*map(self.shards.sizes, range(n_shards)), np.empty(0, np.uint32)])
-        self.shards.check_unchanged(np.arange(n_shards))
+        n_shards, shards = len(self.manifest.shards), self.mapped(key)
+        sizes = np.concatenate([*map(shards.sizes, range(n_shards)), np.empty(0, np.uint32)])
+        shards.check_unchanged(np.arange(n_shards))
         return sizes
 
-    def locate(self, rows: NDArray[np.int64]) -> RecordLocations:
-        """Find the records of cells ``rows`` (int64, each in [0, n_obs)).
+    def locate(self, rows: NDArray[np.int64], key: str = X) -> RecordLocations:
+        """Find the records of cells ``rows`` (int64, each in [0, n_obs)) of a matrix.
 
         Raises:
             StoreFormatError: the index of a shard is damaged.
         """
-        shards = self.shards
+        shards = self.mapped(key)
         shard = self._shard_of(rows)
         records = Records(rows - self._shard_start[shard], *(np.empty(len(rows), np.int64) for _ in range(3)))
         read_ahead(shards.base[shard] + shards.index[shard] + 8 * records.cell, np.full(len(rows), _OFFSETS))
         at = locate_records(shards.base, shards.index, shards.n_cells, shard, records)
         if at >= 0:
-            self.refuse(int(rows[at]), "the index of its shard gives an impossible position or size of its record")
+            why = "the index of its shard gives an impossible position or size of its record"
+            self.refuse(int(rows[at]), why, shards)
         return RecordLocations(store=self, shards=shards, rows=rows, shard=shard, records=records)
 
     def sources_of(self, located: RecordLocations) -> NDArray[np.int64]:
@@ -183,23 +210,40 @@ class Store:
         status, at = decode_records(located.records, located.rows, shards.checked, genes.look_up, table, place, out)
         shards.check_unchanged(located.shard)
         if status != OK:
-            self.refuse(int(located.rows[at]), WHY[status])
+            self.refuse(int(located.rows[at]), WHY[status], shards)
+
+    def dense(self, located: RecordLocations, n_columns: int, buffers: BufferPool | None = None) -> NDArray[np.float32]:
+        """``(m, n_columns)`` values of located cells of "obsm/…".
+
+        Raises:
+            SourceChangedError: a shard has changed since it was mapped.
+            StoreFormatError: a record is damaged.
+        """
+        n, rows = len(located.rows), row_buffers(located.records.size, buffers)
+        columns = np.arange(n_columns, dtype=np.int32)
+        genes = GeneTables([columns], [GenePlaces.all_of(n_columns)], n_columns)
+        self.decode(located, np.zeros(n, np.int64), genes, np.arange(n), rows)
+        if (located.records.size == n_columns).all():  # without zeros, the values are the rows
+            return rows.data.reshape(n, n_columns)
+        out = np.empty((n, n_columns), np.float32)
+        densify(rows.starts, rows.indices, rows.data, out)
+        return out
 
     def close(self) -> None:
         """Close the memory maps; a later read maps the files again, and checks them against the manifest."""
-        self._shards = None
+        self._mapped = {}
 
-    def refuse(self, row: int, why: str) -> NoReturn:
-        """Report a damaged cell, by its row in the store.
+    def refuse(self, row: int, why: str, shards: MappedShards | None = None) -> NoReturn:
+        """Report a damaged cell, by its row in the store; without ``shards``, in those of the counts.
 
         Raises:
             SourceChangedError: its shard has changed since it was mapped.
             StoreFormatError: otherwise.
         """
-        shard = int(self._shard_of(np.array([row]))[0])
-        self.shards.check_unchanged(np.array([shard]))
+        shard, shards = int(self._shard_of(np.array([row]))[0]), shards or self.shards
+        shards.check_unchanged(np.array([shard]))
         raise StoreFormatError(
-            f"{self.path / self.manifest.shards[shard].file.path} is damaged at cell {row - self._shard_start[shard]} "
+            f"{shards.path(shard)} is damaged at cell {row - self._shard_start[shard]} "
             f"(cell {row} of the store): {why}; copy or convert the store again"
         )
 
@@ -246,10 +290,10 @@ class RecordLocations:
         """
         starts = row_starts(self.records.size)
         indices, bits = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.uint32)
-        status, at = unpack_records(self.records, order, starts, indices, bits)
+        status, at = unpack_records(self.records, order, floats, starts, indices, bits)
         self.shards.check_unchanged(self.shard)
         if status != OK:
-            self.store.refuse(int(self.rows[at]), WHY[status])
+            self.store.refuse(int(self.rows[at]), WHY[status], self.shards)
         return CSRMatrix(indptr=starts, indices=indices, data=bits.view(np.float32) if floats else bits)
 
 
@@ -272,6 +316,7 @@ class StoreSource:
         self._columns: list[str] | None = None
         self._var: pd.DataFrame | None = None
         self._rows: NDArray[np.int64] | None = None
+        self._original: NDArray[np.int32] | None = None
 
     @property
     def obs_columns(self) -> list[str]:
@@ -346,28 +391,80 @@ class StoreSource:
             IndexError: a row is outside [0, n_obs).
             StoreFormatError: the store is damaged.
         """
-        n_genes, located = len(self.var), self._locate(rows)
+        return self._read(X, rows)
+
+    def _read(self, key: str, rows: NDArray[np.int64]) -> CSRRows:
+        n_genes, located = len(self.var), self._locate(rows, key)
         sizes, buffers = located.records.size, row_buffers(located.records.size)
         # genes of other sources are marked -1 in this table, and left out by the decoder
         genes = GeneTables([self._numbers()], [GenePlaces.all_of(self.space.n_genes)], n_genes)
         self.store.decode(located, np.zeros(len(rows), np.int64), genes, np.arange(len(rows)), buffers)
         if (buffers.sizes < sizes).any():
-            self.store.refuse(int(located.rows[np.argmax(buffers.sizes < sizes)]), WHY[BAD_GENE])
+            self.store.refuse(int(located.rows[np.argmax(buffers.sizes < sizes)]), WHY[BAD_GENE], located.shards)
         return CSRRows(data=buffers.data, indices=buffers.indices, indptr=buffers.starts, n_genes=n_genes)
+
+    @property
+    def matrix_keys(self) -> list[str]:
+        """Keys of the further matrices."""
+        return list(self.store.manifest.matrix_keys)
+
+    def matrix_columns(self, key: str) -> tuple[str, ...] | None:
+        """Names of the columns of "obsm/…", if the original source stated them."""
+        return self.part(key).names
+
+    def part(self, key: str) -> MatrixPart:
+        """What a further matrix is of this source."""
+        return self.store.matrix(key).parts[self.number]
+
+    def read_matrix(self, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32]:
+        """Cells ``rows`` of a further matrix; cells of "obsp/…" are numbered as those of this source.
+
+        Raises:
+            KeyError: there is no such matrix.
+            IndexError: a row is outside [0, n_obs).
+            StoreFormatError: the store is damaged.
+        """
+        part = self.part(key)
+        if key.startswith(LAYERS):
+            return self._read(key, rows)
+        if not key.startswith(OBSP):
+            return self.store.dense(self._locate(rows, key), part.n_columns)
+        stored = self._locate(rows, key).unpack(self._places_of_cells, floats=True)
+        data = edges_of(stored.data)
+        return CSRRows(data=data, indices=stored.indices, indptr=stored.indptr, n_genes=self.n_obs)
+
+    def neighbours(
+        self, rows: NDArray[np.int64], k: int, key: str = "distances"
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """As `HasNeighbours.neighbours`."""
+        graph = self.read_matrix(f"{OBSP}{key}", rows)
+        assert isinstance(graph, CSRRows)
+        return nearest(graph.indptr, graph.indices, graph.data, np.asarray(rows, np.int64), k)
+
+    @property
+    def _places_of_cells(self) -> NDArray[np.int32]:
+        """``(n_obs,)`` row in this source of each cell of the original source."""
+        if self._original is None:
+            rows = np.arange(self.n_obs)
+            if self.store.manifest.layout != "source":
+                frame = self.obs_table.read([ROW], n_rows=self.n_obs)
+                rows = order_of(self.obs_table, frame, ROW)
+            self._original = rows.astype(np.int32)
+        return self._original
 
     def read_stored(self, rows: NDArray[np.int64]) -> CSRMatrix:
         """As `read`, but counts are exact in uint32 instead of rounded to float32."""
-        return self._locate(rows).unpack(self._numbers(), floats=self.counts == "float32")
+        return self._locate(rows, X).unpack(self._numbers(), floats=self.counts == "float32")
 
     def _numbers(self) -> NDArray[np.int32]:
         """``(n_space,)`` row in ``var`` of each gene of the gene space; -1 for genes of other sources."""
         return self.places.spread(np.arange(len(self.var), dtype=np.int32), -1)
 
-    def _locate(self, rows: NDArray[np.int64]) -> RecordLocations:
+    def _locate(self, rows: NDArray[np.int64], key: str) -> RecordLocations:
         rows = np.ascontiguousarray(rows, np.int64)
         if len(rows) and not (rows.min() >= 0 and rows.max() < self.n_obs):
             raise IndexError(f"{self.name} has cells 0 to {self.n_obs - 1}; got {rows.min()} to {rows.max()}")
-        return self.store.locate(self.rows[rows])
+        return self.store.locate(self.rows[rows], key)
 
     @property
     def read_group(self) -> Store:
@@ -382,12 +479,13 @@ class StoreSource:
 
     def release(self) -> None:
         """Release the memory of the store's maps to the system; a later read loads it again."""
-        self.store.shards.release()
+        for key in (X, *self.store.manifest.matrix_keys):
+            self.store.mapped(key).release()
 
     def close(self) -> None:
         """Close the store's memory maps, and drop the tables that were read."""
         self.store.close()
-        self._columns = self._var = self._rows = None
+        self._columns = self._var = self._rows = self._original = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StoreSource, (self.store, self.number)
@@ -408,16 +506,45 @@ class StoreGroup:
         self._store, self._members, self._sources = store, members, sources
         self._genes = GeneTables(luts, [source.places for source in sources], n_genes)
         self._is_whole = sources == store.sources and all(member.rows is None for member in members)
+        self._buffers = BufferPool()
         self.is_interleaved = store.is_mixed
         self.fingerprint = store.fingerprint
 
     def locate(self, rows: NDArray[np.int64]) -> StoreRead:
         """Where in the mapped files the records of ``rows`` are."""
+        return StoreRead(*self._locate(rows, X), self._genes)
+
+    def _locate(self, rows: NDArray[np.int64], key: str) -> tuple[RecordLocations, NDArray[np.int64]]:
+        """Where the records of ``rows`` are in a matrix, and ``(m,)`` the member of each."""
         if self._is_whole:
-            located = self._store.locate(rows)
-            return StoreRead(located, self._store.sources_of(located), self._genes)
+            located = self._store.locate(rows, key)
+            return located, self._store.sources_of(located)
         cells, member, _ = self._selected
-        return StoreRead(self._store.locate(cells[rows]), member[rows].astype(np.int64), self._genes)
+        return self._store.locate(cells[rows], key), member[rows].astype(np.int64)
+
+    def read_matrix(self, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32]:
+        """As `ReadsMatrices.read_matrix`.
+
+        Raises:
+            KeyError: the store has no such matrix.
+            StoreFormatError: the store is damaged.
+            ValueError: the sources have different numbers of columns.
+        """
+        parts = self._store.matrix(key).parts
+        located, member = self._locate(rows, key)
+        read_ahead(located.records.address, located.records.length)
+        if not key.startswith(LAYERS):
+            return self._store.dense(located, self._width(key, parts), self._buffers)
+        sizes, buffers = located.records.size, row_buffers(located.records.size, self._buffers)
+        self._store.decode(located, member, self._genes, np.arange(len(rows)), buffers)
+        return without_gaps(buffers, sizes, self._genes.look_up.n_genes)
+
+    def _width(self, key: str, parts: Sequence[MatrixPart]) -> int:
+        widths = {source.name: parts[source.number].n_columns for source in self._sources}
+        if len(set(widths.values())) > 1:
+            listed = ", ".join(f"{name} {width}" for name, width in widths.items())
+            raise ValueError(f"{key} has different numbers of columns: {listed}")
+        return next(iter(widths.values()), 0)
 
     def arrange(self, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Values of each member's cells, one member after the other or, where the store mixes its sources, mixed."""

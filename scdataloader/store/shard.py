@@ -4,7 +4,8 @@
 |--------------|----------------------------------------------------------------------------------------------------|
 | 8            | ``SCDCELLS``                                                                                       |
 | 4            | version of the format                                                                              |
-| 4            | bit 0: values are float32, not counts; bit 1: cells of several sources                             |
+| 4            | bit 0: values are float32, not counts; bit 1: cells of several sources; bit 2: values are float32, |
+|              | and a cell whose values are counts may be stored as one of counts                                  |
 | …            | records, each at a multiple of 8; see `kernels.records.format`                                      |
 | 8 (n + 1)    | the index: offset of each record from the beginning of the file, and of the end of the last        |
 | 4 n, to 8    | number of values of each record                                                                    |
@@ -33,12 +34,12 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD
-from scdataloader.kernels.records.encode import encode_rows, first_unfit, most_words
+from scdataloader.kernels.records.encode import COUNTS, EITHER, FLOATS, encode_rows, first_unfit, most_words
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_GENE, BAD_KIND
 from scdataloader.runtime.bus_errors import has_faulted
 from scdataloader.runtime.files import PARTIAL, sync
 from scdataloader.runtime.mapping import FileWatch, MappedFile, map_file
-from scdataloader.store.manifest import VERSION, FileRecord, Kind, ShardRecord
+from scdataloader.store.manifest import MATRICES_VERSION, VERSION, FileRecord, Kind, ShardRecord
 
 _HEAD = struct.Struct("<8sII")
 _DIGEST = 16
@@ -46,11 +47,15 @@ _FOOT = struct.Struct(f"<{_DIGEST}sQQQQ")
 FIRST_RECORD = _HEAD.size
 """Offset of the first record."""
 _MAGIC = b"SCDCELLS"
-_FLOATS, _MIXED = 1, 2
+_FLOATS, _MIXED, _EITHER = 1, 2, 4
 _MOST_VALUES = 1 << 32
 _LONG = 8
 _EXACT = 1 << 53
 """Up to here float64 represents every whole number, and can decide whether float32 does."""
+KINDS: dict[Kind, int] = {"counts": COUNTS, "float32": FLOATS, "either": EITHER}
+"""Kinds of values, as in kernels."""
+_FLAG_OF = {COUNTS: 0, FLOATS: _FLOATS, EITHER: _EITHER}
+_VERSION_OF = {COUNTS: VERSION, FLOATS: VERSION, EITHER: MATRICES_VERSION}
 WHY = {
     BAD_CHECKSUM: "its checksum does not match",
     BAD_RECORD: "its parts contradict each other",
@@ -71,9 +76,11 @@ class ShardWriter:
         """Begin the shard ``path`` of the store in ``folder``.
 
         ``n_genes`` is the number of genes of its source's gene space. A ``mixed`` shard has cells of several sources.
+        Further matrices are of the kind "either".
         """
         self._folder, self._path = folder, path
-        self._floats, self._n_genes, self._mixed = kind == "float32", 0 if mixed else n_genes, mixed
+        self._kind, self._n_genes, self._mixed = KINDS[kind], 0 if mixed else n_genes, mixed
+        self._floats = self._kind != COUNTS
         self._partial = folder / f"{path}{PARTIAL}"
         self._file = self._partial.open("wb")
         self._digest = blake2b(digest_size=_DIGEST)
@@ -82,7 +89,7 @@ class ShardWriter:
         self._sizes: list[NDArray[np.uint32]] = []
         self._sources: list[NDArray[np.uint32]] = []
         self.n_cells = 0
-        self._write(_HEAD.pack(_MAGIC, VERSION, _FLOATS * self._floats + _MIXED * mixed))
+        self._write(_HEAD.pack(_MAGIC, _VERSION_OF[self._kind], _FLAG_OF[self._kind] | _MIXED * mixed))
 
     def append(
         self, indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any], rank: NDArray[np.int32]
@@ -105,7 +112,7 @@ class ShardWriter:
         n = len(indptr) - 1
         words = np.empty(most_words(n, len(data)), np.uint64)
         offsets, sizes = np.empty(n, np.int64), np.empty(n, np.uint32)
-        n_words = encode_rows(indptr, indices, bits, rank, self._floats, self.n_cells, words, offsets, sizes)
+        n_words = encode_rows(indptr, indices, bits, rank, self._kind, self.n_cells, words, offsets, sizes)
         if n_words < 0:
             raise ValueError(f"cell {-1 - n_words} has a gene number outside 0 to {len(rank) - 1}, or one twice")
         self.append_records(words[:n_words], offsets, sizes)
@@ -166,6 +173,17 @@ class ShardWriter:
         self._partial.unlink(missing_ok=True)
 
 
+def edges_of(stored: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values of "obsp/…" from those in records; see `stored_edges`."""
+    return (stored.view(np.uint32) - np.uint32(1)).view(np.float32)
+
+
+def stored_edges(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values of "obsp/…" as they are in records, which cannot hold a zero: their bits plus 1. NaN is one value."""
+    bits = np.where(np.isnan(values), np.float32(np.nan), values).view(np.uint32)
+    return (bits + np.uint32(1)).view(np.float32)
+
+
 def _magnitude(data: NDArray[Any]) -> int:
     return max(int(data.max(initial=0)), -int(data.min(initial=0)))
 
@@ -173,17 +191,24 @@ def _magnitude(data: NDArray[Any]) -> int:
 class MappedShards:
     """Memory maps of all shards of a store, and the arrays by which kernels locate records."""
 
-    def __init__(self, folder: Path, shards: Sequence[ShardRecord], n_genes: Sequence[int]) -> None:
+    def __init__(
+        self, folder: Path, shards: Sequence[ShardRecord], n_genes: Sequence[int], *, further: bool = False
+    ) -> None:
         """Map the shards; reads only their first and last bytes.
 
-        ``n_genes`` has the number of genes of the gene space of each source.
+        Args:
+            folder: The store.
+            shards: The shards of one matrix.
+            n_genes: Number of genes of the gene space of each source, or of its columns of another matrix.
+            further: Whether the matrix is a further one, whose shards are of kind "either".
 
         Raises:
             StoreFormatError: a file does not match the manifest; names it.
         """
         self._maps = [_mapped(folder / shard.file.path, shard.file.n_bytes) for shard in shards]
         self._watch = FileWatch(*(folder / shard.file.path for shard in shards))
-        feet = [_foot(folder, shard, content, n_genes) for shard, content in zip(shards, self._maps, strict=True)]
+        pairs = zip(shards, self._maps, strict=True)
+        feet = [_foot(folder, shard, content, n_genes, further=further) for shard, content in pairs]
         self.base = np.array([np.frombuffer(m, np.uint8).ctypes.data for m in self._maps], np.int64)
         """``(S,)`` address of each map."""
         self.index = np.array([foot[1] for foot in feet], np.int64)
@@ -258,11 +283,16 @@ class MappedShards:
         """All bytes of a shard."""
         return self._maps[shard]
 
-    def stated(self, shard: int) -> tuple[bool, bytes]:
-        """Whether a shard's values are float32, and the stored BLAKE2b of all bytes before its index."""
+    def path(self, shard: int) -> Path:
+        """The file of a shard."""
+        return self._folder / self._shards[shard].file.path
+
+    def stated(self, shard: int) -> tuple[Kind, bytes]:
+        """The kind of a shard's values, and the stored BLAKE2b of all bytes before its index."""
         content = self._maps[shard]
-        floats = bool(_HEAD.unpack_from(content, 0)[2] & _FLOATS)
-        return floats, _FOOT.unpack_from(content, len(content) - _FOOT.size)[0]
+        flags = _HEAD.unpack_from(content, 0)[2]
+        kind: Kind = "either" if flags & _EITHER else "float32" if flags & _FLOATS else "counts"
+        return kind, _FOOT.unpack_from(content, len(content) - _FOOT.size)[0]
 
 
 def _mapped(path: Path, n_bytes: int) -> MappedFile:
@@ -274,7 +304,9 @@ def _mapped(path: Path, n_bytes: int) -> MappedFile:
         raise StoreFormatError(f"{path} was removed or truncated after the store was opened: {error}") from error
 
 
-def _foot(folder: Path, shard: ShardRecord, content: mmap.mmap, n_genes: Sequence[int]) -> tuple[int, int]:
+def _foot(
+    folder: Path, shard: ShardRecord, content: mmap.mmap, n_genes: Sequence[int], *, further: bool
+) -> tuple[int, int]:
     """The number of cells and the offset of the index, after a check of all but records and index."""
     magic, version, flags = _HEAD.unpack_from(content, 0)
     _, n_cells, n_values, genes, index = _FOOT.unpack_from(content, len(content) - _FOOT.size)
@@ -283,14 +315,14 @@ def _foot(folder: Path, shard: ShardRecord, content: mmap.mmap, n_genes: Sequenc
     tables = 8 * (n_cells + 1) + (4 * n_cells + 7) // 8 * 8 * (1 + mixed)
     expected = {
         "first bytes": (magic, _MAGIC),
-        "format version": (version, VERSION),
+        "format version": (version, MATRICES_VERSION if further else VERSION),
         "number of cells": (n_cells, shard.n_cells),
         "number of values": (n_values, shard.n_values),
         "number of genes": (genes, known),
         "length of its index": (index + tables + _FOOT.size, len(content)),
         "offset of its index, modulo 8,": (index % 8, 0),
         "checksum of its last bytes": (_checksum(content[-_FOOT.size :]), shard.foot),
-        "flags": (flags & ~_FLOATS, _MIXED * mixed),
+        "flags": (flags & ~(0 if further else _FLOATS), _MIXED * mixed | _EITHER * further),
     }
     for what, (found, wanted) in expected.items():
         if found != wanted:

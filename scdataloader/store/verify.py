@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -25,8 +25,17 @@ from scdataloader.runtime.messages import counted
 from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.sources.locate import open_sources
 from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, refuse_unsorted
-from scdataloader.store.manifest import MANIFEST, FileRecord, Manifest, ShardRecord, SourceRecord
-from scdataloader.store.shard import FIRST_RECORD, WHY, MappedShards
+from scdataloader.store.manifest import (
+    LAYERS,
+    MANIFEST,
+    FileRecord,
+    Kind,
+    Manifest,
+    MatrixRecord,
+    ShardRecord,
+    SourceRecord,
+)
+from scdataloader.store.shard import FIRST_RECORD, KINDS, WHY, MappedShards
 from scdataloader.store.tables import POSITION, ROW, Table, order_of
 from scdataloader.store.writing.present import compare
 
@@ -88,7 +97,7 @@ def verify(
         n_files=len(named),
         n_bytes=n_bytes + (folder / MANIFEST).stat().st_size,
         n_cells=manifest.n_cells,
-        n_values=sum(shard.n_values for shard in manifest.shards),
+        n_values=sum(shard.n_values for shard in manifest.all_shards),
         unnamed=tuple(file for file in there if file not in named),
     )
 
@@ -117,7 +126,12 @@ class _Check:
                 except StoreFormatError as error:
                     yield str(error)
                 self._advance(file.n_bytes)
-        yield from self._shards([shard for shard in self._manifest.shards if shard.file.path not in wrong_sizes])
+        manifest = self._manifest
+        kinds: list[Kind] = [source.kind for source in manifest.sources]
+        yield from self._shards(manifest.shards, wrong_sizes, _KnownGenes.of(manifest, self._places, kinds))
+        for matrix in manifest.matrices:
+            genes = _KnownGenes.of_matrix(manifest, self._places, matrix)
+            yield from self._shards(matrix.shards, wrong_sizes, genes)
 
     def _tables(self) -> Iterator[tuple[FileRecord, Callable[[], None]]]:
         """Each table with its check, which raises StoreFormatError."""
@@ -148,12 +162,16 @@ class _Check:
         if ROW in frame or self._manifest.layout != "source":
             order_of(table, frame, ROW)
 
-    def _shards(self, shards: list[ShardRecord]) -> Iterator[str]:
-        sources, genes = self._manifest.sources, _KnownGenes.of(self._manifest, self._places)
-        cells_of = np.zeros(len(sources), np.int64)
-        is_whole = len(shards) == len(self._manifest.shards)
+    def _shards(
+        self, shards: Sequence[ShardRecord], wrong_sizes: Mapping[str, str], genes: _KnownGenes
+    ) -> Iterator[str]:
+        """The problems of the shards of a matrix, but those of a wrong size."""
+        sources = self._manifest.sources
+        cells_of, is_whole = np.zeros(len(sources), np.int64), True
+        numbers = [at for at, shard in enumerate(shards) if shard.file.path not in wrong_sizes]
+        is_whole = len(numbers) == len(shards)
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for problems, cells in threads.map(lambda shard: self._shard(shard, genes), shards):
+            for problems, cells in threads.map(lambda at: self._shard(shards[at], at, genes), numbers):
                 yield from problems
                 cells_of += cells
                 is_whole &= not problems
@@ -161,17 +179,31 @@ class _Check:
             if is_whole and n != source.n_cells:
                 yield f"the shards have {n:,} cells of {source.name}, the manifest states {source.n_cells:,}"
 
-    def _shard(self, shard: ShardRecord, genes: _KnownGenes) -> tuple[list[str], NDArray[np.int64]]:
+    def _shard(self, shard: ShardRecord, at: int, genes: _KnownGenes) -> tuple[list[str], NDArray[np.int64]]:
         """The problems of a shard, and ``(S,)`` its cells of each source, which are valid without problems only."""
         try:
-            mapped = MappedShards(self._folder, [shard], genes.n_genes.tolist())
+            mapped = MappedShards(self._folder, [shard], genes.n_genes.tolist(), further=genes.is_further)
             mapped.check_index(0)
         except StoreFormatError as error:
             self._advance(shard.file.n_bytes)
             return [str(error)], np.zeros(len(self._manifest.sources), np.int64)
         check = _ShardCheck(mapped, self._manifest.sources, shard, genes)
         problems = [*check.wrong_in_index(), *check.wrong_in_records(self._advance)]
+        if genes.is_further and shard.source is None and not problems:
+            problems += self._wrong_cells(mapped, at)
         return [f"{self._folder / shard.file.path}: {problem}" for problem in problems], check.cells_of
+
+    def _wrong_cells(self, mapped: MappedShards, at: int) -> Iterator[str]:
+        """Whether the cells of a shard of a further matrix are of other sources than those of the counts."""
+        manifest = self._manifest
+        n_genes = [manifest.spaces[source.space].n_genes for source in manifest.sources]
+        try:
+            counts = MappedShards(self._folder, [manifest.shards[at]], n_genes)
+            same = np.array_equal(counts.sources(0), mapped.sources(0))
+        except StoreFormatError:
+            return  # reported as a problem of the counts
+        if not same:
+            yield f"its cells are of other sources than those of {manifest.shards[at].file.path}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,9 +218,23 @@ class _KnownGenes:
     """The T tables, concatenated: True for genes that the source has. Table 0 is empty, for sources without one."""
     start: NDArray[np.int64]
     """``(T + 1,)`` offsets of the tables in ``has``."""
+    kinds: list[Kind]
+    """``(S,)`` kind of the values of each source."""
+
+    @property
+    def is_further(self) -> bool:
+        """Whether these are the columns of a further matrix."""
+        return "either" in self.kinds
 
     @classmethod
-    def of(cls, manifest: Manifest, places: Mapping[tuple[str, int], GenePlaces]) -> Self:
+    def of_matrix(cls, manifest: Manifest, places: Mapping[tuple[str, int], GenePlaces], matrix: MatrixRecord) -> Self:
+        """Columns of a further matrix; all of them, but of layers those of genes of the source."""
+        kinds: list[Kind] = ["either"] * len(manifest.sources)
+        known = cls.of(manifest, places if matrix.key.startswith(LAYERS) else {}, kinds)
+        return replace(known, n_genes=np.array([part.n_columns for part in matrix.parts], np.int64))
+
+    @classmethod
+    def of(cls, manifest: Manifest, places: Mapping[tuple[str, int], GenePlaces], kinds: list[Kind]) -> Self:
         """Build the tables from {(gene table, gene space): places}."""
         tables = [np.empty(0, np.bool_)]
         tables += [own.spread(np.ones(len(own.place), np.bool_), foreign=False) for own in places.values()]
@@ -198,6 +244,7 @@ class _KnownGenes:
             table=np.array([number.get((source.genes, source.space), 0) for source in manifest.sources], np.int64),
             has=np.concatenate(tables),
             start=np.cumsum([0, *map(len, tables)]),
+            kinds=kinds,
         )
 
 
@@ -208,7 +255,7 @@ class _ShardCheck:
         self, mapped: MappedShards, sources: tuple[SourceRecord, ...], shard: ShardRecord, genes: _KnownGenes
     ) -> None:
         self._mapped, self._sources, self._shard, self._genes = mapped, sources, shard, genes
-        self._floats, self._digest_of_records = mapped.stated(0)
+        self._kind, self._digest_of_records = mapped.stated(0)
         self._end = int(mapped.index[0])
         offsets = mapped.offsets(0)
         self._begin, self._length = offsets[:-1], np.diff(offsets)
@@ -229,10 +276,9 @@ class _ShardCheck:
             yield "the records do not fill the bytes between header and index"
         yield from _cells(~self._is_of_source, "the index names a source that the store does not have")
         for number in np.flatnonzero(self.cells_of):
-            source = self._sources[int(number)]
-            if (source.kind == "float32") != self._floats:
-                own = "float32" if self._floats else "counts"
-                yield f"the values are {own}, the manifest states that {source.name} has {source.kind}"
+            source, kind = self._sources[int(number)], self._genes.kinds[int(number)]
+            if kind != self._kind:
+                yield f"the values are {self._kind}, the manifest states that {source.name} has {kind}"
 
     def wrong_in_records(self, advance: Advance) -> Iterator[str]:
         """Damaged records, and wrong checksums of the file, both from one pass over its bytes."""
@@ -266,7 +312,7 @@ class _ShardCheck:
             genes.table[source],
             genes.has,
             genes.start,
-            self._floats,
+            KINDS[self._kind],
             status,
         )
         return status

@@ -20,7 +20,9 @@ from scdataloader.protocols import (
     HasFileState,
     HasMatrices,
     HasMatrix,
+    HasMatrixColumns,
     HasNames,
+    HasNeighbours,
     HasOrganism,
     HasReadCost,
     HasSizes,
@@ -219,8 +221,8 @@ class _SourceCheck:
         self.about.require(np.array_equal(given, rows), member, "its argument unchanged", given)
         self.compare_rows(member, self.as_values(member, got, len(rows)), place)
 
-    def as_values(self, member: str, got: Any, n_rows: int) -> csr_matrix:
-        """Sparse rows as a matrix, once they are as `CSRRows` documents."""
+    def as_values(self, member: str, got: Any, n_rows: int, n_columns: int | None = None) -> csr_matrix:
+        """Sparse rows as a matrix, once they are as `CSRRows` documents; of genes, unless ``n_columns`` is given."""
         about = self.about
         about.require(isinstance(got, CSRRows), member, "CSRRows", type(got).__name__)
         for array, dtype in (("data", np.float32), ("indices", np.int32), ("indptr", np.int64)):
@@ -229,8 +231,9 @@ class _SourceCheck:
             about.require(is_right, f"{member}: {array}", f"a vector of {np.dtype(dtype)}", found)
         about.require(len(got) == n_rows, member, f"{n_rows} cells", f"{len(got)} cells")
         self.require_offsets(member, got.indptr, len(got.indices), len(got.data))
-        n_genes = len(self.source.var)
-        about.require(got.n_genes == n_genes, f"{member}: n_genes", f"{n_genes}, the length of var", got.n_genes)
+        n_genes = len(self.source.var) if n_columns is None else n_columns
+        what = "the length of var" if n_columns is None else "the number of cells"
+        about.require(got.n_genes == n_genes, f"{member}: n_genes", f"{n_genes}, {what}", got.n_genes)
         in_range = not len(got.indices) or (got.indices.min() >= 0 and got.indices.max() < n_genes)
         about.require(in_range, f"{member}: indices", f"gene numbers in [0, {n_genes})", got.indices)
         within = np.ones(len(got.indices), np.bool_)
@@ -327,11 +330,46 @@ class _SourceCheck:
 
     def _read_matrix(self, key: str, rows: NDArray[np.int64], member: str) -> Any:
         got = self.about.call(member, self.source.read_matrix, key, rows)
-        if key.startswith("layers/"):
-            return self.as_values(member, got, len(rows))
+        if key.startswith(("layers/", "obsp/")):
+            return self.as_values(member, got, len(rows), self.source.n_obs if key.startswith("obsp/") else None)
         is_right = isinstance(got, np.ndarray) and got.dtype == np.float32 and got.ndim == 2 and len(got) == len(rows)  # noqa: PLR2004
         self.about.require(is_right, member, f"({len(rows)}, D) float32", got)
         return got
+
+    def columns(self) -> None:
+        """`HasMatrixColumns`."""
+        for key in self.source.matrix_keys if isinstance(self.source, HasMatrices) else ():
+            names = self.about.call(f"matrix_columns({key!r})", self.source.matrix_columns, key)
+            if names is not None:
+                width = self._read_matrix(key, self.rows[:0], f"read_matrix({key!r}, rows)").shape[1]
+                is_right = not isinstance(names, str) and len(names) == width
+                self.about.require(is_right, f"matrix_columns({key!r})", f"{width} names, or None", names)
+
+    def neighbours(self) -> None:
+        """`HasNeighbours`, of the graph "distances" if the source has it."""
+        member, n, place = "neighbours(rows, 3)", self.source.n_obs, self.rows[::-1]
+        try:
+            rows, distances = self.source.neighbours(place, 3)
+        except KeyError:
+            return
+        for what, found, dtype in (("rows", rows, np.int64), ("distances", distances, np.float32)):
+            is_right = isinstance(found, np.ndarray) and found.shape == (len(place), 3) and found.dtype == dtype
+            self.about.require(is_right, f"{member}: {what}", f"({len(place)}, 3) {np.dtype(dtype)}", found)
+        is_pad = rows == -1
+        self.about.require(((rows < n) & (rows >= 0) | is_pad).all(), member, f"rows in [0, {n}), or -1", rows)
+        self.about.require((is_pad[:, 1:] >= is_pad[:, :-1]).all(), member, "-1 after all neighbours", rows)
+        self.about.require((distances[is_pad] == -1).all(), member, "a distance of -1 where the row is -1", distances)
+        self.about.require((rows != place[:, None]).all(), member, "no cell among its own neighbours", rows)
+        self.about.require(all(len({*own} - {-1}) == (own >= 0).sum() for own in rows), member, "no row twice", rows)
+        ordered = np.where(is_pad, np.inf, distances)
+        nearest = (ordered[:, 1:] > ordered[:, :-1]) | (ordered[:, 1:] == ordered[:, :-1]) & (
+            (rows[:, 1:] > rows[:, :-1]) | is_pad[:, 1:]
+        )
+        self.about.require(nearest.all(), member, "the nearest first, then the lower row", distances)
+        alone = [self.source.neighbours(place[at : at + 1], 3)[0][0] for at in range(min(4, len(place)))]
+        self.about.require(
+            np.array_equal(alone, rows[: len(alone)]), member, "the same rows as for single cells", alone
+        )
 
     def organism(self) -> None:
         """`HasOrganism`."""
@@ -464,6 +502,8 @@ _CAPABILITIES: dict[type, Callable[[_SourceCheck], None]] = {
     ReadsStored: _SourceCheck.stored,
     HasSizes: _SourceCheck.sizes,
     HasMatrices: _SourceCheck.matrices,
+    HasMatrixColumns: _SourceCheck.columns,
+    HasNeighbours: _SourceCheck.neighbours,
     HasOrganism: _SourceCheck.organism,
     HasFileState: _SourceCheck.file_state,
     HasCountsLocation: _SourceCheck.counts,

@@ -41,6 +41,8 @@ SOURCE = documented(
     "ReadsStored",
     "HasSizes",
     "HasMatrices",
+    "HasMatrixColumns",
+    "HasNeighbours",
     "HasOrganism",
     "HasFileState",
     "HasCountsLocation",

@@ -29,6 +29,7 @@ def adata(kind: str = "csr") -> ad.AnnData:
     made.obsm["X_pca"] = np.random.default_rng(0).normal(size=(N_OBS, 5))
     made.obsm["sparse"] = sp.csr_matrix(x[:, :7])
     made.obsm["table"] = pd.DataFrame({"a": np.arange(N_OBS)}, index=made.obs_names)
+    made.obsm["words"] = pd.DataFrame({"a": ["b"] * N_OBS}, index=made.obs_names)
     made.obsm["cube"] = np.arange(N_OBS * 6).reshape(N_OBS, 2, 3)
     made.obsp["near"] = sp.csr_matrix(x[:, :1] + np.eye(N_OBS))
     return made
@@ -58,11 +59,13 @@ def test_layers(tmp_path: Path, how: str, kind: str) -> None:
 def test_obsm(tmp_path: Path, how: str) -> None:
     made = adata()
     with open_source(write(tmp_path, made, how)) as source:
-        assert source.matrix_keys == ["layers/dense", "layers/other", "obsm/X_pca", "obsm/cube", "obsm/sparse"]
+        keys = ["layers/dense", "layers/other", "obsm/X_pca", "obsm/cube", "obsm/sparse", "obsm/table", "obsp/near"]
+        assert source.matrix_keys == keys
         for key, expected in {
             "X_pca": made.obsm["X_pca"],
             "sparse": made.obsm["sparse"].toarray(),
             "cube": made.obsm["cube"].reshape(N_OBS, 6),
+            "table": made.obsm["table"].to_numpy(),
         }.items():
             values = source.read_matrix(f"obsm/{key}", ROWS)
             assert isinstance(values, np.ndarray)
@@ -99,12 +102,12 @@ def test_values_as_exact_as_they_are_stored(tmp_path: Path, how: str) -> None:
 
 def test_counts_in_raw_have_other_genes_than_layers(tmp_path: Path) -> None:
     with open_source(write(tmp_path, adata(), "contiguous"), counts="raw") as source:
-        assert source.matrix_keys == ["obsm/X_pca", "obsm/cube", "obsm/sparse"]
+        assert source.matrix_keys == ["obsm/X_pca", "obsm/cube", "obsm/sparse", "obsm/table", "obsp/near"]
         with pytest.raises(KeyError, match=r"has no matrix .layers/other.; there are obsm/X_pca"):
             source.read_matrix("layers/other", ROWS)
 
 
-@pytest.mark.parametrize("key", ["layers/othr", "X", "raw", "obsm/table", "obsp/near", "nothing"])
+@pytest.mark.parametrize("key", ["layers/othr", "X", "raw", "obsm/words", "obsp/far", "nothing"])
 def test_no_such_matrix(tmp_path: Path, key: str) -> None:
     with (
         open_source(write(tmp_path, adata(), "gzip")) as source,

@@ -2,13 +2,14 @@
 
 import pytest
 
-from scdataloader.store.writing import tasks
+from scdataloader.store.writing import matrices, tasks
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Conversions of a few cells have several blocks, and note each."""
     monkeypatch.setattr(tasks, "_CELLS_PER_BLOCK", 3)
+    monkeypatch.setattr(matrices, "_CELLS_PER_BLOCK", 3)
     monkeypatch.setattr(tasks, "_SECONDS_PER_NOTE", 0.0)
 
 

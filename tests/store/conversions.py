@@ -118,10 +118,27 @@ def write_files(folder: Path, sizes: tuple[int, ...] = (13, 8), n_genes: int = 4
     paths = []
     for seed, n_cells in enumerate(sizes):
         source = counted(f"{seed}", n_cells, n_genes + seed, seed)
-        adata = ad.AnnData(source.x, obs=source.table, var=source.var)
-        adata.write_h5ad(folder / f"{seed}.h5ad")
+        with_matrices(ad.AnnData(source.x, obs=source.table, var=source.var)).write_h5ad(folder / f"{seed}.h5ad")
         paths.append(str(folder / f"{seed}.h5ad"))
     return paths
+
+
+def with_matrices(adata: ad.AnnData) -> ad.AnnData:
+    """Further matrices whose values name their row and column; some are zero, whole numbers, or neither."""
+    n, g = adata.shape
+    named = 1000.0 * np.arange(n)[:, None] + np.arange(g) + 1
+    adata.layers["whole"] = sp.csr_matrix(np.where((named % 3 == 0), named, 0).astype(np.float32))
+    adata.layers["parts"] = np.where(named % 7 < 3, named / 8, 0).astype(np.float32)
+    adata.layers["parts"][: n // 2] *= 8  # whole numbers in some of the cells
+    adata.obsm["pca"] = -(named[:, :6] % 5).astype(np.float32)
+    adata.obsm["proteins"] = pd.DataFrame(named[:, :3] / 2, columns=["CD3", "CD4", "CD8"], index=adata.obs_names)
+    cells = np.arange(n)
+    near = np.stack([(cells + 2) % n, (cells + 5) % n, cells], axis=1)
+    distances = np.stack([cells % 3 * 0.5, cells * 0.1, cells * 0.0], axis=1)  # an edge of 0 in every third cell
+    graph = sp.csr_matrix((distances.ravel(), near.ravel(), np.arange(n + 1) * 3), (n, n))
+    graph.sort_indices()
+    adata.obsp["distances"] = graph
+    return adata
 
 
 def tree(folder: Path) -> dict[str, bytes]:

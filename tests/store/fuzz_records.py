@@ -157,7 +157,7 @@ class RecordFuzzer:
         indices, data = (out.array(int(starts[-1]), np.int32, at_end=True) for out in self._out)
         indices[:], data[:] = _MARK, _MARK
         order = self._luts[0][0]
-        statuses.append(unpack_records(records, order, starts[:-1], indices, data.view(np.uint32))[0])
+        statuses.append(unpack_records(records, order, floats, starts[:-1], indices, data.view(np.uint32))[0])
         self._see(starts, size, indices, data, "unpack_records")
         per_record = np.zeros(n, np.uint8)
         known = np.zeros(n, np.int64), np.ones(N_GENES, np.bool_), np.array([0, N_GENES])

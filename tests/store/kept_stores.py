@@ -1,6 +1,6 @@
 """What is in the stores that are kept in tests/data, as literal values; run as a script, it makes those stores.
 
-    python -m tests.store.kept_stores tests/store/data/store_v1
+    python -m tests.store.kept_stores tests/store/data/store_v2
 
 A version of the format has its stores made once: later releases have to read what is there, not what they would write.
 """
@@ -131,8 +131,79 @@ KEPT = {
 }
 
 
+WITH_MATRICES = {
+    "matrices.cells": Kept(["brain.h5ad", "liver.h5ad"]),
+    "mixed_matrices.cells": Kept(["brain.h5ad", "liver.h5ad"], layout="shuffled"),
+}
+"""Of version 2."""
+
+MATRICES = {
+    "brain.h5ad": {
+        "layers/spliced": [{0: 7.0}, {}, {1: 0.5, 4: 300.0}],
+        "obsm/pca": [[0.5, -1.0], [0.0, 0.0], [3.0, 65536.0]],
+        "obsp/distances": [{1: 0.0, 2: 2.5}, {}, {0: 1.0}],
+    },
+    "liver.h5ad": {
+        "layers/spliced": [
+            {0: 1.0, 1499: 2.0},
+            {},
+            {749: -0.25},
+            {500: 255.0},
+            {3: 65535.0, 4: 65536.0},
+            {9: 16777216.0},
+        ],
+        "obsm/pca": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0], [0.1, 0.0], [-0.5, 0.25]],
+        "obsp/distances": [{5: 0.0}, {0: 0.0, 4: 0.125}, {}, {1: 3.0}, {2: 4.0, 3: 1e-30}, {0: float("inf")}],
+    },
+}
+"""{source: {key: cells}} of those stores; columns of "layers/…" are places of genes in ``var``."""
+PROTEINS = ["CD3", "CD4"]
+"""Names of the columns of "obsm/pca" of brain.h5ad."""
+
+
+def sparse(cells: list[dict[int, float]], n_columns: int) -> sp.csr_matrix:
+    """Cells as a matrix that keeps stored zeros."""
+    columns = [column for cell in cells for column in sorted(cell)]
+    values = [cell[column] for cell in cells for column in sorted(cell)]
+    indptr = np.cumsum([0, *map(len, cells)])
+    return sp.csr_matrix((np.array(values, np.float32), columns, indptr), (len(cells), n_columns))
+
+
+def with_matrices(name: str) -> ad.AnnData:
+    """A source with its further matrices."""
+    source, given = SOURCES[name], MATRICES[name]
+    adata = ad.AnnData(source.x, obs=source.obs, var=source.var)
+    adata.layers["spliced"] = sparse(given["layers/spliced"], source.n_genes)
+    pca = np.array(given["obsm/pca"], np.float32)
+    is_named = name == "brain.h5ad"
+    adata.obsm["pca"] = pd.DataFrame(pca, columns=PROTEINS, index=source.obs.index) if is_named else pca
+    adata.obsp["distances"] = sparse(given["obsp/distances"], len(source.cells))
+    return adata
+
+
 def make(folder: Path) -> None:
     """Convert the sources, by way of AnnData files that do not stay."""
+    from scdataloader.store.convert import convert
+
+    with tempfile.TemporaryDirectory() as files:
+        paths = {name: Path(files) / name for name in MATRICES}
+        for name, path in paths.items():
+            with h5py.File(path, "w") as file:
+                ad.io.write_elem(file, "/", with_matrices(name))
+        for name, kept in WITH_MATRICES.items():
+            convert(
+                [paths[source] for source in kept.sources],
+                folder / name,
+                layout=kept.layout,
+                layers=["spliced"],
+                obsm=["pca"],
+                obsp=["distances"],
+                n_processes=1,
+            )
+
+
+def make_version_1(folder: Path) -> None:
+    """Convert the sources of version 1."""
     from scdataloader.store.convert import convert
 
     with tempfile.TemporaryDirectory() as files:

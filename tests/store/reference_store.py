@@ -53,6 +53,10 @@ class Cells:
     space: list[str]
     cells: list[dict[int, float]] = field(default_factory=list)
     """{gene: value} of each cell, genes ascending."""
+    matrices: dict[str, list[dict[int, float]]] = field(default_factory=dict)
+    """{key: {column: value} of each cell} of further matrices."""
+    names: dict[str, list[str] | None] = field(default_factory=dict)
+    """{key: names of the columns}."""
 
 
 def read_store(folder: Path) -> list[Cells]:
@@ -62,8 +66,9 @@ def read_store(folder: Path) -> list[Cells]:
     assert re.fullmatch(rb'[0-9a-f]{32}"\n}', end)
     assert end[:32].decode() == digest(content[:-35])
     manifest = json.loads(content.decode("ascii"))
-    assert set(manifest) == {"version", "layout", "sources", "genes", "spaces", "shards", "manifest"}
-    assert manifest["version"] == 1
+    keys = {"version", "layout", "sources", "genes", "spaces", "shards", "manifest"}
+    assert set(manifest) == keys | ({"matrices"} if manifest["version"] == 2 else set())
+    assert manifest["version"] in {1, 2}
     spaces = []
     for space in manifest["spaces"]:
         spaces.append(read_table(folder, space["file"])["gene"].tolist())
@@ -81,6 +86,8 @@ def read_store(folder: Path) -> list[Cells]:
     ]
     for shard in manifest["shards"]:
         read_shard(folder, shard, sources)
+    for matrix in manifest.get("matrices", ()):
+        read_matrix(folder, manifest["shards"], matrix, sources)
     for source, said in zip(sources, manifest["sources"], strict=True):
         assert len(source.cells) == len(source.obs) == said["n_cells"]
         assert list(source.var.index) == sorted(set(source.var.index))
@@ -90,6 +97,25 @@ def read_store(folder: Path) -> list[Cells]:
         if "__row__" in source.obs:
             assert sorted(source.obs["__row__"]) == list(range(len(source.obs)))
     return sources
+
+
+def read_matrix(folder: Path, shards: list[dict[str, Any]], matrix: dict[str, Any], sources: list[Cells]) -> None:
+    """Read a further matrix into its sources."""
+    kind, name = matrix["key"].split("/", 1)
+    assert kind in {"layers", "obsm", "obsp"}
+    assert name
+    assert set(matrix) == {"key", "parts", "shards"}
+    assert [(shard["n_cells"], shard["source"]) for shard in matrix["shards"]] == [
+        (shard["n_cells"], shard["source"]) for shard in shards
+    ]
+    for source, part in zip(sources, matrix["parts"], strict=True):
+        assert set(part) == {"n_columns", "names", "digest"}
+        if kind != "obsm":
+            assert part["n_columns"] == (len(source.space) if kind == "layers" else len(source.obs))
+        source.names[matrix["key"]] = part["names"]
+        source.matrices[matrix["key"]] = []
+    for shard in matrix["shards"]:
+        read_shard(folder, shard, sources, matrix)
 
 
 def digest(content: bytes) -> str:
@@ -114,12 +140,14 @@ def read_table(folder: Path, file: dict[str, Any]) -> pd.DataFrame:
     return frame
 
 
-def read_shard(folder: Path, shard: dict[str, Any], sources: list[Cells]) -> None:
-    """Append the cells of a shard to their sources."""
-    content = read_file(folder, shard["file"], r"shards/[0-9a-f]{5,32}\.cells")
+def read_shard(folder: Path, shard: dict[str, Any], sources: list[Cells], matrix: dict[str, Any] | None = None) -> None:
+    """Append the cells of a shard, of the counts or of a further matrix, to their sources."""
+    pattern = r"shards/[0-9a-f]{5,32}\.cells" if matrix is None else r"matrices/[0-9a-f]{5,32}-[0-9a-f]{5,32}\.cells"
+    content = read_file(folder, shard["file"], pattern)
     magic, version, flags = struct.unpack("<8sII", content[:16])
-    assert (magic, version) == (b"SCDCELLS", 1)
-    floats, mixed = flags & 1, flags >> 1
+    assert (magic, version) == (b"SCDCELLS", 1 if matrix is None else 2)
+    floats, mixed, further = flags & 1, flags >> 1 & 1, flags >> 2
+    assert (further, floats and further) == (matrix is not None, 0)
     assert mixed == (shard["source"] is None)
     before, n, n_values, n_genes, index = struct.unpack("<16sQQQQ", content[-48:])
     assert (n, n_values) == (shard["n_cells"], shard["n_values"])
@@ -141,20 +169,39 @@ def read_shard(folder: Path, shard: dict[str, Any], sources: list[Cells]) -> Non
     of_cell = tables[1] if mixed else [shard["source"]] * n
     for cell, number in enumerate(of_cell):
         source = sources[number]
+        is_graph = matrix is not None and matrix["key"].startswith("obsp/")
+        record = content[offsets[cell] : offsets[cell + 1]]
+        found = read_record(record, cell, None if further else floats, as_bits=is_graph)
+        assert len(found) == tables[0][cell]
+        if matrix is not None:
+            n_columns = matrix["parts"][number]["n_columns"]
+            assert n_genes == (0 if mixed else n_columns)
+            assert max(found, default=-1) < n_columns
+            append_matrix(source, matrix["key"], found)
+            continue
         assert floats == (source.kind == "float32")
         assert n_genes == (0 if mixed else len(source.space))
-        found = read_record(content[offsets[cell] : offsets[cell + 1]], cell, floats)
-        assert len(found) == tables[0][cell]
         row = {gene: number for number, gene in enumerate(source.var.index)}
         source.cells.append({row[source.space[number]]: value for number, value in found.items()})
 
 
-def read_record(record: bytes, cell: int, floats: int) -> dict[int, float]:
-    """{gene: value} of a cell."""
+def append_matrix(source: Cells, key: str, found: dict[int, float]) -> None:
+    """Append a cell of a further matrix."""
+    if key.startswith("layers/"):
+        row = {gene: number for number, gene in enumerate(source.var.index)}
+        found = {row[source.space[number]]: value for number, value in found.items()}
+    if key.startswith("obsp/"):
+        found = {column: struct.unpack("<f", struct.pack("<I", bits - 1))[0] for column, bits in found.items()}
+    assert all(struct.unpack("<f", struct.pack("<f", value))[0] == value for value in found.values())
+    source.matrices[key].append(found)
+
+
+def read_record(record: bytes, cell: int, floats: int | None, *, as_bits: bool = False) -> dict[int, float]:
+    """{gene: value} of a cell; None for floats of records that may have either kind."""
     stated, n, n_gaps, last = struct.unpack("<IIII", record[:16])
     assert stated == checksum(struct.unpack(f"<{len(record) // 8}Q", record), cell)
     n_large, width = last % 2**30, last >> 30
-    assert floats == (width == 3)
+    assert floats in {None, int(width == 3)}
     assert n_large == 0 or width < 2
     at = 16
     exceptions = []
@@ -167,6 +214,9 @@ def read_record(record: bytes, cell: int, floats: int) -> dict[int, float]:
         at += 8 * many
     long_gaps, large = exceptions
     letter = "BHIf"[width]
+    if as_bits:
+        assert n == 0 or width == 3
+        letter = "I"
     values = list(struct.unpack(f"<{n}{letter}", record[at : at + struct.calcsize(letter) * n]))
     at += struct.calcsize(letter) * n
     gaps = record[at : at + n]

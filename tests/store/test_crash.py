@@ -30,6 +30,7 @@ CASES = {
     "append": ({"append": True}, {}),
     "shuffle": ({"layout": "shuffled"}, None),
     "append shuffled": ({"append": True}, {"layout": "shuffled"}),
+    "matrices": ({"layout": "shuffled", "layers": ["parts"], "obsm": ["pca"], "obsp": ["distances"]}, None),
 }
 
 

@@ -128,13 +128,13 @@ def test_the_kept_stores_are_small():
     assert sum(file.stat().st_size for file in DATA.rglob("*") if file.is_file()) < 90_000
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", True, None])
 def test_another_version_is_refused_and_both_are_named(tmp_path, version):
     store = make_store(tmp_path / "a.cells", [given_counts("a", 3, 40, 0)])
     manifest = json.loads((store / "manifest.json").read_bytes())
     manifest["version"] = version
     (store / "manifest.json").write_bytes(sealed(manifest))
-    with pytest.raises(StoreFormatError, match=rf"version is {version!r}; this release reads version 1"):
+    with pytest.raises(StoreFormatError, match=rf"version is {version!r}; this release reads versions 1 and 2"):
         Store.open(store)
 
 

@@ -11,7 +11,7 @@ import pytest
 from scdataloader.commands.main import main
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD, OK
-from scdataloader.kernels.records.encode import encode_rows, most_words
+from scdataloader.kernels.records.encode import COUNTS, encode_rows, most_words
 from scdataloader.kernels.records.format import Records, record_checksum
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND, check_records
 from scdataloader.store.manifest import Manifest
@@ -277,10 +277,10 @@ def test_every_rule_of_a_record_is_checked(genes, values, byte, width, value, st
     size, found = np.array([len(genes)]), np.zeros(1, np.uint8)
     at = Records(np.array([0]), np.array([words.ctypes.data]), np.array([words.nbytes]), size), np.array([1000])
     at += ALL_KNOWN
-    check_records(*at, False, found)
+    check_records(*at, COUNTS, found)
     assert found[0] == status
     words.view(np.uint32)[0] ^= 1
-    check_records(*at, False, found)
+    check_records(*at, COUNTS, found)
     assert found[0] == BAD_CHECKSUM
 
 
@@ -289,7 +289,7 @@ def test_the_largest_value_and_the_kind_of_a_record():
         words, found = record([0, 5], values, floats=floats), np.zeros(1, np.uint8)
         records = Records(np.array([0]), np.array([words.ctypes.data]), np.array([words.nbytes]), np.array([2]))
         at = records, np.array([1000]), *ALL_KNOWN
-        assert check_records(*at, False, found) == (max(values) if status == OK else 0)
+        assert check_records(*at, COUNTS, found) == (max(values) if status == OK else 0)
         assert found[0] == status
 
 

@@ -37,6 +37,8 @@ features are `NOT_A_GENE`."""
 
 _AHEAD = 16
 """Distance, in records, at which index entries are prefetched, so that their cache misses overlap."""
+_IN_FLIGHT = 2048
+"""Bytes of records that are prefetched ahead of the decoder, if the next record has fewer."""
 
 
 @nb.njit(nogil=True, cache=True)
@@ -108,10 +110,11 @@ def decode_records(
     genes, values = np.empty(most, np.int32), np.empty(most, np.float32)
     dense = np.zeros(n_genes + 1 if most else 0, np.float32)
     present = np.zeros(n_genes // 64 + 1, np.uint64)
+    ahead = 1 + min(_AHEAD - 1, _IN_FLIGHT * len(length) // max(1, length.sum()))
     for i in range(len(address)):
         # Random records are never in cache. The next one is fetched during this one, half before and half amid it,
-        # since a core has only some tens of cache lines in flight.
-        following = min(i + 1, len(address) - 1)
+        # since a core has only some tens of cache lines in flight; of short records, one of the next ones.
+        following = min(i + ahead, len(address) - 1)
         half = length[following] // 2
         prefetch_bytes(address[following], half)
         words = carray(pointer(np.uintp(address[i])), (length[i] // 8,), np.uint64)

@@ -14,6 +14,8 @@ from scdataloader.kernels.records.format import F32, HEADER, U8, U16, U32, WIDTH
 _BYTE, _TWO_BYTES, _FOUR_BYTES = 1 << 8, 1 << 16, 1 << 32
 _MINUS_ZERO = 1 << 31
 """As bits of a float32."""
+COUNTS, FLOATS, EITHER = 0, 1, 2
+"""Kinds of records: of counts, of float32, or of counts for cells whose float32 values are all counts."""
 
 
 @nb.njit(nogil=True, cache=True)
@@ -35,7 +37,7 @@ def encode_rows(
     indices: NDArray[Any],
     bits: NDArray[np.uint32],
     rank: NDArray[np.int32],
-    floats: bool,
+    kind: int,
     first_cell: int,
     out: NDArray[np.uint64],
     offsets: NDArray[np.int64],
@@ -43,9 +45,9 @@ def encode_rows(
 ) -> int:
     """Write one record per row, back to back, into ``out``, which has `most_words`; returns the number of words used.
 
-    ``bits`` are the values: counts, or with ``floats`` the bits of float32. ``rank[g]`` is the number of gene g in the
-    records, distinct for each gene. Zeros are left out. Row i is cell ``first_cell + i`` of its shard; its record
-    begins at byte ``offsets[i]`` of ``out`` and has ``sizes[i]`` values.
+    ``bits`` are the values: of kind `COUNTS` counts, of `FLOATS` and `EITHER` the bits of float32. ``rank[g]`` is the
+    number of gene g in the records, distinct for each gene. Zeros are left out. Row i is cell ``first_cell + i`` of its
+    shard; its record begins at byte ``offsets[i]`` of ``out`` and has ``sizes[i]`` values.
 
     Returns -1 - i if row i has a gene outside ``rank``, or a gene twice.
     """
@@ -60,7 +62,7 @@ def encode_rows(
         for j in range(indptr[i], indptr[i + 1]):
             if not 0 <= indices[j] < n_genes:
                 return -1 - i
-            if bits[j] != 0 and not (floats and bits[j] == _MINUS_ZERO):
+            if bits[j] != 0 and not (kind and bits[j] == _MINUS_ZERO):
                 gene = rank[indices[j]]
                 place[gene] = j
                 present[gene >> 6] |= np.uint64(1) << np.uint64(gene & 63)
@@ -71,8 +73,21 @@ def encode_rows(
         for k in range(n):
             values[k] = bits[place[genes[k]]]
         offsets[i], sizes[i] = 8 * at, n
+        floats = kind == FLOATS or (kind == EITHER and not _to_counts(values[:n]))
         at += _write(genes[:n], values[:n], floats, first_cell + i, out[at:])
     return at
+
+
+@nb.njit(nogil=True, cache=True)
+def _to_counts(bits: NDArray[np.uint32]) -> bool:
+    """Replace bits of float32 by the counts that they are, if all are counts below 2^32; whether they are."""
+    values = bits.view(np.float32)
+    for value in values:
+        if not (0 <= value < _FOUR_BYTES and value == np.floor(value)):
+            return False
+    for k in range(len(bits)):
+        bits[k] = np.uint32(values[k])
+    return True
 
 
 @nb.njit(cache=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scdataloader.kernels.machine.bits import drain
 from scdataloader.kernels.machine.memory import pointer
 from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD, OK, gene_numbers, header, is_valid, look_up
+from scdataloader.kernels.records.encode import COUNTS, EITHER, FLOATS
 from scdataloader.kernels.records.format import F32, HEADER, U8, U16, Records, record_checksum, value_width
 
 BAD_FORM, BAD_KIND, BAD_GENE = 4, 5, 6
@@ -25,12 +26,12 @@ def check_records(
     table: NDArray[np.int64],
     known: NDArray[np.bool_],
     known_start: NDArray[np.int64],
-    floats: bool,
+    kind: int,
     status: NDArray[np.uint8],
 ) -> int:
     """Check every rule of the format for every record: ``status[i]`` is `OK`, or the first rule that record i breaks.
 
-    Record i is in a space of ``n_genes[i]`` genes and a shard whose values are float32 if ``floats``.
+    Record i is in a space of ``n_genes[i]`` genes and a shard of records of this ``kind``; see `encode_rows`.
     ``known[known_start[p]:known_start[p + 1]]``, p = ``table[i]``, is True for the genes that its source has; if it is
     empty, any gene is accepted. Returns the largest of all counts.
     """
@@ -43,7 +44,7 @@ def check_records(
             status[i] = BAD_CHECKSUM
         elif not is_valid(words, size[i], n_genes[i]):
             status[i] = BAD_RECORD
-        elif (header(words)[3] == F32) != floats:
+        elif kind != EITHER and (header(words)[3] == F32) != (kind == FLOATS):
             status[i] = BAD_KIND
         else:
             has = known[known_start[table[i]] : known_start[table[i] + 1]]
@@ -52,7 +53,7 @@ def check_records(
             values = np.empty(size[i], np.uint32)
             if not (_exceptions_are_due(words) and _is_padded(words) and _values(words, values)):
                 status[i] = BAD_FORM
-            if not floats:
+            if kind == COUNTS:
                 for value in values:
                     largest = max(largest, value)
     return int(largest)
@@ -62,11 +63,12 @@ def check_records(
 def unpack_records(
     records: Records,
     order: NDArray[np.int32],
+    floats: bool,
     starts: NDArray[np.int64],
     out_indices: NDArray[np.int32],
     out_bits: NDArray[np.uint32],
 ) -> tuple[int, int]:
-    """Write the exact values of records, sorted by gene: counts as uint32, float32 as their bits.
+    """Write the exact values of records, sorted by gene: uint32 counts, or with ``floats`` the bits of float32.
 
     Gene g of the records is ``order[g]`` in the output, distinct for each gene, or -1 if the source does not have it.
     Record i fills the entries from ``starts[i]`` on. Returns (status, i): `OK`, or the error of record i.
@@ -86,13 +88,40 @@ def unpack_records(
         if n and genes.min() < 0:
             return BAD_GENE, i
         _values(words, bits)
-        for k in range(n):
-            dense[genes[k]] = bits[k]
-            present[genes[k] >> 6] |= np.uint64(1) << np.uint64(genes[k] & 63)
-        drain(present, genes)
-        for k in range(n):
-            bits[k] = dense[genes[k]]
+        if floats and header(words)[3] != F32:
+            _as_floats(bits)
+        if not _ascend(genes):
+            _sort(genes, bits, dense, present)
     return OK, 0
+
+
+@nb.njit(nogil=True, cache=True)
+def _as_floats(bits: NDArray[np.uint32]) -> None:
+    """Replace counts by the bits of float32."""
+    values = bits.view(np.float32)
+    for k in range(len(bits)):
+        values[k] = np.float32(bits[k])
+
+
+@nb.njit(nogil=True, cache=True)
+def _ascend(genes: NDArray[np.int32]) -> bool:
+    ascending = True
+    for k in range(1, len(genes)):
+        ascending &= genes[k - 1] < genes[k]
+    return ascending
+
+
+@nb.njit(nogil=True, cache=True)
+def _sort(
+    genes: NDArray[np.int32], bits: NDArray[np.uint32], dense: NDArray[np.uint32], present: NDArray[np.uint64]
+) -> None:
+    """Sort a cell by gene, by way of a dense row and a set of genes that is empty before and after."""
+    for k in range(len(genes)):
+        dense[genes[k]] = bits[k]
+        present[genes[k] >> 6] |= np.uint64(1) << np.uint64(genes[k] & 63)
+    drain(present, genes)
+    for k in range(len(genes)):
+        bits[k] = dense[genes[k]]
 
 
 @nb.njit(nogil=True, cache=True)

@@ -22,6 +22,7 @@ from scdataloader.sources.anndata.nodes import (
     text,
 )
 from scdataloader.sources.anndata.tables import check_index, frame_length
+from scdataloader.sources.anndata.tree import Table
 from scdataloader.sources.arrays.arrays import working_dtype
 
 Kind = Literal["csr", "csc", "dense"]
@@ -196,4 +197,6 @@ def _check_tables(root: Node, found: MatrixLayout) -> None:
 
 
 def _encoding(node: Node) -> str:
+    if isinstance(node, Table):
+        return "dataframe"
     return text(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "")))

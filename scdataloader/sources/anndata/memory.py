@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import h5py
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from scipy.sparse import issparse
 
@@ -52,7 +53,7 @@ class AnnDataInMemory:
                     f"X of {_described(adata)} is of type {type(adata.X).__name__}, expected an array, CSR or CSC; "
                     "convert it first (adata = adata.to_memory() loads one of dask)"
                 )
-        for group in ("layers", "obsm"):
+        for group in ("layers", "obsm", "obsp"):
             nodes[group] = Group(nodes=_matrices(getattr(adata, group)))
         uns = {key: value for key, value in adata.uns.items() if isinstance(value, str | list | np.ndarray)}
         nodes["uns"] = Group(nodes={key: np.asarray(value) for key, value in uns.items()})
@@ -94,11 +95,13 @@ class AnnDataInMemory:
 
 
 def _matrices(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of some matrices that can be read: arrays, and sparse matrices by rows or by columns."""
+    """Those of some matrices that can be read: arrays, tables, and sparse matrices by rows or by columns."""
     nodes: dict[str, Any] = {}
     for key, matrix in values.items():
         if isinstance(matrix, np.ndarray) and not isinstance(matrix, np.ma.MaskedArray):
             nodes[key] = np.asarray(matrix)
+        elif isinstance(matrix, pd.DataFrame):
+            nodes[key] = Table.of_frame(matrix)
         elif issparse(matrix) and matrix.format in ("csr", "csc"):
             arrays = {name: getattr(matrix, name) for name in ("data", "indices", "indptr")}
             nodes[key] = Group.of_sparse(matrix.format, matrix.shape, **arrays)

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.errors import NotCountsError
+from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.kernels.rows import gather
+from scdataloader.kernels.rows.nearest import nearest
 from scdataloader.protocols import ReadCost
 from scdataloader.sources.anndata import layout, tables
 from scdataloader.sources.anndata.content import table_content
@@ -53,6 +54,8 @@ class AnnDataSource(AnnDataFile):
         self._var: pd.DataFrame | None = None
         self._digest: str | None = None
         self._keys: list[str] | None = None
+        self._columns: dict[str, list[str]] = {}
+        self._tables: dict[str, NDArray[np.float32]] = {}
 
     @classmethod
     def open(cls, path: Path, form: Format | None = None, *, counts: str = "auto", values: Values = "counts") -> Self:
@@ -155,36 +158,69 @@ class AnnDataSource(AnnDataFile):
 
     @property
     def matrix_keys(self) -> list[str]:
-        """Keys of the layers in the genes of ``var``, and of the arrays and sparse matrices of obsm."""
+        """Keys of layers in the genes of ``var``, and of arrays, sparse matrices and tables of obsm and obsp."""
         if self._keys is None:
-            groups = ["obsm"] if self.counts == "raw" else ["layers", "obsm"]
+            layers = [] if self.counts == "raw" else ["layers"]
             with self.opened() as root:
-                self._keys = [key for group in groups for key in layout.matrix_keys(root, group)]
+                self._columns = tables.numeric_tables(root)
+                keys = {group: layout.matrix_keys(root, group) for group in (*layers, "obsm", "obsp")}
+            keys["obsm"] = sorted([*keys["obsm"], *self._columns])
+            self._keys = [key for of_group in keys.values() for key in of_group]
         return self._keys
 
+    def matrix_columns(self, key: str) -> list[str] | None:
+        """Names of the columns of a table in obsm; None for other matrices."""
+        return self._columns.get(key) if key in self.matrix_keys else None
+
     def read_matrix(self, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32]:
-        """Cells ``rows`` of another matrix: sparse rows of "layers/…", ``(len(rows), D)`` values of "obsm/…".
+        """Cells ``rows`` of another matrix: ``(len(rows), D)`` values of "obsm/…", sparse rows of others.
+
+        A table of obsm is read whole when it is first used, and kept in memory until `close`.
 
         Raises:
             KeyError: there is no such matrix.
             IndexError: a row is outside [0, n_obs).
             SourceFormatError: the file is damaged.
         """
+        if key in self.matrix_keys and key in self._columns:
+            return self._table(key)[self._valid(rows)]
         other = self.find_matrix(key) if key in self.matrix_keys else None
         if other is None:
             raise KeyError(f"{self.name} has no matrix {key!r}; there are {', '.join(self.matrix_keys) or 'none'}")
-        if other.kind == "dense" and not other.var:
+        is_obsm = key.startswith("obsm/")
+        if other.kind == "dense" and is_obsm:
             return self.read_dense(other, rows).astype(np.float32)
+        if key.startswith("obsp/") and other.shape[1] != self.n_obs:
+            raise SourceFormatError(
+                f"{self.path}: {key} has {other.shape[1]} columns, expected {self.n_obs}, its cells"
+            )
         read = _csr_rows(self._read(other, rows, np.dtype(np.float32)).in_order(), other.shape[1])
-        return read if other.var else read.to_scipy().toarray()
+        return read.to_scipy().toarray() if is_obsm else read
+
+    def _table(self, key: str) -> NDArray[np.float32]:
+        if key not in self._tables:
+            with self.opened() as root:
+                values = tables.read_frame(root, key).to_numpy(np.float32)
+            if len(values) != self.n_obs:
+                raise SourceFormatError(f"{self.path}: {key} has {len(values)} rows, expected {self.n_obs}, its cells")
+            self._tables[key] = values
+        return self._tables[key]
+
+    def neighbours(
+        self, rows: NDArray[np.int64], k: int, key: str = "distances"
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """As `HasNeighbours.neighbours`; of a graph that is stored as a dense array, zeros are no edges."""
+        graph = self.read_matrix(f"obsp/{key}", rows)
+        assert isinstance(graph, CSRRows)
+        return nearest(graph.indptr, graph.indices, graph.data, np.asarray(rows, np.int64), k)
 
     def close(self) -> None:
         """Close memory maps, and drop decoded chunks and the gene table; a later read opens them again."""
         super().close()
-        self._var = None
+        self._var, self._tables = None, {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_var": None}
+        return super().__getstate__() | {"_var": None, "_tables": {}}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}: {self.n_obs} cells, {self._n_genes} genes, {self.counts})"

@@ -122,6 +122,23 @@ def read_index(root: Node, location: str) -> pd.Index:
     return _plain(pd.Index(read_value(root, index), name=None if name == "_index" else name))
 
 
+def numeric_tables(root: Node) -> dict[str, list[str]]:
+    """{key: columns} of the tables of numbers in obsm, such as "obsm/protein"."""
+    group, found = lookup(root, "obsm"), dict[str, list[str]]()
+    for name in () if group is None or is_array(group) else sorted(group.keys()):
+        location, node = f"obsm/{name}", member(group, name, root, f"obsm/{name}")
+        if isinstance(node, Table):
+            kinds = {dtype.kind for dtype in node.read().dtypes}
+        elif node is None or is_array(node) or text(node.attrs.get("encoding-type", "")) != "dataframe":
+            continue
+        else:
+            columns = [member(node, column, root, location) for column in frame_columns(root, location)]
+            kinds = {column.dtype.kind if column is not None and is_array(column) else "" for column in columns}
+        if kinds <= set("biuf"):
+            found[location] = frame_columns(root, location)
+    return found
+
+
 def uns_strings(root: Node, key: str) -> list[str] | None:
     """The string, or strings, at ``uns[key]``; None if it holds none, or cannot be read, which is logged."""
     try:

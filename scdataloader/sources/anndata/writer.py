@@ -82,15 +82,28 @@ def write_anndata(
         dtype: Type of the stored values.
         compression: Filter of the values and gene numbers, for HDF5.
     """
-    n = int(indptr[-1])
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     # uns first: lamindb hashes only the first and the last 50 MB of a large file
     ad.io.write_elem(root, "uns", dict(tables.uns))
     for key in _TABLES:
         table = getattr(tables, key)
         ad.io.write_elem(root, key, table if key in ("obs", "var") else dict(table))
-    matrix = root.create_group("X")
-    matrix.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": list(tables.shape)})
+    write_csr(root, "X", tables.shape, indptr, blocks, dtype=dtype, compression=compression)
+
+
+def write_csr(
+    root: Node,
+    key: str,
+    shape: tuple[int, int],
+    indptr: NDArray[np.int64],
+    blocks: Iterable[Values],
+    *,
+    dtype: np.dtype[Any],
+    compression: Compression = "none",
+) -> None:
+    """Write a CSR matrix into a group, as its member ``key``; see `write_anndata`."""
+    n, matrix = int(indptr[-1]), root.create_group(key)
+    matrix.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": list(shape)})
     data = _array(matrix, "data", n, dtype, compression)
     indices = _array(matrix, "indices", n, np.dtype(np.int32), compression)
     _array(matrix, "indptr", len(indptr), np.dtype(np.int64), "none")[:] = indptr

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import StoreFormatError
 from scdataloader.runtime.files import PARTIAL, write_atomically, writing
 from scdataloader.sources.fingerprint import difference
-from scdataloader.store.manifest import MANIFEST, Kind, Manifest, ShardRecord, shard_record
+from scdataloader.store.manifest import MANIFEST, Kind, Manifest, MatrixPart, ShardRecord, matrix_part, shard_record
 from scdataloader.store.writing.lock import LOCK
 
 PLAN = "conversion.json"
@@ -27,11 +27,11 @@ ORDER, PLACES = "order.npy", "places.npy"
 """Cell at each place of the new order, and place of each cell; cells are numbered source after source."""
 GROUPED = "grouped:"
 """Prefix of the layout by an obs column."""
-FOLDERS = ("obs", "var", "genes", "shards")
-_VERSION = 2
+FOLDERS = ("obs", "var", "genes", "shards", "matrices")
+_VERSION = 3
 _MOST_VALUES = 1 << 32
 """Largest number of values of a shard."""
-_OWN_FILE = re.compile(r"[0-9a-f]{5,32}\.(parquet|cells|json)(\.partial|\.progress)?")
+_OWN_FILE = re.compile(r"[0-9a-f]{5,32}(-[0-9a-f]{5,32})?\.(parquet|cells|json)(\.partial|\.progress)?")
 """Names of all files that a conversion writes into `FOLDERS`."""
 _BEFORE_A_PLAN = {LOCK, PLAN + PARTIAL}
 """All files that a conversion killed at its very beginning leaves."""
@@ -50,6 +50,8 @@ class PlannedSource:
     """Digest of its gene table."""
     uns_organism: str | None
     """The organism that it states for all its cells."""
+    matrices: tuple[MatrixPart, ...]
+    """What it has of each further matrix; the columns of layers are its own genes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +80,8 @@ class Plan:
     """Kind of the values."""
     cells_per_shard: int
     """At most."""
+    matrices: tuple[str, ...]
+    """Keys of the further matrices, sorted."""
     appended_to: str | None
     """Digest of the manifest of the store that the sources are written to; None for a new store."""
     numbers: tuple[int, ...]
@@ -122,9 +126,12 @@ class Plan:
             return None
         try:
             found = json.loads(path.read_bytes())
-            sources = tuple(PlannedSource(**item) for item in found.pop("sources"))
+            sources = tuple(
+                PlannedSource(**{**item, "matrices": tuple(map(matrix_part, item["matrices"]))})
+                for item in found.pop("sources")
+            )
             shards = tuple(PlannedShard(**item) for item in found.pop("shards"))
-            found |= {name: tuple(found[name]) for name in ("numbers", "spaces", "space_of")}
+            found |= {name: tuple(found[name]) for name in ("numbers", "matrices", "spaces", "space_of")}
             return cls(**found, sources=sources, shards=shards)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreFormatError(
@@ -141,7 +148,7 @@ class Plan:
             return f"there are {len(ours)} sources, then {len(theirs)}"
         if self.appended_to != other.appended_to:
             return "only one of them makes a new store, or the store has changed since"
-        for name in ("version", "layout", "seed", "kind", "cells_per_shard"):
+        for name in ("version", "layout", "seed", "kind", "cells_per_shard", "matrices"):
             mine, theirs_ = getattr(self, name), getattr(other, name)
             if mine != theirs_:
                 return f"{name} is {mine!r}, then {theirs_!r}"
@@ -154,16 +161,23 @@ class Plan:
             now.name: difference(then.fingerprint, now.fingerprint) or "the files" for now, then in pairs if now != then
         }
 
-    def shard_key(self, index: int) -> str:
-        """Identifies all that a new shard depends on, before cells are reordered."""
+    def shard_key(self, index: int, matrix: int | None = None) -> str:
+        """Identifies all that a new shard, of the counts or a matrix, depends on, before cells are reordered."""
         shard = self.shards[index]
-        content = [asdict(self.sources[shard.source]), asdict(shard), self.kind, self.numbers[shard.source]]
+        source = asdict(self.sources[shard.source])
+        parts = source.pop("matrices")
+        of_matrix = None if matrix is None else [self.matrices[matrix], parts[matrix]]
+        content = [source, of_matrix, asdict(shard), self.kind, self.numbers[shard.source]]
         spaces = [self.appended_to, list(self.spaces), self.space_of[shard.source]]
         return blake2b(json.dumps([self.version, content, spaces]).encode(), digest_size=16).hexdigest()
 
     def shard_path(self, index: int) -> str:
         """Path of a new shard, relative to its base folder."""
         return f"shards/{self.first_shard + index:05}.cells"
+
+    def matrix_path(self, index: int, matrix: int) -> str:
+        """Path of a new shard of a further matrix, relative to its base folder."""
+        return f"matrices/{matrix:05}-{self.first_shard + index:05}.cells"
 
     def obs_path(self, index: int) -> str:
         """Path of the cell table of a source, relative to its base folder."""

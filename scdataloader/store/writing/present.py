@@ -20,9 +20,10 @@ from scdataloader.runtime.progress import cells_bar
 from scdataloader.sources.fingerprint import difference, is_of_first_rule, parts_of
 from scdataloader.store.export import OriginalSource
 from scdataloader.store.gene_spaces import GeneNumbers
-from scdataloader.store.manifest import Manifest, SourceRecord
-from scdataloader.store.reader import Store
+from scdataloader.store.manifest import LAYERS, Manifest, SourceRecord
+from scdataloader.store.reader import Store, X
 from scdataloader.store.tables import GeneList, to_arrow, whole_obs, with_categories
+from scdataloader.store.writing.matrices import matrix_blocks
 from scdataloader.store.writing.scan import CELLS_PER_SHARD, SHUFFLED, Options, ScannedSource, scan
 from scdataloader.store.writing.tasks import blocks, stored_offsets, stored_rows
 from scdataloader.types import CSRMatrix
@@ -81,6 +82,7 @@ class StoreContent:
             ("layout", manifest.layout, options.layout or "source"),
             ("values", {source.kind for source in manifest.sources}, {options.kind}),
             ("number of sources", len(manifest.sources), len(scanned)),
+            ("further matrices", set(manifest.matrix_keys) or "none", set(options.matrices or ()) or "none"),
         ):
             if there != given:
                 self._refuse(f"its {name} is {_text(there)}, not {_text(given)}")
@@ -88,7 +90,8 @@ class StoreContent:
             what, there = self.change(number, one), manifest.sources[number].name
             if what is not None:
                 changed[number] = what
-            if what is not None and (there != one.planned.name or what not in _RECOGNISABLE):
+            known = _RECOGNISABLE | set(manifest.matrix_keys)
+            if what is not None and (there != one.planned.name or what not in known):
                 self._refuse(f"it has other data: {what} of {one.planned.name} differ from its source {there}")
         if not changed:
             self._check_numbers(scanned, options)
@@ -143,6 +146,9 @@ class StoreContent:
         """
         record, planned = self.manifest.sources[number], one.planned
         changed = difference(record.fingerprint, planned.fingerprint)
+        if changed is None:
+            pairs = zip(self.manifest.matrices, planned.matrices, strict=True)
+            changed = next((of.key for of, now in pairs if of.parts[number].digest != now.digest), None)
         if changed is None and record.file_state in (None, planned.file_state):
             return None
         if changed is not None and not (is_of_first_rule(record.fingerprint) and parts_of(planned.fingerprint)):
@@ -160,11 +166,13 @@ class StoreContent:
         original = OriginalSource.of(Store.open(self.folder).sources[number])
         if not _roundtrip(whole_obs(source), source.name).equals(original.obs):
             return "obs"
-        with cells_bar(f"comparing {source.name}", source.n_obs, 0, shown=self.shown) as on_progress:
-            for stop, same in _same_cells(source, original, genes.place):
-                if not same:
-                    return "X"
-                on_progress(stop)
+        n, keys = source.n_obs, self.manifest.matrix_keys
+        with cells_bar(f"comparing {source.name}", n * (1 + len(keys)), 0, shown=self.shown) as on_progress:
+            for n_before, key in enumerate((X, *keys)):
+                for stop, same in _same_cells(source, original, key, genes.place):
+                    if not same:
+                        return key
+                    on_progress(n * n_before + stop)
         return None
 
 
@@ -179,20 +187,32 @@ def _roundtrip(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     return with_categories(pq.read_table(file))
 
 
-def _same_cells(source: Source, original: OriginalSource, place: NDArray[np.int64]) -> Iterator[tuple[int, bool]]:
-    """For consecutive blocks of cells: where each ends, and whether it is the same in the store.
+def _same_cells(
+    source: Source, original: OriginalSource, key: str, place: NDArray[np.int64]
+) -> Iterator[tuple[int, bool]]:
+    """For consecutive blocks of cells of a matrix: where each ends, and whether it is the same in the store.
 
     ``place`` ``(n_genes,)`` is the position of each of the source's genes in the original.
     """
-    n_genes = len(original.var)
-    for start, stop in blocks(source.n_obs, stored_offsets(source), n_genes):
-        rows = stored_rows(source, start, stop)
-        ours = _canonical(replace(rows, indices=place[rows.indices]), n_genes, original.is_float)
-        theirs = _canonical(original.cells(start, stop), n_genes, original.is_float)
+    is_float, by_gene = key != X or original.is_float, key == X or key.startswith(LAYERS)
+    n_columns = len(original.var) if by_gene else original.source.part(key).n_columns
+    for start, stop, rows in _cells(source, key):
+        indices = place[rows.indices] if by_gene else rows.indices
+        ours = _canonical(replace(rows, indices=indices), n_columns, is_float)
+        theirs = _canonical(original.cells(start, stop, key), n_columns, is_float)
         arrays = ((ours.indptr, theirs.indptr), (ours.indices, theirs.indices), (ours.data, theirs.data))
-        yield stop, all(np.array_equal(*pair) for pair in arrays)
+        yield stop, all(one.tobytes() == other.tobytes() for one, other in arrays)  # the bits, also of NaN
         if isinstance(source, Closes):
             source.release()
+
+
+def _cells(source: Source, key: str) -> Iterator[tuple[int, int, CSRMatrix]]:
+    """All cells of a matrix of a source, in blocks: the first and the end of each, and its cells."""
+    if key != X:
+        yield from matrix_blocks(source, key, 0, source.n_obs)
+        return
+    for start, stop in blocks(source.n_obs, stored_offsets(source), len(source.var)):
+        yield start, stop, stored_rows(source, start, stop)
 
 
 def _canonical(rows: CSRMatrix, n_genes: int, is_float: bool) -> csr_matrix:  # noqa: FBT001 (a property of the store)
@@ -206,4 +226,5 @@ def _canonical(rows: CSRMatrix, n_genes: int, is_float: bool) -> csr_matrix:  # 
 def compare(folder: Path, manifest: Manifest, sources: Sequence[Source], *, shown: bool) -> list[str]:
     """What of the sources is not, or not any more, as in a store; empty if it has them all."""
     content = StoreContent(folder=folder, manifest=manifest, shown=shown)
-    return list(content.problems(scan(sources, "source", CELLS_PER_SHARD, GeneNumbers())))
+    scanned = scan(sources, "source", CELLS_PER_SHARD, GeneNumbers(), manifest.matrix_keys)
+    return list(content.problems(scanned))

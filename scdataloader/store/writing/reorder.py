@@ -31,11 +31,21 @@ _ORDER_STREAM = 0x0C0D
 
 
 def reorder_tasks(
-    place: Place, unordered: Path, plan: Plan, records: Sequence[ShardRecord], n_genes: Sequence[int]
+    place: Place,
+    unordered: Path,
+    plan: Plan,
+    records: Sequence[Sequence[ShardRecord]],
+    n_genes: Sequence[Sequence[int]],
 ) -> list[Task]:
-    """The tasks that move all cells from ``unordered``, with the shards ``records``, into the order of the plan.
+    """The tasks that move all cells from ``unordered`` into the order of the plan.
 
-    ``n_genes`` is the number of genes of the gene space of each of the plan's sources.
+    Args:
+        place: Where they write.
+        unordered: Folder of the cells in the order of their sources.
+        plan: The plan.
+        records: The shards in ``unordered`` of the counts, and of each further matrix.
+        n_genes: For each of these, the number of genes of the gene space of each of the plan's sources, or of its
+            columns.
     """
     order = _ordered(unordered, plan)
     starts = np.cumsum([0, *(source.n_cells for source in plan.sources)])
@@ -43,24 +53,27 @@ def reorder_tasks(
         SortObs(place=place, path=plan.obs_path(i), unordered=unordered, first=int(starts[i]), last=int(starts[i + 1]))
         for i in range(len(plan.sources))
     ]
-    of_source = (0,) * plan.numbers[0] + tuple(n_genes)
-    mapped = MappedShards(unordered, records, of_source)
+    of_sources = [(0,) * plan.numbers[0] + tuple(of_matrix) for of_matrix in n_genes]
+    mapped = MappedShards(unordered, records[0], of_sources[0])
+    sizes = np.concatenate([mapped.sizes(i) for i in range(len(records[0]))])
     offsets = np.zeros(len(order) + 1, np.int64)
-    np.cumsum(np.concatenate([mapped.sizes(i) for i in range(len(records))])[order], dtype=np.int64, out=offsets[1:])
+    np.cumsum(sizes[order], dtype=np.int64, out=offsets[1:])
     ranges = split_cells(plan.n_cells, plan.cells_per_shard, offsets, 0)
-    return tasks + [
-        CopyCells(
-            place=place,
-            path=plan.shard_path(i),
-            unordered=unordered,
-            records=tuple(records),
-            n_genes=of_source,
-            first=first,
-            last=last,
-            kind=plan.kind,
-        )
-        for i, (first, last) in enumerate(ranges)
-    ]
+    for number, (shards, of_source) in enumerate(zip(records, of_sources, strict=True), -1):
+        tasks += [
+            CopyCells(
+                place=place,
+                path=plan.shard_path(i) if number < 0 else plan.matrix_path(i, number),
+                unordered=unordered,
+                records=tuple(shards),
+                n_genes=of_source,
+                first=first,
+                last=last,
+                kind=plan.kind if number < 0 else "either",
+            )
+            for i, (first, last) in enumerate(ranges)
+        ]
+    return tasks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +105,7 @@ class CopyCells:
             WriteError: the shard cannot be written.
         """
         order = np.load(self.unordered / ORDER, mmap_mode="r")[self.first : self.last]
-        shards = _Records(self.unordered, self.records, self.n_genes)
+        shards = _Records(self.unordered, self.records, self.n_genes, further=self.kind == "either")
         folder, path = self.place.folder, self.path
         with noting(self.place, path) as note, shard_writer(folder, path, self.kind, 0, mixed=True) as writer:
             for start, stop in blocks(len(order), shards.offsets(order), 0):
@@ -111,9 +124,9 @@ class _Records:
     They are read, not mapped: random accesses to a map would load the pages around each record as well.
     """
 
-    def __init__(self, folder: Path, records: Sequence[ShardRecord], n_genes: Sequence[int]) -> None:
+    def __init__(self, folder: Path, records: Sequence[ShardRecord], n_genes: Sequence[int], *, further: bool) -> None:
         self._paths = [folder / record.file.path for record in records]
-        self._mapped = MappedShards(folder, records, n_genes)
+        self._mapped = MappedShards(folder, records, n_genes, further=further)
         self._starts = np.cumsum([0, *(record.n_cells for record in records)])
         self._sources = np.array([record.source for record in records], np.uint32)
 

@@ -13,8 +13,9 @@ from scdataloader.kernels.draws.random import seed_of
 from scdataloader.protocols import Closes, HasFileState, HasOrganism, Source
 from scdataloader.runtime.messages import counted, shown
 from scdataloader.store.gene_spaces import GeneNumbers
-from scdataloader.store.manifest import Kind
+from scdataloader.store.manifest import Kind, MatrixPart
 from scdataloader.store.tables import GeneList
+from scdataloader.store.writing.matrices import matrix_part_of
 from scdataloader.store.writing.plan import GROUPED, PlannedSource, split_cells
 from scdataloader.store.writing.tasks import stored_offsets
 
@@ -40,6 +41,8 @@ class Options:
     """Kind of the values."""
     cells_per_shard: int | None = None
     """At most; None for those of the store, or `CELLS_PER_SHARD`."""
+    matrices: tuple[str, ...] | None = None
+    """Keys of further matrices, sorted; None for those of the store that is appended to, else none."""
 
     def __post_init__(self) -> None:
         if self.seed is not None:
@@ -64,18 +67,21 @@ class ScannedSource:
     """Rows [first, last) of its shards."""
 
 
-def scan(sources: Sequence[Source], layout: str, cells_per_shard: int, genes: GeneNumbers) -> list[ScannedSource]:
-    """Look at all sources, one after the other, without reading cells. Their genes are added to ``genes``.
+def scan(
+    sources: Sequence[Source], layout: str, cells_per_shard: int, genes: GeneNumbers, matrices: Sequence[str] = ()
+) -> list[ScannedSource]:
+    """Look at all sources, one after the other, without reading all cells. Their genes are added to ``genes``.
 
     Raises:
         ValueError: there are no cells, or a source occurs twice.
-        KeyError: a source lacks the column to group by.
+        KeyError: a source lacks the column to group by, or one of the further ``matrices``.
     """
     lists: dict[str, NDArray[np.int32]] = {}
     names: dict[str, str] = {}
     scanned = []
     for source in sources:
-        scanned.append(_scan(source, layout, cells_per_shard, genes, lists))
+        parts = tuple(matrix_part_of(source, key) for key in matrices)
+        scanned.append(_scan(source, parts, layout, cells_per_shard, genes, lists))
         planned = scanned[-1].planned
         if planned.fingerprint in names:
             raise ValueError(
@@ -89,7 +95,12 @@ def scan(sources: Sequence[Source], layout: str, cells_per_shard: int, genes: Ge
 
 
 def _scan(
-    source: Source, layout: str, cells_per_shard: int, names: GeneNumbers, lists: dict[str, NDArray[np.int32]]
+    source: Source,
+    matrices: tuple[MatrixPart, ...],
+    layout: str,
+    cells_per_shard: int,
+    names: GeneNumbers,
+    lists: dict[str, NDArray[np.int32]],
 ) -> ScannedSource:
     if layout.startswith(GROUPED):
         source.obs([layout.removeprefix(GROUPED)])
@@ -110,6 +121,7 @@ def _scan(
         n_cells=source.n_obs,
         genes=genes.digest,
         uns_organism=source.organism if isinstance(source, HasOrganism) else None,
+        matrices=matrices,
     )
     ranges = split_cells(source.n_obs, cells_per_shard, stored_offsets(source), len(genes.ids))
     if isinstance(source, Closes):

@@ -26,6 +26,7 @@ from scdataloader.store.manifest import Kind
 from scdataloader.store.shard import ShardWriter
 from scdataloader.store.tables import whole_obs, write_table
 from scdataloader.store.writing.lock import Claim
+from scdataloader.store.writing.matrices import matrix_blocks
 from scdataloader.store.writing.plan import save_record
 from scdataloader.types import CSRMatrix
 
@@ -131,20 +132,22 @@ def run_tasks(tasks: Sequence[Task], executor: Executor, claim: Claim, on_progre
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeCells:
-    """Writes rows [first, last) of a source to a shard."""
+    """Writes rows [first, last) of a matrix of a source to a shard."""
 
     place: Place
     path: str
     source: Source
+    key: str | None
+    """Key of a further matrix; None for the counts."""
     number: int
     """Number of the source in the store."""
     first: int
     last: int
     kind: Kind
     rank: NDArray[np.int32]
-    """``(n_genes,)`` position of each gene in the gene space."""
+    """``(n_genes,)`` position of each gene in the gene space; number of each column of other matrices."""
     n_space: int
-    """Number of genes of the space."""
+    """Number of genes of the space, or of columns."""
 
     @property
     def n_cells(self) -> int:
@@ -161,21 +164,30 @@ class EncodeCells:
             WriteError: the shard cannot be written.
         """
         source, folder = self.source, self.place.folder
-        offsets = stored_offsets(source)
-        own = None if offsets is None else offsets[self.first : self.last + 1]
         with noting(self.place, self.path) as note, shard_writer(folder, self.path, self.kind, self.n_space) as writer:
-            for start, stop in blocks(self.n_cells, own, len(self.rank)):
-                with of_source(source, self.first + start, self.first + stop):
-                    rows = stored_rows(source, self.first + start, self.first + stop)
-                rows = _rounded(rows) if self.kind == "float32" else rows
-                self._append(writer, rows, self.first + start)
+            for first, last, rows in self._blocks():
+                self._append(writer, rows, first)
                 check_unchanged(source)
                 if isinstance(source, Closes):
                     source.release()
-                note(stop)
+                note(last - self.first)
             with writing(folder / self.path):
                 record = writer.finish(self.number)
         save_record(folder, record, self.place.key)
+
+    def _blocks(self) -> Iterator[tuple[int, int, CSRMatrix]]:
+        """The cells in blocks: the first row and the end of each in the source, and the cells."""
+        source, first = self.source, self.first
+        if self.key is not None:
+            with of_source(source, first, self.last):
+                yield from matrix_blocks(source, self.key, first, self.last)
+            return
+        offsets = stored_offsets(source)
+        own = None if offsets is None else offsets[first : self.last + 1]
+        for start, stop in blocks(self.n_cells, own, len(self.rank)):
+            with of_source(source, first + start, first + stop):
+                rows = stored_rows(source, first + start, first + stop)
+            yield first + start, first + stop, _rounded(rows) if self.kind == "float32" else rows
 
     def _append(self, writer: ShardWriter, rows: CSRMatrix, first: int) -> None:
         try:
@@ -190,6 +202,7 @@ class EncodeCells:
     def _explain(self, rows: CSRMatrix, first: int, error: ValueError) -> UnsupportedDataError | NotCountsError:
         """The error for ``rows``, the cells from ``first`` on, which could not be appended."""
         name, at = self.source.name, first_unfit(rows.data, self.kind == "counts")
+        name = name if self.key is None else f"{self.key} of {name}"
         if at < 0:
             return UnsupportedDataError(f"{name}, among cells {first} to {first + len(rows.indptr) - 2}: {error}")
         cell, gene = first + int(np.searchsorted(rows.indptr, at, side="right")) - 1, int(rows.indices[at])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,13 @@ from scdataloader.runtime.messages import shown
 from scdataloader.runtime.progress import cells_bar
 from scdataloader.store.gene_spaces import GENE, GeneNumbers, GeneSpace, SpaceSelection, choose_spaces
 from scdataloader.store.manifest import (
+    LAYERS,
+    MATRICES_VERSION,
     VERSION,
     FileRecord,
     Manifest,
+    MatrixPart,
+    MatrixRecord,
     ShardRecord,
     SourceRecord,
     SpaceRecord,
@@ -66,7 +71,9 @@ class ConversionResult:
     manifest: Manifest
     """Manifest of the store."""
     shards: tuple[ShardRecord, ...] = ()
-    """The new shards; none if there was nothing to do."""
+    """The new shards of the counts; none if there was nothing to do."""
+    further: tuple[ShardRecord, ...] = ()
+    """The new shards of further matrices."""
     n_cells: int = 0
     """Cells of those that this call converted; earlier tries converted the others."""
 
@@ -87,8 +94,9 @@ def write_store(
     """
     state = FolderState.of(folder)
     layout = _layout(state, options)
+    options = replace(options, matrices=_matrices(state, options))
     names = GeneNumbers()
-    scanned = scan(sources, layout, options.cells_per_shard or CELLS_PER_SHARD, names)
+    scanned = scan(sources, layout, options.cells_per_shard or CELLS_PER_SHARD, names, options.matrices or ())
     job = _job(state, scanned, options, shown=execution.shown)
     if state.manifest is not None and not job.scanned and state.is_clear:
         return ConversionResult(manifest=state.manifest)
@@ -130,6 +138,18 @@ def _warn_of_rounding(sources: Sequence[Source]) -> None:
         warnings.warn(f"float64 values are rounded to float32: {shown(rounded)}", UserWarning, stacklevel=4)
 
 
+def _matrices(state: FolderState, options: Options) -> tuple[str, ...]:
+    """Keys of the further matrices: those of the options, or of the store that is appended to."""
+    if not options.append or state.manifest is None:
+        return options.matrices or ()
+    there = state.manifest.matrix_keys
+    if options.matrices not in (None, there):
+        raise ValueError(
+            f"{state.folder} has {_listed(there)}, which appended cells get as well; got {_listed(options.matrices)}"
+        )
+    return there
+
+
 def _layout(state: FolderState, options: Options) -> str:
     """Order of the cells: that of the options, or of the store that is appended to."""
     if not options.append:
@@ -150,6 +170,10 @@ def _layout(state: FolderState, options: Options) -> str:
             f"values={'any' if options.kind == 'counts' else 'counts'!r}, or convert into another store"
         )
     return manifest.layout
+
+
+def _listed(matrices: Sequence[str] | None) -> str:
+    return f"the further matrices {', '.join(matrices)}" if matrices else "no further matrices"
 
 
 def _job(state: FolderState, scanned: Sequence[ScannedSource], options: Options, *, shown: bool) -> _Job:
@@ -190,6 +214,7 @@ def _plan(state: FolderState, job: _Job, spaces: SpaceSelection, options: Option
         seed=(options.seed or 0) if layout == SHUFFLED else 0,
         kind=options.kind,
         cells_per_shard=options.cells_per_shard or CELLS_PER_SHARD,
+        matrices=options.matrices or (),
         appended_to=state.digest,
         numbers=tuple(job.numbers),
         first_table=0 if manifest is None else _next_number(source.obs for source in manifest.sources),
@@ -240,8 +265,8 @@ class _Conversion:
         """Write all missing files, the manifest last. An error states what is kept for the next try."""
         folder = self._folder
         try:
-            shards = self._shards(execution)
-            manifest = self._manifest(shards)
+            shards, *further = self._shards(execution)
+            manifest = self._manifest(shards, further)
             self._check_sources()
             with writing(folder):
                 manifest.save(folder)
@@ -252,7 +277,9 @@ class _Conversion:
             error.add_note(kept)
             raise
         clear(folder, manifest)
-        return ConversionResult(manifest=manifest, shards=tuple(shards), n_cells=self._n_cells)
+        return ConversionResult(
+            manifest=manifest, shards=tuple(shards), further=tuple(chain(*further)), n_cells=self._n_cells
+        )
 
     def _check_sources(self) -> None:
         """Check that no source was written to while it was read: the store might mix its old and new content."""
@@ -263,25 +290,48 @@ class _Conversion:
                     "anew"
                 )
 
-    def _shards(self, execution: ExecutionOptions) -> list[ShardRecord]:
-        """Write all new files but the manifest; the records of the shards."""
+    def _shards(self, execution: ExecutionOptions) -> list[list[ShardRecord]]:
+        """Write all new files but the manifest; the records of the shards of the counts, and of each matrix."""
         with writing(self._folder):
             for parent in {self._folder, self._base}:
-                for name in FOLDERS:
+                for name in FOLDERS if self._plan.matrices else FOLDERS[:-1]:
                     (parent / name).mkdir(parents=True, exist_ok=True)
         self._write_genes()
         plan, place = self._plan, self._place(self._base)
         tables = [
             WriteObs(place=place, path=plan.obs_path(i), source=one.source) for i, one in enumerate(self._scanned)
         ]
-        with workers(execution.executor, execution.n_processes, len(plan.shards)) as executor:
+        with workers(execution.executor, execution.n_processes, self._n_shards) as executor:
             # tables first: a column that cannot be kept should not fail at the end of a long conversion
             self._do("reading obs", tables, executor, shown=execution.shown)
-            records = self._do("converting", self._encoding(place), executor, shown=execution.shown)
+            encoding = [*self._encoding(place), *self._encoding_matrices(place)]
+            records = self._by_matrix(self._do("converting", encoding, executor, shown=execution.shown))
             if self._base == self._folder:
                 return records
-            tasks = reorder_tasks(self._place(self._folder), self._base, plan, records, self._spaces.n_genes)
-            return self._do("ordering", tasks, executor, shown=execution.shown)
+            n_genes = [self._spaces.n_genes, *([part.n_columns for part in parts] for parts in self._parts())]
+            tasks = reorder_tasks(self._place(self._folder), self._base, plan, records, n_genes)
+            return self._by_matrix(self._do("ordering", tasks, executor, shown=execution.shown))
+
+    @property
+    def _n_shards(self) -> int:
+        return len(self._plan.shards) * (1 + len(self._plan.matrices))
+
+    def _by_matrix(self, records: list[ShardRecord]) -> list[list[ShardRecord]]:
+        """Records of the shards of the counts and of each matrix, which have as many shards."""
+        n = len(records) // (1 + len(self._plan.matrices))
+        return [records[at : at + n] for at in range(0, len(records), n)]
+
+    def _parts(self) -> list[list[MatrixPart]]:
+        """What each matrix is of each source of the plan, as a store states it."""
+        return [
+            [
+                replace(source.matrices[number], n_columns=n_space)
+                if key.startswith(LAYERS)
+                else source.matrices[number]
+                for source, n_space in zip(self._plan.sources, self._spaces.n_genes, strict=True)
+            ]
+            for number, key in enumerate(self._plan.matrices)
+        ]
 
     def _place(self, base: Path) -> Place:
         return Place(folder=base, claim=self._claim, key=self._plan.digest)
@@ -293,6 +343,7 @@ class _Conversion:
                 place=replace(place, key=plan.shard_key(i)),
                 path=plan.shard_path(i),
                 source=self._scanned[shard.source].source,
+                key=None,
                 number=plan.numbers[shard.source],
                 first=shard.first,
                 last=shard.last,
@@ -303,6 +354,22 @@ class _Conversion:
             for i, shard in enumerate(plan.shards)
         ]
 
+    def _encoding_matrices(self, place: Place) -> Iterator[EncodeCells]:
+        """For each further matrix, the shards of the same cells as those of the counts."""
+        plan = self._plan
+        for number, (key, parts) in enumerate(zip(plan.matrices, self._parts(), strict=True)):
+            for i, task in enumerate(self._encoding(place)):
+                n_columns = parts[plan.shards[i].source].n_columns
+                yield replace(
+                    task,
+                    place=replace(place, key=plan.shard_key(i, number)),
+                    path=plan.matrix_path(i, number),
+                    key=key,
+                    kind="either",
+                    rank=task.rank if key.startswith(LAYERS) else np.arange(n_columns, dtype=np.int32),
+                    n_space=n_columns,
+                )
+
     def _do(self, what: str, tasks: Sequence[Task], executor: Executor, *, shown: bool) -> list[ShardRecord]:
         """Run the tasks that are not done; the records of the shards of all of them."""
         missing = [task for task in tasks if not self._is_done(task)]
@@ -310,7 +377,7 @@ class _Conversion:
         if missing:
             with cells_bar(what, total, total - left, shown=shown and total > 0) as on_progress:
                 run_tasks(missing, executor, self._claim, on_progress)
-        self._n_cells = max(self._n_cells, left)
+        self._n_cells = max(self._n_cells, left // (1 + len(self._plan.matrices)))
         return [record for task in tasks if (record := self._record(task)) is not None]
 
     def _is_done(self, task: Task) -> bool:
@@ -334,8 +401,8 @@ class _Conversion:
             if not (self._folder / path).exists():
                 write_table(self._folder, path, pd.DataFrame({GENE: ids}), path)
 
-    def _manifest(self, shards: Sequence[ShardRecord]) -> Manifest:
-        """The manifest of the store with the new files."""
+    def _manifest(self, shards: Sequence[ShardRecord], further: Sequence[Sequence[ShardRecord]]) -> Manifest:
+        """The manifest of the store with the new files: shards of the counts, and of each further matrix."""
         folder, plan = self._folder, self._plan
         kept = self._job.kept or Manifest(
             version=VERSION, layout=plan.layout, sources=(), genes={}, spaces=(), shards=()
@@ -361,27 +428,49 @@ class _Conversion:
             SpaceRecord(file=file_record(folder, plan.space_path(i)), n_genes=len(ids))
             for i, ids in enumerate(self._spaces.new)
         )
-        all_shards = [*(shard for shard in kept.shards if shard.source not in plan.numbers), *shards]
-        if plan.layout == "source":
-            all_shards.sort(key=lambda shard: shard.source or 0)
         return Manifest(
-            version=VERSION,
+            version=MATRICES_VERSION if plan.matrices else VERSION,
             layout=plan.layout,
             sources=tuple(sources[number] for number in sorted(sources)),
             genes=genes,
             spaces=(*kept.spaces, *spaces),
-            shards=tuple(all_shards),
+            shards=self._with_kept(kept.shards, shards),
+            matrices=self._matrices(kept.matrices, further),
         )
+
+    def _matrices(
+        self, kept: Sequence[MatrixRecord], further: Sequence[Sequence[ShardRecord]]
+    ) -> tuple[MatrixRecord, ...]:
+        """The further matrices of the kept sources and of the new ones."""
+        made = []
+        for number, (key, parts, shards) in enumerate(zip(self._plan.matrices, self._parts(), further, strict=True)):
+            of_source = dict(enumerate(kept[number].parts if kept else ()))
+            of_source |= dict(zip(self._plan.numbers, parts, strict=True))
+            made.append(
+                MatrixRecord(
+                    key=key,
+                    parts=tuple(of_source[at] for at in sorted(of_source)),
+                    shards=self._with_kept(kept[number].shards if kept else (), shards),
+                )
+            )
+        return tuple(made)
+
+    def _with_kept(self, kept: Sequence[ShardRecord], shards: Sequence[ShardRecord]) -> tuple[ShardRecord, ...]:
+        """The shards of the store of a matrix, in the order of their cells."""
+        plan = self._plan
+        all_shards = [*(shard for shard in kept if shard.source not in plan.numbers), *shards]
+        if plan.layout == "source":
+            all_shards.sort(key=lambda shard: shard.source or 0)
+        return tuple(all_shards)
 
     def _kept(self) -> str:
         """What is left of a failed conversion, for a message; nothing is left if no shard was finished."""
         plan, base = self._plan, self._base
-        n_done = sum(
-            load_record(base, plan.shard_path(i), plan.shard_key(i)) is not None for i in range(len(plan.shards))
-        )
+        files = [(plan.shard_path(i), plan.shard_key(i)) for i in range(len(plan.shards))]
+        for number in range(len(plan.matrices)):
+            files += [(plan.matrix_path(i, number), plan.shard_key(i, number)) for i in range(len(plan.shards))]
+        n_done = sum(load_record(base, *file) is not None for file in files)
         if not n_done:
             clear(self._folder, self._before)
             return "no files were kept"
-        return (
-            f"{n_done} of {len(plan.shards)} shards are finished and kept in {base}: rerun the same command to continue"
-        )
+        return f"{n_done} of {len(files)} shards are finished and kept in {base}: rerun the same command to continue"
