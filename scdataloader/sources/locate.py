@@ -185,7 +185,9 @@ def _is_table(data: object) -> bool:
     return len(getattr(data, "shape", ())) > 1
 
 
-def _advice(data: object) -> str:
+def _advice(data: Any) -> str:
+    if type(data).__module__.partition(".")[0] == "mudata":
+        return f"; use one of its modalities, such as [{next(iter(data.mod), 'rna')!r}]"
     if _is_table(data):
         return "; make an AnnData of it: anndata.AnnData(X, obs, var)"
     return {"MuData": "; give a modality, as mdata['rna']", "SpatialData": "; give a table, as sdata['table']"}.get(

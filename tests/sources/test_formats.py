@@ -196,7 +196,10 @@ def test_mudata_of_mudata(tmp_path: Path) -> None:
     mudata: Any = pytest.importorskip("mudata")
     proteins = _cells()[:, :5].copy()
     proteins.var_names = [f"protein {n}" for n in range(5)]
-    mudata.MuData({"rna": _cells(), "prot": proteins}).write(tmp_path / "a.h5mu")
+    both = mudata.MuData({"rna": _cells(), "prot": proteins})
+    with pytest.raises(TypeError, match=r"got MuData.*modalities, such as \['rna'\]"):
+        Collection.open(both)
+    both.write(tmp_path / "a.h5mu")
     source = open_source(tmp_path / "a.h5mu" / "mod" / "rna")
     np.testing.assert_array_equal(source.read(ROWS).to_scipy().toarray(), X[ROWS])
     with pytest.raises(SourceFormatError, match="modalities prot, rna"):
