@@ -17,7 +17,18 @@ from pathlib import Path
 from typing import Any
 
 LABEL = "cell_type_ontology_term_id"
-CASES = ("sparse", "dense", "selected", "most", "shuffle", "blocks", "scgpt", "mapped")
+CASES = (
+    "sparse",
+    "dense",
+    "selected",
+    "most",
+    "shuffle",
+    "blocks",
+    "scgpt",
+    "geneformer",
+    "geneformer masked",
+    "mapped",
+)
 
 
 class PeakMemory(threading.Thread):
@@ -35,6 +46,17 @@ class PeakMemory(threading.Thread):
             time.sleep(0.02)
 
 
+def geneformer(paths: list[str], *, masked: bool) -> Any:
+    """Geneformer's sequences of up to 2,048 of all genes, with medians that are all different."""
+    import scdataloader as scd
+
+    ids = scd.Collection.open(paths).vocabulary.ids
+    special = ["<pad>", "<mask>", "<cls>", "<eos>"]
+    medians = {gene: 0.5 + (place * 7919 % 30_011) / 10_000 for place, gene in enumerate(ids)}
+    masking = scd.tokens.MaskedTokens() if masked else None
+    return scd.tokens.Geneformer(tokens=[*special, *ids], medians=medians, max_len=2048, masking=masking)
+
+
 def ours(paths: list[str], case: str, batch: int, threads: int) -> Iterator[Any]:
     """Row numbers of the batches of a `DataModule`, after None when it is ready: class-uniform draws with labels."""
     import scdataloader as scd
@@ -44,6 +66,8 @@ def ours(paths: list[str], case: str, batch: int, threads: int) -> Iterator[Any]
         "selected": lambda: scd.SelectedGenes(how="random expressed", n_genes=2048),
         "most": lambda: scd.SelectedGenes(how="most expressed", n_genes=2048),
         "scgpt": lambda: scd.tokens.ScGPT(_tokens(paths), max_len=2048, masking=scd.tokens.MaskedValues()),
+        "geneformer": lambda: geneformer(paths, masked=False),
+        "geneformer masked": lambda: geneformer(paths, masked=True),
     }
     dm = scd.DataModule(
         paths,

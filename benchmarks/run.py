@@ -27,7 +27,16 @@ PLAIN = [
     ("mapped", 64),
 ]
 GZIP = [("sparse", 64), ("sparse", 4096), ("mapped", 64)]
-STORE = [("sparse", 64), ("sparse", 4096), ("shuffle", 64), ("selected", 64), ("most", 64), ("dense", 64)]
+STORE = [
+    ("sparse", 64),
+    ("sparse", 4096),
+    ("shuffle", 64),
+    ("selected", 64),
+    ("most", 64),
+    ("geneformer", 64),
+    ("geneformer masked", 64),
+    ("dense", 64),
+]
 COLD = [("shuffle", 64), ("shuffle", 4096), ("blocks", 64)]
 
 

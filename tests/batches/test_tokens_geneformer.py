@@ -153,6 +153,7 @@ def test_genes_without_a_token_or_median_are_counted(caplog):
         ({"max_len": 2}, ValueError, "must be 3 or more, not 2"),
         ({"tokens": {IDS[3]: 5}}, KeyError, "given tokens lack the special tokens <pad>, <cls>, <eos>"),
         ({"tokens": SPECIAL | {IDS[0]: 5}}, ValueError, "no gene of the vocabulary has both"),
+        ({"tokens": SPECIAL | {IDS[3]: 2**24}}, ValueError, "16,777,215 or less, not 16,777,216"),
         ({"tokens": "no.json"}, FileNotFoundError, r"no\.json"),
         ({"medians": {IDS[3]: 0.0, IDS[4]: 1.0}}, ValueError, rf"1 genes are not positive \({IDS[3]}\)"),
         ({"medians": {"x": 1.0}}, ValueError, "none of the 60 genes"),

@@ -110,8 +110,9 @@ def test_shares_are_those_requested():
         assert abs(what.sum() - share * total) < 4.5 * np.sqrt(total * share * (1 - share))
     by_place = is_masked[:, 1:61].mean(axis=0)
     assert np.abs(by_place - 0.15).max() < 4.5 * np.sqrt(0.15 * 0.85 / n)
-    both = (is_masked[:, 2:61:2] & is_masked[:, 3:62:2]).sum() / (n * 29.5)  # the two places that share a word
-    assert abs(both - 0.15**2) < 0.001
+    for distance in (1, 2, 3):  # three places share a word
+        both = (is_masked[:, 1 : 61 - distance] & is_masked[:, 1 + distance : 61]).mean()
+        assert abs(both - 0.15**2) < 0.0015
     counts = np.bincount(ids[ids >= 20_000] - 20_000, minlength=100)
     assert np.abs(counts - counts.mean()).max() < 5 * np.sqrt(counts.mean())
 

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from scdataloader.batches.tokens.cellfm import CellFM
     from scdataloader.batches.tokens.geneformer import Geneformer
     from scdataloader.batches.tokens.masking import MaskedTokens
+    from scdataloader.batches.tokens.nicheformer import Nicheformer
     from scdataloader.batches.tokens.pairs import MaskedValues
     from scdataloader.batches.tokens.scfoundation import ScFoundation
     from scdataloader.batches.tokens.scgpt import ScGPT
@@ -22,11 +23,13 @@ __all__ = [
     "MaskedTokens",
     "MaskedValues",
     "ModelTable",
+    "Nicheformer",
     "PerGene",
     "ScFoundation",
     "ScGPT",
     "TahoeX1",
     "TranscriptFormer",
+    "compute_medians",
     "per_gene",
     "read_numbers",
     "read_tokens",
@@ -39,12 +42,14 @@ _MODULE_OF = {
     "MaskedTokens": "batches.tokens.masking",
     "MaskedValues": "batches.tokens.pairs",
     "ModelTable": "batches.tokens.tables",
+    "Nicheformer": "batches.tokens.nicheformer",
     "PerGene": "batches.tokens.tables",
     "ScFoundation": "batches.tokens.scfoundation",
     "ScGPT": "batches.tokens.scgpt",
     "TahoeX1": "batches.tokens.tahoe",
     "TranscriptFormer": "batches.tokens.transcriptformer",
     "UCE": "batches.tokens.uce",
+    "compute_medians": "collection.gene_medians",
     "per_gene": "batches.tokens.tables",
     "read_numbers": "batches.tokens.tables",
     "read_tokens": "batches.tokens.tables",

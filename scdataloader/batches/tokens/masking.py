@@ -39,6 +39,11 @@ class MaskedTokens:
                 f"mask and random of MaskedTokens are shares with a sum of at most 1, not {self.mask} and {self.random}"
             )
 
+    @property
+    def rates(self) -> tuple[float, float, float]:
+        """``rate``, ``mask`` and ``random``."""
+        return float(self.rate), float(self.mask), float(self.random)
+
     def of(self, tokens: ModelTable, mask: str = "<mask>") -> Masking:
         """The masking of sequences of a dictionary, which has the token ``mask``.
 
@@ -47,7 +52,7 @@ class MaskedTokens:
         """
         dictionary = np.unique(np.fromiter(map(int, tokens.values.values()), np.int64))
         return Masking(
-            rates=(float(self.rate), float(self.mask), float(self.random)),
+            rates=self.rates,
             mask=tokens.special(mask)[0],
             dictionary=dictionary,
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from scdataloader.batches.full import about_cells, empty
 from scdataloader.batches.tokens.masking import Masking
 from scdataloader.batches.tokens.tables import ModelTable, PerGene
-from scdataloader.kernels.tokens.ranks import attend, rank_rows
+from scdataloader.kernels.tokens.ranks import MAX_TOKEN, attend, rank_rows
 from scdataloader.protocols import BatchContext
 from scdataloader.runtime.messages import shown
 from scdataloader.types import CellBatch
@@ -36,6 +36,10 @@ class RankedTokens:
     """Token after the genes."""
     pad_to: PadTo
     masking: Masking | None
+
+    def __post_init__(self) -> None:
+        if self.token.max() > MAX_TOKEN:
+            raise ValueError(f"tokens of genes must be {MAX_TOKEN:,} or less, not {self.token.max():,}")
 
     def batches(
         self, cells: CellBatch, batch_size: int, first: NDArray[np.int64], which: NDArray[np.int32]

@@ -6,11 +6,12 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.kernels.draws.random import GAMMA, below, mix, philox, unit
+from scdataloader.kernels.draws.random import GAMMA, mix, philox
 
 # Purpose in the second counter of a row's random bits; see scdataloader/kernels/rows/select.py.
 _MASK = np.uint64(33) << np.uint64(32)
 _HALF, _LOW, _2_32 = np.uint64(32), np.uint64(0xFFFFFFFF), 2.0**32
+_THIRD, _21_BITS, _2_21, _LANES = np.uint64(21), np.uint64((1 << 21) - 1), 2.0**21, 3
 IGNORED = -100
 """Label of places that a loss leaves out."""
 
@@ -43,32 +44,36 @@ def mask_tokens(
         labels: ``(n_rows, L)`` the original token of the masked places, `IGNORED` elsewhere.
     """
     rate, as_mask, as_random = rates
-    limit = np.uint64(np.round(rate * _2_32))
-    hit = np.empty(ids.shape[1] + 2, np.int64)
+    limit = np.uint64(np.round(rate * _2_21))
+    to_mask, to_random = np.uint64(np.round(as_mask * _2_32)), np.uint64(np.round((as_mask + as_random) * _2_32))
+    n_tokens = np.uint64(len(dictionary))
+    hit = np.empty(ids.shape[1] + _LANES, np.uint32)
     for row in range(len(ids)):
         seed, seed_of_token = philox(key, np.uint64(position[row]), _MASK)
-        n = _hits(first, first + counts[row], seed, limit, hit)
         labels[row] = IGNORED
-        for j in hit[:n]:
-            labels[row, j] = ids[row, j]
+        for j in _hits(first, first + counts[row], seed, limit, hit):
+            token = ids[row, j]
+            labels[row, j] = token
             bits = mix(seed_of_token + np.uint64(j) * GAMMA)
-            share = unit(bits)
-            if share < as_mask:
-                ids[row, j] = mask
-            elif share < as_mask + as_random:
-                ids[row, j] = dictionary[below(mix(bits), len(dictionary))]
+            # Both are computed in any case: which one it is cannot be predicted.
+            drawn = dictionary[(bits & _LOW) * n_tokens >> _HALF]
+            token = drawn if bits >> _HALF < to_random else token
+            ids[row, j] = mask if bits >> _HALF < to_mask else token
 
 
 @nb.njit(nogil=True, cache=True)
-def _hits(first: int, stop: int, seed: np.uint64, limit: np.uint64, hit: NDArray[np.int64]) -> int:
-    """Write the places in [first, stop) whose 32 random bits are below ``limit``; two places share a word of 64."""
+def _hits(first: int, stop: int, seed: np.uint64, limit: np.uint64, hit: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """The places in [first, stop) whose random 21 bits are below ``limit``; three places share a word of 64 bits."""
     n = 0
-    for pair in range(first >> 1, (stop + 1) >> 1):
-        bits = mix(seed + np.uint64(pair) * GAMMA)
-        even, odd = 2 * pair, 2 * pair + 1
-        # Written in any case; the next place overwrites it if it is not masked.
-        hit[n] = even
-        n += int((bits & _LOW < limit) & (even >= first))
-        hit[n] = odd
-        n += int((bits >> _HALF < limit) & (odd < stop))
-    return n
+    for word in range(first // _LANES, (stop + _LANES - 1) // _LANES):
+        bits = mix(seed + np.uint64(word) * GAMMA)
+        for lane in range(_LANES):
+            hit[n] = word * _LANES + lane  # in any case; the next place overwrites it if it is not masked
+            n += int((bits & _21_BITS) < limit)
+            bits >>= _THIRD
+    begin = 0
+    while begin < n and hit[begin] < first:
+        begin += 1
+    while n > begin and hit[n - 1] >= stop:
+        n -= 1
+    return hit[begin:n]
