@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from scdataloader.batches.tokens.pairs import MaskedValues
     from scdataloader.batches.tokens.scfoundation import ScFoundation
     from scdataloader.batches.tokens.scgpt import ScGPT
+    from scdataloader.batches.tokens.state_se import StateSE
     from scdataloader.batches.tokens.tables import ModelTable, PerGene, per_gene, read_numbers, read_tokens
     from scdataloader.batches.tokens.tahoe import TahoeX1
     from scdataloader.batches.tokens.transcriptformer import TranscriptFormer
@@ -27,6 +28,7 @@ __all__ = [
     "PerGene",
     "ScFoundation",
     "ScGPT",
+    "StateSE",
     "TahoeX1",
     "TranscriptFormer",
     "compute_medians",
@@ -46,6 +48,7 @@ _MODULE_OF = {
     "PerGene": "batches.tokens.tables",
     "ScFoundation": "batches.tokens.scfoundation",
     "ScGPT": "batches.tokens.scgpt",
+    "StateSE": "batches.tokens.state_se",
     "TahoeX1": "batches.tokens.tahoe",
     "TranscriptFormer": "batches.tokens.transcriptformer",
     "UCE": "batches.tokens.uce",

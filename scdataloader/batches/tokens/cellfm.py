@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from scdataloader.batches.tokens.pairs import (
-    PadTo,
     batches,
     check_width,
+    entries,
     lengths,
     log_shares,
     placed,
     tokenised,
     with_values,
 )
+from scdataloader.batches.tokens.ranks import PadTo
 from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
 from scdataloader.batches.transforms import row_sums
 from scdataloader.kernels.tokens.pairs import STORED, choose_weighted
@@ -80,7 +81,7 @@ class _CellFM:
         chosen = np.empty(len(counts.x.data), np.bool_)
         weights: NDArray[np.float32] = np.log1p(counts.x.data)
         choose_weighted(counts.x.indptr, weights, options.max_len, np.uint64(cells.key), cells.position, chosen)
-        kept = _entries(log_shares(counts, 1e4), chosen)
+        kept = entries(log_shares(counts, 1e4), chosen)
         gene, expr = placed(kept, options.max_len, order=STORED, pad=(0, 0.0))
         sizes = lengths(kept, 0, options.max_len) if options.pad_to == "longest" else None
         return batches(cells, batch_size, {"gene": gene, "expr": expr}, sizes)
@@ -90,11 +91,4 @@ class _CellFM:
         known = tokenised(cells, self.token)
         scale = np.maximum(1, row_sums(known.x) / _MOST_COUNTS)
         values = np.round(known.x.data / np.repeat(scale, np.diff(known.x.indptr))).astype(np.float32)
-        return _entries(with_values(known, values), values > 0)
-
-
-def _entries(cells: CellBatch, kept: NDArray[np.bool_]) -> CellBatch:
-    """The cells with some of their entries only."""
-    x, before = cells.x, np.zeros(len(kept) + 1, np.int64)
-    np.cumsum(kept, out=before[1:])
-    return replace(cells, x=replace(x, indptr=before[x.indptr], indices=x.indices[kept], data=x.data[kept]))
+        return entries(with_values(known, values), values > 0)

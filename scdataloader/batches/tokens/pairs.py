@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from scdataloader.batches.full import about_cells, empty
+from scdataloader.batches.tokens.ranks import PadTo
 from scdataloader.batches.tokens.tables import PerGene
 from scdataloader.batches.transforms import row_sums
 from scdataloader.kernels.rows.bins import HIGHEST, LOWEST, RANDOM, bin_rows
@@ -22,10 +23,6 @@ from scdataloader.types import CellBatch
 _MEMORY = BufferPool()
 _POOLS: dict[tuple[int, int], tuple[object, NDArray[np.int32], NDArray[np.int64]]] = {}
 TIES = {"high": HIGHEST, "low": LOWEST, "random": RANDOM}
-
-PadTo: TypeAlias = Literal["max_len", "longest"]
-"""Width of a family's batches: its maximum length, which suits ``torch.compile``, since that compiles anew for each
-width; or the length of the longest cell of each batch, as in most original code."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +85,13 @@ def tokenised(cells: CellBatch, token: NDArray[np.int32]) -> CellBatch:
     keep_known(x.indptr, x.indices, x.data, token, kept.indptr, kept.indices, kept.data)
     size = int(kept.indptr[-1])
     return replace(cells, x=replace(kept, indices=kept.indices[:size], data=kept.data[:size]))
+
+
+def entries(cells: CellBatch, kept: NDArray[np.bool_]) -> CellBatch:
+    """The cells with some of their entries only."""
+    x, before = cells.x, np.zeros(len(kept) + 1, np.int64)
+    np.cumsum(kept, out=before[1:])
+    return replace(cells, x=replace(x, indptr=before[x.indptr], indices=x.indices[kept], data=x.data[kept]))
 
 
 def with_values(cells: CellBatch, values: NDArray[np.float32]) -> CellBatch:

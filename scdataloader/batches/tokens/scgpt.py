@@ -11,7 +11,6 @@ from torch import Tensor
 
 from scdataloader.batches.tokens.pairs import (
     MaskedValues,
-    PadTo,
     batches,
     binned,
     check_width,
@@ -20,6 +19,7 @@ from scdataloader.batches.tokens.pairs import (
     tokenised,
     tokens_or_none,
 )
+from scdataloader.batches.tokens.ranks import PadTo
 from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
 from scdataloader.batches.transforms import check_bins
 from scdataloader.kernels.tokens.pairs import RANDOM_IF_LONG

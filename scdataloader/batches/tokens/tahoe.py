@@ -13,7 +13,6 @@ from torch import Tensor
 
 from scdataloader.batches.tokens.pairs import (
     MaskedValues,
-    PadTo,
     batches,
     binned,
     check_width,
@@ -24,6 +23,7 @@ from scdataloader.batches.tokens.pairs import (
     tokens_or_none,
     unexpressed,
 )
+from scdataloader.batches.tokens.ranks import PadTo
 from scdataloader.batches.tokens.tables import ModelTable, Tokens, per_gene, read_tokens
 from scdataloader.batches.transforms import check_bins
 from scdataloader.kernels.tokens.pairs import RANDOM_IF_LONG

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scdataloader.batches.tokens.pairs import (
-    PadTo,
     batches,
     check_width,
     lengths,
@@ -18,6 +17,7 @@ from scdataloader.batches.tokens.pairs import (
     tokens_or_none,
     with_values,
 )
+from scdataloader.batches.tokens.ranks import PadTo
 from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
 from scdataloader.kernels.tokens.pairs import RANDOM, STORED
 from scdataloader.protocols import BatchContext, Collate

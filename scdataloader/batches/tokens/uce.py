@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scdataloader.batches.full import empty
-from scdataloader.batches.tokens.pairs import PadTo, batches, check_width, tokenised
+from scdataloader.batches.tokens.pairs import batches, check_width, tokenised
+from scdataloader.batches.tokens.ranks import PadTo
 from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
 from scdataloader.genes.organisms import normalise_organism
 from scdataloader.genes.positions import gene_positions

@@ -220,3 +220,37 @@ def choose_places(
             for k in shuffled(seed, size, min(size, left)):
                 out[row, places[k]] = True
             left -= min(size, left)
+
+
+@nb.njit(nogil=True, cache=True)
+def look_up(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    values: NDArray[np.float32],
+    n_genes: int,
+    genes: NDArray[np.int32],
+    out: NDArray[np.float32],
+) -> None:
+    """Values (n_rows, L) of some genes (n_rows, L) of each row; 0 for genes that it does not have, and for gene -1."""
+    row_values = np.zeros(n_genes + 1, np.float32)
+    for row in range(len(genes)):
+        for j in range(indptr[row], indptr[row + 1]):
+            row_values[indices[j]] = values[j]
+        for k in range(genes.shape[1]):
+            gene = genes[row, k]
+            out[row, k] = row_values[gene] if gene >= 0 else 0
+        for j in range(indptr[row], indptr[row + 1]):
+            row_values[indices[j]] = 0
+
+
+@nb.njit(nogil=True, cache=True)
+def are_among(tokens: NDArray[np.int64], others: NDArray[np.int64], n_tokens: int, out: NDArray[np.bool_]) -> None:
+    """Whether each of the tokens (n_rows, L), below ``n_tokens``, is among the others (n_rows, M) of its row."""
+    present = np.zeros(n_tokens, np.bool_)
+    for row in range(len(tokens)):
+        for token in others[row]:
+            present[token] = True
+        for k in range(tokens.shape[1]):
+            out[row, k] = present[tokens[row, k]]
+        for token in others[row]:
+            present[token] = False
