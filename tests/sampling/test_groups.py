@@ -171,8 +171,9 @@ def test_an_order_of_a_group_is_another_in_each_epoch_and_round():
 def test_nothing_of_the_length_of_an_epoch_is_kept(replacement):
     groups = ClassIndex.of(np.arange(100, dtype=np.int32) % 7)
     num_sets = 10**12 if replacement else 2**31
-    tracemalloc.start()
     sampler = SetSampler(groups, np.full(7, 1 / 7), size=4, num_sets=num_sets, replacement=replacement)
+    sampler.draw(0, 0, 4)  # compiles
+    tracemalloc.start()
     cells = sampler.draw(0, sampler.num_samples - 400, sampler.num_samples)
     assert tracemalloc.get_traced_memory()[1] < 200_000
     tracemalloc.stop()
