@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scdataloader.protocols import (
     DescribesClasses,
     DrawsSets,
+    HasEvaluation,
     HasFingerprint,
     HasWindow,
     Sampler,
@@ -244,6 +245,10 @@ def check_plan(
         return made
 
     check_sampler(sampler, rows=cells.rows, max_draws=max_draws)
+    if isinstance(plan, HasEvaluation):
+        about.require_members(plan.evaluation, SamplingPlan)
+        options = {"seed": 3, "global_batch_size": global_batch_size}
+        check_sampler(lambda: plan.evaluation.sampler(cells, **options), rows=cells.rows, max_draws=max_draws)
     if isinstance(plan, DescribesClasses):
         _check_classes(about, about.call("describe(cells)", plan.describe, cells), cells, sampler())
 
