@@ -145,6 +145,11 @@ def _order_equal_keys(entries: NDArray[np.uint64], values: NDArray[np.float64]) 
 @nb.njit(nogil=True, cache=True)
 def _order(entries: NDArray[np.uint64], values: NDArray[np.float64]) -> None:
     """Order entries by falling value, stably."""
+    in_order = True
+    for i in range(1, len(entries)):
+        in_order &= values[_place(entries[i - 1])] >= values[_place(entries[i])]
+    if in_order:
+        return
     if len(entries) > _FEW:
         falling = np.empty(len(entries), np.float64)
         for i in range(len(entries)):
