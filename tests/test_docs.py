@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-EXECUTED = ("docs/extending.md", "docs/batches.md")
+EXECUTED = ("docs/extending.md", "docs/batches.md", "docs/tokens.md")
 MAX_LINES = 20
 
 

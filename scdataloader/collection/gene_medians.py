@@ -49,7 +49,7 @@ def compute_medians(
     collection = data if isinstance(data, Collection) else Collection.open(data)
     chosen = np.arange(len(collection)) if rows is None else np.asarray(rows, np.int64)
     n_passes = _N_BITS // DIGIT
-    with cells_bar("medians of genes", n_passes * len(chosen), 0, shown=progress) as advance:
+    with cells_bar(f"medians of genes, {n_passes} passes", n_passes * len(chosen), 0, shown=progress) as advance:
         n_values, medians = _medians(collection, chosen, advance)
     found = np.flatnonzero(n_values).tolist()
     made = {collection.vocabulary.ids[gene]: float(medians[gene]) for gene in found}

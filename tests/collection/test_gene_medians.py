@@ -71,4 +71,4 @@ def test_a_model_reads_the_file(counts, tmp_path):
 
 def test_progress_is_written(counts, capsys):
     scd.tokens.compute_medians(MemorySource("cells", counts, IDS))
-    assert "medians of genes: 1,204/1,204 cells" in capsys.readouterr().err
+    assert "medians of genes, 4 passes: 1,204/1,204 cells" in capsys.readouterr().err
