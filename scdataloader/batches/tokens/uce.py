@@ -121,11 +121,15 @@ class UCE:
         if self.chromosomes is None:
             codes = {name: code for code, name in enumerate(sorted(names.dropna().unique()))}
         else:
-            split = {name: name.rpartition("_") for name in self.chromosomes}
-            codes = {
-                (normalise_organism(split[name][0]), split[name][2]): code for name, code in self.chromosomes.items()
-            }
+            codes = {_organism_and_chromosome(name): code for name, code in self.chromosomes.items()}
         return where.assign(code=names.map(codes)), codes
+
+
+def _organism_and_chromosome(name: str) -> tuple[str, str]:
+    organism, _, chromosome = name.rpartition("_")
+    if not organism or not chromosome:
+        raise ValueError(f"chromosomes of UCE are named by organism and chromosome, as in 'human_1', not {name!r}")
+    return normalise_organism(organism), chromosome
 
 
 @dataclass(frozen=True, kw_only=True)
