@@ -113,7 +113,7 @@ def test_sentences_that_do_not_fit_are_refused(folder):
         bound(folder, [0, 1, 2], [1, 1, 1], [10, 11, 12], n_genes=20, max_len=26)
     with pytest.raises(ValueError, match="position"):
         bound(folder, [0, 0, -1], [1, 1, 1], [-1, -1, 12], n_genes=20)
-    with pytest.raises(ValueError, match="human_1.*'7'"):
+    with pytest.raises(ValueError, match=r"human_1.*'7'"):
         UCE(dict.fromkeys(gene_ids(3), 7), chromosomes={"7": 1}).bind(context(3))
     with pytest.raises(TypeError, match="bind"):
         UCE({})(cells_of(np.ones((1, 3))), RNG)
