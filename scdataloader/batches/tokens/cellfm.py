@@ -40,12 +40,12 @@ class CellFM:
     expressed genes is padding only.
 
     Args:
-        vocabulary: The model's list of genes in order, {gene: number from 0}, or a file of either.
+        genes: The model's list of genes in order, {gene: number from 0}, or a file of either.
         max_len: Maximum number of genes of a cell.
         pad_to: "max_len": every batch is ``max_len`` wide. "longest": each is as wide as its longest cell.
     """
 
-    vocabulary: Tokens
+    genes: Tokens
     max_len: int = 2048
     pad_to: PadTo = "max_len"
 
@@ -62,7 +62,7 @@ class CellFM:
         Raises:
             ValueError: no gene is in the model's list.
         """
-        numbers, known = per_gene(read_tokens(self.vocabulary, "numbers of genes"), context)
+        numbers, known = per_gene(read_tokens(self.genes, "numbers of genes"), context)
         return _CellFM(options=self, token=np.where(known, numbers + 1, -1).astype(np.int32))
 
 

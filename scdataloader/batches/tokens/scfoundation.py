@@ -27,14 +27,14 @@ class ScFoundation:
     has T only.
 
     Args:
-        vocabulary: The model's list of 19,264 genes in order, {gene: number}, or a file of either.
+        genes: The model's list of 19,264 genes in order, {gene: number}, or a file of either.
         target: Logarithm (to base 10) of the total count that the model is asked for: 4 for 10,000 counts.
         max_len: Width of the batches, which suits ``torch.compile``; a cell with more tokens is an error. None for the
             longest cell of each batch, as in the original code.
         pad: Value and number after the end.
     """
 
-    vocabulary: Tokens
+    genes: Tokens
     target: float = 4.0
     max_len: int | None = None
     pad: int = 103
@@ -49,7 +49,7 @@ class ScFoundation:
         Raises:
             ValueError: no gene is in the model's list.
         """
-        table = read_tokens(self.vocabulary, "numbers of genes")
+        table = read_tokens(self.genes, "numbers of genes")
         return _ScFoundation(
             options=self,
             token=tokens_or_none(per_gene(table, context)),

@@ -43,7 +43,7 @@ class StateSE:
     Unlike the original, the value of place 0, which is no gene, is 0. The model puts a vector of its own there.
 
     Args:
-        vocabulary: {gene: row of the model's embedding}, or a file of it.
+        tokens: {gene: row of the model's embedding}, or a file of it.
         values: "raw": values are counts, of which ``log1p`` is taken. "log": they are logarithms already. The original
             guesses, and takes cells of few counts for logarithms.
         max_len: Number of tokens L of each cell.
@@ -54,7 +54,7 @@ class StateSE:
         cls: Token of place 0.
     """
 
-    vocabulary: Tokens
+    tokens: Tokens
     values: Literal["raw", "log"]
     max_len: int = 2048
     n_expressed: int = 512
@@ -81,7 +81,7 @@ class StateSE:
         Raises:
             ValueError: no gene has a token.
         """
-        table = read_tokens(self.vocabulary)
+        table = read_tokens(self.tokens)
         token = tokens_or_none(per_gene(table, context))
         every = np.array(sorted(set(table.values.values())), np.int64)
         gene_of = np.full(max(int(every.max()), self.cls) + 1, -1, np.int32)

@@ -33,14 +33,14 @@ class TranscriptFormer:
     genes is padding only.
 
     Args:
-        vocabulary: {gene: token}, with ``[PAD]``, or a file of it.
+        tokens: {gene: token}, with ``[PAD]``, or a file of it.
         max_len: Maximum number of genes of a cell. Of more, the first of the vocabulary are taken unless ``shuffle``.
         clip: Maximum of a value.
         shuffle: Whether genes come in random order, of which the first are taken.
         pad_to: "max_len": every batch is ``max_len`` wide. "longest": each is as wide as its longest cell.
     """
 
-    vocabulary: Tokens
+    tokens: Tokens
     max_len: int = 2048
     clip: float = 30.0
     shuffle: bool = False
@@ -57,10 +57,10 @@ class TranscriptFormer:
         """The collate function for the genes of ``context``.
 
         Raises:
-            KeyError: the model's vocabulary lacks ``[PAD]``.
+            KeyError: the tokens lack ``[PAD]``.
             ValueError: no gene has a token.
         """
-        table = read_tokens(self.vocabulary)
+        table = read_tokens(self.tokens)
         (pad,) = table.special("[PAD]")
         return _TranscriptFormer(options=self, token=tokens_or_none(per_gene(table, context)), pad=pad)
 

@@ -40,7 +40,7 @@ class UCE:
     without token or position are left out; their numbers are logged.
 
     Args:
-        vocabulary: {gene: row of the model's embedding of proteins}, or a file of it.
+        tokens: {gene: row of the model's embedding of proteins}, or a file of it.
         chromosomes: {chromosome: number} of the model, by names such as "human_1" and "mouse_X": an organism, by any
             usual name, and its chromosome. None to number those of the vocabulary in sorted order, for a new model.
         n_genes: Number of genes drawn.
@@ -52,7 +52,7 @@ class UCE:
         pad: Token after a sentence.
     """
 
-    vocabulary: Tokens
+    tokens: Tokens
     chromosomes: Mapping[str, int] | None = None
     n_genes: int = 1024
     max_len: int = 1536
@@ -77,7 +77,7 @@ class UCE:
         Raises:
             ValueError: no gene has a token and a position, or sentences do not fit into ``max_len`` tokens.
         """
-        tokens, has_token = per_gene(read_tokens(self.vocabulary), context)
+        tokens, has_token = per_gene(read_tokens(self.tokens), context)
         where, codes = self._positions(context)
         known = has_token & where["code"].notna().to_numpy()
         if not known.any():
