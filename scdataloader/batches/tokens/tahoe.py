@@ -98,13 +98,17 @@ class TahoeX1:
         drugs = None if self.drugs is None else read_tokens(self.drugs, "numbers of drugs")
         if drugs is not None:
             drugs.special("<pad>")
-        return _TahoeX1(options=self, token=tokens_or_none(per_gene(table, context)), head=head, pad=pad, drugs=drugs)
+        token = tokens_or_none(per_gene(table, context))
+        return _TahoeX1(options=self, token=token, known=token >= 0, head=head, pad=pad, drugs=drugs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _TahoeX1:
     options: TahoeX1
     token: NDArray[np.int32]
+    """``(G,)`` token of each gene; -1 for genes without one."""
+    known: NDArray[np.bool_]
+    """``(G,)`` genes with a token."""
     head: list[int]
     """Tokens before those of genes."""
     pad: int
@@ -152,7 +156,7 @@ class _TahoeX1:
     def _fill(self, cells: CellBatch, sizes: NDArray[np.int64], gene: Tensor, *values: Tensor) -> NDArray[np.int64]:
         """Fill the places after the genes of each cell, in place, and return the new sizes."""
         places = np.arange(gene.shape[1]) >= sizes[:, None]
-        genes = unexpressed(cells, self.token >= 0, places)
+        genes = unexpressed(cells, self.known, places)
         filled = places & (genes >= 0)
         gene.numpy()[filled] = self.token[genes[filled]]
         for one in values:
