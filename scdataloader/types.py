@@ -76,6 +76,31 @@ class RowBuffers(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Neighbours:
+    """The k nearest neighbours of each of B cells, nearest first; -1 in place of those that a cell does not have."""
+
+    x: CSRRows
+    """``B * k`` rows in vocabulary genes: the neighbours of the first cell, then of the second; empty where there is
+    none."""
+    depth: NDArray[np.float32]
+    """``(B, k)`` total count of each neighbour over all genes of its source; 0 where there is none."""
+    row: NDArray[np.int64]
+    """``(B, k)`` row number in the collection; -1 where there is none."""
+    distance: NDArray[np.float32]
+    """``(B, k)`` distance from the cell; -1 where there is no neighbour."""
+
+    def slice(self, start: int, stop: int) -> Neighbours:
+        """Those of cells ``[start, stop)``, as views."""
+        k = self.row.shape[1]
+        return Neighbours(
+            x=self.x.slice(start * k, stop * k),
+            depth=self.depth[start:stop],
+            row=self.row[start:stop],
+            distance=self.distance[start:stop],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CellBatch:
     """Cells on their way from the collection to the model."""
 
@@ -105,6 +130,10 @@ class CellBatch:
     matrices: Mapping[str, CSRRows | NDArray[np.float32]] = field(default_factory=dict)
     """{key: cells} of the further matrices that the collate function wants: "layers/…" as rows in vocabulary genes,
     "obsm/…" ``(B, D)`` float32."""
+    neighbours: Neighbours | None = None
+    """The neighbours of the cells; transforms change their values as those of ``x``. None if the run asks for none."""
+    is_meta: NDArray[np.bool_] | None = None
+    """``(B,)`` True for cells that are the sum of a cell and its neighbours; None if no cell can be."""
 
     def __len__(self) -> int:
         return len(self.row)
@@ -127,4 +156,6 @@ class CellBatch:
                 key: cells.slice(start, stop) if isinstance(cells, CSRRows) else cells[start:stop]
                 for key, cells in self.matrices.items()
             },
+            neighbours=None if self.neighbours is None else self.neighbours.slice(start, stop),
+            is_meta=None if self.is_meta is None else self.is_meta[start:stop],
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scdataloader.batches.full import Dense, about_cells, empty
+from scdataloader.kernels.rows.combine import take_genes
 from scdataloader.kernels.rows.densify import densify_given
 from scdataloader.kernels.rows.select import fill_unexpressed, select_largest, select_random
 from scdataloader.protocols import BatchContext, Collate
-from scdataloader.types import CellBatch
+from scdataloader.runtime.rows import with_neighbours
+from scdataloader.types import CellBatch, CSRRows, Neighbours
 
 _POOLS: dict[int, tuple[NDArray[np.bool_], NDArray[np.int32], NDArray[np.int64]]] = {}
 
@@ -27,7 +29,8 @@ class SelectedGenes:
     """Some genes of each cell: ``x`` (B, L) float32 and ``genes`` (B, L) int32, vocabulary numbers in ascending order.
 
     Args:
-        how: Which genes. "most expressed": those of the highest values, the lower gene number first among equals.
+        how: Which genes. "most expressed": those of the highest values, the lower gene number first among equals; in a
+            run with ``neighbours``, of the highest sums of the cell's value and the mean of its neighbours.
             "random expressed": random expressed genes, every subset equally likely. "all": every vocabulary
             gene. "given": the genes listed in ``genes``, in that order, zeros included; an id of two organisms is both.
         n_genes: Number of genes L per cell, for the first two.
@@ -112,7 +115,11 @@ class _ChosenGenes:
         """The batches of some cells, one after the other."""
         x, genes = (empty((len(cells), self.n_genes), dtype).numpy() for dtype in (np.float32, np.int32))
         rows, key = cells.x, np.uint64(cells.key)
-        if self.largest:
+        if self.largest and cells.neighbours is not None:
+            rows = _ranked(rows, cells.neighbours)
+            select_largest(rows.indptr, rows.indices, rows.data, genes, x)
+            take_genes(cells.x.indptr, cells.x.indices, cells.x.data, genes, rows.n_genes, x[:, None, :])
+        elif self.largest:
             select_largest(rows.indptr, rows.indices, rows.data, genes, x)
         else:
             select_random(rows.indptr, rows.indices, rows.data, key, cells.position, genes, x)
@@ -141,6 +148,12 @@ class _GivenGenes:
         x = empty((len(batch), len(self.genes)), np.float32)
         densify_given(batch.x.indptr, batch.x.indices, batch.x.data, column, x.numpy())
         return {"x": x, "genes": torch.from_numpy(self.genes).expand(len(batch), -1), **about_cells(batch)}
+
+
+def _ranked(cells: CSRRows, neighbours: Neighbours) -> CSRRows:
+    """N times the cell's own values plus the mean of its n neighbours: in their order, and counts stay counts."""
+    n = np.maximum((neighbours.row >= 0).sum(axis=1), 1).astype(np.float32)
+    return with_neighbours(replace(cells, data=cells.data * np.repeat(n, np.diff(cells.indptr))), neighbours.x)
 
 
 def _measured_genes(measured: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

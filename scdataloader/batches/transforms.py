@@ -109,12 +109,30 @@ def check_bins(n_bins: int) -> None:
 
 
 def transformed(batch: CellBatch, transform: Transform, rng: np.random.Generator) -> CellBatch:
-    """Apply a transform, and check its result before compiled loops, which trust their input, read it.
+    """Apply a transform, also to neighbours, and check the result before compiled loops, which trust it, read it.
 
     Raises:
         TypeError: the result is not a batch.
         ValueError: it has another number of cells, or its rows are not as `CSRRows` describes them.
     """
+    made, near = _transformed(batch, transform, rng), batch.neighbours
+    if near is None:
+        return made
+    k = near.row.shape[1]
+    cells = CellBatch(
+        x=near.x,
+        depth=near.depth.ravel(),
+        row=near.row.ravel(),
+        source=np.repeat(batch.source, k),
+        labels=np.repeat(batch.labels, k, axis=0),
+        measured=batch.measured,
+        position=np.repeat(batch.position, k),
+        key=batch.key,
+    )
+    return replace(made, neighbours=replace(near, x=_transformed(cells, transform, rng).x))
+
+
+def _transformed(batch: CellBatch, transform: Transform, rng: np.random.Generator) -> CellBatch:
     made = transform(batch, rng)
     if not isinstance(made, CellBatch):
         raise TypeError(f"{transform!r} must return a CellBatch, got {type(made).__name__}; is it a collate function?")

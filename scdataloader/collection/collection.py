@@ -268,12 +268,27 @@ class Collection:
 
     def rows_in_parts(self, rows: NDArray[np.int64]) -> Iterator[tuple[AlignedSource, NDArray[np.int64], Any]]:
         """For each part with some of ``rows``: the part, which of the rows, and their numbers in the part's source."""
+        for number, place, own in self.numbers_in_parts(rows):
+            yield self.parts[number], place, own
+
+    def numbers_in_parts(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+        """As `rows_in_parts`, with the number of each part."""
         among = self._by_part[rows] if self._is_interleaved else rows
         of_row = np.searchsorted(self._part_starts, among, side="right") - 1
         for number in np.unique(of_row):
             part, place = self.parts[number], np.flatnonzero(of_row == number)
             own = among[place] - self._part_starts[number]
-            yield part, place, own if part.rows is None else part.rows[own]
+            yield int(number), place, own if part.rows is None else part.rows[own]
+
+    def rows_of(self, number: int, own: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of cells ``own`` of the source of part ``number``; -1 for -1, and for cells that the part lacks."""
+        part, among = self.parts[number], own + self._part_starts[number]
+        is_there = own >= 0
+        if part.rows is not None:
+            at = np.minimum(np.searchsorted(part.rows, own), len(part.rows) - 1)
+            among, is_there = at + self._part_starts[number], part.rows[at] == own
+        rows = np.where(is_there, among, 0)
+        return np.where(is_there, self._row_by_part[rows] if self._is_interleaved else rows, -1)
 
     def read_together(self, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32] | None:
         """Cells ``rows`` of a further matrix, if all cells are of one group that reads such matrices itself."""
@@ -336,6 +351,11 @@ class Collection:
     def _by_part(self) -> NDArray[np.int64]:
         """``(n,)`` number of each row when cells are counted part after part."""
         return self.arrange([np.arange(first, last) for first, last in pairwise(self._part_starts.tolist())])
+
+    @cached_property
+    def _row_by_part(self) -> NDArray[np.int64]:
+        """``(n,)`` row of each cell when cells are counted part after part."""
+        return np.argsort(self._by_part)
 
     def _reads(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], PendingRead]]:
         """For each group with some of ``rows``: its number, which of the rows, and how to read them."""

@@ -57,6 +57,19 @@ class Progress:
             self.tally.add(rows)
 
 
+def check_neighbours(neighbours: int | None, metacell: float | None) -> None:
+    """See that options of neighbours are in range.
+
+    Raises:
+        TypeError, ValueError: one is not; names it.
+    """
+    check_sizes(neighbours=neighbours)
+    if metacell is not None and neighbours is None:
+        raise ValueError(f"metacell={metacell} needs the number of neighbours to sum; set neighbours too, such as 6")
+    if metacell is not None and not 0 <= metacell <= 1:
+        raise ValueError(f"metacell is a probability, from 0 to 1, not {metacell}")
+
+
 def check_sizes(**sizes: int | None) -> None:
     """See that options that are numbers of something are positive.
 
@@ -106,6 +119,8 @@ class Loader:
         tally: Tally | None = None,
         targets: NDArray[np.float32] | None = None,
         matrices: Sequence[str] = (),
+        neighbours: int | None = None,
+        metacell: float | None = None,
         obs_names: bool = False,
         pin_memory: bool = False,
     ) -> None:
@@ -134,14 +149,19 @@ class Loader:
             targets: (n, T) float32 values of all cells of the collection; batches have theirs under "targets".
             matrices: Keys of further matrices, such as "layers/spliced" and "obsm/protein", which every batch has under
                 the same keys: CSR tensors (B, G) float32 in vocabulary genes, and (B, D) float32.
+            neighbours: Number k of neighbours of each cell that every batch has, by the graph ``obsp["distances"]`` of
+                its source, under "knn_cells" and "knn_cells_info"; see `neighbour_tensors`.
+            metacell: Probability with which a cell is replaced by the sum of it and its ``neighbours``, in place of
+                delivering these; batches have "is_meta" (B,) int64, 1 for such cells.
             obs_names: Whether batches have the names of their cells, as a list of strings under "obs_names".
             pin_memory: Whether tensors are in page-locked memory, for asynchronous copies to a device.
 
         Raises:
-            KeyError: a source lacks a matrix, or a column of obs that the collate function wants.
+            KeyError: a source lacks a matrix, a graph, or a column of obs that the collate function wants.
             ValueError: an argument is out of range, an epoch has no batch, or batches do not hold whole sets of cells.
         """
         check_sizes(batch_size=batch_size, num_threads=num_threads, window=window)
+        check_neighbours(neighbours, metacell)
         check_ranks(rank, world_size)
         for name, of_cells in (("labels", labels), ("targets", targets)):
             if of_cells is not None and len(of_cells) != len(collection):
@@ -178,6 +198,8 @@ class Loader:
             window=window,
             targets=targets,
             matrices=tuple(matrices),
+            neighbours=neighbours,
+            metacell=metacell,
             obs_names=obs_names,
             pin_memory=pin_memory,
         )

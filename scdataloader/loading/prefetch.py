@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice, pairwise, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from scdataloader.batches.full import csr_tensors
+from scdataloader.batches.neighbours import neighbour_tensors
 from scdataloader.batches.transforms import transformed
 from scdataloader.collection.extras import ObsColumn, check_columns, check_matrices, load_column, read_matrix
+from scdataloader.collection.neighbours import NeighbourReader, with_metacells
 from scdataloader.kernels.draws.random import derive_key
 from scdataloader.protocols import (
     Collate,
@@ -99,6 +101,8 @@ class Prefetcher:
     targets: NDArray[np.float32] | None = None
     matrices: tuple[str, ...] = ()
     """Keys of the further matrices that every batch carries."""
+    neighbours: int | None = None
+    metacell: float | None = None
     obs_names: bool = False
     pin_memory: bool = False
 
@@ -108,6 +112,10 @@ class Prefetcher:
         self._matrix_keys = tuple(dict.fromkeys([*self._matrix_keys, *self.matrices]))
         check_columns(self.collection, self._obs_columns)
         check_matrices(self.collection, self._matrix_keys)
+        self._neighbours: NeighbourReader | None = None
+        if self.neighbours is not None:
+            self._neighbours = NeighbourReader(collection=self.collection, k=self.neighbours)
+            self._neighbours.check()
         of_cells = takewhile(lambda step: isinstance(step, PerCell) and step.per_cell, self.transforms)
         self._of_cells = tuple(of_cells)
         """The first transforms, as far as they treat cells independently."""
@@ -180,7 +188,8 @@ class Prefetcher:
     def _cells_per_read(self) -> int:
         """Cells that one thread reads at once: the user's choice, or one task, or more to share chunks."""
         if self.window is None and self.collection.read_cost.is_flat:
-            return min(self._cells_per_task, max(1, _MAPPED // self.batch_size) * self.batch_size)
+            most = _MAPPED // (1 + (self.neighbours or 0))
+            return min(self._cells_per_task, max(1, most // self.batch_size) * self.batch_size)
         return max(1, (self.window or _WINDOW) // self.batch_size) * self.batch_size
 
     def _positions(self, first: int, last: int) -> NDArray[np.int64]:
@@ -208,7 +217,7 @@ class Prefetcher:
     def _read(self, epoch: int, drawn: Drawn) -> CellBatch:
         located = drawn.located
         x, depth = self.collection.read_located(located)
-        return CellBatch(
+        cells = CellBatch(
             x=x,
             depth=depth,
             row=located.rows,
@@ -222,6 +231,11 @@ class Prefetcher:
             obs={column: values.take(located.rows) for column, values in self._obs.items()},
             matrices={key: read_matrix(self.collection, key, located.rows) for key in self._matrix_keys},
         )
+        if self._neighbours is None:
+            return cells
+        if self.metacell is not None:
+            return with_metacells(cells, self._neighbours, self.metacell)
+        return replace(cells, neighbours=self._neighbours.read(located.rows))
 
     @cached_property
     def _obs(self) -> dict[str, ObsColumn]:
@@ -255,6 +269,8 @@ class Prefetcher:
         cells = batch
         for transform in self.transforms[len(self._of_cells) :]:
             batch = transformed(batch, transform, rng)
+        if cells.neighbours is not None:
+            cells = replace(cells, neighbours=batch.neighbours)
         return self._checked(cells, 0, len(cells), self.collate(batch, rng))
 
     def _checked(self, cells: CellBatch, start: int, stop: int, made: object) -> MadeBatch:
@@ -264,7 +280,7 @@ class Prefetcher:
             raise TypeError(
                 f"collate {_name_of(self.collate)} must return a mapping of tensors; got {type(made).__name__}; {hint}"
             )
-        carried = self._carried(cells, start, stop)
+        carried = self._carried(cells, start, stop, made)
         if twice := carried.keys() & made.keys():
             raise TypeError(
                 f"collate {_name_of(self.collate)} returns {sorted(twice)}, which the loader adds to every batch; "
@@ -275,8 +291,8 @@ class Prefetcher:
             tensors = {key: _pinned(value) for key, value in tensors.items()}
         return MadeBatch(rows=_own_rows(cells, start, stop), tensors=tensors)
 
-    def _carried(self, cells: CellBatch, start: int, stop: int) -> dict[str, Any]:
-        """What batches carry whatever the collate function makes of the cells."""
+    def _carried(self, cells: CellBatch, start: int, stop: int, made: Mapping[str, Any]) -> dict[str, Any]:
+        """What batches carry besides what the collate function has ``made`` of the cells."""
         carried: dict[str, Any] = {}
         if cells.targets is not None:
             carried["targets"] = torch.from_numpy(cells.targets[start:stop])
@@ -286,6 +302,10 @@ class Prefetcher:
                 (carried[key],) = csr_tensors(matrix.slice(start, stop), max(1, stop - start))
             else:
                 carried[key] = torch.from_numpy(matrix[start:stop])
+        if cells.neighbours is not None:
+            carried |= neighbour_tensors(cells.neighbours.slice(start, stop), made)
+        if cells.is_meta is not None:
+            carried["is_meta"] = torch.from_numpy(cells.is_meta[start:stop].astype(np.int64))
         if self.obs_names:
             carried["obs_names"] = self.collection.obs_names(cells.row[start:stop]).tolist()
         return carried

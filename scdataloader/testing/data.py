@@ -30,7 +30,8 @@ class MemorySource:
         obs: {column: values} of the cell table.
         mapped: Whether the whole matrix is offered as well; see `HasMatrix`.
         organism: See `HasOrganism`.
-        matrices: {key: ``(n_obs, D)`` values}, such as "layers/spliced" and "obsm/X_pca"; see `HasMatrices`.
+        matrices: {key: ``(n_obs, D)`` values}, such as "layers/spliced" and "obsm/X_pca"; see `HasMatrices`. A graph,
+            "obsp/distances", is a CSR matrix.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class MemorySource:
         *,
         mapped: bool = False,
         organism: str | None = None,
-        matrices: Mapping[str, NDArray[np.float32]] | None = None,
+        matrices: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.dense = values
@@ -75,12 +76,28 @@ class MemorySource:
         """Cells ``rows``; a row outside of the source raises IndexError."""
         return self._part(self._rows, rows)
 
-    def read_matrix(self, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32]:
+    def read_matrix(self, key: str, rows: NDArray[np.int64]) -> Any:
         """Cells ``rows`` of a further matrix; an unknown key raises KeyError."""
         if key not in self._matrices:
             raise KeyError(f"{self.name} has no matrix {key!r}; its matrices are {self.matrix_keys}")
+        if key.startswith("obsp/"):
+            return self._part(csr_matrix(self._matrices[key]), rows)
         values = np.asarray(self._matrices[key], np.float32)
         return self._part(csr_matrix(values), rows) if key.startswith("layers/") else values[rows]
+
+    def neighbours(
+        self, rows: NDArray[np.int64], k: int, key: str = "distances"
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The nearest cells by the graph "obsp/…"; an unknown key raises KeyError."""
+        graph = self.read_matrix(f"obsp/{key}", rows)
+        found, distances = np.full((len(rows), k), -1, np.int64), np.full((len(rows), k), -1, np.float32)
+        for at, row in enumerate(rows):
+            edges = slice(*graph.indptr[at : at + 2])
+            near = sorted(zip(graph.data[edges].tolist(), graph.indices[edges].tolist(), strict=True))
+            near = [(distance, cell) for distance, cell in near if cell != row][:k]
+            for place, (distance, cell) in enumerate(near):
+                found[at, place], distances[at, place] = cell, distance
+        return found, distances
 
     def _part(self, values: Any, rows: NDArray[np.int64]) -> CSRRows:
         rows = np.asarray(rows, np.int64)

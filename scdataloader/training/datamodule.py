@@ -15,16 +15,18 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
+from torch import sparse_csr
 
 from scdataloader.batches.full import Sparse
 from scdataloader.collection.collection import Collection
 from scdataloader.collection.extras import check_matrices
+from scdataloader.collection.neighbours import NeighbourReader
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.kernels.draws.random import seed_of
 from scdataloader.labels.hierarchy import Hierarchies
 from scdataloader.labels.table import LabelTable
 from scdataloader.labels.targets import Missing, read_targets
-from scdataloader.loading.loader import Loader, check_sizes
+from scdataloader.loading.loader import Loader, check_neighbours, check_sizes
 from scdataloader.loading.ranks import check_ranks
 from scdataloader.protocols import (
     BatchContext,
@@ -71,6 +73,11 @@ class DataModule(DataConfig, LightningDataModule):
             sparse tensors (B, G) float32 in vocabulary genes. One or a list.
         obsm: Further matrices with columns of their own, by their keys in ``obsm`` of AnnData; batches have
             "obsm/<key>", (B, D) float32. One or a list.
+        neighbours: Number k of nearest neighbours of each cell by ``obsp["distances"]`` of its source; batches have
+            their counts under "knn_cells" and their distances under "knn_cells_info", (B, k) float32. Counts are
+            (B, k, L) on ``genes`` of the batch if it has these, and else on all genes.
+        metacell: Probability with which a training cell is replaced by the sum of the cell and its ``neighbours``, in
+            place of delivering these. Batches have "is_meta" (B,), 1 for such cells.
         batch_size: Cells per batch on each rank.
         num_threads: Threads that read ahead of the model.
         window: Cells that one thread reads at once; None chooses by the cost of reading.
@@ -100,6 +107,8 @@ class DataModule(DataConfig, LightningDataModule):
     unknown_classes: list[str] | str | None = None
     layers: list[str] | str | None = None
     obsm: list[str] | str | None = None
+    neighbours: int | None = None
+    metacell: float | None = None
     batch_size: int = BATCH_SIZE
     num_threads: int = 2
     window: int | None = None
@@ -117,6 +126,7 @@ class DataModule(DataConfig, LightningDataModule):
         LightningDataModule.__init__(self)
         super().__post_init__()
         check_sizes(batch_size=self.batch_size, num_threads=self.num_threads, window=self.window)
+        check_neighbours(self.neighbours, self.metacell)
         check_ranks(self.rank, self.world_size)
         self.seed = None if self.seed is None else seed_of(self.seed)
         for option in ("targets", "unknown_classes", "layers", "obsm"):
@@ -249,6 +259,8 @@ class DataModule(DataConfig, LightningDataModule):
             self._absent_labels_are_unknown = True
         (n, n_labels), n_genes = self.label_codes.shape, f"{self.collection.n_genes:,}"
         check_matrices(self.collection, self._matrices)
+        if self.neighbours is not None:
+            NeighbourReader(collection=self.collection, k=self.neighbours).check()
         _ = self.target_values
         found = (f"{n:,}", len(self.collection.parts), n_genes, n_labels)
         logger.info("%s cells, sources: %d, genes: %s, label columns: %d", *found)
@@ -290,10 +302,13 @@ class DataModule(DataConfig, LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
         """Make sparse tensors dense on the model's device."""
-        if not (self.densify and self._sparse_keys and isinstance(batch, Mapping)):
+        if not (self.densify and isinstance(batch, Mapping)):
             return batch
         full = {key: batch[key].to_dense() for key in self._sparse_keys if key in batch}
-        return {**batch, **full}
+        near = batch.get("knn_cells") if self.neighbours else None
+        if near is not None and near.layout is sparse_csr:
+            full["knn_cells"] = near.to_dense().unflatten(0, batch["knn_cells_info"].shape)
+        return {**batch, **full} if full else batch
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002
         """End the loaders' threads."""
@@ -419,6 +434,8 @@ class DataModule(DataConfig, LightningDataModule):
             fixed_epoch=overfits or not training,
             targets=self.target_values,
             matrices=self._matrices,
+            neighbours=self.neighbours,
+            metacell=self.metacell if training or self.metacell is None else 0.0,
             obs_names=self.obs_names,
             pin_memory=self._pins_memory,
             tally=self._tally() if training and self.report else None,
