@@ -25,13 +25,15 @@ GRAPH = "distances"
 class NeighbourReader:
     """Reads the nearest neighbours of cells, each among the cells of its own source.
 
-    A neighbour that is not in the collection, such as one that ``where`` leaves out, is left out, and no other cell
-    takes its place. A neighbour may belong to another split than the cell: it is context, and is not drawn by it.
+    A neighbour that is not in the collection, such as one that ``where`` leaves out, or not ``among`` the cells that a
+    run may read, is left out, and no other cell takes its place.
     """
 
     collection: Collection
     k: int
     """Number of neighbours of each cell."""
+    among: NDArray[np.bool_] | None = None
+    """``(n,)`` which cells of the collection may be neighbours; None for all."""
 
     def check(self) -> None:
         """See that every source has a graph.
@@ -90,7 +92,10 @@ class NeighbourReader:
                 )
             rows_there = self.collection.rows_of(number, near.ravel()).reshape(near.shape)
             found[place], distances[place] = rows_there, np.where(rows_there >= 0, far, -1)
-        if all(part.rows is None for part in self.collection.parts):
+        if self.among is not None:
+            is_there = (found >= 0) & self.among[found]
+            found, distances = np.where(is_there, found, -1), np.where(is_there, distances, np.float32(-1))
+        elif all(part.rows is None for part in self.collection.parts):
             return found, distances
         order = np.argsort(found < 0, axis=1, kind="stable")  # those that are left out leave no gaps
         return np.take_along_axis(found, order, axis=1), np.take_along_axis(distances, order, axis=1)

@@ -121,6 +121,7 @@ class Loader:
         matrices: Sequence[str] = (),
         neighbours: int | None = None,
         metacell: float | None = None,
+        neighbours_among: NDArray[np.bool_] | None = None,
         obs_names: bool = False,
         pin_memory: bool = False,
     ) -> None:
@@ -153,6 +154,7 @@ class Loader:
                 its source, under "knn_cells" and "knn_cells_info"; see `neighbour_tensors`.
             metacell: Probability with which a cell is replaced by the sum of it and its ``neighbours``, in place of
                 delivering these; batches have "is_meta" (B,) int64, 1 for such cells.
+            neighbours_among: (n,) which cells of the collection may be neighbours; None for all.
             obs_names: Whether batches have the names of their cells, as a list of strings under "obs_names".
             pin_memory: Whether tensors are in page-locked memory, for asynchronous copies to a device.
 
@@ -163,7 +165,7 @@ class Loader:
         check_sizes(batch_size=batch_size, num_threads=num_threads, window=window)
         check_neighbours(neighbours, metacell)
         check_ranks(rank, world_size)
-        for name, of_cells in (("labels", labels), ("targets", targets)):
+        for name, of_cells in (("labels", labels), ("targets", targets), ("neighbours_among", neighbours_among)):
             if of_cells is not None and len(of_cells) != len(collection):
                 raise ValueError(f"{name} are for {len(of_cells):,} cells, but the collection has {len(collection):,}")
         self.dataset = collection
@@ -200,6 +202,7 @@ class Loader:
             matrices=tuple(matrices),
             neighbours=neighbours,
             metacell=metacell,
+            neighbours_among=neighbours_among,
             obs_names=obs_names,
             pin_memory=pin_memory,
         )

@@ -103,6 +103,7 @@ class Prefetcher:
     """Keys of the further matrices that every batch carries."""
     neighbours: int | None = None
     metacell: float | None = None
+    neighbours_among: NDArray[np.bool_] | None = None
     obs_names: bool = False
     pin_memory: bool = False
 
@@ -114,7 +115,8 @@ class Prefetcher:
         check_matrices(self.collection, self._matrix_keys)
         self._neighbours: NeighbourReader | None = None
         if self.neighbours is not None:
-            self._neighbours = NeighbourReader(collection=self.collection, k=self.neighbours)
+            among = self.neighbours_among
+            self._neighbours = NeighbourReader(collection=self.collection, k=self.neighbours, among=among)
             self._neighbours.check()
         of_cells = takewhile(lambda step: isinstance(step, PerCell) and step.per_cell, self.transforms)
         self._of_cells = tuple(of_cells)

@@ -75,7 +75,8 @@ class DataModule(DataConfig, LightningDataModule):
             "obsm/<key>", (B, D) float32. One or a list.
         neighbours: Number k of nearest neighbours of each cell by ``obsp["distances"]`` of its source; batches have
             their counts under "knn_cells" and their distances under "knn_cells_info", (B, k) float32. Counts are
-            (B, k, L) on ``genes`` of the batch if it has these, and else on all genes.
+            (B, k, L) on ``genes`` of the batch if it has these, and else on all genes. Training cells have neighbours
+            of the training split alone.
         metacell: Probability with which a training cell is replaced by the sum of the cell and its ``neighbours``, in
             place of delivering these. Batches have "is_meta" (B,), 1 for such cells.
         batch_size: Cells per batch on each rank.
@@ -379,6 +380,13 @@ class DataModule(DataConfig, LightningDataModule):
 
         return self._loader(sampler, training=False)
 
+    @cached_property
+    def _is_training(self) -> NDArray[np.bool_]:
+        """(n,) whether a cell is in the training split."""
+        is_training = np.zeros(len(self.collection), np.bool_)
+        is_training[self.splits.train] = True
+        return is_training
+
     def _in_order(self, rows: NDArray[np.int64]) -> Loader | list[Loader]:
         if not len(rows):
             return []  # to Lightning, no loader
@@ -436,6 +444,7 @@ class DataModule(DataConfig, LightningDataModule):
             matrices=self._matrices,
             neighbours=self.neighbours,
             metacell=self.metacell if training or self.metacell is None else 0.0,
+            neighbours_among=self._is_training if training and self.neighbours else None,
             obs_names=self.obs_names,
             pin_memory=self._pins_memory,
             tally=self._tally() if training and self.report else None,

@@ -129,6 +129,21 @@ def test_metacells_are_sums_in_training_alone(adata):
     assert not any(batch["is_meta"].any() for batch in dm.predict_dataloader())
 
 
+def test_training_never_reads_cells_of_another_split(adata):
+    dm = scd.DataModule([adata], neighbours=K, batch_size=10, split=scd.Split(val=0.3), collate=scd.Dense())
+    held, dense = set(dm.splits.val.tolist()), adata.X.toarray()
+    n_left_out = 0
+    for batch in dm.train_dataloader():
+        for row, near, info in zip(batch["row"].tolist(), batch["knn_cells"], batch["knn_cells_info"], strict=True):
+            expected = [to for to in sorted({(row + 1) % N, (row + 2) % N}) if to not in held]
+            n_left_out += 2 - len(expected)
+            assert (info >= 0).tolist() == [True] * len(expected) + [False] * (K - len(expected))
+            np.testing.assert_array_equal(near[: len(expected)], dense[expected])
+    assert n_left_out
+    val = [batch["knn_cells_info"] for batch in dm.val_dataloader()]
+    assert (torch.cat(val) >= 0).sum(axis=1).tolist() == [2] * len(held)
+
+
 def test_options_out_of_range_are_refused(adata):
     with pytest.raises(ValueError, match=r"metacell=0\.5 needs the number of neighbours"):
         scd.DataModule([adata], metacell=0.5)
