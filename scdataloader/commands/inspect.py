@@ -143,6 +143,12 @@ def _config(given: argparse.Namespace, section: dict[str, Any]) -> DataConfig:
         section["hierarchies"] = hierarchies
     for name, group in _GROUPS.items():
         values = _values(given, group, [field.name for field in fields(group)])
+        given_class = (section.get(name) or {}).get("class_path") if isinstance(section.get(name), dict) else None
+        if values and given_class:
+            raise ValueError(
+                f"--{next(iter(values))} is an option of {group.__name__}, but {given.config} has {name} by "
+                f"{given_class}; change its init_args, or remove the option"
+            )
         if values:
             section[name] = {**(section.get(name) or {}), **values}
     if not section.get("data"):

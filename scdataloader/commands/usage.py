@@ -84,7 +84,7 @@ class ConfigParser(OneLineErrors, jsonargparse.ArgumentParser):
 
 def reasons(message: str) -> list[str]:
     """What a class refused of the options that jsonargparse gave it; the other lines are types that it tried."""
-    tried = ("Expected a <class", "Expected an instantiatable class")
+    tried = ("Expected a <class", "Expected an instantiatable class", "Subclasses are disabled")
     found = (line.removeprefix("  - ") for line in message.splitlines() if line.startswith("  - "))
     return [line for line in found if not line.startswith(tried)]
 
@@ -274,8 +274,11 @@ class _Explanation:
 
     def no_class(self, match: re.Match[str]) -> None:
         """``Expected a dot import path string: LabelClassifer``."""
-        known = import_module("scdataloader.models" if self.path[-1:] == ["model"] else "scdataloader").__all__
+        package = "scdataloader.models" if self.path[-1:] == ["model"] else "scdataloader"
+        known = import_module(package).__all__
         self.reason = f"names the class {match[1]!r}, which does not exist{did_you_mean(match[1], known)}"
+        if match[1] in known:
+            self.reason = f"names the class {match[1]!r} without its module; write {package}.{match[1]}"
 
     def no_attribute(self, match: re.Match[str]) -> None:
         """``module 'scdataloader' has no attribute 'Log2p'``."""

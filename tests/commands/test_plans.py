@@ -146,4 +146,13 @@ def test_a_mixture_by_its_registered_name(files, capsys):
 def test_a_wrong_share_is_one_line(files, capsys):
     wrong = {"class_path": "scdataloader.Mixture", "init_args": {"shares": {"census": 0.5, "tahoe": 0.4}}}
     assert main(["fit", *configured(MIXTURE | {"sampling": wrong})]) == 2
-    assert "census 0.5, tahoe 0.4, in sum 0.9" in capsys.readouterr().err
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["error: shares must be 0 or more and sum to 1; got census 0.5, tahoe 0.4, in sum 0.9"]
+
+
+def test_what_a_command_line_cannot_change_is_one_line(files, capsys):
+    assert main(["inspect", *configured(MIXTURE), "--by", "cell_type"]) == 2
+    assert "--by is an option of Sampling, but run.yaml has sampling by scdataloader.Mixture" in capsys.readouterr().err
+    short = MIXTURE["sampling"] | {"class_path": "Mixture"}
+    assert main(["inspect", *configured(MIXTURE | {"sampling": short})]) == 2
+    assert "'Mixture' without its module; write scdataloader.Mixture" in capsys.readouterr().err
