@@ -234,6 +234,7 @@ def test_options_are_checked():
         lambda: TahoeX1({}, values="sqrt"),
         lambda: TahoeX1({}, n_bins=2),
         lambda: TranscriptFormer({}, max_len=0),
+        lambda: TahoeX1({}, max_len=1, drugs={}),
         lambda: CellFM({}, pad_to="wide"),
     ):
         with pytest.raises(ValueError, match=r"values|n_bins|max_len|pad_to"):

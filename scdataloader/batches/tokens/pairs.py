@@ -22,7 +22,7 @@ from scdataloader.types import CellBatch
 
 _MEMORY = BufferPool()
 _POOLS: dict[tuple[int, int], tuple[object, NDArray[np.int32], NDArray[np.int64]]] = {}
-TIES = {"high": HIGHEST, "low": LOWEST, "random": RANDOM}
+_TIES = {"high": HIGHEST, "low": LOWEST, "random": RANDOM}
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class MaskedValues:
         return masked
 
 
-def check_width(max_len: int, pad_to: PadTo) -> None:
-    """Refuse senseless options.
+def check_width(max_len: int, pad_to: PadTo, *, least: int = 1) -> None:
+    """Refuse a maximum length below ``least``, and an unknown ``pad_to``.
 
     Raises:
-        ValueError: they are.
+        ValueError: one of them is such.
     """
-    if max_len < 1:
-        raise ValueError(f"max_len must be 1 or more, not {max_len}")
+    if max_len < least:
+        raise ValueError(f"max_len must be {least} or more, not {max_len}")
     if pad_to not in get_args(PadTo):
         raise ValueError(f'pad_to must be "max_len" or "longest", not {pad_to!r}')
 
@@ -102,7 +102,7 @@ def with_values(cells: CellBatch, values: NDArray[np.float32]) -> CellBatch:
 def binned(cells: CellBatch, levels: NDArray[np.float32] | NDArray[np.float64], ties: str) -> CellBatch:
     """The cells with quantile bins as values; see `bin_rows`."""
     x, bins = cells.x, _MEMORY.take(len(cells.x.data), np.float32)
-    bin_rows(x.indptr, x.data, levels, TIES[ties], np.uint64(cells.key), cells.position, bins)
+    bin_rows(x.indptr, x.data, levels, _TIES[ties], np.uint64(cells.key), cells.position, bins)
     return with_values(cells, bins)
 
 

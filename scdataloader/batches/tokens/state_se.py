@@ -38,7 +38,8 @@ class StateSE:
     a count of 1 is among them, and ``n_shared`` of the model, the same for a batch. Of too few genes, they are drawn
     with replacement; without any, from all genes of the source, and the first gene stands for expressed ones.
     ``task_expr`` (B, T) float32: their logarithms, and ``total`` (B,) the sum of these. ``mask`` (B, L) bool: the
-    ``int(mask_rate * L)`` places to hide, those of task genes first, never place 0.
+    ``int(mask_rate * L)`` places to hide, those of task genes first, never place 0. Shared genes, and what follows from
+    them, depend on how draws are cut into batches; all else depends on the draw alone.
 
     Unlike the original, the value of place 0, which is no gene, is 0. The model puts a vector of its own there.
 

@@ -76,7 +76,7 @@ class TahoeX1:
     pad_to: PadTo = "max_len"
 
     def __post_init__(self) -> None:
-        check_width(self.max_len - (self.drugs is not None), self.pad_to)
+        check_width(self.max_len, self.pad_to, least=1 if self.drugs is None else 2)
         check_bins(self.n_bins)
         if self.values not in ("bins", "log"):
             raise ValueError(f'values must be "bins" or "log", not {self.values!r}')
