@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -35,6 +35,7 @@ from scdataloader.protocols import (
     DrawnClasses,
     HasEvaluation,
     Sampler,
+    SamplingPlan,
     Transform,
 )
 from scdataloader.runtime.messages import shown, suggestion
@@ -374,11 +375,8 @@ class DataModule(DataConfig, LightningDataModule):
         if not len(rows) or not isinstance(plan, HasEvaluation):
             return self._in_order(rows)
         cells = CollectionCells(self.collection, rows, self._hierarchies)
-
-        def sampler(global_batch_size: int) -> Sampler:
-            return plan.evaluation.sampler(cells, seed=self._seed, global_batch_size=global_batch_size)
-
-        return self._loader(sampler, training=False)
+        # picklable, as loaders are
+        return self._loader(partial(self._evaluation_sampler, plan.evaluation, cells), training=False)
 
     @cached_property
     def _is_training(self) -> NDArray[np.bool_]:
@@ -404,6 +402,9 @@ class DataModule(DataConfig, LightningDataModule):
         if path is not None and path != self._restored:
             self.load_state_dict(read_state(path))
         self._restored = path
+
+    def _evaluation_sampler(self, plan: SamplingPlan, cells: CollectionCells, global_batch_size: int) -> Sampler:
+        return plan.sampler(cells, seed=self._seed, global_batch_size=global_batch_size)
 
     def _train_sampler(self, global_batch_size: int) -> Sampler:
         return self.plan.sampler(self.training_cells, seed=self._seed, global_batch_size=global_batch_size)

@@ -1,6 +1,7 @@
 """Batches of sets have the keys and shapes of cell-load and State."""
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +115,14 @@ def test_the_shapes_of_the_vectors():
 def test_what_does_not_fit_is_refused(options, error, message):
     with pytest.raises(error, match=message):
         module(**options).train_dataloader()
+
+
+def test_a_loader_of_evaluation_can_be_pickled():
+    obs = {name: values * 6 for name, values in CELLS.items()}
+    loader = module(obs, split=scd.Split(val=0.4), sampling=SAMPLING).val_dataloader()
+    copied = pickle.loads(pickle.dumps(loader))
+    first, second = ([batch["row"].tolist() for batch in one] for one in (loader, copied))
+    assert first == second == [batch["row"].tolist() for batch in loader]
 
 
 class Noting(pl.LightningModule):

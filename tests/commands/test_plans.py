@@ -47,10 +47,10 @@ def files(tmp_path, monkeypatch):
         ad.AnnData(named_values(n, 20, seed=number), table, pd.DataFrame(index=GENES)).write_h5ad(f"{name}.h5ad")
 
 
-def configured(data):
+def configured(data, **trainer):
     quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     config = {
-        "trainer": quiet | {"max_epochs": 2, "enable_checkpointing": False},
+        "trainer": quiet | {"max_epochs": 2, "enable_checkpointing": False} | trainer,
         "model": {"class_path": "tests.commands.test_plans.Rows"},
         "data": data,
     }
@@ -120,6 +120,19 @@ def test_sets_are_fitted_and_their_shares_are_logged(files):
     assert controls["observed"].sum() == pytest.approx(1.0)
     assert controls["target"].sum() == pytest.approx(1.0)
     assert np.abs(log["target"] - log["observed"]).max() < 0.2
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("data", [MIXTURE, SETS], ids=["mixture", "sets"])
+def test_a_fit_resumes_within_an_epoch(files, data):
+    """S6: the same batches as without the interruption, in the rest of the epoch and in the next one."""
+    saver = {"dirpath": ".", "filename": "{step}", "save_top_k": -1, "every_n_train_steps": 7}
+    callbacks = [{"class_path": "ModelCheckpoint", "init_args": saver}]
+    assert main(["fit", *configured(data, enable_checkpointing=True, callbacks=callbacks)]) == 0
+    whole = rows()
+    Path("rows.txt").unlink()
+    assert main(["fit", *configured(data), "--ckpt_path", "step=7.ckpt"]) == 0
+    assert np.array_equal(rows(), whole[7:])
 
 
 def test_a_mixture_is_inspected(files, capsys):
