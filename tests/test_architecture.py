@@ -23,6 +23,7 @@ def assert_not_loaded(*names):
 
 sys.addaudithook(refuse)
 import scdataloader
+assert "Geneformer" in dir(scdataloader.tokens)
 assert_not_loaded("bionty", "django", "lamindb", "lamindb_setup", "torch")
 for name in {modules!r}:
     importlib.import_module(name)
