@@ -61,6 +61,15 @@ def test_bins_are_numpys_digits_of_numpys_quantiles(rows, n_bins, ties):
             np.testing.assert_array_equal(got[start:stop], expected)
 
 
+@pytest.mark.parametrize("n_distinct", [511, 512, 513, 2000])
+@pytest.mark.parametrize("ties", [HIGHEST, LOWEST, RANDOM])
+def test_rows_of_few_and_of_many_different_values(n_distinct, ties):
+    rng = np.random.default_rng(n_distinct)
+    data = rng.permutation(np.resize(np.unique(rng.random(3 * n_distinct).astype(np.float32))[:n_distinct], 3001))
+    expected = reference(data, 51, ties, drawn_for(0, len(data)))
+    np.testing.assert_array_equal(bins_of(data, [0, len(data)], 51, ties), expected)
+
+
 @pytest.mark.parametrize("n", [1, 2, 5, 50, 99, 1801])
 @pytest.mark.parametrize("ties", [HIGHEST, LOWEST])
 def test_bins_in_float32_are_torchs(n, ties):

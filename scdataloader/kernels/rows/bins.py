@@ -13,6 +13,7 @@ from scdataloader.kernels.draws.random import GAMMA, mix, philox
 HIGHEST, LOWEST, RANDOM = 0, 1, 2
 """Which bin a value gets that equals several edges."""
 MOST_LEVELS = 2**16 - 1
+"""Maximum number of edges."""
 
 _BIN = np.uint64(16) << np.uint64(32)
 """Purpose in the second counter of a row's random bits; see `scdataloader.kernels.rows.select`."""
@@ -20,6 +21,10 @@ _COUNTED = 256
 """Counts below this are sorted, and their bins found, by counting."""
 _LARGEST = 2.0**31 - 2.0**7
 """The largest float32 below 2^31."""
+_DISTINCT = 512
+"""Maximum of different values of a row that are found by hashing: counts that were scaled have few."""
+_SLOT_BITS = np.uint32(11)
+_HASH = np.uint32(0x9E3779B1)
 _LANES = 4
 """Histograms side by side: most counts are 1, and adding to one number twice in a row waits for the first."""
 
@@ -27,7 +32,7 @@ _LANES = 4
 @nb.njit(nogil=True, cache=True)
 def bin_rows(
     indptr: NDArray[np.int64],
-    data: NDArray[Any],
+    data: NDArray[np.float32],
     levels: NDArray[Any],
     ties: int,
     key: np.uint64,
@@ -38,8 +43,9 @@ def bin_rows(
 
     The edges are the quantiles ``levels`` of the row, computed in the dtype of ``levels``. A value between two edges
     has the number of edges below it as its bin. A value that equals edges ``i`` to ``j`` could be in any of the bins
-    ``i + 1`` to ``j + 1``, which ``ties`` decides: `HIGHEST` is ``np.digitize``, `RANDOM` gives each the same
-    probability (up to 2^-32), by ``key``, the row's ``position`` and the place of the value in the row.
+    ``i + 1`` to ``j + 1``, which ``ties`` decides: `HIGHEST` is ``np.digitize``; `RANDOM` gives each the same
+    probability (up to 2^-32), by ``key``, the row's ``position`` and the place of the value in the row. `LOWEST` is one
+    more than ``torch.bucketize``: the number of edges below a value, plus 1, for values between edges too.
     """
     edges = np.empty(len(levels), levels.dtype)
     histogram = np.zeros((_LANES, _COUNTED), np.int32)
@@ -49,17 +55,12 @@ def bin_rows(
         if begin == end:
             continue
         values = data[begin:end]
-        ordered = np.empty(end - begin, levels.dtype)
         chosen = np.empty(end - begin, np.uint32)
         largest = _largest_count(values)
         if largest < 0:
-            ordered[:] = values
-            ordered.sort()
-            _quantiles(ordered, levels, edges)
-            for j in range(len(values)):
-                chosen[j] = _bins_of(edges, values[j], ties)
+            _bins_of_values(values, levels, ties, edges, chosen)
         else:
-            small = _small_counts(values)
+            small, ordered = _small_counts(values), np.empty(end - begin, levels.dtype)
             _sort_counts(values, small, largest, histogram, ordered)
             _quantiles(ordered, levels, edges)
             _bins_of_counts(edges, min(largest, _COUNTED - 1), ties, bins)
@@ -152,6 +153,59 @@ def _bins_of(edges: NDArray[Any], value: Any, ties: int) -> np.uint32:
     """See `_packed`."""
     at = edges.dtype.type(value)
     return _packed(np.searchsorted(edges, at, side="left"), np.searchsorted(edges, at, side="right"), ties)
+
+
+@nb.njit(nogil=True, cache=True)
+def _bins_of_values(
+    values: NDArray[np.float32], levels: NDArray[Any], ties: int, edges: NDArray[Any], out: NDArray[np.uint32]
+) -> None:
+    """`_bins_of` for any values; ``edges`` is written."""
+    distinct, codes = np.empty(_DISTINCT, np.float32), np.empty(len(values), np.uint16)
+    ordered = np.empty(len(values), levels.dtype)
+    n = _distinct_values(values, distinct, codes)
+    if n < 0:
+        ordered[:] = values
+        ordered.sort()
+        _quantiles(ordered, levels, edges)
+        for j in range(len(values)):
+            out[j] = _bins_of(edges, values[j], ties)
+        return
+    times = np.zeros(n, np.int64)
+    for code in codes:
+        times[code] += 1
+    k = 0
+    for code in np.argsort(distinct[:n]):
+        ordered[k : k + times[code]] = distinct[code]
+        k += times[code]
+    _quantiles(ordered, levels, edges)
+    bins = np.empty(n, np.uint32)
+    for number in range(n):
+        bins[number] = _bins_of(edges, distinct[number], ties)
+    for j in range(len(values)):
+        out[j] = bins[codes[j]]
+
+
+@nb.njit(nogil=True, cache=True)
+def _distinct_values(values: NDArray[np.float32], distinct: NDArray[np.float32], codes: NDArray[np.uint16]) -> int:
+    """Number the different values of a row in the order of their first occurrence, by a hash table with open addresses.
+
+    Returns how many there are; -1 if there are more than `_DISTINCT`.
+    """
+    slots = np.full(1 << _SLOT_BITS, -1, np.int16)
+    bits, of_code = values.view(np.uint32), distinct.view(np.uint32)
+    n = 0
+    for j in range(len(bits)):
+        slot = np.uint32(bits[j] * _HASH) >> (np.uint32(32) - _SLOT_BITS)
+        while slots[slot] >= 0 and of_code[slots[slot]] != bits[j]:
+            slot = (slot + np.uint32(1)) & np.uint32((1 << _SLOT_BITS) - 1)
+        if slots[slot] < 0:
+            if n == len(distinct):
+                return -1
+            slots[slot] = n
+            of_code[n] = bits[j]
+            n += 1
+        codes[j] = slots[slot]
+    return n
 
 
 @nb.njit(nogil=True, cache=True)
