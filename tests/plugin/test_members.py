@@ -24,6 +24,7 @@ BY_NAME = {
     "root",
     "__array__",
     "subcommand_parser",
+    "_typehint",
 }
 """Members of the operating system, Python, Lightning, HDF5, zarr, NumPy and jsonargparse that are looked up by name."""
 
