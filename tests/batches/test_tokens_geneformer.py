@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
 import scdataloader as scd
 from scdataloader.batches.tokens.geneformer import Geneformer
 from scdataloader.batches.tokens.masking import MaskedTokens
-from scdataloader.protocols import BatchContext
+from scdataloader.protocols import BatchContext, Collate
 from scdataloader.sampling.samplers import ShuffleSampler
 from scdataloader.testing import MemorySource, check_collate
 from scdataloader.testing.data import named_batch
@@ -185,3 +186,16 @@ def test_tables_are_files_and_a_module_trains_on_them(tmp_path):
     )
     dm.setup("fit")
     assert next(iter(dm.train_dataloader()))["input_ids"].shape == (4, 4096)
+
+
+@pytest.mark.parametrize("room", ["scdataloader.tokens", "scdataloader.batches.tokens"])
+def test_a_configuration_names_the_class(room):
+    parser = ArgumentParser()
+    parser.add_argument("--collate", type=Collate)
+    options = {"tokens": "vocab.json", "medians": "medians.pkl", "version": "V1", "masking": {"rate": 0.3}}
+    made = parser.instantiate_classes(
+        parser.parse_object({"collate": {"class_path": f"{room}.Geneformer", "init_args": options}})
+    )
+    assert made.collate == Geneformer(
+        tokens="vocab.json", medians="medians.pkl", version="V1", masking=MaskedTokens(rate=0.3)
+    )

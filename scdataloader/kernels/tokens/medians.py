@@ -12,10 +12,10 @@ N_DIGITS = 1 << DIGIT
 _BITS, _LAST, _ONE = np.uint64(DIGIT), np.uint64(N_DIGITS - 1), np.uint32(1)
 
 
-@nb.njit(nogil=True, cache=True)
+@nb.njit(nogil=True, cache=True, error_model="numpy")
 def count_digits(
     indptr: NDArray[np.int64],
-    indices: NDArray[np.int32],
+    indices: NDArray[np.uint32],
     data: NDArray[np.float32],
     total: NDArray[np.float32],
     scale: float,
@@ -23,7 +23,7 @@ def count_digits(
     prefix: NDArray[np.uint64],
     counts: NDArray[np.uint32],
 ) -> None:
-    """Count the next digit of the values ``x / total * scale`` of each gene, as float32, that begin with its prefix.
+    """Count the next digit of the values ``x / total * scale`` of each gene, as float32, that begin with a prefix.
 
     Positive floats order as their bits do. Values that are not above 0, and cells of total 0, do not count.
 
@@ -34,16 +34,27 @@ def count_digits(
         total: ``(n_rows,)`` total of each cell.
         scale: Multiplied with the fractions.
         shift: Bits after the digit: 24, 16, 8 and then 0.
-        prefix: ``(n_genes,)`` bits before the digit.
-        counts: ``(n_genes, N_DIGITS)``, to which the numbers are added.
+        prefix: ``(2, n_genes)`` bits before the digit, two of each gene.
+        counts: ``(2, n_genes, N_DIGITS)``, to which the numbers are added; those of a gene whose prefixes are the same
+            are added to the first only.
     """
-    value = np.empty(1, np.float32)
-    bits = value.view(np.uint32)
+    longest = 0
+    for row in range(len(indptr) - 1):
+        longest = max(longest, indptr[row + 1] - indptr[row])
+    values = np.empty(longest, np.float32)
+    bits = values.view(np.uint32)
     for row in range(len(indptr) - 1):
         if not total[row] > 0:
             continue
-        for j in range(indptr[row], indptr[row + 1]):
-            value[0] = np.float64(data[j]) / total[row] * scale
-            key = np.uint64(bits[0]) >> shift
-            if data[j] > 0 and key >> _BITS == prefix[indices[j]]:
-                counts[indices[j], key & _LAST] += _ONE
+        genes, x = indices[indptr[row] : indptr[row + 1]], data[indptr[row] : indptr[row + 1]]
+        for j in range(len(x)):
+            values[j] = np.float64(x[j]) / total[row] * scale
+        for j in range(len(x)):
+            if not x[j] > 0:
+                continue
+            gene, key = genes[j], np.uint64(bits[j]) >> shift
+            first, second = prefix[0, gene], prefix[1, gene]
+            if key >> _BITS == first:
+                counts[0, gene, key & _LAST] += _ONE
+            elif key >> _BITS == second:
+                counts[1, gene, key & _LAST] += _ONE
