@@ -151,7 +151,9 @@ def test_genes_without_a_token_or_median_are_counted(caplog):
     ("changed", "error", "message"),
     [
         ({"version": "V3"}, ValueError, "V3"),
-        ({"max_len": 2}, ValueError, "must be 3 or more, not 2"),
+        ({"max_len": 2}, ValueError, "max_len must be 3 or more, not 2"),
+        ({"max_len": 0, "version": "V1"}, ValueError, "max_len must be 1 or more, not 0"),
+        ({"pad_to": "batch"}, ValueError, "pad_to.*'batch'"),
         ({"tokens": {IDS[3]: 5}}, KeyError, "given tokens lack the special tokens <pad>, <cls>, <eos>"),
         ({"tokens": SPECIAL | {IDS[0]: 5}}, ValueError, "no gene of the vocabulary has both"),
         ({"tokens": SPECIAL | {IDS[3]: 2**24}}, ValueError, "16,777,215 or less, not 16,777,216"),

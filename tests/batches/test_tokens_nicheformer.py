@@ -87,7 +87,8 @@ def test_labels_come_from_obs_and_unknown_ones_are_refused():
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"max_len": 2, "special": SPECIAL}, ValueError, "must be 3 or more, not 2"),
+        ({"max_len": 2, "special": SPECIAL}, ValueError, "max_len must be 3 or more, not 2"),
+        ({"pad_to": "batch"}, ValueError, "pad_to.*'batch'"),
         ({"technology": "assay", "means": "means.json"}, TypeError, "label of 'assay'"),
         ({"means": {IDS[3]: -1.0}}, ValueError, rf"not positive \({IDS[3]}\)"),
     ],

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scdataloader.batches.tokens.masking import MaskedTokens
+from scdataloader.batches.tokens.pairs import check_width
 from scdataloader.batches.tokens.ranks import PadTo, RankedTokens, divisors
 from scdataloader.batches.tokens.tables import Numbers, Tokens, per_gene, read_numbers, read_tokens
 from scdataloader.protocols import BatchContext, Collate
@@ -53,9 +54,11 @@ class Geneformer:
     def __post_init__(self) -> None:
         if self.version not in _MAX_LEN:
             raise ValueError(f'version of Geneformer must be "V1" or "V2", not {self.version!r}')
-        smallest = 3 if self.version == "V2" else 1
-        if self.max_len is not None and self.max_len < smallest:
-            raise ValueError(f"max_len of Geneformer {self.version} must be {smallest} or more, not {self.max_len}")
+        check_width(self._max_len, self.pad_to, least=3 if self.version == "V2" else 1)
+
+    @property
+    def _max_len(self) -> int:
+        return _MAX_LEN[self.version] if self.max_len is None else self.max_len
 
     def bind(self, context: BatchContext) -> Collate:
         """The same for the vocabulary of ``context``.
@@ -72,7 +75,7 @@ class Geneformer:
         ranked = RankedTokens(
             divisor=divisors(token.known, median, medians, context)[None],
             token=token.values,
-            max_len=self.max_len or _MAX_LEN[self.version],
+            max_len=self._max_len,
             pad=pad,
             last=ends[1] if ends else None,
             pad_to=self.pad_to,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scdataloader.batches.tokens.masking import MaskedTokens, Masking
+from scdataloader.batches.tokens.pairs import check_width
 from scdataloader.batches.tokens.ranks import PadTo, RankedTokens, divisors
 from scdataloader.batches.tokens.tables import Numbers, PerGene, Tokens, per_gene, read_numbers, read_tokens
 from scdataloader.protocols import BatchContext, Collate
@@ -55,9 +56,7 @@ class Nicheformer:
     masking: MaskedTokens | None = None
 
     def __post_init__(self) -> None:
-        smallest = len(self.special or {}) + 1
-        if self.max_len < smallest:
-            raise ValueError(f"max_len of Nicheformer must be {smallest} or more, not {self.max_len}")
+        check_width(self.max_len, self.pad_to, least=len(self.special or {}) + 1)
         if self.technology is not None and not isinstance(self.means, Mapping):
             raise TypeError(f"means of Nicheformer must be {{label of {self.technology!r}: means of its technology}}")
 
