@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from scdataloader.errors import StateMismatchError
 from scdataloader.kernels.draws.random import seed_of
+from scdataloader.loading.contents import Contents, check_sizes
 from scdataloader.loading.prefetch import MadeBatch, Prefetcher
 from scdataloader.loading.ranks import check_ranks, find_ranks
 from scdataloader.protocols import BatchContext, Binds, Collate, Densifies, DrawsSets, Sampler, Transform
@@ -57,35 +58,6 @@ class Progress:
             self.tally.add(rows)
 
 
-def check_neighbours(neighbours: int | None, metacell: float | None) -> None:
-    """See that options of neighbours are in range.
-
-    Raises:
-        TypeError, ValueError: one is not; names it.
-    """
-    check_sizes(neighbours=neighbours)
-    if metacell is not None and neighbours is None:
-        raise ValueError(f"metacell={metacell} needs the number of neighbours to sum; set neighbours too, such as 6")
-    if metacell is not None and not 0 <= metacell <= 1:
-        raise ValueError(f"metacell is a probability, from 0 to 1, not {metacell}")
-
-
-def check_sizes(**sizes: int | None) -> None:
-    """See that options that are numbers of something are positive.
-
-    Raises:
-        TypeError: one is not an integer; names it.
-        ValueError: one is 0 or negative; names it.
-    """
-    for name, value in sizes.items():
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"{name} must be an integer, not {value!r}")
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, not {value}")
-
-
 class Loader:
     """Batches of successive epochs, read ahead of the model by threads.
 
@@ -117,12 +89,7 @@ class Loader:
         window: int | None = None,
         fixed_epoch: bool = False,
         tally: Tally | None = None,
-        targets: NDArray[np.float32] | None = None,
-        matrices: Sequence[str] = (),
-        neighbours: int | None = None,
-        metacell: float | None = None,
-        neighbours_among: NDArray[np.bool_] | None = None,
-        obs_names: bool = False,
+        contents: Contents | None = None,
         pin_memory: bool = False,
     ) -> None:
         """Describe the loader; nothing is read before the first batch.
@@ -147,15 +114,7 @@ class Loader:
                 cells; and for a sampler with a ``window``, this rank's part of one or several windows, up to 8,192.
             fixed_epoch: Whether every pass is the same, for evaluation.
             tally: Counts the rows that this rank returns, from 0 in every pass.
-            targets: (n, T) float32 values of all cells of the collection; batches have theirs under "targets".
-            matrices: Keys of further matrices, such as "layers/spliced" and "obsm/protein", which every batch has under
-                the same keys: CSR tensors (B, G) float32 in vocabulary genes, and (B, D) float32.
-            neighbours: Number k of neighbours of each cell that every batch has, by the graph ``obsp["distances"]`` of
-                its source, under "knn_cells" and "knn_cells_info"; see `neighbour_tensors`.
-            metacell: Probability with which a cell is replaced by the sum of it and its ``neighbours``, in place of
-                delivering these; batches have "is_meta" (B,) int64, 1 for such cells.
-            neighbours_among: (n,) which cells of the collection may be neighbours; None for all.
-            obs_names: Whether batches have the names of their cells, as a list of strings under "obs_names".
+            contents: What batches carry besides: numbers, further matrices, neighbours, names.
             pin_memory: Whether tensors are in page-locked memory, for asynchronous copies to a device.
 
         Raises:
@@ -163,11 +122,9 @@ class Loader:
             ValueError: an argument is out of range, an epoch has no batch, or batches do not hold whole sets of cells.
         """
         check_sizes(batch_size=batch_size, num_threads=num_threads, window=window)
-        check_neighbours(neighbours, metacell)
         check_ranks(rank, world_size)
-        for name, of_cells in (("labels", labels), ("targets", targets), ("neighbours_among", neighbours_among)):
-            if of_cells is not None and len(of_cells) != len(collection):
-                raise ValueError(f"{name} are for {len(of_cells):,} cells, but the collection has {len(collection):,}")
+        if labels is not None and len(labels) != len(collection):
+            raise ValueError(f"labels are for {len(labels):,} cells, but the collection has {len(collection):,}")
         self.dataset = collection
         self.batch_size = batch_size
         self._sampler = sampler
@@ -182,7 +139,8 @@ class Loader:
             context = replace(context, set_size=drawn.set_size, n_controls=drawn.n_controls)
         if isinstance(collate, Binds):
             collate = collate.bind(context)
-        layers = (key for key in matrices if key.startswith("layers/"))
+        contents = contents or Contents()
+        layers = (key for key in contents.matrices if key.startswith("layers/"))
         self.densify = (*(collate.densify if isinstance(collate, Densifies) else ()), *layers)
         self._label_codes = _digest_of_codes(context)
         self._prefetcher = Prefetcher(
@@ -198,12 +156,7 @@ class Loader:
             world_size=n_ranks,
             num_threads=num_threads,
             window=window,
-            targets=targets,
-            matrices=tuple(matrices),
-            neighbours=neighbours,
-            metacell=metacell,
-            neighbours_among=neighbours_among,
-            obs_names=obs_names,
+            contents=contents,
             pin_memory=pin_memory,
         )
         self._progress = Progress(0, tally=tally)

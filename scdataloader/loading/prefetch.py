@@ -6,8 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, pairwise, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,23 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scdataloader.batches.full import csr_tensors
-from scdataloader.batches.neighbours import neighbour_tensors
 from scdataloader.batches.transforms import transformed
-from scdataloader.collection.extras import ObsColumn, check_columns, check_matrices, load_column, read_matrix
-from scdataloader.collection.neighbours import NeighbourReader, with_metacells
 from scdataloader.kernels.draws.random import derive_key
-from scdataloader.protocols import (
-    Collate,
-    CollatesMany,
-    HasWindow,
-    PerCell,
-    Sampler,
-    Transform,
-    WantsMatrices,
-    WantsObs,
-)
-from scdataloader.types import CellBatch, CSRRows
+from scdataloader.loading.contents import Contents, ContentsReader
+from scdataloader.protocols import Collate, CollatesMany, HasWindow, PerCell, Sampler, Transform
+from scdataloader.types import CellBatch
 
 if TYPE_CHECKING:
     from scdataloader.collection.collection import CellLocations, Collection
@@ -98,26 +85,11 @@ class Prefetcher:
     num_threads: int
     """Threads that read; as many more collate."""
     window: int | None
-    targets: NDArray[np.float32] | None = None
-    matrices: tuple[str, ...] = ()
-    """Keys of the further matrices that every batch carries."""
-    neighbours: int | None = None
-    metacell: float | None = None
-    neighbours_among: NDArray[np.bool_] | None = None
-    obs_names: bool = False
+    contents: Contents = field(default_factory=Contents)
     pin_memory: bool = False
 
     def __post_init__(self) -> None:
-        self._obs_columns = _names("obs", self.collate.obs) if isinstance(self.collate, WantsObs) else ()
-        self._matrix_keys = _names("matrices", self.collate.matrices) if isinstance(self.collate, WantsMatrices) else ()
-        self._matrix_keys = tuple(dict.fromkeys([*self._matrix_keys, *self.matrices]))
-        check_columns(self.collection, self._obs_columns)
-        check_matrices(self.collection, self._matrix_keys)
-        self._neighbours: NeighbourReader | None = None
-        if self.neighbours is not None:
-            among = self.neighbours_among
-            self._neighbours = NeighbourReader(collection=self.collection, k=self.neighbours, among=among)
-            self._neighbours.check()
+        self._reader = ContentsReader(self.collection, self.contents, self.collate)
         of_cells = takewhile(lambda step: isinstance(step, PerCell) and step.per_cell, self.transforms)
         self._of_cells = tuple(of_cells)
         """The first transforms, as far as they treat cells independently."""
@@ -190,7 +162,7 @@ class Prefetcher:
     def _cells_per_read(self) -> int:
         """Cells that one thread reads at once: the user's choice, or one task, or more to share chunks."""
         if self.window is None and self.collection.read_cost.is_flat:
-            most = _MAPPED // (1 + (self.neighbours or 0))
+            most = _MAPPED // self._reader.cells_per_draw
             return min(self._cells_per_task, max(1, most // self.batch_size) * self.batch_size)
         return max(1, (self.window or _WINDOW) // self.batch_size) * self.batch_size
 
@@ -217,31 +189,13 @@ class Prefetcher:
         return rows
 
     def _read(self, epoch: int, drawn: Drawn) -> CellBatch:
-        located = drawn.located
-        x, depth = self.collection.read_located(located)
-        cells = CellBatch(
-            x=x,
-            depth=depth,
-            row=located.rows,
-            source=located.source,
+        return self._reader.read(
+            drawn.located,
             labels=drawn.labels,
-            measured=self.collection.measured,
             position=drawn.positions,
             key=int(derive_key(self.seed, epoch, _ROW_BITS)),
-            targets=None if self.targets is None else self.targets[located.rows],
             pad=drawn.positions >= self.sampler.num_samples if self._mark_pad else None,
-            obs={column: values.take(located.rows) for column, values in self._obs.items()},
-            matrices={key: read_matrix(self.collection, key, located.rows) for key in self._matrix_keys},
         )
-        if self._neighbours is None:
-            return cells
-        if self.metacell is not None:
-            return with_metacells(cells, self._neighbours, self.metacell)
-        return replace(cells, neighbours=self._neighbours.read(located.rows))
-
-    @cached_property
-    def _obs(self) -> dict[str, ObsColumn]:
-        return {column: load_column(self.collection, column) for column in self._obs_columns}
 
     def _prepare(self, epoch: int, drawn: Drawn) -> tuple[list[MadeBatch], list[CellBatch]]:
         """The batches of the first task of some draws, and the cells of each further task."""
@@ -282,7 +236,7 @@ class Prefetcher:
             raise TypeError(
                 f"collate {_name_of(self.collate)} must return a mapping of tensors; got {type(made).__name__}; {hint}"
             )
-        carried = self._carried(cells, start, stop, made)
+        carried = self._reader.tensors(cells, start, stop, made)
         if twice := carried.keys() & made.keys():
             raise TypeError(
                 f"collate {_name_of(self.collate)} returns {sorted(twice)}, which the loader adds to every batch; "
@@ -292,32 +246,6 @@ class Prefetcher:
         if self.pin_memory:
             tensors = {key: _pinned(value) for key, value in tensors.items()}
         return MadeBatch(rows=_own_rows(cells, start, stop), tensors=tensors)
-
-    def _carried(self, cells: CellBatch, start: int, stop: int, made: Mapping[str, Any]) -> dict[str, Any]:
-        """What batches carry besides what the collate function has ``made`` of the cells."""
-        carried: dict[str, Any] = {}
-        if cells.targets is not None:
-            carried["targets"] = torch.from_numpy(cells.targets[start:stop])
-        for key in self.matrices:
-            matrix = cells.matrices[key]
-            if isinstance(matrix, CSRRows):
-                (carried[key],) = csr_tensors(matrix.slice(start, stop), max(1, stop - start))
-            else:
-                carried[key] = torch.from_numpy(matrix[start:stop])
-        if cells.neighbours is not None:
-            carried |= neighbour_tensors(cells.neighbours.slice(start, stop), made)
-        if cells.is_meta is not None:
-            carried["is_meta"] = torch.from_numpy(cells.is_meta[start:stop].astype(np.int64))
-        if self.obs_names:
-            carried["obs_names"] = self.collection.obs_names(cells.row[start:stop]).tolist()
-        return carried
-
-
-def _names(member: str, names: Any) -> tuple[str, ...]:
-    """Names that a collate function lists."""
-    if isinstance(names, str):
-        raise TypeError(f"{member} of a collate function must be a sequence of names; got {names!r}, use [{names!r}]")
-    return tuple(names)
 
 
 def _name_of(function: object) -> str:

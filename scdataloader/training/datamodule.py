@@ -26,7 +26,8 @@ from scdataloader.kernels.draws.random import seed_of
 from scdataloader.labels.hierarchy import Hierarchies
 from scdataloader.labels.table import LabelTable
 from scdataloader.labels.targets import Missing, read_targets
-from scdataloader.loading.loader import Loader, check_neighbours, check_sizes
+from scdataloader.loading.contents import Contents, check_neighbours, check_sizes
+from scdataloader.loading.loader import Loader
 from scdataloader.loading.ranks import check_ranks
 from scdataloader.protocols import (
     BatchContext,
@@ -441,12 +442,7 @@ class DataModule(DataConfig, LightningDataModule):
             num_threads=self.num_threads,
             window=self.window,
             fixed_epoch=overfits or not training,
-            targets=self.target_values,
-            matrices=self._matrices,
-            neighbours=self.neighbours,
-            metacell=self.metacell if training or self.metacell is None else 0.0,
-            neighbours_among=self._is_training if training and self.neighbours else None,
-            obs_names=self.obs_names,
+            contents=self._contents(training=training),
             pin_memory=self._pins_memory,
             tally=self._tally() if training and self.report else None,
         )
@@ -485,6 +481,16 @@ class DataModule(DataConfig, LightningDataModule):
                 f"{type(wrong[0]).__name__} {wrong[0]!r}"
             )
         return made
+
+    def _contents(self, *, training: bool) -> Contents:
+        return Contents(
+            targets=self.target_values,
+            matrices=self._matrices,
+            neighbours=self.neighbours,
+            metacell=self.metacell if training or self.metacell is None else 0.0,
+            neighbours_among=self._is_training if training and self.neighbours else None,
+            obs_names=self.obs_names,
+        )
 
     @property
     def _matrices(self) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 
 import scdataloader as scd
 from scdataloader.collection.collection import Collection
+from scdataloader.loading.contents import Contents
 from scdataloader.loading.loader import Loader
 from scdataloader.sampling.samplers import SequentialSampler
 from scdataloader.testing.data import named_values
@@ -25,9 +26,11 @@ def adata():
     return made
 
 
-def loader(adata, collate, **options):
-    collection = Collection.open([adata])
-    return Loader(collection, SequentialSampler(N), collate, batch_size=8, **{"neighbours": K} | options)
+def loader(adata, collate, *, metacell=None, **options):
+    contents = Contents(neighbours=K, metacell=metacell)
+    return Loader(
+        Collection.open([adata]), SequentialSampler(N), collate, **{"batch_size": 8, "contents": contents} | options
+    )
 
 
 def expected(adata, batch):
@@ -96,12 +99,9 @@ def test_ranks_share_the_batches_and_a_run_resumes(adata, metacell):
 
     whole = [values(batch) for batch in loader(adata, scd.Dense(), **options)]
     ranks = [
-        [values(b) for b in Loader(
-            Collection.open([adata]), SequentialSampler(N), scd.Dense(), batch_size=4, neighbours=K, rank=rank,
-            world_size=2, **options,
-        )]
+        [values(b) for b in loader(adata, scd.Dense(), batch_size=4, rank=rank, world_size=2, **options)]
         for rank in (0, 1)
-    ]  # fmt: skip
+    ]
     for at, one in enumerate(whole[:-1]):
         for key in keys:
             assert torch.equal(one[key], torch.cat([ranks[0][at][key], ranks[1][at][key]]))
