@@ -13,7 +13,7 @@ from torch import Tensor
 from scdataloader.batches.full import about_cells, empty
 from scdataloader.batches.tokens.masking import Masking
 from scdataloader.batches.tokens.tables import ModelTable, PerGene
-from scdataloader.kernels.tokens.ranks import MAX_TOKEN, attend, rank_rows
+from scdataloader.kernels.tokens.ranks import MAX_GENES, MAX_TOKEN, attend, rank_rows
 from scdataloader.protocols import BatchContext
 from scdataloader.runtime.messages import shown
 from scdataloader.types import CellBatch
@@ -38,6 +38,8 @@ class RankedTokens:
     masking: Masking | None
 
     def __post_init__(self) -> None:
+        if len(self.token) > MAX_GENES:
+            raise ValueError(f"genes can be ranked in a vocabulary of up to {MAX_GENES:,}, not {len(self.token):,}")
         if self.token.max() > MAX_TOKEN:
             raise ValueError(f"tokens of genes must be {MAX_TOKEN:,} or less, not {self.token.max():,}")
 

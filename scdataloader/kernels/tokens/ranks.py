@@ -19,6 +19,8 @@ _KEY, _PLACE = np.uint64(44), np.uint64(24)
 _PLACES, _TOKENS = np.uint64((1 << 20) - 1), np.uint64((1 << 24) - 1)
 MAX_TOKEN = (1 << 24) - 1
 """Largest token of a gene."""
+MAX_GENES = 1 << 20
+"""Maximum of genes of the vocabulary, and so of a row."""
 _ONE = np.uint32(1)
 _INFINITY = np.int64(0x7FF0000000000000)
 _FEW = 32
