@@ -54,7 +54,7 @@ class NeighbourReader:
             if why:
                 raise KeyError(
                     f"{source.name} has no graph obsp[{GRAPH!r}], which neighbours={self.k} needs; {why}; compute it "
-                    "with scanpy.pp.neighbors, or leave the source out"
+                    "with scanpy.pp.neighbors (a store keeps it by --obsp), or leave the source out"
                 )
 
     def read(self, rows: NDArray[np.int64]) -> Neighbours:

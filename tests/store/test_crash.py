@@ -60,7 +60,7 @@ class Forks:
 def forks(tmp_path_factory):
     started = Forks()
     folder = tmp_path_factory.mktemp("warm")
-    started(write_files(folder, (7, 9)), folder / "warm.cells", options={"layout": "shuffled"}, here=True)
+    started(write_files(folder, (7, 9)), folder / "warm.cells", options=CASES["matrices"][0], here=True)
     yield started
     started.close()
 

@@ -13,11 +13,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from scdataloader.collection.collection import Collection
 from scdataloader.collection.extras import check_matrices, read_matrix
 from scdataloader.commands.main import main
 from scdataloader.errors import StoreFormatError
+from scdataloader.kernels.records.encode import EITHER, encode_rows, most_words
+from scdataloader.kernels.records.format import Records
+from scdataloader.kernels.records.unpack import check_records, unpack_records
 from scdataloader.store.convert import convert
 from scdataloader.store.export import export, to_anndata
 from scdataloader.store.reader import Store
@@ -320,6 +325,44 @@ def test_a_store_of_version_2_is_read_forever_and_as_the_page_says(name):
             {to: float(np.float32(value)) for to, value in cell.items()} for cell in edges
         ]
         assert by_page.names["obsm/pca"] == (PROTEINS if source == "brain.h5ad" else None)
+
+
+@settings(max_examples=150)
+@given(
+    cells=st.lists(
+        st.dictionaries(
+            st.integers(0, 999),
+            st.integers(1, 2**24).map(float) | st.floats(width=32, allow_nan=False) | st.sampled_from([float(2**31)]),
+            max_size=12,
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    permute=st.booleans(),
+)
+def test_every_float32_comes_back_whatever_the_kind_of_its_record(cells, permute):
+    order = np.arange(1000, dtype=np.int32)
+    order = order[::-1].copy() if permute else order
+    genes = np.array([gene for cell in cells for gene in sorted(cell)], np.int32)
+    values = np.array([cell[gene] for cell in cells for gene in sorted(cell)], np.float32)
+    indptr = np.cumsum([0, *map(len, cells)]).astype(np.int64)
+    n = len(cells)
+    words, offsets = np.empty(most_words(n, len(values)), np.uint64), np.empty(n, np.int64)
+    sizes = np.empty(n, np.uint32)
+    n_words = encode_rows(indptr, genes, values.view(np.uint32), order, EITHER, 0, words, offsets, sizes)
+    ends = np.append(offsets[1:], 8 * n_words)
+    records = Records(np.arange(n), words.ctypes.data + offsets, ends - offsets, sizes.astype(np.int64))
+    status = np.ones(n, np.uint8)
+    check_records(records, np.full(n, 1000), np.zeros(n, np.int64), np.empty(0, np.bool_), np.zeros(2, np.int64),
+                  EITHER, status)  # fmt: skip
+    assert not status.any()
+    starts = np.cumsum([0, *sizes]).astype(np.int64)
+    found, bits = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.uint32)
+    assert unpack_records(records, order, True, starts, found, bits) == (0, 0)
+    for cell, first, last in zip(cells, starts[:-1], starts[1:], strict=True):
+        wanted = {gene: np.float32(value) for gene, value in cell.items() if value}
+        assert dict(zip(found[first:last].tolist(), bits[first:last].view(np.float32), strict=True)) == wanted
+        assert (np.diff(found[first:last]) > 0).all()
 
 
 def test_columns_of_other_names_are_refused(tmp_path, out):

@@ -23,7 +23,14 @@ class Good(MemorySource):
     """A source with every optional capability but reading together."""
 
     def __init__(self, **options):
-        matrices = {"layers/spliced": named_values(60, 30, seed=1), "obsm/X_pca": named_values(60, 4)}
+        near = np.stack([(np.arange(60) + step) % 60 for step in (1, 2, 7, 0)], axis=1)
+        graph = csr_matrix((np.tile([0.5, 0.5, 0.0, 0.0], 60), near.ravel(), np.arange(61) * 4), (60, 60))
+        graph.sort_indices()
+        matrices = {
+            "layers/spliced": named_values(60, 30, seed=1),
+            "obsm/X_pca": named_values(60, 4),
+            "obsp/distances": graph,
+        }
         super().__init__(
             "mem://good", named_values(60, 30), GENES, OBS, mapped=True, organism="human", matrices=matrices, **options
         )
@@ -36,6 +43,9 @@ class Good(MemorySource):
 
     def nnz(self):
         return np.diff(self._rows.indptr).astype(np.int64)
+
+    def matrix_columns(self, key):
+        return ["a", "b", "c", "d"] if key == "obsm/X_pca" else None
 
     def release(self):
         pass
@@ -272,6 +282,38 @@ class AnyKey(Good):
         return super().read_matrix(key if key in self.matrix_keys else "layers/spliced", rows)
 
 
+class FewerColumns(Good):
+    def matrix_columns(self, key):
+        return ["a", "b", "c"] if key == "obsm/X_pca" else None
+
+
+class ItselfForNeighbour(Good):
+    def neighbours(self, rows, k, key="distances"):
+        found, distances = super().neighbours(rows, k, key)
+        found[:, 0] = rows
+        return found, distances
+
+
+class LaterRowFirst(Good):
+    def neighbours(self, rows, k, key="distances"):
+        found, distances = super().neighbours(rows, k, key)
+        return found[:, [0, 2, 1]], distances
+
+
+class InventedNeighbours(Good):
+    def neighbours(self, rows, k, key="distances"):
+        found, distances = super().neighbours(rows, k, key)
+        found[:, 2] = 60
+        return found, distances
+
+
+class ZeroForPad(Good):
+    def neighbours(self, rows, k, key="distances"):
+        found, distances = super().neighbours(rows, k, key)
+        found[:, 2], distances[:, 2] = -1, 0
+        return found, distances
+
+
 class NumberForOrganism(Good):
     def __init__(self):
         super().__init__()
@@ -333,6 +375,11 @@ BROKEN = {
     LayerInOtherOrder: "read_matrix.*layers/spliced",
     SparseEmbedding: r"obsm/X_pca.*float32",
     AnyKey: "read_matrix.*expected KeyError",
+    FewerColumns: r"matrix_columns\('obsm/X_pca'\): expected 4 names",
+    ItselfForNeighbour: "no cell among its own neighbours",
+    LaterRowFirst: "the nearest first, then the lower row",
+    InventedNeighbours: r"rows in \[0, 60\), or -1",
+    ZeroForPad: "a distance of -1 where the row is -1",
     NumberForOrganism: "organism: .*9606",
     FickleFileState: r"file_state\(\)",
     CostAsNumber: "read_cost",

@@ -305,7 +305,8 @@ class _Conversion:
             # tables first: a column that cannot be kept should not fail at the end of a long conversion
             self._do("reading obs", tables, executor, shown=execution.shown)
             encoding = [*self._encoding(place), *self._encoding_matrices(place)]
-            records = self._by_matrix(self._do("converting", encoding, executor, shown=execution.shown))
+            what = f"converting {1 + len(plan.matrices)} matrices" if plan.matrices else "converting"
+            records = self._by_matrix(self._do(what, encoding, executor, shown=execution.shown))
             if self._base == self._folder:
                 return records
             n_genes = [self._spaces.n_genes, *([part.n_columns for part in parts] for parts in self._parts())]
