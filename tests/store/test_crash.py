@@ -30,7 +30,7 @@ CASES = {
     "append": ({"append": True}, {}),
     "shuffle": ({"layout": "shuffled"}, None),
     "append shuffled": ({"append": True}, {"layout": "shuffled"}),
-    "matrices": ({"layout": "shuffled", "layers": ["parts"], "obsm": ["pca"], "obsp": ["distances"]}, None),
+    "matrices": ({"layers": ["parts"], "obsp": ["distances"]}, None),
 }
 
 
@@ -60,7 +60,8 @@ class Forks:
 def forks(tmp_path_factory):
     started = Forks()
     folder = tmp_path_factory.mktemp("warm")
-    started(write_files(folder, (7, 9)), folder / "warm.cells", options=CASES["matrices"][0], here=True)
+    options = {"layout": "shuffled", **CASES["matrices"][0]}
+    started(write_files(folder, (7, 9)), folder / "warm.cells", options=options, here=True)
     yield started
     started.close()
 
