@@ -29,6 +29,7 @@ from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
 from scdataloader.store.writing import tasks
 from scdataloader.testing import check_source
+from scdataloader.testing.data import MemorySource, named_values
 from tests.store.conversions import here, tree, with_matrices, write_files
 from tests.store.fuzz_files import sealed
 from tests.store.kept_stores import MATRICES, PROTEINS, WITH_MATRICES
@@ -221,6 +222,16 @@ def test_a_source_with_another_matrix_is_converted_anew(tmp_path, out, key, layo
     assert f"{key.removesuffix('/data')} of 0.h5ad changed since it was converted" in caplog.text
     assert_same(to_anndata(store, 0), ad.read_h5ad(paths[0]))
     assert not verify(out).unnamed
+
+
+def test_a_source_in_memory_with_another_matrix_is_converted_anew(out, caplog):
+    genes, layer = [f"ENSG{i:011d}" for i in range(12)], named_values(9, 12, seed=1)
+    for change in (0, 5):
+        layer[8, 3] += change
+        source = MemorySource("a", named_values(9, 12), genes, matrices={"layers/more": layer.copy()})
+        store = here(source, out, layers=["more"])
+    assert "layers/more of a changed since it was converted" in caplog.text
+    np.testing.assert_array_equal(to_anndata(store).layers["more"].toarray(), layer)
 
 
 def test_a_change_beyond_the_samples_is_found_by_the_time_of_the_file(tmp_path, out, caplog):
