@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scdataloader.batches.full import Dense, about_cells, empty
+from scdataloader.batches.measured import measured_genes
 from scdataloader.kernels.rows.combine import take_genes
 from scdataloader.kernels.rows.densify import densify_given
 from scdataloader.kernels.rows.select import fill_unexpressed, select_largest, select_random
 from scdataloader.protocols import BatchContext, Collate
 from scdataloader.runtime.rows import with_neighbours
 from scdataloader.types import CellBatch, CSRRows, Neighbours
-
-_POOLS: dict[int, tuple[NDArray[np.bool_], NDArray[np.int32], NDArray[np.int64]]] = {}
 
 How = Literal["most expressed", "random expressed", "all", "given"]
 
@@ -124,7 +123,7 @@ class _ChosenGenes:
         else:
             select_random(rows.indptr, rows.indices, rows.data, key, cells.position, genes, x)
         if self.fill == "unexpressed":
-            measured, source, position = _measured_genes(cells.measured), cells.source, cells.position
+            measured, source, position = measured_genes(cells.measured), cells.source, cells.position
             fill_unexpressed(rows.indptr, rows.indices, *measured, source, rows.n_genes, key, position, genes)
         batches = (slice(start, start + batch_size) for start in range(0, max(1, len(cells)), batch_size))
         return [
@@ -154,18 +153,3 @@ def _ranked(cells: CSRRows, neighbours: Neighbours) -> CSRRows:
     """N times the cell's own values plus the mean of its n neighbours: in their order, and counts stay counts."""
     n = np.maximum((neighbours.row >= 0).sum(axis=1), 1).astype(np.float32)
     return with_neighbours(replace(cells, data=cells.data * np.repeat(n, np.diff(cells.indptr))), neighbours.x)
-
-
-def _measured_genes(measured: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The genes that each source measured, concatenated over sources, and the offset of each source.
-
-    The last result is cached by array, because all batches of a collection have the same one.
-    """
-    kept = _POOLS.get(id(measured))
-    if kept is None:
-        starts = np.zeros(len(measured) + 1, np.int64)
-        np.cumsum(measured.sum(axis=1), out=starts[1:])
-        kept = measured, np.nonzero(measured)[1].astype(np.int32), starts
-        _POOLS.clear()
-        _POOLS[id(measured)] = kept
-    return kept[1], kept[2]

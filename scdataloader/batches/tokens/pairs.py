@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scdataloader.batches.full import about_cells, empty
+from scdataloader.batches.measured import measured_genes
 from scdataloader.batches.tokens.ranks import PadTo
 from scdataloader.batches.tokens.tables import PerGene
 from scdataloader.batches.transforms import row_sums
@@ -21,7 +22,6 @@ from scdataloader.runtime.memory import BufferPool
 from scdataloader.types import CellBatch
 
 _MEMORY = BufferPool()
-_POOLS: dict[tuple[int, int], tuple[object, NDArray[np.int32], NDArray[np.int64]]] = {}
 _TIES = {"high": HIGHEST, "low": LOWEST, "random": RANDOM}
 
 
@@ -157,24 +157,6 @@ def unexpressed(cells: CellBatch, known: NDArray[np.bool_], places: NDArray[np.b
         x.indptr, x.indices, *measured_genes(cells.measured, known), cells.source, x.n_genes, *place, genes
     )
     return genes
-
-
-def measured_genes(
-    measured: NDArray[np.bool_], known: NDArray[np.bool_]
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The known genes that each source measured, concatenated over sources, and the offset of each source.
-
-    The last result is cached by arrays, because all batches of a collection have the same ones.
-    """
-    kept = _POOLS.get((id(measured), id(known)))
-    if kept is None:
-        both = measured & known
-        starts = np.zeros(len(both) + 1, np.int64)
-        np.cumsum(both.sum(axis=1), out=starts[1:])
-        kept = (measured, known), np.nonzero(both)[1].astype(np.int32), starts
-        _POOLS.clear()
-        _POOLS[id(measured), id(known)] = kept
-    return kept[1], kept[2]
 
 
 def lengths(cells: CellBatch, n_more: int, max_len: int) -> NDArray[np.int64]:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scdataloader.batches.full import about_cells
-from scdataloader.batches.tokens.pairs import entries, measured_genes, placed, tokenised, tokens_or_none, with_values
+from scdataloader.batches.measured import measured_genes
+from scdataloader.batches.tokens.pairs import entries, placed, tokenised, tokens_or_none, with_values
 from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
 from scdataloader.batches.transforms import row_sums
 from scdataloader.kernels.draws.random import derive_key
