@@ -11,6 +11,7 @@ import torch
 from numpy.typing import DTypeLike
 from torch import Tensor
 
+from scdataloader.batches.base import MakesMany
 from scdataloader.kernels.rows.densify import densify
 from scdataloader.runtime.memory import BufferPool
 from scdataloader.types import CellBatch, CSRRows
@@ -36,17 +37,13 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Sparse:
+class Sparse(MakesMany):
     """Sparse rows: ``x`` a CSR tensor (B, G) float32, made without copying.
 
     A sixteenth of the bytes of `Dense` for a typical cell; the `DataModule` makes it dense on the device.
     """
 
     densify: ClassVar[tuple[str, ...]] = ("x",)
-
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        """The batch with ``x`` as a CSR tensor."""
-        return self.many(batch, max(1, len(batch)))[0]
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """Consecutive batches of some cells; making them together takes half of the time."""

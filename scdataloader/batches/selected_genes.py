@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scdataloader.batches.base import MakesMany
 from scdataloader.batches.full import Dense, about_cells, empty
 from scdataloader.batches.measured import measured_genes
 from scdataloader.kernels.rows.combine import take_genes
@@ -98,7 +99,7 @@ class _AllGenes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ChosenGenes:
+class _ChosenGenes(MakesMany):
     """A fixed number of the expressed genes of each cell."""
 
     largest: bool
@@ -106,9 +107,6 @@ class _ChosenGenes:
     n_genes: int
     fill: str
     """As in `SelectedGenes`."""
-
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        return self.many(batch, max(1, len(batch)))[0]
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scdataloader.batches.base import MakesMany, NeedsVocabulary
 from scdataloader.batches.tokens.pairs import (
     batches,
     check_width,
@@ -30,7 +31,7 @@ _MOST_COUNTS = 1e5
 
 
 @dataclass(frozen=True)
-class CellFM:
+class CellFM(NeedsVocabulary):
     """Batches for CellFM (Zeng et al., Nature Communications 2025), as its dataset makes them.
 
     Counts are ``round(x / max(1, total / 1e5))``. ``gene`` (B, L) int64: the numbers of the expressed genes in the
@@ -52,10 +53,6 @@ class CellFM:
     def __post_init__(self) -> None:
         check_width(self.max_len, self.pad_to)
 
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        """Refuse: the numbers of genes are known once the vocabulary is."""
-        raise TypeError("CellFM needs the vocabulary: call bind() first")
-
     def bind(self, context: BatchContext) -> Collate:
         """The collate function for the genes of ``context``.
 
@@ -67,13 +64,10 @@ class CellFM:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _CellFM:
+class _CellFM(MakesMany):
     options: CellFM
     token: NDArray[np.int32]
     """``(G,)`` number of each gene in the model's list, from 1; -1 outside of it."""
-
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        return self.many(batch, max(1, len(batch)))[0]
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""

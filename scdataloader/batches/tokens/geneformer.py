@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scdataloader.batches.base import MakesMany, NeedsVocabulary
 from scdataloader.batches.tokens.masking import MaskedTokens
 from scdataloader.batches.tokens.pairs import check_width
 from scdataloader.batches.tokens.ranks import PadTo, RankedTokens, divisors
@@ -21,7 +21,7 @@ _MAX_LEN = {"V1": 2048, "V2": 4096}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Geneformer:
+class Geneformer(NeedsVocabulary):
     """Tokens of Geneformer (Theodoris et al., Nature 2023): the expressed genes by falling ``x / median``.
 
     The values have to be counts, or proportional to them within a cell. The order is that of ``x / median`` in float64;
@@ -83,21 +83,14 @@ class Geneformer:
         )
         return _Geneformer(ranked=ranked, first=np.array(ends[:1], np.int64))
 
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> Mapping[str, Any]:  # noqa: ARG002
-        """Not possible before `bind`."""
-        raise TypeError("Geneformer needs the vocabulary: call bind() first")
-
 
 @dataclass(frozen=True, kw_only=True)
-class _Geneformer:
+class _Geneformer(MakesMany):
     """`Geneformer` for a vocabulary."""
 
     ranked: RankedTokens
     first: NDArray[np.int64]
     """``(F,)`` tokens before the genes."""
-
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> Mapping[str, Any]:  # noqa: ARG002
-        return self.many(batch, max(1, len(batch)))[0]
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""

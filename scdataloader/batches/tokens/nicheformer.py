@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scdataloader.batches.base import MakesMany, NeedsVocabulary
 from scdataloader.batches.tokens.masking import MaskedTokens, Masking
 from scdataloader.batches.tokens.pairs import check_width
 from scdataloader.batches.tokens.ranks import PadTo, RankedTokens, divisors
@@ -24,7 +25,7 @@ _MASK, _PAD = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nicheformer:
+class Nicheformer(NeedsVocabulary):
     """Tokens of Nicheformer (Schaar, Tejada-Lapuerta et al., 2024): the expressed genes by falling ``x / mean``.
 
     The order is that of ``x / mean`` in float64; of equal values, the gene with the lower vocabulary number comes
@@ -86,10 +87,6 @@ class Nicheformer:
         technologies = {label: place for place, label in enumerate(means)}
         return _Nicheformer(ranked=ranked, technology=self.technology, rows=technologies, special=self.special or {})
 
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> Mapping[str, Any]:  # noqa: ARG002
-        """Not possible before `bind`."""
-        raise TypeError("Nicheformer needs the vocabulary: call bind() first")
-
 
 def _means(number: PerGene, label: str, given: Any, context: BatchContext) -> NDArray[np.float64]:
     table = read_numbers(given, f"means of {label}" if label else "means")
@@ -98,7 +95,7 @@ def _means(number: PerGene, label: str, given: Any, context: BatchContext) -> ND
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Nicheformer:
+class _Nicheformer(MakesMany):
     """`Nicheformer` for a vocabulary."""
 
     ranked: RankedTokens
@@ -111,9 +108,6 @@ class _Nicheformer:
     def obs(self) -> Sequence[str]:
         """Columns that decide the means and the special tokens."""
         return list(dict.fromkeys([*self.special, *([self.technology] if self.technology else [])]))
-
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> Mapping[str, Any]:  # noqa: ARG002
-        return self.many(batch, max(1, len(batch)))[0]
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scdataloader.batches.base import MakesMany, NeedsVocabulary
 from scdataloader.batches.tokens.pairs import batches, log_shares, placed, tokenised, tokens_or_none
 from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
 from scdataloader.batches.transforms import row_sums
@@ -17,7 +18,7 @@ from scdataloader.types import CellBatch
 
 
 @dataclass(frozen=True)
-class ScFoundation:
+class ScFoundation(NeedsVocabulary):
     """Batches for scFoundation (Hao et al., Nature Methods 2024), as its code for embeddings makes them.
 
     ``expr`` (B, L) float32: ``log1p(x / total * 1e4)`` of the expressed genes in the order of the vocabulary, then the
@@ -39,10 +40,6 @@ class ScFoundation:
     max_len: int | None = None
     pad: int = 103
 
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        """Refuse: the numbers of genes are known once the vocabulary is."""
-        raise TypeError("ScFoundation needs the vocabulary: call bind() first")
-
     def bind(self, context: BatchContext) -> Collate:
         """The collate function for the genes of ``context``.
 
@@ -58,14 +55,11 @@ class ScFoundation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ScFoundation:
+class _ScFoundation(MakesMany):
     options: ScFoundation
     token: NDArray[np.int32]
     n_genes: int
     """Number of genes of the model."""
-
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        return self.many(batch, max(1, len(batch)))[0]
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scdataloader.batches.base import MakesMany, NeedsVocabulary
 from scdataloader.batches.tokens.pairs import (
     MaskedValues,
     batches,
@@ -28,7 +29,7 @@ from scdataloader.types import CellBatch
 
 
 @dataclass(frozen=True)
-class ScGPT:
+class ScGPT(NeedsVocabulary):
     """Batches for scGPT (Cui et al., Nature Methods 2024), as its data collator makes them.
 
     ``gene`` (B, L) int64: the token ``<cls>``, the tokens of the expressed genes in the order of the vocabulary, and
@@ -65,10 +66,6 @@ class ScGPT:
         if self.ties not in ("random", "high"):
             raise ValueError(f'ties must be "random" or "high", not {self.ties!r}')
 
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        """Refuse: the tokens of genes are known once the vocabulary is."""
-        raise TypeError("ScGPT needs the vocabulary: call bind() first")
-
     def bind(self, context: BatchContext) -> Collate:
         """The collate function for the genes of ``context``.
 
@@ -82,14 +79,11 @@ class ScGPT:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ScGPT:
+class _ScGPT(MakesMany):
     options: ScGPT
     token: NDArray[np.int32]
     cls: int
     pad: int
-
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        return self.many(batch, max(1, len(batch)))[0]
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scdataloader.batches.base import MakesMany, NeedsVocabulary
 from scdataloader.batches.full import about_cells
 from scdataloader.batches.measured import measured_genes
 from scdataloader.batches.tokens.pairs import entries, placed, tokenised, tokens_or_none, with_values
@@ -27,7 +28,7 @@ _SENTENCE, _EXPRESSED, _UNEXPRESSED, _SHARED = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
-class StateSE:
+class StateSE(NeedsVocabulary):
     """Batches for the embedding model of State (Adduri et al., bioRxiv 2025.06.26.661135), as its collator makes them.
 
     ``gene`` (B, L) int64: ``cls``, then the tokens of the genes by descending value, equal ones in random order. A cell
@@ -73,10 +74,6 @@ class StateSE:
         if not 0 <= self.mask_rate <= 1:
             raise ValueError(f"mask_rate must be from 0 to 1, not {self.mask_rate}")
 
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        """Refuse: the tokens of genes are known once the vocabulary is."""
-        raise TypeError("StateSE needs the vocabulary: call bind() first")
-
     def bind(self, context: BatchContext) -> Collate:
         """The collate function for the genes of ``context``.
 
@@ -93,7 +90,7 @@ class StateSE:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _StateSE:
+class _StateSE(MakesMany):
     options: StateSE
     token: NDArray[np.int32]
     """``(G,)`` token of each gene; -1 for genes without one."""
@@ -103,9 +100,6 @@ class _StateSE:
     """All tokens of the model."""
     gene_of: NDArray[np.int32]
     """Vocabulary number of each token; -1 for those that are no gene of the vocabulary."""
-
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        return self.many(batch, max(1, len(batch)))[0]
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""

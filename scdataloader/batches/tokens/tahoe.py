@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scdataloader.batches.base import MakesMany, NeedsVocabulary
 from scdataloader.batches.tokens.pairs import (
     MaskedValues,
     batches,
@@ -32,7 +33,7 @@ from scdataloader.types import CellBatch
 
 
 @dataclass(frozen=True)
-class TahoeX1:
+class TahoeX1(NeedsVocabulary):
     """Batches for Tahoe-x1 (Gandhi et al., bioRxiv 2025.10.23.683759), as its data collator makes them.
 
     ``gene`` (B, L) int64: ``<cls>``, with ``drugs`` then ``<drug>``, the tokens of the expressed genes in the order of
@@ -81,10 +82,6 @@ class TahoeX1:
         if self.values not in ("bins", "log"):
             raise ValueError(f'values must be "bins" or "log", not {self.values!r}')
 
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        """Refuse: the tokens of genes are known once the vocabulary is."""
-        raise TypeError("TahoeX1 needs the vocabulary: call bind() first")
-
     def bind(self, context: BatchContext) -> Collate:
         """The collate function for the genes of ``context``.
 
@@ -103,7 +100,7 @@ class TahoeX1:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TahoeX1:
+class _TahoeX1(MakesMany):
     options: TahoeX1
     token: NDArray[np.int32]
     """``(G,)`` token of each gene; -1 for genes without one."""
@@ -118,9 +115,6 @@ class _TahoeX1:
     def obs(self) -> Sequence[str]:
         """The column of the drug, if it is wanted."""
         return () if self.drugs is None else (self.options.drug_column,)
-
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        return self.many(batch, max(1, len(batch)))[0]
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scdataloader.batches.base import MakesMany, NeedsVocabulary
 from scdataloader.batches.tokens.pairs import (
     batches,
     check_width,
@@ -25,7 +26,7 @@ from scdataloader.types import CellBatch
 
 
 @dataclass(frozen=True)
-class TranscriptFormer:
+class TranscriptFormer(NeedsVocabulary):
     """Batches for TranscriptFormer (Pearce et al., bioRxiv 2025.04.25.650731), as its dataset makes them.
 
     ``gene_token_indices`` (B, L) int64: the tokens of the expressed genes, and ``[PAD]``. ``gene_counts`` (B, L)
@@ -49,10 +50,6 @@ class TranscriptFormer:
     def __post_init__(self) -> None:
         check_width(self.max_len, self.pad_to)
 
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        """Refuse: the tokens of genes are known once the vocabulary is."""
-        raise TypeError("TranscriptFormer needs the vocabulary: call bind() first")
-
     def bind(self, context: BatchContext) -> Collate:
         """The collate function for the genes of ``context``.
 
@@ -66,13 +63,10 @@ class TranscriptFormer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TranscriptFormer:
+class _TranscriptFormer(MakesMany):
     options: TranscriptFormer
     token: NDArray[np.int32]
     pad: int
-
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        return self.many(batch, max(1, len(batch)))[0]
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""

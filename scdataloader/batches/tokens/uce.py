@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scdataloader.batches.base import MakesMany, NeedsVocabulary
 from scdataloader.batches.full import empty
 from scdataloader.batches.tokens.pairs import batches, check_width, tokenised
 from scdataloader.batches.tokens.ranks import PadTo
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class UCE:
+class UCE(NeedsVocabulary):
     """Batches for UCE (Rosen et al., bioRxiv 2023.11.28.568918), as its dataset makes them.
 
     ``input_ids`` (B, L) int64: ``n_genes`` genes are drawn with replacement, by the logarithm ``log1p`` of their
@@ -66,10 +67,6 @@ class UCE:
         check_width(self.max_len, self.pad_to)
         if self.n_genes < 1:
             raise ValueError(f"n_genes must be 1 or more, not {self.n_genes}")
-
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        """Refuse: the tokens of genes are known once the vocabulary is."""
-        raise TypeError("UCE needs the vocabulary: call bind() first")
 
     def bind(self, context: BatchContext) -> Collate:
         """The collate function for the genes of ``context``.
@@ -133,7 +130,7 @@ def _organism_and_chromosome(name: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _UCE:
+class _UCE(MakesMany):
     """Fields without a description are arguments of `draw_by_chromosome`."""
 
     options: UCE
@@ -142,9 +139,6 @@ class _UCE:
     chromosome: NDArray[np.int32]
     token: NDArray[np.int64]
     chromosome_token: NDArray[np.int64]
-
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        return self.many(batch, max(1, len(batch)))[0]
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""
