@@ -68,7 +68,7 @@ class LabelEncoder:
     ontology: str = ""
     """Name and release of the ontology; empty without a hierarchy."""
     has_unknown_class: bool = False
-    """Whether unknown is a class of its own, as for covariates of models that need a class for every cell."""
+    """Whether unknown is a separate class, as for covariates of models that need a class for every cell."""
     encoder: dict[str, int] = field(init=False, repr=False, compare=False)
     """``{label: code}`` of classes and inner labels; with unknown only if that is a class."""
     _are_truth: bool = field(init=False, repr=False, compare=False)
@@ -126,7 +126,7 @@ class LabelEncoder:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes, without inner labels; with unknown only if that is a class of its own."""
+        """Number of classes, without inner labels; with unknown only if that is a separate class."""
         return len(self.classes) + self.has_unknown_class
 
     @property

@@ -39,7 +39,7 @@ class LabelTable:
     ) -> LabelTable:
         """Encoders of all labels that occur in a collection; columns in ``hierarchies`` have leaves and inner terms.
 
-        In the columns ``unknown_classes``, unknown is a class of its own.
+        In the columns ``unknown_classes``, unknown is a separate class.
 
         Raises:
             KeyError: a column is in no source.

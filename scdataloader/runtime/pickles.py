@@ -38,7 +38,7 @@ def read_plain_pickle(path: Path) -> Any:
 
 
 class _Plain(pickle.Unpickler):
-    """Refuses every name in a pickle but those of NumPy's scalars, for which it has functions of its own."""
+    """Refuses every name in a pickle but those of NumPy's scalars, for which it has its own functions."""
 
     def find_class(self, module: str, name: str) -> Any:
         match module, name:

@@ -28,12 +28,12 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Training cells drawn from several corpora, in given shares, of each by a plan of its own.
+    """Training cells drawn from several corpora, in given shares, of each by its own plan.
 
     Corpora are named in the data: ``DataModule(data={"census": ..., "tahoe": ...}, sampling=Mixture(...))``. In every
     window of draws each corpus has its share, rounded up or down. Over many windows the sum stays within a few draws of
     its share. The draws of a corpus are, in order, those of its own plan, as if there were no other corpus. They
-    continue over the epochs of the mixture; a corpus has epochs of its own, each as long as its plan states.
+    continue over the epochs of the mixture; a corpus has its own epochs, each as long as its plan states.
 
     Args:
         shares: {corpus: share of the draws}, in sum 1; a list has a share for each epoch, the last of which holds from

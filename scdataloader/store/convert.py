@@ -97,7 +97,7 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
         raise ValueError(f"a store holds whole sources, but only some cells of {partial[0]} are selected")
     corpora = sorted({selection.corpus for selection in selections if selection.corpus is not None})
     if corpora:
-        raise ValueError(f"a store has no corpora; got {shown(corpora)}; convert each to a store of its own")
+        raise ValueError(f"a store has no corpora; got {shown(corpora)}; convert each to a separate store")
     sources = [selection.source for selection in selections]
     execution = ExecutionOptions(executor=executor, n_processes=n_processes, shown=has_bar)
     result = write_store(folder, sources, options, execution)

@@ -69,11 +69,11 @@ class DataModule(DataConfig, LightningDataModule):
         transforms: Changes of the values before they are collated, one or a list in order; by default raw counts.
         targets: Columns of numbers in obs whose values every batch has under "targets", (B, T) float32; one or a list.
         missing_targets: "error" refuses cells and sources without a value in ``targets``; "nan" gives them NaN.
-        unknown_classes: Columns of ``labels`` in which unknown is a class of its own, the last one, and not -1; for
+        unknown_classes: Columns of ``labels`` in which unknown is a separate class, the last one, and not -1; for
             batches and other covariates of a model that takes no -1.
         layers: Further matrices on the same genes, by their keys in ``layers`` of AnnData; batches have "layers/<key>",
             sparse tensors (B, G) float32 in vocabulary genes. One or a list.
-        obsm: Further matrices with columns of their own, by their keys in ``obsm`` of AnnData; batches have
+        obsm: Further matrices with their own columns, by their keys in ``obsm`` of AnnData; batches have
             "obsm/<key>", (B, D) float32. One or a list.
         neighbours: Number k of nearest neighbours of each cell by ``obsp["distances"]`` of its source; batches have
             their counts under "knn_cells" and their distances under "knn_cells_info", (B, k) float32. Counts are

@@ -43,7 +43,7 @@ class StateSE(NeedsVocabulary):
     ``int(mask_rate * L)`` places to hide, those of task genes first, never place 0. Shared genes, and what follows from
     them, depend on how draws are cut into batches; all else depends on the draw alone.
 
-    Unlike the original, the value of place 0, which is no gene, is 0. The model puts a vector of its own there.
+    Unlike the original, the value of place 0, which is not a gene, is 0. The model puts its own vector there.
 
     Args:
         tokens: {gene: row of the model's embedding}, or a file of it.
@@ -99,7 +99,7 @@ class _StateSE(MakesMany):
     tokens: NDArray[np.int64]
     """All tokens of the model."""
     gene_of: NDArray[np.int32]
-    """Vocabulary number of each token; -1 for those that are no gene of the vocabulary."""
+    """Vocabulary number of each token; -1 for those that are not genes of the vocabulary."""
 
     def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
         """The batches of some cells, one after the other."""

@@ -74,7 +74,7 @@ def read_tokens(given: Any, what: str = "tokens") -> ModelTable:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        TypeError: this is no such dictionary.
+        TypeError: this is not such a dictionary.
         ValueError: the file cannot be read, a gene occurs twice in a list, or a token is not 0, 1, 2 …
     """
     name, table = _named(given, what)
@@ -91,7 +91,7 @@ def read_tokens(given: Any, what: str = "tokens") -> ModelTable:
 
 
 def read_numbers(given: Any, what: str) -> ModelTable:
-    """A table of one number per gene, such as its median. A missing value (None, NaN) is no value.
+    """A table of one number per gene, such as its median. A missing value (None, NaN) does not count.
 
     Args:
         given: See `Numbers`.
@@ -99,7 +99,7 @@ def read_numbers(given: Any, what: str) -> ModelTable:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        TypeError: this is no such table.
+        TypeError: this is not such a table.
         ValueError: the file cannot be read.
     """
     name, table = _named(given, what)

@@ -209,7 +209,7 @@ class AnnDataSource(AnnDataFile):
     def neighbours(
         self, rows: NDArray[np.int64], k: int, key: str = "distances"
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """As `HasNeighbours.neighbours`; of a graph that is stored as a dense array, zeros are no edges."""
+        """As `HasNeighbours.neighbours`; of a graph that is stored as a dense array, zeros are not edges."""
         graph = self.read_matrix(f"obsp/{key}", rows)
         assert isinstance(graph, CSRRows)
         return nearest(graph.indptr, graph.indices, graph.data, np.asarray(rows, np.int64), k)
