@@ -119,8 +119,9 @@ def test_links_to_nothing_that_are_not_needed_do_no_harm(tmp_path: Path, caplog)
         np.testing.assert_array_equal(source.read(ROWS).to_scipy().toarray(), OTHER[ROWS])
         assert source.organism is None
         assert "skipped uns['organism']" in caplog.text
-        with pytest.raises(SourceFormatError, match=r"layers/other is a link to /X in gone.h5ad"):
-            source.read_matrix("layers/other", ROWS)
+        for member in ("layers/other", "obsm/other"):
+            with pytest.raises(SourceFormatError, match=rf"{member} is a link to /X in gone.h5ad"):
+                source.read_matrix(member, ROWS)
 
 
 def virtual(path: Path, member: str) -> None:

@@ -123,20 +123,25 @@ def read_index(root: Node, location: str) -> pd.Index:
 
 
 def numeric_tables(root: Node) -> dict[str, list[str]]:
-    """{key: columns} of the tables of numbers in obsm, such as "obsm/protein"."""
-    group, found = lookup(root, "obsm"), dict[str, list[str]]()
-    for name in () if group is None or is_array(group) else sorted(group.keys()):
-        location, node = f"obsm/{name}", member(group, name, root, f"obsm/{name}")
+    """{key: columns} of the tables of numbers in obsm, such as "obsm/protein"; without those that cannot be opened."""
+    group = lookup(root, "obsm")
+    keys = [] if group is None or is_array(group) else [f"obsm/{name}" for name in sorted(group.keys())]
+    return {key: frame_columns(root, key) for key in keys if _is_numeric_table(root, key)}
+
+
+def _is_numeric_table(root: Node, location: str) -> bool:
+    try:
+        node = lookup(root, location)
         if isinstance(node, Table):
             kinds = {dtype.kind for dtype in node.read().dtypes}
         elif node is None or is_array(node) or text(node.attrs.get("encoding-type", "")) != "dataframe":
-            continue
+            return False
         else:
             columns = [member(node, column, root, location) for column in frame_columns(root, location)]
             kinds = {column.dtype.kind if column is not None and is_array(column) else "" for column in columns}
-        if kinds <= set("biuf"):
-            found[location] = frame_columns(root, location)
-    return found
+    except SourceFormatError:  # a link to nothing, which `find_matrix` refuses if the matrix is needed
+        return False
+    return kinds <= set("biuf")
 
 
 def uns_strings(root: Node, key: str) -> list[str] | None:
