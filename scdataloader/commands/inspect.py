@@ -167,7 +167,7 @@ def _config(given: argparse.Namespace, section: dict[str, Any]) -> DataConfig:
 
 
 def _check_keys(suspects: Sequence[str]) -> None:
-    """Refuse keys that are no options of training either, which is slow to import."""
+    """Refuse keys that are not options of training either, which is slow to import."""
     if not suspects:
         return
     from scdataloader.training.datamodule import DataModule

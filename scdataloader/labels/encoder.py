@@ -46,7 +46,7 @@ class LabelEncoder:
 
     With ``has_unknown_class``, unknown is the last class in place of -1.
 
-    A label that is no class has the code of the class that is spelt like it: ``1.0`` is ``1``, and where all classes
+    A label that is not a class has the code of the class that is spelt like it: ``1.0`` is ``1``, and where all classes
     are truth values, ``1`` is ``True``. With a hierarchy the codes from ``n_classes`` on are inner labels: those that
     occur and are above some class.
 

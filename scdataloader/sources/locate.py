@@ -181,18 +181,17 @@ def _named(data: Any, known: Sequence[str], faults: Faults) -> Iterator[tuple[st
 
 
 def _is_table(data: object) -> bool:
-    """Whether something is a table or a matrix, whose rows or columns are no data."""
+    """Whether something is a table or a matrix, whose rows or columns are not data."""
     return len(getattr(data, "shape", ())) > 1
 
 
 def _advice(data: Any) -> str:
-    if type(data).__module__.partition(".")[0] == "mudata":
+    kind = type(data).__name__
+    if kind == "MuData":  # it has a shape, as tables have
         return f"; use one of its modalities, such as [{next(iter(data.mod), 'rna')!r}]"
-    if _is_table(data):
-        return "; make an AnnData of it: anndata.AnnData(X, obs, var)"
-    return {"MuData": "; give a modality, as mdata['rna']", "SpatialData": "; give a table, as sdata['table']"}.get(
-        type(data).__name__, ""
-    )
+    if kind == "SpatialData":
+        return "; give a table, as sdata['table']"
+    return "; make an AnnData of it: anndata.AnnData(X, obs, var)" if _is_table(data) else ""
 
 
 def _longest(found: Iterable[str]) -> str | None:

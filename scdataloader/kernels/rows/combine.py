@@ -75,7 +75,10 @@ def take_genes(
     n_genes: int,
     out: NDArray[np.float32],
 ) -> None:
-    """Fill ``out`` (B, k, L): values of row ``i * k + j`` for the genes ``genes[i]`` (B, L), 0 for gene -1."""
+    """Fill ``out`` (B, k, L): values of row ``i * k + j`` for the genes ``genes[i]`` (B, L), 0 for gene -1.
+
+    Of a gene that is repeated in ``genes[i]``, only the last place has the value.
+    """
     k, width = out.shape[1:]
     # genes that are not taken go to one more column, which is faster than a branch that the processor cannot predict
     column, values = np.full(n_genes, width, np.uint32), np.zeros(width + 1, np.float32)
