@@ -11,7 +11,6 @@ from torch import Tensor
 from scdataloader.batches.base import MakesMany, NeedsVocabulary
 from scdataloader.batches.tokens.pairs import (
     batches,
-    check_width,
     entries,
     lengths,
     log_shares,
@@ -19,8 +18,8 @@ from scdataloader.batches.tokens.pairs import (
     tokenised,
     with_values,
 )
-from scdataloader.batches.tokens.ranks import PadTo
 from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
+from scdataloader.batches.tokens.width import PadTo, check_width
 from scdataloader.batches.transforms import row_sums
 from scdataloader.kernels.tokens.pairs import STORED, choose_weighted
 from scdataloader.protocols import BatchContext, Collate

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from scdataloader.batches.base import MakesMany, NeedsVocabulary
 from scdataloader.batches.tokens.masking import MaskedTokens, Masking
-from scdataloader.batches.tokens.pairs import check_width
-from scdataloader.batches.tokens.ranks import PadTo, RankedTokens, divisors
+from scdataloader.batches.tokens.ranks import RankedTokens, divisors
 from scdataloader.batches.tokens.tables import Numbers, PerGene, Tokens, per_gene, read_numbers, read_tokens
+from scdataloader.batches.tokens.width import PadTo, check_width
 from scdataloader.protocols import BatchContext, Collate
 from scdataloader.runtime.messages import suggestion
 from scdataloader.types import CellBatch

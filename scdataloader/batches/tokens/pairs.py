@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from scdataloader.batches.full import about_cells, empty
 from scdataloader.batches.measured import measured_genes
-from scdataloader.batches.tokens.ranks import PadTo
 from scdataloader.batches.tokens.tables import PerGene
 from scdataloader.batches.transforms import row_sums
 from scdataloader.kernels.rows.bins import HIGHEST, LOWEST, RANDOM, bin_rows
@@ -51,18 +49,6 @@ class MaskedValues:
         place = np.uint64(cells.key), cells.position
         mask(values.numpy(), first, pad_value, self.rate, self.value, *place, masked.numpy())
         return masked
-
-
-def check_width(max_len: int, pad_to: PadTo, *, least: int = 1) -> None:
-    """Refuse a maximum length below ``least``, and an unknown ``pad_to``.
-
-    Raises:
-        ValueError: one of them is such.
-    """
-    if max_len < least:
-        raise ValueError(f"max_len must be {least} or more, not {max_len}")
-    if pad_to not in get_args(PadTo):
-        raise ValueError(f'pad_to must be "max_len" or "longest", not {pad_to!r}')
 
 
 def tokens_or_none(genes: PerGene) -> NDArray[np.int32]:

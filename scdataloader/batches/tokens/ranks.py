@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -13,12 +12,11 @@ from torch import Tensor
 from scdataloader.batches.full import about_cells, empty
 from scdataloader.batches.tokens.masking import Masking
 from scdataloader.batches.tokens.tables import ModelTable, PerGene
+from scdataloader.batches.tokens.width import PadTo
 from scdataloader.kernels.tokens.ranks import MAX_GENES, MAX_TOKEN, attend, rank_rows
 from scdataloader.protocols import BatchContext
 from scdataloader.runtime.messages import shown
 from scdataloader.types import CellBatch
-
-PadTo: TypeAlias = Literal["max_len", "longest"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,14 +14,13 @@ from scdataloader.batches.tokens.pairs import (
     MaskedValues,
     batches,
     binned,
-    check_width,
     lengths,
     placed,
     tokenised,
     tokens_or_none,
 )
-from scdataloader.batches.tokens.ranks import PadTo
 from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
+from scdataloader.batches.tokens.width import PadTo, check_width
 from scdataloader.batches.transforms import check_bins
 from scdataloader.kernels.tokens.pairs import RANDOM_IF_LONG
 from scdataloader.protocols import BatchContext, Collate

@@ -16,7 +16,6 @@ from scdataloader.batches.tokens.pairs import (
     MaskedValues,
     batches,
     binned,
-    check_width,
     lengths,
     log_shares,
     placed,
@@ -24,8 +23,8 @@ from scdataloader.batches.tokens.pairs import (
     tokens_or_none,
     unexpressed,
 )
-from scdataloader.batches.tokens.ranks import PadTo
 from scdataloader.batches.tokens.tables import ModelTable, Tokens, per_gene, read_tokens
+from scdataloader.batches.tokens.width import PadTo, check_width
 from scdataloader.batches.transforms import check_bins
 from scdataloader.kernels.tokens.pairs import RANDOM_IF_LONG
 from scdataloader.protocols import BatchContext, Collate

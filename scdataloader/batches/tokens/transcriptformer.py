@@ -11,15 +11,14 @@ from torch import Tensor
 from scdataloader.batches.base import MakesMany, NeedsVocabulary
 from scdataloader.batches.tokens.pairs import (
     batches,
-    check_width,
     lengths,
     placed,
     tokenised,
     tokens_or_none,
     with_values,
 )
-from scdataloader.batches.tokens.ranks import PadTo
 from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
+from scdataloader.batches.tokens.width import PadTo, check_width
 from scdataloader.kernels.tokens.pairs import RANDOM, STORED
 from scdataloader.protocols import BatchContext, Collate
 from scdataloader.types import CellBatch

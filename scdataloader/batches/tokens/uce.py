@@ -14,9 +14,9 @@ from torch import Tensor
 
 from scdataloader.batches.base import MakesMany, NeedsVocabulary
 from scdataloader.batches.full import empty
-from scdataloader.batches.tokens.pairs import batches, check_width, tokenised
-from scdataloader.batches.tokens.ranks import PadTo
+from scdataloader.batches.tokens.pairs import batches, tokenised
 from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
+from scdataloader.batches.tokens.width import PadTo, check_width
 from scdataloader.genes.organisms import normalise_organism
 from scdataloader.genes.positions import gene_positions
 from scdataloader.kernels.tokens.sentences import draw_by_chromosome
