@@ -9,8 +9,12 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 # Further arguments of pytest and of the benchmarks: `make test ARGS='-k samplers'`.
 ARGS ?=
+# Libraries that take our batches. Each has tests in tests/consumers, and an environment in .venvs with the extra of its
+# name, because some exclude each other's requirements, or ours.
+CONSUMERS := scvi scprint cellarium frameworks
 
 RUN := $(VENV)/bin
+comma := ,
 # On a terminal, pip and uv show what they download; elsewhere, only errors.
 QUIET := $(shell test -t 2 || echo --quiet)
 PIP := $(RUN)/python -m pip --disable-pip-version-check $(QUIET) $(QUIET)
@@ -19,20 +23,26 @@ export PIP_ROOT_USER_ACTION ?= ignore
 unexport PYTHONDONTWRITEBYTECODE
 # uv resolves and installs several times as fast as pip and keeps the installed torch. pip is used where uv fails, as
 # it does where only pip is configured for the package index.
-INSTALL = $(PIP) install uv && $(RUN)/uv pip install $(QUIET) --python $(RUN)/python --editable '.[$(1)]' \
-	|| $(PIP) install --editable '.[$(1)]'
+INSTALL = $(PIP) install uv && $(RUN)/uv pip install $(QUIET) --python $(RUN)/python $(1) || $(PIP) install $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format docs bench clean
+.PHONY: help quickstart test test-consumers $(CONSUMERS:%=test-%) lint format docs bench clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(VENV)/.installed-test  ## train a small classifier on real cells
 	$(RUN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-test  ## run the tests
 	$(RUN)/python -m pytest -n logical --dist loadgroup $(ARGS)
+
+test-consumers: $(CONSUMERS:%=test-%)  ## run the tests with other libraries: test-scvi, test-scprint, ...
+
+# Warnings of other libraries are shown, but are not errors.
+$(CONSUMERS:%=test-%): test-%:
+	@$(MAKE) --no-print-directory VENV=.venvs/$* .venvs/$*/.installed-$*
+	.venvs/$*/bin/python -m pytest -W default tests/consumers/$* $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## check style, format, types and layers
 	$(RUN)/ruff check .
@@ -50,8 +60,8 @@ docs: $(VENV)/.installed-dev  ## build the documentation into site/
 bench: $(VENV)/.installed-test  ## measure cells per second on this machine
 	$(RUN)/python benchmarks/run.py $(ARGS)
 
-clean:  ## remove the environment and all outputs of the other targets
-	rm -rf $(VENV) site quickstart lightning_logs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean:  ## remove the environments and all outputs of the other targets
+	rm -rf $(VENV) .venvs site quickstart lightning_logs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find scdataloader tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment, in stages. Each stage has a stamp file, so that it runs once, and again when pyproject.toml changes.
@@ -64,10 +74,17 @@ $(VENV)/.torch:
 
 $(VENV)/.installed-test: $(VENV)/.torch pyproject.toml
 	@echo "2/2 installing scdataloader and the tools of its tests into $(VENV) (a minute or two)"
-	@$(call INSTALL,test)
+	@$(call INSTALL,--editable '.[test]')
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
 	@echo "2/2 installing scdataloader and all development tools into $(VENV) (a minute or two)"
-	@$(call INSTALL,dev)
+	@$(call INSTALL,--editable '.[dev]')
 	@touch $(VENV)/.installed-test $@
+
+# A consumer whose requirements exclude ours lists itself, and what it needs of them, in no-deps.txt.
+$(CONSUMERS:%=$(VENV)/.installed-%): $(VENV)/.installed-%: $(VENV)/.torch pyproject.toml $(wildcard tests/consumers/*/no-deps.txt)
+	@echo "2/2 installing scdataloader and $* into $(VENV) (a minute or two)"
+	@$(call INSTALL,--editable '.[$*$(comma)test-tools]')
+	@if test -e tests/consumers/$*/no-deps.txt; then $(call INSTALL,--no-deps -r tests/consumers/$*/no-deps.txt); fi
+	@touch $@

@@ -1,0 +1,11 @@
+"""Code of the documentation that needs the environment scprint."""
+
+import pytest
+
+from tests import pages
+
+
+@pytest.mark.parametrize("page", pages.pages_of("scprint"))
+def test_code_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pages.run(page, "scprint", monkeypatch)
