@@ -239,7 +239,7 @@ class Collection:
             IndexError: a row is outside [0, n).
         """
         rows = np.ascontiguousarray(rows, np.int64)
-        self._check_rows(rows)
+        self.check_rows(rows)
         names = np.empty(len(rows), object)
         for part, place, own in self.rows_in_parts(rows):
             if not isinstance(part.source, HasNames):
@@ -295,6 +295,15 @@ class Collection:
         group = self._groups[0]
         return group.read_matrix(key, rows) if len(self._groups) == 1 and isinstance(group, ReadsMatrices) else None
 
+    def check_rows(self, rows: NDArray[np.integer[Any]]) -> None:
+        """See that row numbers are those of cells.
+
+        Raises:
+            IndexError: a row is outside [0, n).
+        """
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise IndexError(f"rows must be in [0, {len(self)}); got {rows.min()} to {rows.max()}")
+
     def close(self) -> None:
         """Close what the sources hold: memory maps and decoded chunks. A later read opens them again."""
         self._names.clear()
@@ -328,16 +337,12 @@ class Collection:
             IndexError: a row is outside [0, n).
         """
         rows = np.ascontiguousarray(rows, np.int64)
-        self._check_rows(rows)
+        self.check_rows(rows)
         reads, sources = [], []
         for number, place, read in self._reads(rows):
             reads.append((place, read))
             sources.append(read.member.astype(np.int32) + np.int32(self._first_part[number]))
         return CellLocations(rows=rows, reads=tuple(reads), source=_scattered(sources, reads))
-
-    def _check_rows(self, rows: NDArray[np.int64]) -> None:
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
-            raise IndexError(f"rows must be in [0, {len(self)}); got {rows.min()} to {rows.max()}")
 
     def read_located(self, located: CellLocations) -> tuple[CSRRows, NDArray[np.float32]]:
         """The cells, and the total count of each over all genes of its source."""

@@ -42,23 +42,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelEncoder:
-    """Maps the labels of a column to codes ``0 … n_classes - 1``, in sorted order; -1 is unknown.
+    """Maps the labels of a column to codes ``0 … n_classes - 1``; -1 is unknown, unless that is a class itself.
 
-    With ``has_unknown_class``, unknown is the last class in place of -1.
+    `fit` sorts the classes; those of a reference, such as a trained model, can have another order.
 
     A label that is not a class has the code of the class that is spelt like it: ``1.0`` is ``1``, and where all classes
     are truth values, ``1`` is ``True``. With a hierarchy the codes from ``n_classes`` on are inner labels: those that
     occur and are above some class.
 
     Raises:
-        ValueError: classes or inner labels are not sorted or occur twice; an inner label is above no class or above one
-            that does not exist; a label is mapped to neither; or unknown is a class beside inner labels.
+        ValueError: a class occurs twice; inner labels are not sorted or occur twice; an inner label is above no class
+            or above one that does not exist; a label is mapped to neither; or unknown is a class beside inner labels.
     """
 
     column: str
     """Column of obs."""
     classes: tuple[str, ...]
-    """Labels without other labels below them, in the order of their codes."""
+    """Labels without other labels below them, in the order of their codes; with "unknown" if that is a class."""
     inner: tuple[str, ...] = ()
     """Labels above some of the classes, sorted; their codes follow those of the classes."""
     leaves: tuple[tuple[int, ...], ...] = ()
@@ -67,24 +67,25 @@ class LabelEncoder:
     """{label as written: label with the code} for names, deprecated ids and rolled-up terms."""
     ontology: str = ""
     """Name and release of the ontology; empty without a hierarchy."""
-    has_unknown_class: bool = False
-    """Whether unknown is a separate class, as for covariates of models that need a class for every cell."""
     encoder: dict[str, int] = field(init=False, repr=False, compare=False)
-    """``{label: code}`` of classes and inner labels; with unknown only if that is a class."""
+    """``{label: code}`` of classes and inner labels."""
     _are_truth: bool = field(init=False, repr=False, compare=False)
     """Whether all classes are truth values."""
     _spellings: dict[str, int] = field(init=False, repr=False, compare=False)
     """``{plain spelling: code}`` of the classes; empty if two have the same, as in old checkpoints."""
 
     def __post_init__(self) -> None:
-        codes = {label: code for code, label in enumerate(self.labels)}
-        object.__setattr__(self, "encoder", codes | ({UNKNOWN: self.unknown_code} if self.has_unknown_class else {}))
-        object.__setattr__(self, "_are_truth", _are_truth(self.classes))
-        spellings = {_plain(label, truth=self._are_truth): self.encoder[label] for label in self.classes}
-        object.__setattr__(self, "_spellings", spellings if len(spellings) == len(self.classes) else {})
-        for what, labels in (("classes", self.classes), ("inner labels", self.inner)):
-            if list(labels) != sorted(set(labels)):
-                raise ValueError(f"the {what} of {self.column!r} are {labels[:5]} …; expected sorted distinct labels")
+        object.__setattr__(self, "encoder", {label: code for code, label in enumerate(self.labels)})
+        known = [label for label in self.classes if label != UNKNOWN]
+        object.__setattr__(self, "_are_truth", _are_truth(known))
+        spellings = {_plain(label, truth=self._are_truth): self.encoder[label] for label in known}
+        object.__setattr__(self, "_spellings", spellings if len(spellings) == len(known) else {})
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"the classes of {self.column!r} are {self.classes[:5]} …; expected distinct labels")
+        if list(self.inner) != sorted(set(self.inner)):
+            raise ValueError(
+                f"the inner labels of {self.column!r} are {self.inner[:5]} …; expected sorted distinct labels"
+            )
         if len(self.encoder) < len(self.labels):
             raise ValueError(f"{self.column!r} has a label that is both a class and an inner label")
         if len(self.leaves) != len(self.inner) or any(
@@ -96,7 +97,7 @@ class LabelEncoder:
             )
         if not set(self.mapped.values()) <= set(self.encoder):
             raise ValueError(f"{self.column!r} maps labels to others that are neither classes nor inner labels")
-        if self.has_unknown_class and self.ontology:
+        if UNKNOWN in self.classes and self.ontology:
             raise ValueError(
                 f"unknown cannot be a class of {self.column!r}, which has a hierarchy; omit one of the two"
             )
@@ -126,13 +127,13 @@ class LabelEncoder:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes, without inner labels; with unknown only if that is a separate class."""
-        return len(self.classes) + self.has_unknown_class
+        """Number of classes, without inner labels."""
+        return len(self.classes)
 
     @property
     def unknown_code(self) -> int:
         """Code of cells without a known label."""
-        return len(self.classes) if self.has_unknown_class else -1
+        return self.encoder.get(UNKNOWN, -1)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -142,7 +143,7 @@ class LabelEncoder:
     @property
     def decoder(self) -> dict[int, str]:
         """``{code: label}``, with ``-1: "unknown"`` last."""
-        return {**dict(enumerate(self.labels)), self.unknown_code: UNKNOWN, -1: UNKNOWN}
+        return {**dict(enumerate(self.labels)), -1: UNKNOWN}
 
     @property
     def hierarchy(self) -> dict[int, list[int]]:
@@ -194,19 +195,19 @@ class LabelEncoder:
         if self.ontology:
             state |= {"inner": list(self.inner), "leaves": [list(codes) for codes in self.leaves]}
             state |= {"mapped": dict(self.mapped), "ontology": self.ontology}
-        return state | ({"has_unknown_class": True} if self.has_unknown_class else {})
+        return state
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> LabelEncoder:
         """The encoder of which `to_dict` returned the values."""
         return cls(
             column=state["column"],
-            classes=tuple(state["classes"]),
+            # as written by earlier releases, without the unknown class
+            classes=(*state["classes"], *([UNKNOWN] if state.get("has_unknown_class") else ())),
             inner=tuple(state.get("inner", ())),
             leaves=tuple(map(tuple, state.get("leaves", ()))),
             mapped=dict(state.get("mapped", {})),
             ontology=state.get("ontology", ""),
-            has_unknown_class=state.get("has_unknown_class", False),
         )
 
 

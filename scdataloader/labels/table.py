@@ -17,7 +17,7 @@ from scdataloader.errors import StateMismatchError
 from scdataloader.labels.encoder import UNKNOWN, LabelEncoder
 from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.ontology.names import is_joint
-from scdataloader.runtime.messages import suggestion
+from scdataloader.runtime.messages import shown, suggestion
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,9 @@ class LabelTable:
                     f"unknown_classes names {column!r}, which is not in labels; {suggestion(column, columns)}"
                 )
         encoders = {column: fit_encoder(column, collection.column(column), hierarchies or {}) for column in columns}
-        with_class = {column: replace(encoders[column], has_unknown_class=True) for column in unknown_classes}
-        return cls(encoders={**encoders, **with_class})
+        for column in unknown_classes:
+            encoders[column] = replace(encoders[column], classes=(*encoders[column].classes, UNKNOWN))
+        return cls(encoders=encoders)
 
     @classmethod
     def from_encoders(
@@ -73,7 +74,7 @@ class LabelTable:
 
         Raises:
             KeyError: a column is missing.
-            ValueError: the codes of a column are not those of its sorted labels.
+            ValueError: the codes of a column are not 0 to one below the number of its labels, each once.
         """
         missing = [column for column in columns or () if column not in encoders]
         if missing:
@@ -85,15 +86,34 @@ class LabelTable:
                 table[column] = hierarchies[column].with_codes(codes)
                 continue
             known = {label: code for label, code in codes.items() if code >= 0}
-            has_unknown_class = UNKNOWN in known
-            classes = tuple(sorted(known.keys() - {UNKNOWN}))
-            expected = {label: code for code, label in enumerate([*classes, *([UNKNOWN] if has_unknown_class else ())])}
-            if known != expected:
+            classes = tuple(sorted(known, key=known.__getitem__))
+            if sorted(known.values()) != list(range(len(known))):
                 raise ValueError(
-                    f"the codes of {column!r} are not those of its sorted labels; expected 0 … {len(known) - 1}"
+                    f"the codes of {column!r} must be 0 … {len(known) - 1} for its {len(known)} labels, each once; got "
+                    f"{shown(known[label] for label in classes)}"
                 )
-            table[column] = LabelEncoder(column=column, classes=classes, has_unknown_class=has_unknown_class)
+            table[column] = LabelEncoder(column=column, classes=classes)
         return cls(encoders=table)
+
+    def extending(self, reference: Mapping[str, Mapping[str, int]]) -> LabelTable:
+        """These encoders with the codes of a reference, {column: {label: code}}.
+
+        Classes that it lacks have the codes after its own, in the order that they have here. Columns that the reference
+        lacks stay as they are.
+
+        Raises:
+            KeyError: the reference has a column that is not among these.
+            ValueError: a column has a hierarchy, or see `from_encoders`.
+        """
+        encoders = dict(self.encoders)
+        for column, known in LabelTable.from_encoders(reference).encoders.items():
+            if column not in encoders:
+                raise KeyError(f"the reference has codes of {column!r}, not in labels; {suggestion(column, encoders)}")
+            if encoders[column].ontology:
+                raise ValueError(f"{column!r} has a hierarchy, whose codes cannot be extended; leave the column out")
+            new = [label for label in encoders[column].classes if not known.knows(label)]
+            encoders[column] = replace(known, classes=(*known.classes, *new))
+        return LabelTable(encoders=encoders)
 
     @property
     def hierarchical(self) -> dict[str, LabelEncoder]:

@@ -7,14 +7,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial, wraps
-from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import sparse_csr
 
 from scdataloader.batches.full import Sparse
@@ -48,7 +47,7 @@ from scdataloader.sampling.training_cells import CollectionCells
 from scdataloader.sources.fingerprint import difference, is_of_first_rule, same_cells
 from scdataloader.training.checkpoint import STATE_KEY, STATE_VERSION, check_genes, read_state
 from scdataloader.training.config import BATCH_SIZE, DataConfig, listed, plugged
-from scdataloader.training.monitor import SamplingMonitor
+from scdataloader.training.monitor import SamplingMonitor, run_folder
 from scdataloader.training.resume import ExactResume
 
 logger = logging.getLogger(__name__)
@@ -197,6 +196,18 @@ class DataModule(DataConfig, LightningDataModule):
     def encoders(self, encoders: Mapping[str, Mapping[str, int]]) -> None:
         self._use(LabelTable.from_encoders(encoders, self.label_columns, self._hierarchies))
 
+    def extend_encoders(self, reference: Mapping[str, Mapping[str, int]]) -> None:
+        """Use the codes of a reference, such as ``encoders`` of another run, and append those of labels that it lacks.
+
+        Args:
+            reference: {column: {label: code}}; other columns of ``labels`` keep their codes.
+
+        Raises:
+            KeyError: a column is not in ``labels``.
+            ValueError: a column has a hierarchy, or its codes are not 0 to one below the number of its labels.
+        """
+        self._use(self._label_table.extending(reference))
+
     @property
     def decoders(self) -> dict[str, dict[int, str]]:
         """{column: {code: label}}, -1 for unknown included."""
@@ -254,7 +265,7 @@ class DataModule(DataConfig, LightningDataModule):
         return plan.describe(self.training_cells) if isinstance(plan, DescribesClasses) else None
 
     def setup(self, stage: str) -> None:
-        """Open the data, refuse what is wrong with it, and write ``splits.json`` next to the logs of the run."""
+        """Open the data, refuse what is wrong with it, and write ``splits.json`` to the folder of `run_folder`."""
         trainer = self.trainer
         if trainer is not None:
             ExactResume.join(trainer)
@@ -270,8 +281,9 @@ class DataModule(DataConfig, LightningDataModule):
         if stage == "fit":
             self._log_classes()
             if trainer is not None:
-                folder = Path(trainer.log_dir or trainer.default_root_dir)
-                rank_zero_only(self.splits.save)(folder / "splits.json")
+                folder = run_folder(trainer)
+                if folder is not None:
+                    rank_zero_only(self.splits.save)(folder / "splits.json")
                 if self.report:
                     SamplingMonitor.join(trainer, self.drawn_classes)
 
@@ -299,12 +311,37 @@ class DataModule(DataConfig, LightningDataModule):
         """Every test cell once, in order, or by the plan's own plan of evaluation; or an empty list."""
         return self._evaluated(self.splits.test)
 
-    def predict_dataloader(self) -> Loader | list[Loader]:
+    def predict_dataloader(self) -> Loader:
         """Every cell of the collection once, in order."""
-        return self._in_order(np.arange(len(self.collection)))
+        return self.loader(np.arange(len(self.collection)))
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """Make sparse tensors dense on the model's device."""
+    def loader(self, rows: ArrayLike, batch_size: int | None = None, *, shared: bool = True) -> Loader:
+        """Cells of the collection in the order requested, each as often as it is named.
+
+        Args:
+            rows: (n,) their row numbers.
+            batch_size: Cells per batch on each rank; None is that of the options.
+            shared: Whether the ranks share the cells; otherwise every rank gets all of them.
+
+        Raises:
+            TypeError: the rows are not integers.
+            IndexError: a row is outside [0, number of cells).
+            ValueError: there are no rows.
+        """
+        numbers = np.asarray(rows)
+        if not numbers.size:
+            raise ValueError("rows is empty; name one cell or more")
+        if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+            raise TypeError(f"rows must be a list of row numbers; got {numbers.dtype} of shape {numbers.shape}")
+        self.collection.check_rows(numbers)
+        sampler = Subset(sampler=SequentialSampler(len(numbers)), rows=numbers.astype(np.int64))
+        return self._loader(sampler, training=False, batch_size=batch_size, ranks=self._ranks if shared else (0, 1))
+
+    def ready(self, batch: Any) -> Any:
+        """A batch of one of the loaders as a model gets it: its sparse tensors are made dense, on their device.
+
+        Lightning does this after it has moved a batch; call it where batches are used without a Trainer.
+        """
         if not (self.densify and isinstance(batch, Mapping)):
             return batch
         full = {key: batch[key].to_dense() for key in self._sparse_keys if key in batch}
@@ -312,6 +349,10 @@ class DataModule(DataConfig, LightningDataModule):
         if near is not None and near.layout is sparse_csr:
             full["knn_cells"] = near.to_dense().unflatten(0, batch["knn_cells_info"].shape)
         return {**batch, **full} if full else batch
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
+        """Make sparse tensors dense on the model's device."""
+        return self.ready(batch)
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002
         """End the loaders' threads."""
@@ -373,8 +414,10 @@ class DataModule(DataConfig, LightningDataModule):
 
     def _evaluated(self, rows: NDArray[np.int64]) -> Loader | list[Loader]:
         plan = self.plan
-        if not len(rows) or not isinstance(plan, HasEvaluation):
-            return self._in_order(rows)
+        if not len(rows):
+            return []  # to Lightning, no loader
+        if not isinstance(plan, HasEvaluation):
+            return self.loader(rows)
         cells = CollectionCells(self.collection, rows, self._hierarchies)
         # picklable, as loaders are
         return self._loader(partial(self._evaluation_sampler, plan.evaluation, cells), training=False)
@@ -385,11 +428,6 @@ class DataModule(DataConfig, LightningDataModule):
         is_training = np.zeros(len(self.collection), np.bool_)
         is_training[self.splits.train] = True
         return is_training
-
-    def _in_order(self, rows: NDArray[np.int64]) -> Loader | list[Loader]:
-        if not len(rows):
-            return []  # to Lightning, no loader
-        return self._loader(Subset(sampler=SequentialSampler(len(rows)), rows=rows), training=False)
 
     def _restore(self) -> None:
         """Load the state of the checkpoint that the Trainer restores.
@@ -423,15 +461,22 @@ class DataModule(DataConfig, LightningDataModule):
             return shared.get("rank"), shared.get("num_replicas")
         return self.rank, self.world_size
 
-    def _loader(self, sampler: Sampler | Callable[[int], Sampler], *, training: bool) -> Loader:
+    def _loader(
+        self,
+        sampler: Sampler | Callable[[int], Sampler],
+        *,
+        training: bool,
+        batch_size: int | None = None,
+        ranks: tuple[int | None, int | None] | None = None,
+    ) -> Loader:
         self._restore()
-        rank, world_size = self._ranks
+        rank, world_size = ranks or self._ranks
         overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         loader = Loader(
             self.collection,
             sampler,
             self._collate,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size if batch_size is None else batch_size,
             labels=self.label_codes,
             context=self._context,
             transforms=self._transforms,

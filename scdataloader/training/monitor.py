@@ -41,8 +41,8 @@ class SamplingMonitor(Callback):
     | `data/share_error`     | total variation distance between the target and observed shares of the classes:       |
     |                        | 0 is equal, 1 disjoint; only if the sampling plan states targets                      |
 
-    ``sampling.csv``, next to ``splits.json``, has a line for each epoch and class: its target and observed share of the
-    draws, and the draws. A resumed run appends to its file. The progress bar shows ``cells/s``.
+    ``sampling.csv``, in the folder of the run (`run_folder`), has a line for each epoch and class: its target and
+    observed share of the draws, and the draws. A resumed run appends to its file. The progress bar shows ``cells/s``.
 
     The training loop runs ahead of a GPU, so the GPU need not idle when the loop waits for a batch: a waiting share
     near 0 means that data is not the bottleneck, one near 1 that it is.
@@ -50,7 +50,7 @@ class SamplingMonitor(Callback):
 
     def __init__(self) -> None:
         self._drawn: DrawnClasses | None = None
-        self._folder = Path()
+        self._folder: Path | None = None
         self._trained = False
         self._show_at = 0.0
         self._shown: tuple[float, int] | None = None
@@ -71,7 +71,7 @@ class SamplingMonitor(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Determine the log folder of the run; Lightning requires it on every rank."""
         if stage == "fit":
-            self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+            self._folder = run_folder(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Reset; warn if there is nothing to report on."""
@@ -137,11 +137,22 @@ class SamplingMonitor(Callback):
             pl_module.log_dict(values, sync_dist=trainer.world_size > 1, batch_size=1)
         if trainer.is_global_zero:
             logger.info("epoch %d: %s", loader.epoch, _line(tally.n_draws, loader.ranks[1], values))
-            _append(self._folder / FILE, loader.epoch, target, tally)
+            if self._folder is not None:
+                _append(self._folder / FILE, loader.epoch, target, tally)
         self._begin()
 
     def _begin(self) -> None:
         self._trained, self._shown, self._validated = False, None, 0.0
+
+
+def run_folder(trainer: Trainer) -> Path | None:
+    """The folder of the logs of a run; None if nobody chose one.
+
+    Without a logger that has a folder, Lightning uses ``default_root_dir``, which is the working directory by default;
+    a run must not leave files there. To have them there, set ``default_root_dir="."``. Must be called on every rank.
+    """
+    folder = Path(trainer.log_dir or trainer.default_root_dir)
+    return None if folder == Path.cwd() else folder
 
 
 def _sum_over_ranks(trainer: Trainer, array: NDArray[np.integer]) -> NDArray[np.integer]:

@@ -131,10 +131,20 @@ def test_a_column_without_any_known_label_is_refused():
         fit(["unknown", None], [""])
 
 
-@pytest.mark.parametrize(("classes", "reason"), [(("b", "a"), "sorted"), (("a", "a"), "distinct")])
-def test_classes_that_break_the_contract_are_refused(classes, reason):
-    with pytest.raises(ValueError, match=reason):
-        LabelEncoder(column="x", classes=classes)
+def test_labels_that_break_the_contract_are_refused():
+    with pytest.raises(ValueError, match="distinct"):
+        LabelEncoder(column="x", classes=("a", "a"))
+    with pytest.raises(ValueError, match="sorted"):
+        LabelEncoder(column="x", classes=("a",), inner=("c", "b"), leaves=((0,), (0,)), ontology="O")
+
+
+def test_classes_of_a_reference_keep_their_order():
+    encoder = LabelEncoder(column="x", classes=("b", "unknown", "a"))
+    assert encoder.encode(pd.Series(["a", "b", None, "na", "c"])).tolist() == [2, 0, 1, 1, 1]
+    assert encoder.decoder == {0: "b", 1: "unknown", 2: "a", -1: "unknown"}
+    assert LabelEncoder.from_dict(encoder.to_dict()) == encoder
+    earlier = {"column": "x", "classes": ["a", "b"], "has_unknown_class": True}
+    assert LabelEncoder.from_dict(earlier).classes == ("a", "b", "unknown")
 
 
 def test_the_hash_seed_of_the_process_does_not_matter():

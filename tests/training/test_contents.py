@@ -122,7 +122,33 @@ def test_unknown_classes_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=r"bacth.*batch"):
         module(labels=["batch"], unknown_classes=["bacth"]).setup("fit")
     with pytest.raises(ValueError, match="hierarchy"):
-        LabelEncoder(column="c", classes=("a",), inner=("b",), leaves=((0,),), ontology="O", has_unknown_class=True)
+        LabelEncoder(column="c", classes=("a", "unknown"), inner=("b",), leaves=((0,),), ontology="O")
+
+
+def test_codes_of_a_reference_come_first_and_new_labels_after_them():
+    dm = module(sources(batch=list("zayxza")), labels=["batch"], unknown_classes="batch")
+    dm.extend_encoders({"batch": {"y": 0, "unknown": 1, "x": 2}})
+    assert dm.encoders == {"batch": {"y": 0, "unknown": 1, "x": 2, "a": 3, "z": 4}}
+    assert dm.label_codes[:, 0].tolist() == [2, 1, 0, 1, 1, 2, 2, 1, 0, 1, 4, 3, 0, 2, 4, 3]
+    again = module(sources(batch=list("bzaxyb")), labels=["batch"])
+    again.extend_encoders(dm.encoders)
+    assert again.encoders["batch"] == dm.encoders["batch"] | {"b": 5}
+    restored = module(sources(batch=list("zayxza")), labels=["batch"])
+    restored.load_state_dict(dm.state_dict())
+    assert np.array_equal(restored.label_codes, dm.label_codes)
+
+
+@pytest.mark.parametrize(
+    ("reference", "error", "message"),
+    [
+        ({"bacth": {"x": 0}}, KeyError, r"'bacth'.*'batch'"),
+        ({"batch": {"x": 0, "y": 2}}, ValueError, r"'batch' must be 0 … 1 .*got 0, 2"),
+        ({"batch": {"x": 0, "y": 0}}, ValueError, r"'batch' must be 0 … 1 .*got 0, 0"),
+    ],
+)
+def test_references_that_cannot_be_extended_are_refused(reference, error, message):
+    with pytest.raises(error, match=message):
+        module(labels=["batch"]).extend_encoders(reference)
 
 
 def test_layers_are_aligned_to_the_vocabulary():

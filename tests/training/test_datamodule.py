@@ -99,6 +99,43 @@ def test_loaders_work_without_a_trainer():
     dm.teardown("fit")
 
 
+def test_a_loader_of_any_rows_keeps_their_order_and_its_batch_size():
+    dm = module()
+    counts = np.concatenate([source.dense[:, np.argsort(source.var.index)] for source in sources()])
+    rows = [5, 2, 199, 2, 120]
+    made = [dm.ready(batch) for batch in dm.loader(rows, batch_size=2)]
+    assert [batch["row"].tolist() for batch in made] == [[5, 2], [199, 2], [120]]
+    assert np.array_equal(torch.cat([batch["x"] for batch in made]).numpy(), counts[rows])
+    assert len(dm.loader(np.arange(200, dtype=np.uint16))) == 13
+    assert [dm.loader(rows, 2, shared=shared).ranks for shared in (True, False)] == [(0, 1), (0, 1)]
+    split = module(rank=1, world_size=2)
+    assert [batch["row"].tolist() for batch in split.loader(rows, 2)] == [[199, 2], [2, 199]]
+    assert [batch["row"].tolist() for batch in split.loader(rows, 2, shared=False)] == [[5, 2], [199, 2], [120]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ([], ValueError, "rows is empty"),
+        ([True, False], TypeError, "row numbers; got bool"),
+        ([0, -1], IndexError, r"\[0, 200\); got -1 to 0"),
+        ([200], IndexError, "200"),
+    ],
+)
+def test_a_loader_of_rows_that_are_not_cells_is_refused(rows, error, message):
+    with pytest.raises(error, match=message):
+        module().loader(rows)
+
+
+def test_a_run_without_logs_leaves_no_files_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    pl.Trainer(logger=False, max_epochs=1, accelerator="cpu", **quiet).fit(Recorder(), module(split=scd.Split(val=0.1)))
+    assert not list(tmp_path.iterdir())
+    trainer(".").fit(Recorder(), module(split=scd.Split(val=0.1)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sampling.csv", "splits.json"]
+
+
 def test_labels_of_a_batch_are_those_of_its_rows():
     dm = module()
     obs = dm.collection.obs(["type", "donor"])
@@ -222,7 +259,7 @@ class Wrapped(pl.LightningDataModule):
 @pytest.mark.parametrize("weights_only", [False, True])
 def test_codes_of_a_checkpoint_hold_whatever_the_class_is_called(tmp_path, weights_only):
     run = trainer(tmp_path, limit_val_batches=0)
-    run.fit(Recorder(), module())
+    run.fit(Recorder(), module(split=scd.Split(val=0.1)))
     run.save_checkpoint(tmp_path / "run.ckpt", weights_only=weights_only)
     fewer = sources()[1:]
     fewer[0]._obs["type"] = pd.Categorical(["T cell", "NK cell"] * 40)
@@ -410,7 +447,7 @@ def test_loaders_that_nobody_uses_are_let_go(tmp_path):
 
     n_loaders = []
     options = {"max_epochs": 4, "reload_dataloaders_every_n_epochs": 1, "callbacks": [Count()], "limit_val_batches": 0}
-    trainer(tmp_path, **options).fit(Recorder(), module())
+    trainer(tmp_path, **options).fit(Recorder(), module(split=scd.Split(val=0.1)))
     assert n_loaders == [1, 1, 1, 1]
 
 
