@@ -133,6 +133,17 @@ class Collection:
         corpora = [corpus for part in parts if (corpus := corpus_of[id(part.source)]) is not None]
         return cls(vocabulary, parts, corpora or None, genes.tables)
 
+    def with_genes(self, genes: GeneAlignment) -> Collection:
+        """The same cells in the same order, aligned to another vocabulary; no source is opened again.
+
+        Raises:
+            GeneOverlapError: a source shares too few genes with the vocabulary.
+            ValueError: the vocabulary has no genes of an organism of the cells.
+        """
+        selections = [SourceSelection(source=part.source, rows=part.rows) for part in self.parts]
+        vocabulary, parts = align(selections, genes)
+        return type(self)(vocabulary, parts, self.corpora, genes.tables)
+
     def __len__(self) -> int:
         return int(self._starts[-1])
 

@@ -253,6 +253,24 @@ class DataModule(DataConfig, LightningDataModule):
         """{organism: gene ids}; joined in order it is ``genes``."""
         return self.collection.vocabulary.genes_dict
 
+    def use_genes(self, genes: Mapping[str, Sequence[str]]) -> None:
+        """Make ``genes``, such as those of a model, the vocabulary; loaders made before keep the earlier one.
+
+        Cells, labels and splits stay the same, and no source is opened again.
+
+        Args:
+            genes: {organism: gene ids} in the model's order.
+
+        Raises:
+            GeneOverlapError: a source shares too few genes with them, or is of another organism.
+        """
+        alignment = replace(
+            self.alignment or GeneAlignment(), vocabulary={name: list(ids) for name, ids in genes.items()}
+        )
+        self.__dict__["collection"] = self.collection.with_genes(alignment)
+        self.alignment = alignment
+        self.__dict__.pop("training_cells", None)  # these count values by the genes of their collection
+
     @cached_property
     def training_cells(self) -> CollectionCells:
         """The cells of the training split, as the sampling plan gets them."""

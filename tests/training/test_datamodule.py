@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import CombinedLoader
 
 import scdataloader as scd
-from scdataloader.errors import StateMismatchError
+from scdataloader.errors import GeneOverlapError, StateMismatchError
 from scdataloader.testing import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(30)]
@@ -81,6 +81,50 @@ def test_what_a_model_needs_to_know_is_there_right_after_construction():
     assert dm.genes_dict == {"NCBITaxon:9606": GENES}
     assert len(dm.collection) == 200
     assert len(dm.splits.val) == 40
+
+
+def test_the_genes_of_a_model_become_the_vocabulary_of_the_same_cells():
+    dm = module(split=scd.Split(val=0.2), sampling=scd.Sampling(by="type", cell_factors="nnz"))
+    before, splits, codes = dm.collection, dm.splits, dm.label_codes
+    next(iter(dm.train_dataloader()))
+    chosen = [GENES[7], GENES[2], "ENSG99999999999"]  # the last is measured by no source
+    dm.use_genes({"human": chosen})
+    assert dm.genes == chosen
+    assert dm.state_dict()["genes"] == {"NCBITaxon:9606": chosen}
+    assert dm.splits is splits
+    assert dm.label_codes is codes
+    for batch in (next(iter(dm.train_dataloader())), next(iter(dm.val_dataloader()))):
+        full = before.read(batch["row"].numpy()).to_scipy().toarray()
+        expected = np.column_stack([full[:, before.vocabulary.ids.index(gene)] for gene in chosen[:2]])
+        x = batch["x"].to_dense().numpy()
+        np.testing.assert_array_equal(x[:, :2], expected)
+        assert not x[:, 2].any()
+
+
+def test_genes_of_another_organism_are_refused_and_change_nothing():
+    dm = module()
+    with pytest.raises(GeneOverlapError, match=r"a is of NCBITaxon:9606.*NCBITaxon:10090"):
+        dm.use_genes({"mouse": ["ENSMUSG00000000001"]})
+    assert dm.genes == GENES
+
+
+def test_genes_keep_cells_of_mixed_organisms_and_corpora():
+    mixed = MemorySource(
+        "mixed",
+        named_values(40, 20, seed=1),
+        [*GENES[:10], *(f"ENSMUSG{i:011d}" for i in range(10))],
+        {"organism": ["human", "mouse"] * 20},
+    )
+    dm = scd.DataModule({"one": [mixed], "two": [sources()[0]]}, split=scd.Split(val=0.2, by="corpus"))
+    before = dm.collection
+    dm.use_genes({"mouse": ["ENSMUSG00000000003"], "human": [GENES[4]]})
+    assert [part.organism for part in dm.collection.parts] == [part.organism for part in before.parts]
+    assert dm.collection.corpora == before.corpora
+    rows = np.arange(len(before))
+    at = [before.vocabulary.ids.index(gene) for gene in dm.genes]
+    np.testing.assert_array_equal(
+        dm.collection.read(rows).to_scipy().toarray(), before.read(rows).to_scipy().toarray()[:, at]
+    )
 
 
 def test_loaders_work_without_a_trainer():
