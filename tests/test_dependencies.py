@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ BOUNDS = {"aiobotocore", "s3fs"}  # they bound what lamindb requires
 SERVER = {"flask", "flask-cors"}  # moto's server imports them
 PLUGINS = {"pytest-xdist", "setuptools"}  # pytest and pip load them
 # Environments of tests/consumers, and the modules of scdataloader.integrations that import what each offers.
-CONSUMERS = {"cellarium": ["cellarium"], "frameworks": ["huggingface"], "scprint": ["scprint"], "scvi": ["scvi"]}
+CONSUMERS = {"cellarium": ["cellarium"], "frameworks": ["huggingface", "jax"], "scprint": ["scprint"], "scvi": ["scvi"]}
 # Programs, and the line of the project's own files that runs or configures each of them.
 PROGRAMS = {
     "import-linter": ("Makefile", "lint-imports"),
@@ -121,7 +122,8 @@ def test_the_package_imports_what_it_requires():
 
 
 def test_the_package_imports_what_its_extras_offer():
-    extras = set(PROJECT["optional-dependencies"]) - {"dev", "docs", "test", "test-tools", *CONSUMERS}
+    of_integrations = {*CONSUMERS, *chain.from_iterable(CONSUMERS.values())}
+    extras = set(PROJECT["optional-dependencies"]) - {"dev", "docs", "test", "test-tools"} - of_integrations
     offered = modules(set().union(*(distributions(extra) for extra in extras)))
     _, calls = third_party("scdataloader", without="scdataloader/integrations")
     assert offered <= calls

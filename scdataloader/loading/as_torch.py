@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
 from scdataloader.loading.loader import Loader, Pass
@@ -22,7 +23,9 @@ class TorchLoader(DataLoader[Mapping[str, Any]]):
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
-        super().__init__(_Batches(), batch_sampler=_Steps(loader), collate_fn=_only)
+        # a pass of a DataLoader draws a seed, which would change the model's dropout by the global generator
+        own = torch.Generator()
+        super().__init__(_Batches(), batch_sampler=_Steps(loader), collate_fn=_only, generator=own)
 
     @property
     def sampler(self) -> DistributedSampler[Any]:

@@ -15,6 +15,8 @@ from scdataloader.types import CSRRows, RowBuffers
 
 _HEADROOM = 1.1
 """Factor by which buffers exceed the requested size, so that a slightly larger window fits as well."""
+_ALIGNMENT = 64
+"""Bytes of whose multiples arrays begin at: a cache line, and what JAX requires to share memory."""
 
 
 class BufferPool:
@@ -35,12 +37,14 @@ class BufferPool:
         self._lock = threading.Lock()
 
     def take(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
-        """An uninitialised array of ``size`` values."""
+        """An uninitialised array of ``size`` values, at a multiple of 64 bytes."""
         n_bytes = size * np.dtype(dtype).itemsize
         if self._process != os.getpid():  # the lock may have been held when this process was forked
             self._start()
         with self._lock:
-            return self._free(n_bytes)[:n_bytes].view(dtype)
+            buffer = self._free(n_bytes + _ALIGNMENT - 1)
+            start = -buffer.__array_interface__["data"][0] % _ALIGNMENT
+            return buffer[start : start + n_bytes].view(dtype)
 
     def _free(self, n_bytes: int) -> NDArray[np.uint8]:
         small = None

@@ -396,6 +396,14 @@ def test_batches_before_a_checkpoint_are_skipped_without_reading(collection, ski
     assert resumed.n_drawn == (100 - 16 * skipped if skipped < 7 else 0)
 
 
+def test_a_pass_of_torch_draws_no_global_random_number(collection):
+    as_torch = Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=16).as_torch()
+    before = torch.get_rng_state()
+    list(as_torch)
+    next(iter(skip_first_batches(as_torch, 2)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_accelerate_leaves_the_batches_of_a_rank_as_they_are(collection):
     loader = Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=16)
     prepared, as_torch = Accelerator(cpu=True).prepare(loader, loader.as_torch())

@@ -36,9 +36,16 @@ def test_memory_is_used_again():
     assert len(addresses) == 1
 
 
+def test_arrays_begin_at_multiples_of_64_bytes():
+    pool = BufferPool()
+    taken = [pool.take(n, np.uint8) for n in range(1, 300, 7)]
+    assert {address(array) % 64 for array in taken} == {0}
+    assert [len(array) for array in taken] == list(range(1, 300, 7))
+
+
 def test_no_more_is_kept_than_agreed():
-    pool = BufferPool(max_bytes=250)
-    taken = [pool.take(10, np.int64) for _ in range(9)]  # 88 bytes each, with headroom
+    pool = BufferPool(max_bytes=400)
+    taken = [pool.take(10, np.int64) for _ in range(9)]  # 157 bytes each, to be aligned and with headroom
     assert len(pool._buffers) == 2
     assert len({address(array) for array in taken}) == 9
 
