@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scdataloader.errors import GeneOverlapError
 from scdataloader.genes.features import genes_of
 from scdataloader.genes.gene_lists import gene_lists
 from scdataloader.genes.matching import NamedGenes, match_names
@@ -39,7 +40,7 @@ class GeneAlignment:
     Args:
         vocabulary: The model's genes, in order: a list of ids; {gene: number}, as in scGPT's vocab.json, whose special
             tokens (<pad>) are left out; a json, csv, tsv, text or parquet file of these; or a dictionary from organism
-            to any of these. None takes all genes of all sources, sorted by organism and id.
+            to any of these. None takes the genes of the sources, see ``join``, sorted by organism and id.
         organisms: Organism of sources that state none in obs or uns, or a wrong one: one for all, or a dictionary
             from source name (with wildcards, such as "placenta*" or, by folder, "mouse/*") to organism. Any usual name
             is accepted: "human", "Mus musculus", "NCBITaxon:6239".
@@ -52,6 +53,8 @@ class GeneAlignment:
             genes that a source shares with larger sources of its organism.
         feature_types: Types of the features to keep, where ``var["feature_types"]`` states them; by default those of
             genes ("Gene Expression"), so that antibodies are not in the depth of a cell. "all" keeps every feature.
+        join: Without a vocabulary: "outer" takes the genes of any source, "inner" those that all sources of their
+            organism have.
     """
 
     vocabulary: list[str] | dict[str, int] | dict[str, list[str]] | dict[str, str] | str | None = None
@@ -60,8 +63,13 @@ class GeneAlignment:
     tables: dict[str, str] | None = None
     min_overlap: float = 0.1
     feature_types: list[str] | str | None = None
+    join: Literal["outer", "inner"] = "outer"
 
     def __post_init__(self) -> None:
+        if self.join not in {"outer", "inner"}:
+            raise ValueError(f"join must be 'outer' or 'inner', got {self.join!r}")
+        if self.join == "inner" and self.vocabulary is not None:
+            raise ValueError("join='inner' has no effect with a vocabulary; omit one of the two")
         if not 0 <= self.min_overlap <= 1:
             raise ValueError(f"min_overlap must be a fraction from 0 to 1, got {self.min_overlap}")
         of_sources = self.organisms.values() if isinstance(self.organisms, Mapping) else filter(None, [self.organisms])
@@ -135,7 +143,26 @@ def align(
     if given is None:
         check_shared_genes(vocabulary, [(part.source.name, part.genes) for part in aligned], how.min_overlap, faults)
         faults.check(usable=aligned)
+    if how.join == "inner":
+        return align(selections, replace(how, vocabulary=_shared(vocabulary, aligned), join="outer"), faults)
     return vocabulary, aligned
+
+
+def _shared(vocabulary: GeneVocabulary, parts: Sequence[AlignedSource]) -> dict[str, list[str]]:
+    """{organism: genes that all its sources have}.
+
+    Raises:
+        GeneOverlapError: there are none.
+    """
+    shared = {}
+    for organism, (start, stop) in vocabulary.organisms.items():
+        of_organism = [part for part in parts if part.organism == organism]
+        in_all = np.logical_and.reduce([part.genes.measured for part in of_organism])[start:stop]
+        shared[organism] = [vocabulary.ids[start + at] for at in np.flatnonzero(in_all)]
+        if not shared[organism]:
+            names = shown(f"{part.source.name} ({part.genes.n_matched:,})" for part in of_organism)
+            raise GeneOverlapError(f"no gene of {organism} is in all its sources, {names}; use join='outer'")
+    return shared
 
 
 def _named_genes(selection: SourceSelection, how: GeneAlignment) -> Iterator[NamedGenes]:

@@ -247,6 +247,31 @@ def joint(codes: Sequence[NDArray[np.integer[Any]]], sizes: Sequence[int]) -> tu
     return joined, n_classes
 
 
+def joint_labels(columns: Sequence[pd.Series[Any]], separator: str) -> pd.Series[Any]:
+    """``(n,)`` categorical labels of cells that join their labels in several columns.
+
+    An unknown label is "unknown" in the joint one, which is that alone where all labels are unknown.
+    """
+    labels, codes = [], []
+    for values in columns:
+        names, of_cells = _factorize(values)
+        plain = [UNKNOWN if is_unknown(name) else name for name in names]
+        # the last entry is for the code -1 of a missing label
+        known, lut = np.unique(np.array([*plain, UNKNOWN], object), return_inverse=True)
+        labels.append(known)
+        codes.append(lut.astype(np.int32)[of_cells])
+    numbers, n_joint = joint(codes, [len(known) for known in labels])
+    example = np.empty(n_joint, np.int64)
+    example[numbers] = np.arange(len(numbers))
+    parts = [known[of_cells[example]] for known, of_cells in zip(labels, codes, strict=True)]
+    names = [
+        UNKNOWN if set(of_class) == {UNKNOWN} else separator.join(of_class) for of_class in zip(*parts, strict=True)
+    ]
+    # labels with a separator can join to the same text
+    distinct, lut = np.unique(np.array(names, object), return_inverse=True)
+    return pd.Series(pd.Categorical.from_codes(lut[numbers], pd.Index(distinct, dtype=object)))
+
+
 def _pair(first: NDArray[np.int32], second: NDArray[np.integer[Any]], size: int) -> NDArray[np.int64]:
     out = np.empty(len(first), dtype=np.int64)
     for part in _steps(len(first)):

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from scdataloader.collection.collection import Collection
 from scdataloader.errors import StateMismatchError
-from scdataloader.labels.encoder import UNKNOWN, LabelEncoder
+from scdataloader.labels.encoder import UNKNOWN, LabelEncoder, joint_labels
 from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.ontology.names import is_joint
 from scdataloader.runtime.messages import shown, suggestion
 
 logger = logging.getLogger(__name__)
+
+JOINT = "//"
+"""Joins the names of columns to the name of their joint labels, and their labels to the latter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +42,8 @@ class LabelTable:
     ) -> LabelTable:
         """Encoders of all labels that occur in a collection; columns in ``hierarchies`` have leaves and inner terms.
 
-        In the columns ``unknown_classes``, unknown is a separate class.
+        A column "a//b" is that of the joint labels of a and b; see `label_series`. In the columns ``unknown_classes``,
+        unknown is a separate class.
 
         Raises:
             KeyError: a column is in no source.
@@ -53,7 +57,9 @@ class LabelTable:
                 raise ValueError(
                     f"unknown_classes names {column!r}, which is not in labels; {suggestion(column, columns)}"
                 )
-        encoders = {column: fit_encoder(column, collection.column(column), hierarchies or {}) for column in columns}
+        encoders = {
+            column: fit_encoder(column, label_series(collection, column), hierarchies or {}) for column in columns
+        }
         for column in unknown_classes:
             encoders[column] = replace(encoders[column], classes=(*encoders[column].classes, UNKNOWN))
         return cls(encoders=encoders)
@@ -139,7 +145,7 @@ class LabelTable:
         for column, trained in self.encoders.items():
             encoder = trained
             try:
-                series = collection.column(column)
+                series = label_series(collection, column)
             except KeyError:
                 if not absent_ok:
                     raise
@@ -183,6 +189,26 @@ class LabelTable:
                 "name the same columns in the same order, or none"
             )
         return cls(encoders={column: LabelEncoder.from_dict(kept) for column, kept in state.items()})
+
+
+def columns_of(collection: Collection, column: str) -> list[str]:
+    """The columns of obs that a label column is made of: "a" and "b" for "a//b", unless a source has that column."""
+    is_own = any(column in part.source.obs_columns for part in collection.parts)
+    return [column] if is_own else column.split(JOINT)
+
+
+def label_series(collection: Collection, column: str) -> list[pd.Series[Any]]:
+    """A label column, part by part; for "a//b" the joint labels, such as "donor 1//10x 3' v3".
+
+    An unknown part of a joint label is "unknown"; the label itself is unknown where all parts are.
+
+    Raises:
+        KeyError: no source has a column.
+    """
+    columns = columns_of(collection, column)
+    if len(columns) == 1:
+        return collection.column(column)
+    return [joint_labels(of_part, JOINT) for of_part in zip(*map(collection.column, columns), strict=True)]
 
 
 def fit_encoder(column: str, parts: Sequence[pd.Series[Any]], hierarchies: Mapping[str, Hierarchy]) -> LabelEncoder:

@@ -48,7 +48,7 @@ class Split:
         val: Share of the cells for validation, from 0 to below 1.
         test: Share of the cells for test, from 0 to below 1.
         by: Column whose groups are not divided (donor, dataset); "source" is the source of a cell, unless obs has a
-            column of that name. None splits cell by cell.
+            column of that name; "a//b" are the joint labels of a and b. None splits cell by cell.
         seed: Seed of the split; the same seed gives the same split on every machine and rank.
         values: Instead of shares, the values of the column ``by`` for each part, one or a list:
             {"train": "train", "val": ["val", "dev"], "test": "holdout"}. Cells of other values are in no part; without

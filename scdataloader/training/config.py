@@ -33,7 +33,8 @@ class DataConfig:
         data: Paths or globs of .h5ad files, AnnData .zarr folders and stores, "lamindb:<collection key>", or what a
             plug-in has registered; one or a list; or {corpus: one or a list}, see `Mixture`. From Python also `Source`
             objects, lamindb collections and artifacts.
-        labels: Columns of the cell table whose codes every batch carries, in this order; one or a list.
+        labels: Columns of the cell table whose codes every batch carries, in this order; one or a list. "a//b" are the
+            joint labels of the columns a and b.
         where: Values that the cells must have: {column of obs: values}, or also {registry: labels} for data of lamindb;
             see `Collection.open`.
         hierarchies: Columns of labels, or to sample by, whose labels are terms of the ontologies of their ids; or

@@ -23,7 +23,7 @@ from scdataloader.collection.neighbours import NeighbourReader
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.kernels.draws.random import seed_of
 from scdataloader.labels.hierarchy import Hierarchies
-from scdataloader.labels.table import LabelTable
+from scdataloader.labels.table import LabelTable, columns_of
 from scdataloader.labels.targets import Missing, read_targets
 from scdataloader.loading.contents import Contents, check_neighbours, check_sizes
 from scdataloader.loading.loader import Loader
@@ -177,7 +177,8 @@ class DataModule(DataConfig, LightningDataModule):
         return self.splits_of(self.collection)
 
     @cached_property
-    def _label_table(self) -> LabelTable:
+    def label_table(self) -> LabelTable:
+        """The encoders of the columns ``labels``."""
         if self._trained:
             return LabelTable.from_dict(self._trained["encoders"], self.label_columns)
         return LabelTable.fit(self.collection, self.label_columns, self._hierarchies, self.unknown_classes or ())
@@ -190,7 +191,7 @@ class DataModule(DataConfig, LightningDataModule):
     @property
     def encoders(self) -> dict[str, dict[str, int]]:
         """{column: {label: code}}. Can be set to those of a trained model; labels that it does not have become -1."""
-        return {column: dict(encoder.encoder) for column, encoder in self._label_table.encoders.items()}
+        return {column: dict(encoder.encoder) for column, encoder in self.label_table.encoders.items()}
 
     @encoders.setter
     def encoders(self, encoders: Mapping[str, Mapping[str, int]]) -> None:
@@ -206,32 +207,32 @@ class DataModule(DataConfig, LightningDataModule):
             KeyError: a column is not in ``labels``.
             ValueError: a column has a hierarchy, or its codes are not 0 to one below the number of its labels.
         """
-        self._use(self._label_table.extending(reference))
+        self._use(self.label_table.extending(reference))
 
     @property
     def decoders(self) -> dict[str, dict[int, str]]:
         """{column: {code: label}}, -1 for unknown included."""
-        return {column: encoder.decoder for column, encoder in self._label_table.encoders.items()}
+        return {column: encoder.decoder for column, encoder in self.label_table.encoders.items()}
 
     @property
     def classes(self) -> dict[str, int]:
         """{column: number of classes}, in the order of the columns of ``labels`` in a batch; leaves alone."""
-        return {column: encoder.n_classes for column, encoder in self._label_table.encoders.items()}
+        return {column: encoder.n_classes for column, encoder in self.label_table.encoders.items()}
 
     @property
     def labels_hierarchy(self) -> dict[str, dict[int, list[int]]]:
         """{column: {code of a term above others: codes of the classes below it}}, of columns with a hierarchy."""
-        return {column: encoder.hierarchy for column, encoder in self._label_table.hierarchical.items()}
+        return {column: encoder.hierarchy for column, encoder in self.label_table.hierarchical.items()}
 
     @property
     def membership(self) -> dict[str, NDArray[np.bool_]]:
         """{column: (n_inner, n_classes) whether a class is below a term}; row i is code n_classes + i."""
-        return {column: encoder.membership for column, encoder in self._label_table.hierarchical.items()}
+        return {column: encoder.membership for column, encoder in self.label_table.hierarchical.items()}
 
     @cached_property
     def label_codes(self) -> NDArray[np.int32]:
         """(n, C) label codes of all cells."""
-        return self._label_table.codes(self.collection, self._hierarchies, absent_ok=self._absent_labels_are_unknown)
+        return self.label_table.codes(self.collection, self._hierarchies, absent_ok=self._absent_labels_are_unknown)
 
     @cached_property
     def target_values(self) -> NDArray[np.float32] | None:
@@ -308,8 +309,9 @@ class DataModule(DataConfig, LightningDataModule):
     def _log_classes(self) -> None:
         for column in self.label_columns:
             sources = [part.source for part in self.collection.parts]
-            lacking = dict.fromkeys(source.name for source in sources if column not in source.obs_columns)
-            if lacking and column not in self.collection.own_columns:
+            parts = set(columns_of(self.collection, column)) - set(self.collection.own_columns)
+            lacking = dict.fromkeys(source.name for source in sources if parts - set(source.obs_columns))
+            if lacking:
                 logger.warning("no column %r in %s: the labels of these cells are unknown (-1)", column, shown(lacking))
         drawn = self.drawn_classes
         if drawn is not None:
@@ -385,7 +387,7 @@ class DataModule(DataConfig, LightningDataModule):
         """State for a checkpoint: label encoders, vocabulary, and fingerprints of the data and the split."""
         return {
             STATE_KEY: STATE_VERSION,
-            "encoders": self._label_table.to_dict(),
+            "encoders": self.label_table.to_dict(),
             "genes": self.genes_dict,
             "fingerprint": self.collection.fingerprint,
             "sources": self._fingerprints,
@@ -424,7 +426,7 @@ class DataModule(DataConfig, LightningDataModule):
         return self.splits.record()
 
     def _use(self, table: LabelTable) -> None:
-        self.__dict__["_label_table"] = table
+        self.__dict__["label_table"] = table
         self.__dict__.pop("label_codes", None)
 
     def _tally(self) -> Tally:

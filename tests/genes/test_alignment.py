@@ -39,6 +39,22 @@ def opened(*sources, **options):
 # ------------------------------------------------------------------------------------------- genes that sources share
 
 
+def test_an_inner_join_has_the_genes_of_all_sources_of_an_organism():
+    mouse = [name.replace("ENSG", "ENSMUSG") for name in IDS]
+    data = [source("a", IDS[5:]), source("b", IDS[:40][::-1]), source("c", mouse[:9]), source("d", mouse[3:])]
+    collection = opened(*data, join="inner")
+    assert collection.vocabulary.genes_dict == {HUMAN: IDS[5:40], MOUSE: mouse[3:9]}
+    rows = collection.cells(np.array([4])).x  # the second cell of b
+    dense = np.zeros(len(collection.vocabulary), np.float32)
+    dense[rows.indices] = rows.data
+    assert np.array_equal(dense[6:], data[1].dense[1][::-1][5:40])
+    with pytest.raises(GeneOverlapError, match=r"no gene of NCBITaxon:9606 .*a \(20\), b \(20\)"):
+        opened(source("a", IDS[:20]), source("b", IDS[20:40]), join="inner", min_overlap=0.0)
+    for options in ({"join": "iner"}, {"join": "inner", "vocabulary": IDS}):
+        with pytest.raises(ValueError, match="join"):
+            GeneAlignment(**options)
+
+
 @pytest.mark.parametrize(
     ("groups", "odd"),
     [

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scdataloader.labels.encoder import LabelEncoder, joint
+from scdataloader.labels.encoder import LabelEncoder, joint, joint_labels
 
 
 def fit(*parts, column="cell_type"):
@@ -149,7 +149,7 @@ def test_classes_of_a_reference_keep_their_order():
 
 def test_the_hash_seed_of_the_process_does_not_matter():
     program = (
-        "import pandas as pd; from scdataloader.labels.encoder import LabelEncoder;"
+        "import pandas as pd; from scdataloader.labels.encoder import joint_labels, LabelEncoder;"
         "print(LabelEncoder.fit('x', [pd.Series([f'label {i}' for i in range(50)])]).classes)"
     )
     outputs = {
@@ -169,6 +169,14 @@ def test_real_labels(real_data):
     codes = encoder.encode(obs["cell_type_ontology_term_id"])
     assert encoder.n_classes == 21
     assert [encoder.decoder[code] for code in codes.tolist()] == obs["cell_type_ontology_term_id"].tolist()
+
+
+def test_joint_labels_keep_unknown_parts():
+    given = pd.Categorical(["d2", None, "d1", "unknown", "d1"], categories=["d2", "d1", "unused", "unknown"])
+    joined = joint_labels([pd.Series(given), pd.Series([1.0, 2.0, np.nan, np.nan, 1.0])], "//")
+    assert joined.tolist() == ["d2//1", "unknown//2", "d1//unknown", "unknown", "d1//1"]
+    assert sorted(joined.cat.categories) == sorted(joined)
+    assert joint_labels([pd.Series(["a//b", "a"]), pd.Series(["c", "b//c"])], "//").tolist() == ["a//b//c"] * 2
 
 
 def test_joint_classes_are_those_that_occur_in_the_order_of_their_codes():

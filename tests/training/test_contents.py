@@ -138,6 +138,22 @@ def test_codes_of_a_reference_come_first_and_new_labels_after_them():
     assert np.array_equal(restored.label_codes, dm.label_codes)
 
 
+def test_several_columns_are_one_label_column(caplog):
+    dm = module(labels=["batch//source"], split=scd.Split(by="source//batch", val=0.3))
+    dm.setup("fit")
+    assert dm.decoders["batch//source"][1] == "unknown//b"
+    names = [dm.decoders["batch//source"][code] for code in dm.label_codes[:, 0]]
+    assert names[:6] == ["x//a", "unknown//a", "y//a", "unknown//a", "unknown//a", "x//a"]
+    assert {name.endswith("b") for name in names[10:]} == {True}
+    groups = set(dm.splits.groups["val"])
+    assert groups == {"//".join(names[row].split("//")[::-1]) for row in dm.splits.val}
+    assert "no column" not in caplog.text
+    module(sources(batch=None), labels=["batch//source"]).setup("fit")
+    assert "no column 'batch//source' in b" in caplog.text
+    with pytest.raises(KeyError, match="bacth"):
+        _ = module(labels=["bacth//source"]).classes
+
+
 @pytest.mark.parametrize(
     ("reference", "error", "message"),
     [
