@@ -35,7 +35,7 @@ quickstart: $(VENV)/.installed-test  ## train a small classifier on real cells
 	$(RUN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-test  ## run the tests
-	$(RUN)/python -m pytest -n logical --dist loadgroup $(ARGS)
+	$(RUN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-consumers: $(CONSUMERS:%=test-%)  ## run the tests with other libraries: test-scvi, test-scprint, ...
 

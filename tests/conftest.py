@@ -42,14 +42,23 @@ os.environ["AWS_MAX_ATTEMPTS"] = "1"
 os.environ["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
 os.environ.pop("LAMIN_CURRENT_INSTANCE", None)
 
+# The processes of pytest-xdist share the cores. Threads of torch are waited for actively, and would delay each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # anndata warns about its own defaults for zarr.
 ad.settings.zarr_write_format = 3
 ad.settings.auto_shard_zarr_v3 = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run first what needs a lamindb instance that no other test has filled."""
-    items.sort(key=lambda item: item.get_closest_marker("fresh_instance") is None)
+    """Run first the files that need a lamindb instance that no other test has filled, then those with slow tests.
+
+    Files are shared out to the processes of pytest-xdist in this order, so that no process ends long after the others.
+    """
+    fresh, slow = (
+        {item.path for item in items if item.get_closest_marker(marker)} for marker in ("fresh_instance", "slow")
+    )
+    items.sort(key=lambda item: (item.path not in fresh, item.path not in slow))
 
 
 @pytest.fixture(scope="session")

@@ -150,6 +150,7 @@ def test_a_command_leaves_nothing_behind_to_complain_of(working):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_goes_on(working):
     raw(working / "raw", 2)
     written(working / "raw" / "1.h5ad", cells(IDS, 7))

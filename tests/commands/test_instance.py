@@ -29,6 +29,7 @@ def instance(tmp_path: Path):
     return run
 
 
+@pytest.mark.slow
 def test_from_nothing_to_terms(instance, tmp_path: Path) -> None:
     code, out, err = instance("init", "--storage", "db")
     assert (code, err) == (0, "")

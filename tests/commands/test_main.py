@@ -555,6 +555,7 @@ sys.exit(sum(main([command, *options]) for command in ("validate", "test", "pred
 """
 
 
+@pytest.mark.slow
 def test_commands_run_on_two_processes(config, tmp_path):
     fit = [sys.executable, "-m", "scdataloader", "fit", "--config", config, "--trainer.devices", "2"]
     done = subprocess.run(fit, capture_output=True, text=True, timeout=400, check=False)

@@ -29,6 +29,7 @@ def run(folder, home):
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=folder.parent)
 
 
+@pytest.mark.slow
 def test_it_trains_twice_and_compares(tmp_path):
     home = tmp_path / "home"
     earlier = tmp_path / "quickstart" / "data"

@@ -30,6 +30,7 @@ def outputs(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.h5ad")}
 
 
+@pytest.mark.slow
 def test_runs_skip_what_is_done_and_one_file_does_not_stop_the_others(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "scdataloader")
     monkeypatch.chdir(tmp_path)

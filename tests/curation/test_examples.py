@@ -17,7 +17,7 @@ LABEL = "cell_type_ontology_term_id"
 
 pytestmark = [
     pytest.mark.filterwarnings("default"),  # of libraries in processes of their own
-    pytest.mark.xdist_group("examples"),  # which share the curated files
+    pytest.mark.slow,
 ]
 
 

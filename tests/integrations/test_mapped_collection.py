@@ -338,6 +338,7 @@ def keep_items(items: list) -> list:
     return items
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers(files, mapped, context) -> None:
     arguments = {"obs_keys": OBS, "obsm_keys": "pca", "layers_keys": ["X", "raw.X"]}

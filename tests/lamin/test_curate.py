@@ -15,6 +15,7 @@ from tests.curation.helpers import raw
 pytestmark = pytest.mark.filterwarnings("default")  # of libraries in worker processes
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_registered_and_what_is_new_makes_a_version(tmp_path, lamin, caplog):
     caplog.set_level("INFO", "scdataloader")
     paths = raw(tmp_path / "raw")

@@ -345,6 +345,7 @@ def test_a_database_that_is_locked_for_a_while_is_waited_for(
     assert len(Collection.open(f"lamindb:{key}", where={"cell_types": B})) == 2
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_all_is_registered_or_nothing(lamin: ModuleType, storage: Path, key: str) -> None:
     kill_at_each_step(storage, key, LAMIN_CURRENT_INSTANCE=lamin.setup.settings.instance.slug)
 

@@ -223,6 +223,7 @@ def test_a_file_of_two_collections_is_replaced_in_either(lamin, made, key) -> No
     assert members(lamin, key) == [("a.h5ad", "a0")]
 
 
+@pytest.mark.slow
 def test_curated_by_relative_then_absolute_path_then_moved(lamin, tmp_path, monkeypatch, key) -> None:
     monkeypatch.chdir(tmp_path)
     genes = table(tmp_path)

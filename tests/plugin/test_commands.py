@@ -81,6 +81,7 @@ def test_fit_by_class_path_resumes_in_the_middle_of_an_epoch(by_name, tmp_path):
     assert read(tmp_path / "seen.jsonl") == seen[7:]
 
 
+@pytest.mark.slow
 def test_two_ranks_share_the_stream(by_name, tmp_path):
     data = BY_NAME | {"batch_size": 8}
     run("fit", "--config", configuration(tmp_path, data, devices=2, strategy="ddp", enable_checkpointing=False))

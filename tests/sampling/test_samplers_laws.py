@@ -163,6 +163,7 @@ def test_no_global_generator_is_read_or_written():
     assert np.array_equal(first, WeightedSampler(np.arange(9.0), num_samples=50).draw(0, 0, 50))
 
 
+@pytest.mark.slow
 def test_two_processes_with_other_hash_seeds_draw_the_same():
     code = (
         "import numpy as np; from scdataloader.sampling.samplers import *;"

@@ -266,6 +266,7 @@ def test_there_and_back_again(tmp_path, layout, form):
         assert (adata.X != expected.X).nnz == 0
 
 
+@pytest.mark.slow
 def test_real_files_there_and_back_again(tmp_path, real_data):
     paths = sorted(real_data.glob("*.h5ad"))
     store = convert(paths, tmp_path / "s.cells", layout="shuffled", n_processes=1)

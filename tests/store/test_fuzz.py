@@ -143,6 +143,7 @@ def test_damage_that_no_checksum_shows_ends_in_an_error_or_in_other_values(child
     children[which].run({"steps": damage, "seal": seal, "how": how})
 
 
+@pytest.mark.slow
 @cases(1500)
 @given(
     which=st.integers(0, 2),

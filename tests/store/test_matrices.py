@@ -167,6 +167,7 @@ def test_an_interrupted_conversion_keeps_finished_shards(tmp_path, out, layout, 
     assert tree(out) == whole
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_in_two_processes_is_finished_by_the_same_command(tmp_path, out):
     paths = write_files(tmp_path, (40, 30))
     code = (

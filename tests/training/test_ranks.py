@@ -45,8 +45,7 @@ GLOBAL_BATCH = 16
 STEPS_PER_EPOCH = 4
 EPOCHS = 3
 
-# All in one process of pytest-xdist: the fits of the fixtures take 20 seconds.
-pytestmark = pytest.mark.xdist_group("ranks")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

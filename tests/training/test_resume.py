@@ -190,6 +190,7 @@ def test_a_fit_that_an_error_ended_goes_on_with_the_batch_that_it_did_not_train_
     assert rest == whole[n_kept:]
 
 
+@pytest.mark.slow
 def test_what_a_signal_ended_goes_on_in_another_process(cells, whole, tmp_path):
     # One is killed after its seventh batch, with a checkpoint of its sixth; one is asked to end before its sixth.
     keep = ModelCheckpoint(tmp_path / "killed", every_n_train_steps=2, save_last=True)

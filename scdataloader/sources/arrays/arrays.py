@@ -39,6 +39,13 @@ def working_dtype(stored: np.dtype[Any], name: str) -> np.dtype[Any]:
     return stored.newbyteorder("=")
 
 
+def read_only(values: NDArray[Any]) -> NDArray[Any]:
+    """A view that cannot be written to. numba compiles a kernel twice if it gets both kinds of arrays."""
+    view = values.view()
+    view.flags.writeable = False
+    return view
+
+
 class Chunks(Protocol):
     """The chunks of an array."""
 
@@ -70,9 +77,9 @@ class ChunkedArray:
         return tuple(-(-n // step) for n, step in zip(self.shape, self.chunk_shape, strict=True))
 
     def load(self, numbers: Sequence[int], sizes: Sequence[int]) -> Iterator[NDArray[Any]]:
-        """As `Chunks.load`, of dtype ``dtype``."""
+        """As `Chunks.load`, of dtype ``dtype`` and read-only."""
         for values in self.chunks.load(numbers, sizes):
-            yield values.astype(self.dtype, copy=False)
+            yield read_only(values.astype(self.dtype, copy=False))
 
     def sample(self, n_places: int, n_bytes: int) -> Iterator[bytes]:
         """Bytes of ``n_places`` chunks, evenly strided over the array, or more of each of fewer chunks."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.mapping import FileWatch, MappedFile, map_file
-from scdataloader.sources.arrays.arrays import MappedArray, ends_of
+from scdataloader.sources.arrays.arrays import MappedArray, ends_of, read_only
 
 
 class FileMap:
@@ -160,4 +160,4 @@ class Pieces:
     @classmethod
     def one(cls, values: NDArray[Any]) -> Self:
         """A contiguous array as one piece."""
-        return cls(values=values, begins=np.zeros(1, np.int64), length=max(1, values.size))
+        return cls(values=read_only(values), begins=np.zeros(1, np.int64), length=max(1, values.size))

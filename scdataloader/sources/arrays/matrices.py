@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from scdataloader.kernels.rows import gather
 from scdataloader.runtime.memory import BufferPool
-from scdataloader.sources.arrays.arrays import ChunkedArray
+from scdataloader.sources.arrays.arrays import ChunkedArray, read_only
 from scdataloader.sources.arrays.fetch import ChunkCache, ChunkRequest, fetch
 from scdataloader.sources.arrays.mapped import Pieces
 from scdataloader.types import CSRMatrix
@@ -176,7 +176,7 @@ class MappedDense(DenseReader):
     """A dense matrix that is mapped into memory."""
 
     def __init__(self, values: NDArray[Any]) -> None:
-        self._values = values
+        self._values = read_only(values)
 
     def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> StoredRows:
         """As `Reader.read`."""
@@ -197,11 +197,11 @@ class ChunkedDense(DenseReader):
 
     def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> StoredRows:
         """As `Reader.read`. No more than a band per thread is in memory with its zeros."""
-        nothing = np.empty((0, self._array.shape[1]), np.float32)
+        nothing = read_only(np.empty((0, self._array.shape[1]), np.float32))
         bands = [_nonzero(nothing, rows[:0], buffers, dtype)] * len(np.unique(rows // self._array.chunk_shape[0]))
 
         def take_band(band: int, block: NDArray[Any], _: NDArray[np.int64]) -> int:
-            bands[band] = _nonzero(block, np.arange(len(block)), buffers, dtype)
+            bands[band] = _nonzero(read_only(block), np.arange(len(block)), buffers, dtype)
             return bands[band].flags
 
         back = self._read_bands(rows, take_band)
