@@ -3,6 +3,7 @@
 False alarms: each chi-square is compared with the quantile that chance passes once in 10⁵ times; the seeds are fixed.
 """
 
+import os
 import subprocess
 import sys
 
@@ -174,7 +175,11 @@ def test_two_processes_with_other_hash_seeds_draw_the_same():
     )
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for seed in ("1", "2")
     }

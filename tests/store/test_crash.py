@@ -21,9 +21,9 @@ from tests.store.conversions import tree, write_files
 
 pytestmark = pytest.mark.slow
 
-N_RANDOM = 12
+N_RANDOM = 8
 """Kills at random moments, for each of the cases below; those before each event come on top."""
-EVERY = 5
+EVERY = 8
 """Of the events, so many apart, each case starting at another one."""
 CASES = {
     "convert": ({}, None),

@@ -191,6 +191,8 @@ def test_a_fit_that_an_error_ended_goes_on_with_the_batch_that_it_did_not_train_
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.filterwarnings(r"ignore:`?.fit\(ckpt_path=")
 def test_what_a_signal_ended_goes_on_in_another_process(cells, whole, tmp_path):
     # One is killed after its seventh batch, with a checkpoint of its sixth; one is asked to end before its sixth.
     keep = ModelCheckpoint(tmp_path / "killed", every_n_train_steps=2, save_last=True)
@@ -206,11 +208,11 @@ def test_what_a_signal_ended_goes_on_in_another_process(cells, whole, tmp_path):
     assert killed[0]["train"] == whole[:7]
     assert ended[0]["train"] == whole[:6]  # Lightning finishes the batch
 
-    kept_by = {tmp_path / "killed" / "last.ckpt": [keep], tmp_path / "ended" / "on_exception.ckpt": []}
-    again = [{"ckpt": path, "callbacks": callbacks} for path, callbacks in kept_by.items()]
-    own = tmp_path / "processes" / "again"
-    ((after_kill, after_end),) = finish([start([run | about for run in again], own)], [own])
-    assert after_kill["train"] == after_end["train"] == whole[6:]
+    for path, callbacks in (
+        (tmp_path / "killed" / "last.ckpt", [keep]),
+        (tmp_path / "ended" / "on_exception.ckpt", []),
+    ):
+        assert fit(cells, ckpt=path, callbacks=callbacks, default_root_dir=tmp_path)["train"] == whole[6:]
 
 
 # ------------------------------------------------------------------------------------------------------ plain PyTorch
