@@ -517,8 +517,11 @@ class HasEvaluation(Protocol):
     """A plan with another one for the cells of validation and test, which otherwise come one by one in order."""
 
     @property
-    def evaluation(self) -> SamplingPlan:
-        """The plan; every pass over its first epoch draws each cell at least once, if it can be drawn at all."""
+    def evaluation(self) -> SamplingPlan | None:
+        """The plan; every pass over its first epoch draws each cell at least once, if it can be drawn at all.
+
+        None for cells one by one in order.
+        """
 
 
 class DrawnClasses(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.draws.mixing import MOST_WINDOWS, ONE, STEP, draw_corpora, floor_sum, interleave
 from scdataloader.kernels.draws.random import derive_key, seed_of
-from scdataloader.protocols import DescribesClasses, DrawsSets, Sampler, SamplingPlan, TrainingCells
+from scdataloader.protocols import DescribesClasses, DrawsSets, HasEvaluation, Sampler, SamplingPlan, TrainingCells
 from scdataloader.runtime.messages import counted, did_you_mean, message_of, shown
 from scdataloader.sampling.options import Sampling
 from scdataloader.sampling.samplers import check_range, stream_fingerprint
@@ -87,6 +87,16 @@ class Mixture:
             return []
         return list(self.sampling.values()) if isinstance(self.sampling, Mapping) else [self.sampling]
 
+    @property
+    def evaluation(self) -> EveryCorpus | None:
+        """The plan of validation and test cells: those of the corpora's plans, one after the other.
+
+        None, which is each cell once in order, unless each given plan has one.
+        """
+        if not self.plans or not all(isinstance(plan, HasEvaluation) and plan.evaluation for plan in self.plans):
+            return None
+        return EveryCorpus(mixture=self)
+
     def describe(self, cells: TrainingCells) -> MixedCorpora:
         """The corpora and their shares.
 
@@ -98,7 +108,7 @@ class Mixture:
         codes = np.asarray(cells.corpus, np.int32)
         sizes, summaries = np.bincount(codes, minlength=len(names) + 1), []
         for number, name in enumerate(names):
-            plan = self._plan(name)
+            plan = self.plan_of(name)
             if not schedule[:, number].any() or not isinstance(plan, DescribesClasses):
                 continue
             drawn = _about(name, plan.describe, _of_corpus(cells, number))
@@ -123,7 +133,7 @@ class Mixture:
             }
             made = None
             if schedule[:, number].any():
-                made = _about(name, self._plan(name).sampler, _of_corpus(cells, number), **options)
+                made = _about(name, self.plan_of(name).sampler, _of_corpus(cells, number), **options)
             samplers.append(made)
         drawn = [sampler for sampler in samplers if sampler is not None]
         return MixtureSampler(
@@ -134,7 +144,8 @@ class Mixture:
             seed=seed,
         )
 
-    def _plan(self, corpus: str) -> SamplingPlan:
+    def plan_of(self, corpus: str) -> SamplingPlan:
+        """The plan of a corpus."""
         if isinstance(self.sampling, Mapping):
             return self.sampling.get(corpus, Sampling())
         return self.sampling or Sampling()
@@ -189,6 +200,24 @@ class Mixture:
         return np.asarray(schedule / schedule.sum(axis=1, keepdims=True), np.float64)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EveryCorpus:
+    """The cells of every corpus by the evaluation of its plan, one corpus after the other."""
+
+    mixture: Mixture
+
+    def sampler(self, cells: TrainingCells, *, seed: int = 0, global_batch_size: int = 1) -> SamplersInTurn:
+        """The sampler, of the corpora that have cells; see `Mixture.sampler`."""
+        samplers = []
+        for number, name in enumerate(cells.corpus_names):
+            some, plan = _of_corpus(cells, number), self.mixture.plan_of(name)
+            if not len(some.rows):
+                continue
+            plan = plan.evaluation if isinstance(plan, HasEvaluation) and plan.evaluation else plan
+            samplers.append(_about(name, plan.sampler, some, seed=seed, global_batch_size=global_batch_size))
+        return SamplersInTurn(samplers)
+
+
 def _of_corpus(cells: TrainingCells, number: int) -> SelectedCells:
     return SelectedCells(cells, np.flatnonzero(cells.corpus == number))
 
@@ -226,15 +255,7 @@ class MixtureSampler:
         seed: int = 0,
     ) -> None:
         self.seed = seed_of(seed)
-        sizes = [
-            (sampler.set_size, sampler.n_controls) if isinstance(sampler, DrawsSets) else (1, 0)
-            for sampler in samplers
-            if sampler is not None
-        ]
-        if len(set(sizes)) > 1:
-            listed = ", ".join(f"{size} cells, {n_controls} of them controls" for size, n_controls in sizes)
-            raise ValueError(f"the corpora of a mixture must have equal sets; got sets of {listed}")
-        self.set_size, self.n_controls = sizes[0]
+        self.set_size, self.n_controls = _sets_of(sampler for sampler in samplers if sampler is not None)
         if window % self.set_size:
             raise ValueError(
                 f"a window of {window:,} draws does not hold whole sets of {self.set_size:,} cells; use a multiple, "
@@ -307,6 +328,49 @@ class MixtureSampler:
                 total = [sum(pair) for pair in zip(total, np.diff([0, *ends]).tolist(), strict=True)]
             self._begun = begun = (epoch, total)
         return begun[1]
+
+
+class SamplersInTurn:
+    """All draws of some samplers, one sampler after the other.
+
+    Args:
+        samplers: The samplers, at least one.
+
+    Raises:
+        ValueError: they draw sets of different sizes.
+    """
+
+    def __init__(self, samplers: Sequence[Sampler]) -> None:
+        self.set_size, self.n_controls = _sets_of(samplers)
+        self._samplers = tuple(samplers)
+        self._ends = np.cumsum([sampler.num_samples for sampler in samplers]).tolist()
+        self.num_samples = int(self._ends[-1])
+        fingerprints = " ".join(stream_fingerprint(sampler) for sampler in samplers)
+        self.fingerprint = hashlib.blake2b(f"in turn {fingerprints}".encode(), digest_size=16).hexdigest()
+
+    def draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Rows drawn at positions ``[start, stop)``."""
+        check_range(start, stop, self.num_samples)
+        drawn = []
+        for sampler, end in zip(self._samplers, self._ends, strict=True):
+            begin = end - sampler.num_samples
+            first, last = max(start, begin), min(stop, end)
+            if first < last:
+                drawn.append(sampler.draw(epoch, first - begin, last - begin))
+        return np.concatenate([np.empty(0, np.int64), *drawn])
+
+
+def _sets_of(samplers: Iterable[Sampler]) -> tuple[int, int]:
+    """Size of the sets of some samplers, and how many of a set are controls; 1 and 0 for single cells.
+
+    Raises:
+        ValueError: those of the samplers differ.
+    """
+    sizes = [(each.set_size, each.n_controls) if isinstance(each, DrawsSets) else (1, 0) for each in samplers]
+    if len(set(sizes)) > 1:
+        listed = ", ".join(f"{size} cells, {n_controls} of them controls" for size, n_controls in sizes)
+        raise ValueError(f"the corpora of a mixture must have equal sets; got sets of {listed}")
+    return sizes[0]
 
 
 def _floor_sum(n: int, b: int) -> int:

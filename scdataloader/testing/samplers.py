@@ -245,10 +245,11 @@ def check_plan(
         return made
 
     check_sampler(sampler, rows=cells.rows, max_draws=max_draws)
-    if isinstance(plan, HasEvaluation):
-        about.require_members(plan.evaluation, SamplingPlan)
+    evaluation = plan.evaluation if isinstance(plan, HasEvaluation) else None
+    if evaluation is not None:
+        about.require_members(evaluation, SamplingPlan)
         options = {"seed": 3, "global_batch_size": global_batch_size}
-        check_sampler(lambda: plan.evaluation.sampler(cells, **options), rows=cells.rows, max_draws=max_draws)
+        check_sampler(lambda: evaluation.sampler(cells, **options), rows=cells.rows, max_draws=max_draws)
     if isinstance(plan, DescribesClasses):
         _check_classes(about, about.call("describe(cells)", plan.describe, cells), cells, sampler())
 

@@ -433,14 +433,14 @@ class DataModule(DataConfig, LightningDataModule):
         return Tally.of(self.drawn_classes, self.splits.train, len(self.collection))
 
     def _evaluated(self, rows: NDArray[np.int64]) -> Loader | list[Loader]:
-        plan = self.plan
         if not len(rows):
             return []  # to Lightning, no loader
-        if not isinstance(plan, HasEvaluation):
+        plan = self.plan.evaluation if isinstance(self.plan, HasEvaluation) else None
+        if plan is None:
             return self.loader(rows)
         cells = CollectionCells(self.collection, rows, self._hierarchies)
         # picklable, as loaders are
-        return self._loader(partial(self._evaluation_sampler, plan.evaluation, cells), training=False)
+        return self._loader(partial(self._evaluation_sampler, plan, cells), training=False)
 
     @cached_property
     def _is_training(self) -> NDArray[np.bool_]:

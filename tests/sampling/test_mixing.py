@@ -285,6 +285,34 @@ def test_corpora_are_needed_and_have_cells(data, cells):
     check_sampler(lambda: plan.sampler(some, global_batch_size=16), rows=some.rows)
 
 
+def test_validation_is_in_sets_of_each_corpus(cells):
+    """Every cell that is in a group at least once, corpus by corpus, by the plans' own evaluation."""
+    some = CollectionCells(cells._collection, np.setdiff1d(np.arange(400), np.arange(110, 360)))  # none of "census"
+    sampler = PLANS["sets"].evaluation.sampler(some, seed=1, global_batch_size=16)
+    check_sampler(lambda: PLANS["sets"].evaluation.sampler(some, seed=1, global_batch_size=16), rows=some.rows)
+    drawn = sampler.draw(0, 0, sampler.num_samples).reshape(-1, 4)
+    corpus = np.asarray(CollectionCells(cells._collection, np.arange(400)).corpus)[drawn]
+    assert (corpus == corpus[:, :1]).all()
+    assert (np.diff(corpus[:, 0]) >= 0).all()
+    codes, _ = some.classes(["type", "donor"])
+    assert set(drawn.ravel()) == set(some.rows[codes >= 0])
+    by_row = dict(zip(some.rows.tolist(), codes.tolist(), strict=True))
+    assert all(len({by_row[row] for row in rows}) == 1 for rows in drawn.tolist())
+    assert PLANS["natural"].evaluation is None
+    assert PLANS["own plans"].evaluation is None
+
+
+def test_a_module_validates_a_mixture_of_sets_in_sets(data):
+    dm = scd.DataModule(data, labels=["type"], sampling=PLANS["sets"], split=scd.Split(val=0.2), batch_size=8)
+    loaders = dm.train_dataloader(), dm.val_dataloader()
+    assert all(len(batch["row"]) == 8 for loader in loaders for batch in list(loader)[:-1])
+    validated = np.concatenate([batch["row"] for batch in loaders[1]])
+    codes, _ = CollectionCells(dm.collection, dm.splits.val).classes(["type", "donor"])
+    assert set(validated.tolist()) == set(dm.splits.val[codes >= 0].tolist())
+    single = scd.DataModule(data, sampling=Mixture(), split=scd.Split(val=0.2), batch_size=8)
+    assert np.concatenate([batch["row"] for batch in single.val_dataloader()]).tolist() == single.splits.val.tolist()
+
+
 def test_ranks_and_resume(cells):
     """S5 and S6, by a real loader."""
 
