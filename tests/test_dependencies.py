@@ -17,6 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 MODULES = {
     "cellarium-ml": "cellarium",
     "psycopg2-binary": "psycopg2",
+    "pyro-ppl": "pyro",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
     "scvi-tools": "scvi",
