@@ -585,6 +585,9 @@ class BatchContext:
     """How many cells at the end of each set are controls of the others."""
     gene_tables: Mapping[str, str] = field(default_factory=dict)
     """{organism: path} of the user's gene tables, see `GeneAlignment`; other organisms have those of the package."""
+    medians: Callable[[], Mapping[str, float]] | None = None
+    """Computes {gene id: median}, see `compute_medians`, over the training cells, or returns those of the checkpoint;
+    None where training cells are not known."""
 
 
 @runtime_checkable
@@ -656,6 +659,14 @@ class Densifies(Protocol):
     @property
     def densify(self) -> Sequence[str]:
         """Keys of its batches whose tensors are sparse CSR."""
+
+
+@runtime_checkable
+class HasTokens(Protocol):
+    """A collate function, before `Binds.bind`, that makes tokens of a dictionary."""
+
+    def token_dictionary(self, vocabulary: Vocabulary) -> Mapping[str, int]:
+        """{gene or special token: token}; the command line sets ``n_tokens`` and ``pad_token`` of a model by it."""
 
 
 # The command line accepts a class as one of these only if its annotations are those of the protocol, or if those are

@@ -113,3 +113,17 @@ def check_genes(saved: Mapping[str, Sequence[str]], genes: Mapping[str, Sequence
             f"{sum(map(len, genes.values())):,} others; give checkpoint= to the DataModule to align the data to them, "
             f'or give them as alignment.vocabulary (in the checkpoint under "{STATE_KEY}", "genes")'
         )
+
+
+def saved_medians(state: Mapping[str, Any]) -> dict[str, float]:
+    """The medians of genes over the training cells of a run.
+
+    Raises:
+        StateMismatchError: the run did not compute them.
+    """
+    if "medians" not in state:
+        raise StateMismatchError(
+            "the checkpoint has no medians of genes, since its run was given them; give the same ones to the collate "
+            "function"
+        )
+    return dict(state["medians"])

@@ -19,6 +19,7 @@ from torch import sparse_csr
 from scdataloader.batches.full import Sparse
 from scdataloader.collection.collection import Collection
 from scdataloader.collection.extras import check_matrices
+from scdataloader.collection.gene_medians import compute_medians
 from scdataloader.collection.neighbours import NeighbourReader
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.kernels.draws.random import seed_of
@@ -34,6 +35,7 @@ from scdataloader.protocols import (
     DescribesClasses,
     DrawnClasses,
     HasEvaluation,
+    HasTokens,
     Sampler,
     SamplingPlan,
     Transform,
@@ -45,7 +47,7 @@ from scdataloader.sampling.splits import SplitRecord, Splits
 from scdataloader.sampling.tally import Tally
 from scdataloader.sampling.training_cells import CollectionCells
 from scdataloader.sources.fingerprint import difference, is_of_first_rule, same_cells
-from scdataloader.training.checkpoint import STATE_KEY, STATE_VERSION, check_genes, read_state
+from scdataloader.training.checkpoint import STATE_KEY, STATE_VERSION, check_genes, read_state, saved_medians
 from scdataloader.training.config import BATCH_SIZE, DataConfig, listed, plugged
 from scdataloader.training.monitor import SamplingMonitor, run_folder
 from scdataloader.training.resume import ExactResume
@@ -135,6 +137,8 @@ class DataModule(DataConfig, LightningDataModule):
             if getattr(self, option) is not None:
                 setattr(self, option, listed(option, getattr(self, option)))
         self._absent_labels_are_unknown = False
+        self._loaded_state: dict[str, Any] = {}
+        self._medians: dict[str, float] | None = None
         self._restored: Any = None
         self._loaders: WeakSet[Loader] = WeakSet()
         self._sparse_keys: tuple[str, ...] = ()
@@ -273,6 +277,12 @@ class DataModule(DataConfig, LightningDataModule):
         self.__dict__.pop("training_cells", None)  # these count values by the genes of their collection
 
     @cached_property
+    def tokens(self) -> dict[str, int]:
+        """{gene or special token: token} of a collate function that `HasTokens`; empty for others."""
+        collate = self._collate
+        return dict(collate.token_dictionary(self.collection.vocabulary)) if isinstance(collate, HasTokens) else {}
+
+    @cached_property
     def training_cells(self) -> CollectionCells:
         """The cells of the training split, as the sampling plan gets them."""
         return CollectionCells(self.collection, self.splits.train, self._hierarchies)
@@ -384,8 +394,13 @@ class DataModule(DataConfig, LightningDataModule):
         self.teardown("fit")
 
     def state_dict(self) -> dict[str, Any]:
-        """State for a checkpoint: label encoders, vocabulary, and fingerprints of the data and the split."""
+        """State for a checkpoint: label encoders, vocabulary, and fingerprints of the data and the split.
+
+        Also medians of genes, if the collate function has used those of the training cells.
+        """
+        medians = {} if self._medians is None else {"medians": self._medians}
         return {
+            **medians,
             STATE_KEY: STATE_VERSION,
             "encoders": self.label_table.to_dict(),
             "genes": self.genes_dict,
@@ -402,6 +417,7 @@ class DataModule(DataConfig, LightningDataModule):
                 differently, so that training cells would be validation or test cells.
         """
         self._use(LabelTable.from_dict(state_dict["encoders"], self.label_columns))
+        self._loaded_state, self._medians = state_dict, None
         check_genes(state_dict["genes"], self.genes_dict)
         saved, predicting = state_dict["fingerprint"], self.trainer is not None and self.trainer.predicting
         if is_of_first_rule(saved) and not predicting:
@@ -567,6 +583,21 @@ class DataModule(DataConfig, LightningDataModule):
             return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return self.pin_memory
 
+    def _training_medians(self) -> dict[str, float]:
+        """Medians of the genes over the training cells of this run, or of the run of the checkpoint.
+
+        Raises:
+            StateMismatchError: that run had other medians.
+        """
+        if self._medians is None:
+            state = self._loaded_state or self._trained
+            if state:
+                self._medians = saved_medians(state)
+            else:
+                logger.info("computing the medians of genes over %s training cells", f"{len(self.splits.train):,}")
+                self._medians = compute_medians(self.collection, rows=self.splits.train, progress=False)
+        return self._medians
+
     @property
     def _context(self) -> BatchContext:
         classes = {
@@ -577,6 +608,7 @@ class DataModule(DataConfig, LightningDataModule):
             labels=tuple(self.label_columns),
             classes=classes,
             gene_tables=self.collection.gene_tables,
+            medians=self._training_medians,
         )
 
 

@@ -54,7 +54,7 @@ SOURCE = documented(
 SAMPLER = documented("Sampler", "HasFingerprint", "HasWindow", "DrawsSets")
 PLAN = documented("SamplingPlan", "DescribesClasses", "HasColumns", "HasPlans", "HasEvaluation")
 CLASSES = documented("DrawnClasses")
-COLLATE = documented("Binds", "WantsObs", "WantsMatrices", "CollatesMany", "Densifies")
+COLLATE = documented("Binds", "WantsObs", "WantsMatrices", "CollatesMany", "Densifies", "HasTokens")
 
 
 def spied(of, seen, wrapped=None):

@@ -12,11 +12,21 @@ from torch import Tensor
 from scdataloader.batches.base import MakesMany, NeedsVocabulary
 from scdataloader.batches.tokens.masking import MaskedTokens
 from scdataloader.batches.tokens.ranks import RankedTokens, divisors
-from scdataloader.batches.tokens.tables import Numbers, Tokens, per_gene, read_numbers, read_tokens
+from scdataloader.batches.tokens.tables import (
+    ModelTable,
+    Numbers,
+    Tokens,
+    new_tokens,
+    per_gene,
+    read_numbers,
+    read_tokens,
+)
 from scdataloader.batches.tokens.width import PadTo, check_width
-from scdataloader.protocols import BatchContext, Collate
+from scdataloader.protocols import BatchContext, Collate, Vocabulary
 from scdataloader.types import CellBatch
 
+_SPECIAL = ("<pad>", "<mask>", "<cls>", "<eos>")
+"""Special tokens in the order of the original's."""
 _MAX_LEN = {"V1": 2048, "V2": 4096}
 
 
@@ -35,8 +45,10 @@ class Geneformer(NeedsVocabulary):
     Args:
         tokens: {gene: token}, with the special tokens ``<pad>``, for V2 also ``<cls>`` and ``<eos>``, and for
             ``masking`` also ``<mask>``; or the path of a file of it, such as Geneformer's ``token_dictionary.pkl``.
+            None for a new model: these four, then the genes of the vocabulary in order.
         medians: {gene: median of its nonzero values over cells}; or the path of a file of it, such as Geneformer's
-            ``gene_median_dictionary.pkl`` or what `compute_medians` has written.
+            ``gene_median_dictionary.pkl`` or what `compute_medians` has written. None for a new model: a `DataModule`
+            computes those of its training cells at the start, each rank on its own, and checkpoints keep them.
         version: "V1": up to 2,048 genes. "V2": up to 4,096 tokens, of which the first is ``<cls>`` and the last
             ``<eos>``.
         max_len: Maximum of tokens of a cell, special ones included; None is the version's.
@@ -44,8 +56,8 @@ class Geneformer(NeedsVocabulary):
         masking: Masks tokens for masked language modelling; None for none.
     """
 
-    tokens: Tokens
-    medians: Numbers
+    tokens: Tokens | None = None
+    medians: Numbers | None = None
     version: Literal["V1", "V2"] = "V2"
     max_len: int | None = None
     pad_to: PadTo = "max_len"
@@ -60,15 +72,30 @@ class Geneformer(NeedsVocabulary):
     def _max_len(self) -> int:
         return _MAX_LEN[self.version] if self.max_len is None else self.max_len
 
+    def token_dictionary(self, vocabulary: Vocabulary) -> dict[str, int]:
+        """{gene or special token: token}."""
+        return {name: int(token) for name, token in self._tokens(vocabulary).values.items()}
+
+    def _tokens(self, vocabulary: Vocabulary) -> ModelTable:
+        return new_tokens(_SPECIAL, vocabulary.ids) if self.tokens is None else read_tokens(self.tokens)
+
     def bind(self, context: BatchContext) -> Collate:
         """The same for the vocabulary of ``context``.
 
         Raises:
             FileNotFoundError: a file does not exist.
             KeyError: the tokens lack a special token.
-            ValueError: no gene has a token and a median, or a median is not positive.
+            ValueError: no gene has a token and a median, a median is not positive, or there are no medians and no
+                training cells to compute them from.
         """
-        tokens, medians = read_tokens(self.tokens), read_numbers(self.medians, "medians")
+        given = self.medians
+        if given is None:
+            if context.medians is None:
+                raise ValueError(
+                    "Geneformer has no medians of genes; give those of scdataloader.tokens.compute_medians"
+                )
+            given = dict(context.medians())
+        tokens, medians = self._tokens(context.vocabulary), read_numbers(given, "medians")
         special = ["<cls>", "<eos>"] if self.version == "V2" else []
         pad, *ends = tokens.special("<pad>", *special)
         token, median = per_gene(tokens, context), per_gene(medians, context)

@@ -19,12 +19,15 @@ from scdataloader.batches.tokens.pairs import (
     tokenised,
     tokens_or_none,
 )
-from scdataloader.batches.tokens.tables import Tokens, per_gene, read_tokens
+from scdataloader.batches.tokens.tables import ModelTable, Tokens, new_tokens, per_gene, read_tokens
 from scdataloader.batches.tokens.width import PadTo, check_width
 from scdataloader.batches.transforms import check_bins
 from scdataloader.kernels.tokens.pairs import RANDOM_IF_LONG
-from scdataloader.protocols import BatchContext, Collate
+from scdataloader.protocols import BatchContext, Collate, Vocabulary
 from scdataloader.types import CellBatch
+
+_SPECIAL = ("<pad>", "<cls>", "<eoc>")
+"""Special tokens in the order of the original's, for a new vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class ScGPT(NeedsVocabulary):
 
     Args:
         vocabulary: The model's ``vocab.json``, or its content {gene: token}, with ``<cls>`` and ``<pad>``.
+            None for a new model: ``<pad>``, ``<cls>`` and ``<eoc>``, then the genes of the data's vocabulary in order.
         max_len: Maximum number of tokens of a cell, ``<cls>`` included.
         n_bins: Number of bins, including the one of zero, as of `scdataloader.QuantileBins`; None to take the values as
             they are, after transforms.
@@ -50,7 +54,7 @@ class ScGPT(NeedsVocabulary):
         pad_to: "max_len": every batch is ``max_len`` wide. "longest": each is as wide as its longest cell.
     """
 
-    vocabulary: Tokens
+    vocabulary: Tokens | None = None
     max_len: int = 1200
     n_bins: int | None = 51
     ties: Literal["random", "high"] = "random"
@@ -65,6 +69,13 @@ class ScGPT(NeedsVocabulary):
         if self.ties not in ("random", "high"):
             raise ValueError(f'ties must be "random" or "high", not {self.ties!r}')
 
+    def token_dictionary(self, vocabulary: Vocabulary) -> dict[str, int]:
+        """{gene or special token: token}."""
+        return {name: int(token) for name, token in self._tokens(vocabulary).values.items()}
+
+    def _tokens(self, vocabulary: Vocabulary) -> ModelTable:
+        return new_tokens(_SPECIAL, vocabulary.ids) if self.vocabulary is None else read_tokens(self.vocabulary)
+
     def bind(self, context: BatchContext) -> Collate:
         """The collate function for the genes of ``context``.
 
@@ -72,7 +83,7 @@ class ScGPT(NeedsVocabulary):
             KeyError: the vocabulary of the model lacks ``<cls>`` or ``<pad>``.
             ValueError: no gene has a token.
         """
-        table = read_tokens(self.vocabulary)
+        table = self._tokens(context.vocabulary)
         cls, pad = table.special("<cls>", "<pad>")
         return _ScGPT(options=self, token=tokens_or_none(per_gene(table, context)), cls=cls, pad=pad)
 

@@ -90,6 +90,11 @@ def read_tokens(given: Any, what: str = "tokens") -> ModelTable:
     return ModelTable(name=name, values={gene: int(value) for gene, value in values.items()}, dtype=np.int64)
 
 
+def new_tokens(special: Sequence[str], genes: Sequence[str]) -> ModelTable:
+    """A dictionary for a new model: special tokens from 0, then the genes in order."""
+    return read_tokens(list(dict.fromkeys([*special, *genes])))
+
+
 def read_numbers(given: Any, what: str) -> ModelTable:
     """A table of one number per gene, such as its median. A missing value (None, NaN) does not count.
 
