@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -27,11 +27,13 @@ logger = logging.getLogger(__name__)
 
 COMMANDS = ("fit", "validate", "test", "predict")
 _CONFIG_SUFFIXES = {".yaml", ".yml", ".json"}
-FROM_DATA = {
+FROM_DATA: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
     "n_genes": ("genes", len),
     "classes": ("classes", None),
     "decoders": ("decoders", None),
     "labels_hierarchy": ("labels_hierarchy", None),
+    "n_tokens": ("tokens", lambda tokens: max(tokens.values(), default=-1) + 1),
+    "pad_token": ("tokens", lambda tokens: tokens.get("<pad>")),
 }
 """{argument of a model: (property of the data, function of its value)}."""
 CHATTER = (

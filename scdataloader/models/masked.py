@@ -8,7 +8,7 @@ from torch.nn import functional
 from torchmetrics.regression import R2Score
 
 from scdataloader.kernels.draws.random import derive_key
-from scdataloader.models.reference import Batch, Reference, check, log_expression
+from scdataloader.models.reference import Batch, Reference, check, log_expression, transformer
 
 
 class MaskedExpression(Reference):
@@ -53,10 +53,7 @@ class MaskedExpression(Reference):
         self.value = nn.Sequential(nn.Linear(1, width), nn.GELU(), nn.Linear(width, width))
         self.hidden_value = nn.Parameter(torch.zeros(width))
         self.depth = nn.Linear(1, width)
-        layer = nn.TransformerEncoderLayer(
-            width, n_heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.encoder = nn.TransformerEncoder(layer, n_layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.encoder = transformer(width, n_layers, n_heads, dropout)
         self.head = nn.Linear(width, 1)
         self.r2 = R2Score()
 

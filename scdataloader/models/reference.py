@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 Batch = Mapping[str, Tensor]
 TOTAL = 1e4
@@ -20,6 +20,28 @@ def log_expression(x: Tensor, depth: Tensor) -> Tensor:
         depth: (B,) total count of each cell.
     """
     return torch.log1p(x * (TOTAL / depth.clamp(min=1))[:, None])
+
+
+def transformer(width: int, n_layers: int, n_heads: int, dropout: float) -> nn.TransformerEncoder:
+    """Layers of attention, each normalised before it, and of feed-forward networks four times as wide."""
+    layer = nn.TransformerEncoderLayer(
+        width, n_heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
+    )
+    return nn.TransformerEncoder(layer, n_layers, nn.LayerNorm(width), enable_nested_tensor=False)
+
+
+def check_tokens(model: LightningModule, batch: Batch, *keys: str) -> None:
+    """Refuse a batch without the keys of a family of tokens.
+
+    Raises:
+        ValueError: a key is missing.
+    """
+    missing = [key for key in keys if key not in batch]
+    if missing:
+        raise ValueError(
+            f"{type(model).__name__} needs batches with {missing[0]!r}; set the data's collate to the class of its "
+            "family in scdataloader.tokens, with masking"
+        )
 
 
 def check(model: LightningModule, batch: Batch, *, n_genes: int | None) -> None:
