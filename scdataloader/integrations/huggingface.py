@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,8 +37,8 @@ class TrainsOnCells:
     - The model gets the keys of a batch that its ``forward`` names, or all of them with
       ``remove_unused_columns=False``; sparse tensors are made dense on its device. Codes of one label column are
       ``labels`` (B,), with -100 in place of -1.
-    - The batch size is that of the `DataModule`; ``per_device_train_batch_size`` has no effect. On several ranks, an
-      evaluation repeats rows to fill its last batch.
+    - The batch size is that of the `DataModule`; ``per_device_train_batch_size`` has no effect. On several ranks,
+      predictions leave out the rows that are repeated to fill the last batch.
 
     Args:
         args: Arguments of the Trainer, without ``train_dataset``.
@@ -102,25 +102,28 @@ class TrainsOnCells:
             self.datamodule.train_dataloader().load_state_dict(self._resumed[_LOADER_KEY])
         return self._batches(self.datamodule.train_dataloader())
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Evaluation:
         """Batches of the cells of validation, or of what is given: a name, a `DataModule` or a `Loader`."""
         data = self.eval_dataset if eval_dataset is None else eval_dataset
         data = self.eval_dataset[data] if isinstance(data, str) else data
-        return self._batches(data.val_dataloader() if isinstance(data, DataModule) else data)
+        return self._evaluation(data.val_dataloader() if isinstance(data, DataModule) else data)
 
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+    def get_test_dataloader(self, test_dataset: Any) -> Evaluation:
         """Batches of every cell of a `DataModule`, or those of a `Loader`."""
         is_module = isinstance(test_dataset, DataModule)
-        return self._batches(test_dataset.predict_dataloader() if is_module else test_dataset)
+        return self._evaluation(test_dataset.predict_dataloader() if is_module else test_dataset)
 
-    def _batches(self, loader: Any) -> DataLoader[Any]:
-        """The batches of a loader, with the keys and labels that the model takes."""
+    def _evaluation(self, loader: Any) -> Evaluation:
         if loader == []:
             raise ValueError(
                 "the DataModule has no cells of validation; set split=scd.Split(val=0.1), or another share"
             )
         if not isinstance(loader, Loader):
             raise TypeError(f"a CellTrainer takes a DataModule or one of its loaders, not {type(loader).__name__}")
+        return Evaluation(self._batches(loader), loader.state_dict())
+
+    def _batches(self, loader: Loader) -> DataLoader[Any]:
+        """The batches of a loader, with the keys and labels that the model takes."""
         batches = loader.as_torch()
         collate: Any = batches.collate_fn
         batches.collate_fn = lambda drawn: self._selected(collate(drawn))
@@ -145,6 +148,33 @@ class TrainsOnCells:
         """The inputs on the model's device, without sparse tensors."""
         trainer: Any = super()
         return self.datamodule.on_after_batch_transfer(trainer._prepare_inputs(inputs), 0)  # noqa: SLF001 (of its base)
+
+
+class Evaluation:
+    """Batches of an evaluation that Accelerate knows, so that it leaves out rows repeated to fill the last one."""
+
+    def __init__(self, batches: DataLoader[Any], state: Mapping[str, Any]) -> None:
+        """Take the batches, and the state of their loader."""
+        self._batches = batches
+        self.dataset = range(state["num_samples"])
+        self.remainder = state["num_samples"] % state["global_batch_size"]
+        self.end_of_dataloader = False
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches, each of which is the last or not while the caller has it."""
+        from accelerate.state import GradientState
+
+        running: Any = GradientState()
+        running._add_dataloader(self)  # noqa: SLF001 (as Accelerate's own loaders do)
+        try:
+            for number, batch in enumerate(self._batches, 1):
+                self.end_of_dataloader = number == len(self)
+                yield batch
+        finally:
+            running._remove_dataloader(self)  # noqa: SLF001
 
 
 def _labels(codes: torch.Tensor) -> torch.Tensor | None:

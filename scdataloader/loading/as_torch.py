@@ -23,6 +23,7 @@ class TorchLoader(DataLoader[Mapping[str, Any]]):
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
+        self._n_earlier = 0
         # a pass of a DataLoader draws a seed, which would change the model's dropout by the global generator
         own = torch.Generator()
         super().__init__(_Batches(), batch_sampler=_Steps(loader), collate_fn=_only, generator=own)
@@ -30,7 +31,7 @@ class TorchLoader(DataLoader[Mapping[str, Any]]):
     @property
     def sampler(self) -> DistributedSampler[Any]:
         """What libraries inspect; iteration uses ``batch_sampler``."""
-        return _Shared(self._loader)
+        return _Shared(self)
 
     @sampler.setter
     def sampler(self, sampler: object) -> None:
@@ -39,6 +40,12 @@ class TorchLoader(DataLoader[Mapping[str, Any]]):
     def set_epoch(self, epoch: int) -> None:
         """See `Loader.set_epoch`."""
         self._loader.set_epoch(epoch)
+
+    def count_epoch(self, epoch: int) -> None:
+        """Go to ``epoch`` as a library counts it: Fabric counts passes of a process from 0, also of a resumed one."""
+        if self._loader.is_resumed:
+            self._n_earlier = max(0, self._loader.epoch - epoch)
+        self._loader.set_epoch(self._n_earlier + epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Loader.state_dict`."""
@@ -70,15 +77,15 @@ class _Steps(BatchSampler):
 class _Shared(DistributedSampler[Any]):
     """A sampler that is shared out among the ranks already."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: TorchLoader) -> None:
         self._loader = loader
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def set_epoch(self, epoch: int) -> None:
-        """See `Loader.set_epoch`."""
-        self._loader.set_epoch(epoch)
+        """See `TorchLoader.count_epoch`."""
+        self._loader.count_epoch(epoch)
 
 
 class _Batches(Dataset[Mapping[str, Any]]):

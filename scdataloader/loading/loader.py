@@ -217,6 +217,11 @@ class Loader:
         return self._progress.epoch, self._progress.step
 
     @property
+    def is_resumed(self) -> bool:
+        """Whether a state was loaded from which the next pass continues."""
+        return self._resume
+
+    @property
     def n_left(self) -> int:
         """Batches of the next pass: those of an epoch, or of the rest of one after `load_state_dict`."""
         return len(self) - (self._progress.step if self._resume and not self._fixed_epoch else 0)

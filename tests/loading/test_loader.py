@@ -396,6 +396,25 @@ def test_batches_before_a_checkpoint_are_skipped_without_reading(collection, ski
     assert resumed.n_drawn == (100 - 16 * skipped if skipped < 7 else 0)
 
 
+@pytest.mark.parametrize("step", [3, 7])
+def test_a_resumed_loader_goes_on_where_a_library_counts_its_passes_from_0(collection, step):
+    loader = Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=16)
+    epochs = [list(loader) for _ in range(4)]
+    loader.set_epoch(1)
+    batches = iter(loader)
+    for _ in range(step):
+        next(batches)
+    resumed = Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=16).as_torch()
+    resumed.load_state_dict(loader.state_dict())
+    passes = []
+    for number in range(2):
+        resumed.sampler.set_epoch(number)
+        passes.append(list(resumed))
+    first, second = (epochs[1][step:], epochs[2]) if step < 7 else (epochs[2], epochs[3])
+    equal(passes[0], first)
+    equal(passes[1], second)
+
+
 def test_a_pass_of_torch_draws_no_global_random_number(collection):
     as_torch = Loader(collection, ShuffleSampler(100, seed=1), Dense(), batch_size=16).as_torch()
     before = torch.get_rng_state()
