@@ -210,6 +210,11 @@ def _names_path(name: str, path: Path) -> bool:
     return not name.startswith("type:") and "/" not in name and fnmatchcase(path.name, name)
 
 
+def takes_type(kind: type) -> bool:
+    """Whether a source is registered for objects of a class."""
+    return any(_names_type(name, kind) for name in names("source"))
+
+
 def _names_type(name: str, kind: type) -> bool:
     """Whether a registered name is "type:" and a pattern of the full name of a class or of a class that it extends."""
     bases = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)

@@ -1,0 +1,5 @@
+"""Data module for the models of scvi-tools."""
+
+from scdataloader.integrations.scvi.datamodule import ScviDataModule
+
+__all__ = ["ScviDataModule"]
