@@ -29,8 +29,9 @@ T = TypeVar("T")
 _ROW_BITS, _BATCH_BITS = 1, 2
 _WINDOW = 8192
 """Cells that are requested from the disk at a time; also read at once if one chunk serves several of them."""
-_MAPPED = 2048
-"""Maximum of cells that one thread reads at once if cells are read individually."""
+_MAPPED, _FEWEST = 2048, 512
+"""Maximum of cells that one thread reads at once if cells are read individually, and how many draws it reads at least,
+since each read has a cost of its own."""
 _TASK_BYTES = 24 << 20
 """Bytes of tensors that a thread makes at once: enough to outweigh the synchronisation of threads, few enough to hold
 several."""
@@ -162,8 +163,8 @@ class Prefetcher:
     def _cells_per_read(self) -> int:
         """Cells that one thread reads at once: the user's choice, or one task, or more to share chunks."""
         if self.window is None and self.collection.read_cost.is_flat:
-            most = _MAPPED // self._reader.cells_per_draw
-            return min(self._cells_per_task, max(1, most // self.batch_size) * self.batch_size)
+            draws = max(_FEWEST, min(self._cells_per_task, _MAPPED // self._reader.cells_per_draw))
+            return max(1, draws // self.batch_size) * self.batch_size
         return max(1, (self.window or _WINDOW) // self.batch_size) * self.batch_size
 
     def _positions(self, first: int, last: int) -> NDArray[np.int64]:
