@@ -94,7 +94,8 @@ class Prefetcher:
         of_cells = takewhile(lambda step: isinstance(step, PerCell) and step.per_cell, self.transforms)
         self._of_cells = tuple(of_cells)
         """The first transforms, as far as they treat cells independently."""
-        self._cells_per_task = self.batch_size  # until the size of a batch is known
+        self._cells_per_task: int | None = None
+        """Cells that a thread makes batches of at once; None until the size of a batch is known."""
 
     @property
     def n_steps(self) -> int:
@@ -163,6 +164,8 @@ class Prefetcher:
     def _cells_per_read(self) -> int:
         """Cells that one thread reads at once: the user's choice, or one task, or more to share chunks."""
         if self.window is None and self.collection.read_cost.is_flat:
+            if self._cells_per_task is None:  # the model waits for the first batch
+                return self.batch_size
             draws = max(_FEWEST, min(self._cells_per_task, _MAPPED // self._reader.cells_per_draw))
             return max(1, draws // self.batch_size) * self.batch_size
         return max(1, (self.window or _WINDOW) // self.batch_size) * self.batch_size
@@ -200,7 +203,7 @@ class Prefetcher:
 
     def _prepare(self, epoch: int, drawn: Drawn) -> tuple[list[MadeBatch], list[CellBatch]]:
         """The batches of the first task of some draws, and the cells of each further task."""
-        cells, n = self._read(epoch, drawn), self._cells_per_task
+        cells, n = self._read(epoch, drawn), self._cells_per_task or self.batch_size
         first, *rest = (cells.slice(*edge) for edge in pairwise([*range(0, len(cells), n), len(cells)]))
         return self._made(epoch, first), rest
 
