@@ -41,21 +41,22 @@ class ProcessPool(Executor):
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
-        self._is_closed = False
+        self._is_terminated = False
         self._has_started = False
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Schedule ``function(*args, **kwargs)``."""
-        return self._schedule(partial(function, *args, **kwargs), None)
+        return self._threads.submit(self._run, partial(function, *args, **kwargs), None)
 
     def submit_with_progress(self, function: Callable[..., Any], /, *args: Any, on_progress: OnProgress) -> Future[Any]:
         """Schedule ``function(*args, report)``; a thread passes the values given to ``report`` to ``on_progress``."""
-        return self._schedule(partial(function, *args), on_progress)
+        return self._threads.submit(self._run, partial(function, *args), on_progress)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 (Executor's)
         """End the processes: after all calls, or at once unless ``wait``."""
+        self._threads.shutdown(wait=False, cancel_futures=cancel_futures or not wait)
         with self._lock:
-            self._is_closed = cancel_futures or not wait
+            self._is_terminated = not wait
             for worker in self._busy if not wait else ():
                 worker.terminate()
         self._threads.shutdown()
@@ -65,27 +66,13 @@ class ProcessPool(Executor):
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.shutdown(wait=kind is None)
 
-    def _schedule(self, call: Callable[..., Any], on_progress: OnProgress | None) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._threads.submit(self._run, future, call, on_progress)
-        return future
-
-    def _run(self, future: Future[Any], call: Callable[..., Any], on_progress: OnProgress | None) -> None:
-        """Run a call in a process and resolve its future; runs in a thread, which waits for the process."""
-        if self._is_closed:
-            future.cancel()
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            with self._worker() as worker:
-                error, result = worker.run(call, on_progress)
-        except Exception as failure:  # noqa: BLE001 (of the pool; the future's owner receives it)
-            error, result = failure, None
-        # Set on the future rather than raised here, so that the traceback starts where the error occurred.
+    def _run(self, call: Callable[..., Any], on_progress: OnProgress | None) -> Any:
+        """The result of a call in a process; runs in a thread, which waits for the process."""
+        with self._worker() as worker:
+            error, result = worker.run(call, on_progress)
         if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+            raise error
+        return result
 
     @contextmanager
     def _worker(self) -> Iterator[_Worker]:
@@ -98,7 +85,7 @@ class ProcessPool(Executor):
         with self._lock:
             worker = self._idle.pop() if self._idle else _Worker()
             self._busy.add(worker)
-            if self._is_closed:
+            if self._is_terminated:
                 worker.terminate()
         try:
             yield worker
