@@ -452,19 +452,16 @@ def test_a_typo_is_answered_in_one_line(command, said, config, capsys):
     assert said in refused(capsys, *command.split())
 
 
-def test_a_model_in_the_working_directory_is_found_by_the_console_script(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write(
-        tmp_path / "my_model.py", "from lightning.pytorch import LightningModule\n\nclass Net(LightningModule): ...\n"
-    )
+def test_a_model_in_the_working_directory_is_found_by_the_console_script(tmp_path, capsys):
+    write(tmp_path / "my_net.py", "from lightning.pytorch import LightningModule\n\nclass Net(LightningModule): ...\n")
     # the directory of the script, not that of the user, comes first on the path of a console script
     script = "import sys; sys.path.pop(0); from scdataloader.commands.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", script, "fit", "--data.data", "a.h5ad", "--print_config", "--model"]
-    done = subprocess.run([*command, "my_model.Net"], capture_output=True, text=True, check=False)
+    options = ["fit", "--data.data", "a.h5ad", "--print_config", "--model"]
+    command = [sys.executable, "-c", script, *options, "my_net.Net"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert yaml.safe_load(done.stdout)["model"]["class_path"] == "my_model.Net"
-    done = subprocess.run([*command, "my_model.Nett"], capture_output=True, text=True, check=False)
-    assert "names my_model.Nett, which does not exist (did you mean 'Net'?)" in done.stderr
+    assert yaml.safe_load(done.stdout)["model"]["class_path"] == "my_net.Net"
+    assert "names my_net.Nett, which does not exist (did you mean 'Net'?)" in refused(capsys, *options, "my_net.Nett")
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
