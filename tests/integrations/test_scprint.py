@@ -219,7 +219,7 @@ def test_options_without_a_counterpart_are_refused(options, message):
 
 
 def test_an_unknown_option_is_refused_with_the_nearest():
-    with pytest.raises(TypeError, match="no option 'weight_scale' .did you mean 'weight_scaler'"):
+    with pytest.raises(TypeError, match=r"no option 'weight_scale' .did you mean 'weight_scaler'"):
         module(weight_scale=5)
 
 
@@ -329,14 +329,14 @@ def test_batches_of_an_anndata_are_aligned_by_ids(how):
     adata = cells()
     model = load_genes(HUMAN).index[50:300].tolist()[::-1]  # another order, and genes that the data lacks
     wanted = [model[3], model[200], "ENSG99999999999"]
-    collate = Collator([HUMAN], how=how, valid_genes=model, max_len=60, genelist=wanted if how == "some" else [])
+    collate = Collator([HUMAN], how=how, valid_genes=model, max_len=100, genelist=wanted if how == "some" else [])
     dataset = SimpleAnnDataset(adata, obs_to_output=[ORGANISM, "kind"])
     batch = collate([dataset[i] for i in (4, 0, 29)])
     expected = reference(adata, model)[[4, 0, 29]]
     genes = batch["genes"].numpy().astype(int)
     np.testing.assert_array_equal(batch["x"], np.take_along_axis(expected, genes, axis=1))
-    np.testing.assert_array_equal(batch["depth"], adata.X[[4, 0, 29]].sum(axis=1).ravel())
-    assert genes.shape == (3, {"all": 250, "some": 2}.get(how, 60))
+    np.testing.assert_array_equal(batch["depth"], adata.X[[4, 0, 29]].sum(axis=1).A1)
+    assert genes.shape == (3, {"all": 250, "some": 2}.get(how, 100))
     if how in ("random expr", "most expr"):
         measured = np.isin(model, adata.var_names)
         assert measured[genes].all()  # zeros are of genes that the data measured
@@ -413,7 +413,7 @@ def test_a_preprocessed_anndata_has_the_counts_of_its_known_genes():
     np.testing.assert_array_equal(made.X.toarray(), reference(adata, made.var_names)[::2])
     assert {"symbol", "mt", "organism"} <= set(made.var)
     assert made.uns["dataset_id"] == "one"
-    np.testing.assert_array_equal(made.obs["total_counts"], made.X.sum(axis=1).ravel())
+    np.testing.assert_array_equal(made.obs["total_counts"], made.X.sum(axis=1).A1)
     np.testing.assert_allclose(np.expm1(made.layers["norm"].toarray()).sum(axis=1), 1e4, rtol=1e-4)
     assert made.obsm["X_pca"].shape == (30, 1)
     assert not made.obsp
@@ -434,8 +434,9 @@ def test_counts_hooks_and_further_matrices_of_a_preprocessed_anndata():
     np.testing.assert_array_equal(keep.X.toarray(), reference(cells(60), keep.var_names)[:10])
     np.testing.assert_array_equal(keep.layers["half"].toarray(), keep.X.toarray() / 2)
     assert keep.obsp["distances"].shape == (10, 10)
+    without_counts = ad.AnnData(adata.X, obs=adata.obs, var=adata.var)
     with pytest.raises(NotCountsError):
-        Preprocessor(**LOW, use_raw=False)(adata[:, :100].copy())
+        Preprocessor(**LOW, use_raw=False)(without_counts)
     forced = Preprocessor(**LOW, use_layer="half", force_preprocess=True, do_postp=False)(adata)
     np.testing.assert_array_equal(forced.X.toarray() * 2, reference(cells(60), forced.var_names))
 
