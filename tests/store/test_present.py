@@ -151,6 +151,7 @@ def test_a_source_that_is_written_to_while_it_is_converted_is_refused(tmp_path, 
     check(here(paths, out), paths)
 
 
+@pytest.mark.parametrize("paths", ["h5ad", "zarr"], indirect=True)
 def test_one_matrix_with_other_labels_is_another_source(paths, out):
     other = paths[0].replace("/0.", "/other.")
     (shutil.copytree if other.endswith("zarr") else shutil.copy)(paths[0], other)
