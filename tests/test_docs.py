@@ -1,5 +1,10 @@
 """Python code in the documentation compiles, and runs where its page says so."""
 
+import ast
+import re
+from inspect import signature
+from operator import attrgetter
+
 import pytest
 
 from tests import pages
@@ -20,6 +25,22 @@ def test_code_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     pages.run(page, "test", monkeypatch)
+
+
+def test_the_lines_of_models_name_what_exists():
+    import scdataloader
+
+    text = (pages.ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    calls = [
+        option.value
+        for line in re.findall(r"`((?:collate|sampling)=[^`]+)`", text)
+        for option in ast.parse(f"f({line})", mode="eval").body.keywords
+        if isinstance(option.value, ast.Call) and ast.unparse(option.value.func).startswith("scd.")
+    ]
+    assert len(calls) > 10
+    for call in calls:
+        made = attrgetter(ast.unparse(call.func).removeprefix("scd."))(scdataloader)
+        signature(made).bind(*call.args, **{given.arg: given.value for given in call.keywords})
 
 
 def test_all_other_code_that_runs_belongs_to_a_consumer():
