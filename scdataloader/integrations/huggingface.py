@@ -52,8 +52,9 @@ class TrainsOnCells:
     eval_dataset: Any
 
     def __init__(self, *args: Any, datamodule: DataModule, eval_dataset: Any = None, **kwargs: Any) -> None:
-        warn_untested("transformers", "5.0", "5.24")
+        warn_untested("transformers", "4.57", "5.24")
         self.datamodule = datamodule
+        self._training: Loader | None = None
         self._resumed: Mapping[str, Any] | None = None
         trainer: Any = super()
         trainer.__init__(*args, eval_dataset=datamodule if eval_dataset is None else eval_dataset, **kwargs)
@@ -89,18 +90,19 @@ class TrainsOnCells:
         trainer: Any = super()
         trainer.save_model(output_dir, _internal_call)
         if self.args.should_save:
-            state = {
-                STATE_KEY: self.datamodule.state_dict(),
-                _LOADER_KEY: self.datamodule.train_dataloader().state_dict(),
-            }
+            loader = self._training or self.datamodule.train_dataloader()
+            state = {STATE_KEY: self.datamodule.state_dict(), _LOADER_KEY: loader.state_dict()}
             torch.save(state, Path(output_dir or self.args.output_dir) / STATE_FILE)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of the training cells; the Trainer leaves out those before a checkpoint."""
+        """Batches of the training cells; the Trainer leaves out those of the epoch that are before a checkpoint."""
         self.datamodule.setup("fit")
-        if self._resumed is not None:  # on another loader: here it is only compared, the Trainer moves to the position
-            self.datamodule.train_dataloader().load_state_dict(self._resumed[_LOADER_KEY])
-        return self._batches(self.datamodule.train_dataloader())
+        self._training = self.datamodule.train_dataloader()
+        if self._resumed is not None:
+            saved = self.datamodule.train_dataloader()
+            saved.load_state_dict(self._resumed[_LOADER_KEY])
+            self._training.set_epoch(saved.epoch)  # transformers 5.0 does not, if it leaves out batches
+        return self._batches(self._training)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Evaluation:
         """Batches of the cells of validation, or of what is given: a name, a `DataModule` or a `Loader`."""

@@ -102,7 +102,10 @@ def test_ten_steps_go_through_two_and_a_half_epochs_of_masked_tokens(cells, unin
 @pytest.mark.parametrize("step", [3, 6, 9])
 def test_a_resumed_run_has_the_batches_and_losses_of_the_uninterrupted_one(cells, uninterrupted, step, tmp_path):
     run = trainer(tmp_path, tokens(cells), max_steps=10)
-    run.train(resume_from_checkpoint=f"{uninterrupted.args.output_dir}/checkpoint-{step}")
+    checkpoint = f"{uninterrupted.args.output_dir}/checkpoint-{step}"
+    saved = torch.load(f"{checkpoint}/scdataloader.ckpt")["loader"]
+    assert (saved["epoch"], saved["samples_seen"]) == (step // 4, step % 4 * BATCH)
+    run.train(resume_from_checkpoint=checkpoint)
     assert run.noted[True] == uninterrupted.noted[True][step:]
     assert losses(run)[-(10 - step) :] == losses(uninterrupted)[step:]
     assert run.datamodule.train_dataloader().position == (0, 0)  # others do not move
