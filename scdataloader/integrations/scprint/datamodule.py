@@ -37,7 +37,7 @@ class DataModule(_DataModule):
         test_split: Share of the cells for test, or a whole number of cells, in whole sources.
         use_default_col: Must be True.
         clss_to_predict: Columns of obs whose codes batches have under "class", in this order; by default
-            "organism_ontology_term_id".
+            those of ``checkpoint``, or "organism_ontology_term_id".
         hierarchical_clss: Those of them whose labels are terms of ontologies.
         how: "random expr" and "most expr" choose ``max_len`` genes of each cell, "all" takes every gene.
         organism_col: Must be "organism_ontology_term_id".

@@ -120,14 +120,14 @@ class ScPrintOptions:
     def ours(self) -> dict[str, Any]:
         """Arguments of `scdataloader.DataModule`."""
         organisms = [self.organisms] if isinstance(self.organisms, str) else self.organisms
-        labels = [ORGANISM] if self.clss_to_predict is None else list(self.clss_to_predict)
+        labels = self._labels()
         hierarchical = self.hierarchical_clss or []
         ignored = [column for column in hierarchical if column not in labels]
         if ignored:
             logger.info("hierarchical_clss that clss_to_predict does not name have no effect: %s", ", ".join(ignored))
         return {
             "data": f"lamindb:{self.collection_name}" if self.data is None else self.data,
-            "labels": labels,
+            "labels": labels or None,
             "where": {ORGANISM: organisms} if organisms else None,
             "hierarchies": [column for column in hierarchical if column in labels] or None,
             "sampling": self._sampling(),
@@ -144,6 +144,12 @@ class ScPrintOptions:
             "checkpoint": self.checkpoint,
             "seed": self.seed,
         }
+
+    def _labels(self) -> list[str]:
+        """Columns of labels; none are those of the checkpoint."""
+        if self.clss_to_predict is not None:
+            return list(self.clss_to_predict)
+        return [] if self.checkpoint else [ORGANISM]
 
     def _sampling(self) -> JointValues:
         named = [ORGANISM] if self.clss_to_weight is None else self.clss_to_weight
