@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import scvi
 import torch
-from scvi.external import TorchMRVI
+from scvi import external
 from scvi.model import SCANVI, SCVI
 
 import scdataloader as scd
@@ -21,6 +21,7 @@ from scdataloader.integrations.scvi import ScviDataModule
 from scdataloader.integrations.scvi.names import INSTEAD, NAMES, WITHOUT_EFFECT
 from tests.consumers.scvi.cells import GENES, cells, data
 
+MRVI = getattr(external, "TorchMRVI", external.MRVI)  # the former name of the one on torch
 SMALL = {"n_latent": 4, "n_hidden": 16}
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
@@ -220,10 +221,10 @@ def test_labels_that_a_reference_lacks_are_unlabelled(reference, caplog):
 
 
 def test_samples_for_mrvi():
-    dm = module(sample_key="donor", model_name="TorchMRVI")
+    dm = module(sample_key="donor", model_name=MRVI.__name__)
     sizes = pd.concat([source.obs for source in data()])["donor"].value_counts().sort_index()
     assert dm.n_obs_per_sample.tolist() == sizes.tolist()
-    model = TorchMRVI(adata=None, registry=dm.registry)
+    model = MRVI(adata=None, registry=dm.registry)
     model.train(max_epochs=1, datamodule=dm, **QUIET)
     assert latent(model, dm).shape == (500, 10)
 
