@@ -16,8 +16,9 @@ from scdataloader.sources.anndata.file import AnnDataFile, Format
 from scdataloader.sources.anndata.imported import read_into_memory
 from scdataloader.sources.anndata.memory import AnnDataInMemory
 from scdataloader.sources.anndata.source import AnnDataSource
+from scdataloader.sources.scdl import open_scdl
 
-__all__ = ["AnnDataFile", "AnnDataSource", "open_file", "open_source"]
+__all__ = ["AnnDataFile", "AnnDataSource", "open_file", "open_scdl", "open_source"]
 
 
 def open_source(
