@@ -21,7 +21,12 @@ logger = logging.getLogger(__name__)
 
 def main(args: Sequence[str]) -> None:
     """Run the command; raises what `convert` and `StoreArtifact` raise."""
-    options = _parser().parse_args(args)
+    parser = _parser()
+    options = parser.parse_args(args)
+    if options.data_path is not None:
+        options.sources.append(str(local_path(options.data_path) / "**" / "*.h5ad"))
+    if not options.sources:
+        parser.error("name at least one source")
     artifact = None
     if options.register:
         artifact = StoreArtifact.plan(options.sources, local_path(options.out).absolute(), append=options.append)
@@ -54,11 +59,17 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "sources",
-        nargs="+",
+        nargs="*",
         metavar="SOURCE",
         help=".h5ad files, .zarr folders, stores, globs, lamindb:<collection key>, or any registered source",
     )
-    add("--out", required=True, metavar="STORE", help="the folder to write, by convention *.cells, or to append to")
+    add(
+        "--out",
+        "--save-path",
+        required=True,
+        metavar="STORE",
+        help="the folder to write, by convention *.cells, or to append to",
+    )
     add("--register", action="store_true", help="also register it as an artifact of the lamindb collection it is from")
     add("--append", action="store_true", help="add the sources that an existing store does not have yet")
     add("--layout", help=f"order of the cells: {', '.join(LAYOUTS)}; default: that of the store, else source")
@@ -68,11 +79,22 @@ def _parser() -> argparse.ArgumentParser:
     add("--layers", nargs="+", metavar="NAME", help="layers that the store keeps too, such as spliced unspliced")
     add("--obsm", nargs="+", metavar="NAME", help="matrices of obsm that the store keeps too, such as X_pca")
     add("--obsp", nargs="+", metavar="NAME", help="matrices of obsp that the store keeps too, such as distances")
-    add("--processes", type=int, metavar="N", help="default: one per core")
+    add("--processes", "--num-workers", type=int, metavar="N", help="default: one per core")
     add("--dask", metavar="ADDRESS", help="scheduler of a dask cluster that runs the tasks, such as tcp://host:8786")
     add("--cells_per_shard", type=int, metavar="N", help=f"default: that of the store, else {CELLS_PER_SHARD}")
     add("--progress", action=argparse.BooleanOptionalAction, help="default: on a terminal")
+    _add_options_of_scdl(parser)
     return parser
+
+
+def _add_options_of_scdl(parser: argparse.ArgumentParser) -> None:
+    """The options of ``convert_h5ad_to_scdl`` that are not options here; those of its memory and dtypes do nothing."""
+    add = parser.add_argument
+    add("--data-path", metavar="DIR", help="all .h5ad files below a folder; as other options of convert_h5ad_to_scdl")
+    add("--use-X-not-raw", dest="counts", action="store_const", const="X", help=argparse.SUPPRESS)
+    add("--use-mp", action="store_true", help=argparse.SUPPRESS)
+    for option in ("--data-dtype", "--paginated-load-cutoff", "--load-block-row-size"):
+        add(option, help=argparse.SUPPRESS)
 
 
 @contextmanager

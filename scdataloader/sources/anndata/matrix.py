@@ -89,8 +89,13 @@ def _chunked(array: StoredArray) -> ChunkedArray:
 
 
 def _index_dtype(layout: MatrixLayout) -> np.dtype[Any] | None:
-    """The kernels take gene numbers of 32 and 64 signed bits; others are converted."""
-    return None if layout.index_dtype in (np.dtype(np.int32), np.dtype(np.int64)) else np.dtype(np.int64)
+    """The kernels take gene numbers of 32 and 64 signed bits, and small ones as stored; others are converted."""
+    assert layout.index_dtype is not None
+    stored = layout.index_dtype.newbyteorder("=")
+    if stored in (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.int32), np.dtype(np.int64)):
+        return stored
+    # A number that only 32 unsigned bits can hold is negative in signed ones, and refused as such.
+    return np.dtype(np.int32) if stored == np.dtype(np.uint32) else np.dtype(np.int64)
 
 
 def _complete(array: StoredArray) -> StoredArray:
