@@ -49,6 +49,13 @@ def test_all_other_code_that_runs_belongs_to_a_consumer():
     assert all((pages.ROOT / "tests" / "consumers" / name / "test_docs.py").exists() for name in others), others
 
 
+def test_all_code_of_a_page_runs_if_some_does():
+    for page in pages.pages():
+        blocks = pages.blocks(page)
+        if any(block.environment for block in blocks):
+            assert [block.line for block in blocks if not block.environment] == [], page
+
+
 def test_examples_of_extending_are_short():
     for block in pages.blocks("docs/extending.md"):
         lines = block.code.count("\n")
