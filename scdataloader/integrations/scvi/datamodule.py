@@ -112,6 +112,8 @@ class ScviDataModule(DataModule):
         for key in ("categorical_covariate_keys", "continuous_covariate_keys"):
             columns = getattr(self, key)
             setattr(self, key, None if not columns else listed(key, columns))
+        if self._reference is not None:
+            self._check_columns(self._reference)
         if self.batches is not None and self.batch_key is None:
             raise ValueError("batches are labels of batch_key, which names no column; name it, or omit batches")
         if self.labels_key in self._covariates:
@@ -143,6 +145,12 @@ class ScviDataModule(DataModule):
         if alignment.vocabulary is not None or alignment.join == "inner":
             raise ValueError("the genes are those of the reference; omit the vocabulary and join of the alignment")
         self.alignment = replace(alignment, vocabulary=reference.genes)
+
+    def _check_columns(self, reference: Reference) -> None:
+        for key in KEYS:
+            own, known = (listed(key, columns or []) for columns in (getattr(self, key), reference.keys[key]))
+            if len(own) != len(known) and key != "labels_key":
+                raise ValueError(f"{key} names {own}, but the reference has {known}; name a column for each, in order")
 
     def _choose_cells(self) -> None:
         """Make the split and the sampling plan of the options that stand for them."""
@@ -263,10 +271,9 @@ class ScviDataModule(DataModule):
             if (codes[:, number] < 0).any()
         }
         covariates = covariates.extending(unknown)
-        known = {} if self._reference is None else dict(self._reference.covariates)
+        known = {} if self._reference is None else self._known_categories(self._reference)
         if self.batches is not None:
             known[str(self.batch_key)] = list(self.batches)
-        known = {column: names for column, names in known.items() if column in covariates.encoders}
         self._report_new(covariates, known)
         covariates = covariates.extending({column: _numbered(names) for column, names in known.items()})
         if self._labels_column is None:
@@ -276,6 +283,14 @@ class ScviDataModule(DataModule):
         else:
             labels = LabelTable.fit(self.collection, [self._labels_column], self.training_cells.hierarchies)
         return LabelTable(encoders={**covariates.encoders, **labels.encoders})
+
+    def _known_categories(self, reference: Reference) -> dict[str, list[str]]:
+        """{column: categories} of the reference; columns can have other names than there."""
+        known: dict[str, list[str]] = {}
+        for key in ("batch_key", "sample_key", "categorical_covariate_keys"):
+            pairs = zip(listed(key, getattr(self, key) or []), listed(key, reference.keys[key] or []), strict=True)
+            known |= {own: reference.covariates[column] for own, column in pairs}
+        return known
 
     def _report_new(self, covariates: LabelTable, known: Mapping[str, list[str]]) -> None:
         for column, names in known.items():

@@ -211,6 +211,19 @@ def test_a_model_of_an_anndata_is_a_reference(reference):
     qd.load_query_data(SCVI).train(max_epochs=1, datamodule=qd, **QUIET)
 
 
+def test_columns_of_a_query_can_have_other_names(reference):
+    query = cells(80, 8, ("b3", "b2"))
+    query.obs = query.obs.rename(columns={"batch": "lane", "assay": "kit"})
+    query.obs["kit"] = query.obs["kit"].replace("v3", "v9")
+    qd = ScviDataModule(query, reference=reference[1], batch_key="lane", categorical_covariate_keys="kit")
+    assert list(qd.batch_labels) == ["b1", "b2", "b3"]
+    assert qd.registry["field_registries"]["extra_categorical_covs"]["state_registry"]["mappings"]["kit"].tolist() == [
+        *("v2", "v3", "v9")
+    ]
+    with pytest.raises(ValueError, match=r"categorical_covariate_keys names \['kit', 'donor'\], .* has \['assay'\]"):
+        ScviDataModule(query, reference=reference[1], batch_key="lane", categorical_covariate_keys=["kit", "donor"])
+
+
 def test_labels_that_a_reference_lacks_are_unlabelled(reference, caplog):
     query = cells(80, 8, unlabelled=0.0)
     query.obs["cell_type"] = query.obs["cell_type"].replace("T", "new type")
