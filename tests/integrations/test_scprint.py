@@ -12,9 +12,11 @@ import torch
 from scipy.sparse import csr_matrix
 
 from scdataloader.errors import NotCountsError
+from scdataloader.integrations import versions
 from scdataloader.integrations.scprint import Collator, DataModule, Preprocessor, SimpleAnnDataset
 from scdataloader.integrations.scprint.batches import binned
 from scdataloader.integrations.scprint.genes import load_genes, split_by_organism
+from scdataloader.integrations.scprint.names import install
 from scdataloader.integrations.scprint.terms import get_descendants, random_str, translate
 from scdataloader.testing import MemorySource, named_values
 
@@ -72,6 +74,17 @@ def test_the_names_that_scprint2_imports_are_there():
     assert scdataloader.DataModule is not DataModule  # ours stays
 
 
+def test_another_version_than_the_tested_one_is_reported_once(monkeypatch, caplog):
+    versions.warn_untested.cache_clear()
+    monkeypatch.setattr(versions, "version", {"scprint2": "1.1.0"}.__getitem__)
+    with caplog.at_level(logging.WARNING):
+        install()
+        install()
+    (line,) = caplog.messages
+    assert all(word in line for word in ("scprint2 1.1.0", "1.0.3 to 1.0.3"))
+    versions.warn_untested.cache_clear()
+
+
 def test_what_the_command_line_reads_before_setup():
     dm = module(n_bins=7, hierarchical_clss=["sex"])
     assert dm.genes_dict == {MOUSE: MOUSE_GENES, HUMAN: GENES}
@@ -109,6 +122,9 @@ def test_classes_are_the_joint_values_of_columns_with_unknown_as_one():
     assert drawn.sizes[:-1].sum() == 260
     obs = dm.collection.obs(["type", "sex"]).astype(str)
     assert [drawn.names[code] for code in drawn.codes] == (obs["type"] + " | " + obs["sex"]).tolist()
+    rows = dm.plan.sampler(dm.training_cells, seed=0, global_batch_size=16).draw(0, 0, 50_000)
+    shares = np.bincount(drawn.codes[rows], minlength=9) / 50_000
+    np.testing.assert_allclose(shares, drawn.target_shares(0)[:-1], atol=0.01)
 
 
 def test_values_that_mean_unknown_are_one_class_and_so_is_a_missing_column():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from scdataloader.integrations.scprint.datamodule import DataModule
-from scdataloader.integrations.versions import warn_untested
 
 
 def main(args: Any = None) -> None:
@@ -14,7 +13,6 @@ def main(args: Any = None) -> None:
     Args:
         args: Arguments, as a list or a dictionary; None for those of the process.
     """
-    warn_untested("scprint2", "1.0.3", "1.0.3")
     from scprint2 import __main__ as scprint2
 
     scprint2.DataModule = DataModule

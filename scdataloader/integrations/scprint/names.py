@@ -10,6 +10,7 @@ import scdataloader
 from scdataloader.integrations.scprint import genes, terms
 from scdataloader.integrations.scprint.anndata_batches import Collator, SimpleAnnDataset
 from scdataloader.integrations.scprint.preprocessor import Preprocessor
+from scdataloader.integrations.versions import warn_untested
 
 _MODULES: dict[str, dict[str, Any]] = {
     "data": {"SimpleAnnDataset": SimpleAnnDataset},
@@ -28,8 +29,10 @@ _MODULES: dict[str, dict[str, Any]] = {
 def install() -> None:
     """Make ``scdataloader.data``, ``.utils``, ``.Collator`` and ``.Preprocessor`` available to imports.
 
-    ``scdataloader.DataModule`` stays ours; `main` puts the one of this package into scPRINT-2's command line.
+    Warns of a version of scprint2 that is not tested. ``scdataloader.DataModule`` stays ours; the command line of this
+    package puts its own in place.
     """
+    warn_untested("scprint2", "1.0.3", "1.0.3")
     for name, members in _MODULES.items():
         module = ModuleType(f"scdataloader.{name}", f"Names of scDataLoader's ``{name}`` that scPRINT-2 imports.")
         vars(module).update(members)
