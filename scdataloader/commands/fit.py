@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,18 @@ logger = logging.getLogger(__name__)
 
 COMMANDS = ("fit", "validate", "test", "predict")
 _CONFIG_SUFFIXES = {".yaml", ".yml", ".json"}
-FROM_DATA: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
+FROM_DATA = {
     "n_genes": ("genes", len),
     "classes": ("classes", None),
     "decoders": ("decoders", None),
     "labels_hierarchy": ("labels_hierarchy", None),
-    "n_tokens": ("tokens", lambda tokens: max(tokens.values(), default=-1) + 1),
-    "pad_token": ("tokens", lambda tokens: tokens.get("<pad>")),
 }
 """{argument of a model: (property of the data, function of its value)}."""
+FROM_TOKENS: dict[str, Callable[[Mapping[str, int]], int | None]] = {
+    "n_tokens": lambda tokens: max(tokens.values()) + 1,
+    "pad_token": lambda tokens: tokens.get("<pad>"),
+}
+"""{argument of a model: function of the data's tokens}; it keeps its own value if there are none."""
 CHATTER = (
     "Starting from v1.9.0, `tensorboardX` has been removed",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -87,13 +91,21 @@ class TrainingCLI(LightningCLI):
             raise ValueError(f"trainer: {error}") from error
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Set arguments of the model from the data, if the model has them; see `FROM_DATA`."""
+        """Set arguments of the model from the data, if the model has them; see `FROM_DATA` and `FROM_TOKENS`."""
         for argument, (source, compute) in FROM_DATA.items():
             target = f"model.init_args.{argument}"
             parser.link_arguments(f"data.{source}", target, compute_fn=compute, apply_on="instantiate")
+        for argument in FROM_TOKENS:
+            compute = partial(self._from_tokens, argument)
+            parser.link_arguments("data.tokens", f"model.init_args.{argument}", compute, apply_on="instantiate")
         if parser.usage == _usage("predict"):
             text = f"Parquet file to write; default: {NAME} in the folder of the run's logs"
             parser.add_argument("--out", type=str | None, help=text)
+
+    def _from_tokens(self, argument: str, tokens: Mapping[str, int]) -> Any:
+        if tokens:
+            return FROM_TOKENS[argument](tokens)
+        return self.config[self.subcommand].model.get("init_args", {}).get(argument)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args``, without Lightning's warning if they differ from the arguments of the process.
@@ -137,7 +149,7 @@ class TrainingCLI(LightningCLI):
         Lightning saves all values that come from the data, and a model without such an argument could not be loaded.
         """
         options = self.config[self.subcommand].model
-        for argument in FROM_DATA:
+        for argument in (*FROM_DATA, *FROM_TOKENS):
             if f"init_args.{argument}" not in options:
                 self.model.hparams.pop(argument, None)
 

@@ -198,7 +198,7 @@ class MaskedValueModel(_Restores):
 
 
 def _check_dictionary(model: Reference, n_tokens: int) -> None:
-    if n_tokens < 1:
+    if not n_tokens:  # the command line gives None if the data has none
         raise ValueError(
             f"{type(model).__name__} has no tokens; set the data's collate to the class of its family in "
             "scdataloader.tokens"

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 
 from scdataloader.commands.main import main
 from scdataloader.training.checkpoint import load_checkpoint, read_state
@@ -102,6 +103,33 @@ def test_dictionaries_as_models_ship_them_are_read_from_files(cells, tmp_path):
     assert saved["s"]["hyper_parameters"]["n_tokens"] == 151
     assert saved["s"]["hyper_parameters"]["pad_token"] == 150
     assert "medians" not in read_state(next(tmp_path.glob("g/**/*.ckpt")))
+
+
+class Own(LightningModule):
+    """Someone else's model, with arguments of these names."""
+
+    given: list[object] = []  # noqa: RUF012 (the command line makes the instance)
+
+    def __init__(self, n_tokens: int = 7, pad_token: str | int = "[PAD]"):
+        super().__init__()
+        Own.given += [n_tokens, pad_token]
+        raise ValueError("known")
+
+
+@pytest.mark.parametrize(
+    ("collate", "options", "expected"),
+    [
+        ("scdataloader.Sparse", [], [7, "[PAD]"]),
+        ("scdataloader.Sparse", ["--model.n_tokens", "12"], [12, "[PAD]"]),
+        ("scdataloader.tokens.ScGPT", ["--model.n_tokens", "12"], [765 + 3, 0]),
+    ],
+)
+def test_a_model_keeps_its_own_numbers_if_the_data_has_no_tokens(collate, options, expected, capsys):
+    Own.given.clear()
+    data = ["--data.data", "quickstart/lamindb/blood/blood_a.h5ad", "--data.collate", collate]
+    path = f"{Own.__module__}.{Own.__qualname__}"
+    assert main(["fit", "--model", path, *options, *data, "--trainer.logger", "false"]) == 2
+    assert Own.given == expected
 
 
 def test_a_collate_function_without_tokens_is_refused(tmp_path, capsys):
