@@ -113,7 +113,8 @@ def test_a_batch_has_the_values_of_its_genes(how):
 
 
 def test_classes_are_the_joint_values_of_columns_with_unknown_as_one():
-    dm = module(clss_to_weight=["type", "sex"], weight_scaler=5, assays_to_drop=[], validation_split=0)
+    options = {"clss_to_weight": ["type", "sex"], "weight_scaler": 5, "n_samples_per_epoch": 50_000}
+    dm = module(**options, assays_to_drop=[], validation_split=0)
     drawn = dm.drawn_classes
     assert sorted(drawn.names) == sorted(f"{t} | {s}" for t in ("B", "T", "unknown") for s in ("f", "m", "unknown"))
     weights = 5 * drawn.sizes[:-1] / (drawn.sizes[:-1] + 5)  # as scDataLoader weighs classes
