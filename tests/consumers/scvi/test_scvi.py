@@ -408,6 +408,22 @@ def test_constructors_take_what_the_other_modules_take(tmp_path):
     assert ScviDataModule.from_annbatch(tmp_path / "cells.h5ad", batch_key="batch").n_obs == 20
 
 
+def test_a_model_trains_on_a_collection_of_lamindb(lamin, tmp_path):
+    artifacts = []
+    for number, given in enumerate(data()):
+        given.write_h5ad(tmp_path / f"{number}.h5ad")
+        artifacts.append(lamin.Artifact(tmp_path / f"{number}.h5ad", key=f"scvi/{number}.h5ad").save())
+    collection = lamin.Collection(artifacts, key="scvi/all").save()
+    options = {"batch_key": "batch", "label_key": "cell_type", "batch_size": 64}  # names of MappedCollectionDataModule
+    dm = ScviDataModule.from_lamin(collection, **options)
+    whole = latent(trained(dm), dm)
+    assert whole.shape == (500, 4)
+    by_key = ScviDataModule.from_lamin("scvi/all", **options)
+    for one, other in zip(dm.inference_dataloader(), by_key.inference_dataloader(), strict=True):
+        assert torch.equal(one["X"], other["X"])
+        assert torch.equal(one["labels"], other["labels"])
+
+
 def test_a_query_is_read_by_the_source_that_is_registered_for_it(monkeypatch):
     class Query:
         def __init__(self, cells):
