@@ -438,7 +438,10 @@ def test_a_wrong_configuration_is_refused_by_file_and_key(text, said, capsys, fi
         ("fit a.h5ad", "a.h5ad is not an option of scdataloader fit; name data by --data.data"),
         ("inspect a.h5ad --bye cell_type", "--bye is not an option of scdataloader inspect (did you mean '--by'?)"),
         ("inspect a.h5ad --by cell_type --tau high", "tau must be a number, not 'high'"),
-        ("convert a.h5ad --otu x.cells", "--otu is not an option (did you mean '--out'?); --out must be given"),
+        (
+            "convert a.h5ad --otu x.cells",
+            "--otu is not an option (did you mean '--out'?); --out/--save-path must be given",
+        ),
         ("convert a.h5ad --out x.cells --values coutns", "--values must be counts or any, not 'coutns' (did"),
         ("convert a.h5ad --out x.cells --seed q", "--seed must be an integer, not 'q'"),
         ("curate a.h5ad --outt x", "--outt is not an option of scdataloader curate (did you mean '--out'?)"),
