@@ -25,8 +25,11 @@ BY_NAME = {
     "__array__",
     "subcommand_parser",
     "_typehint",
+    "iloc",
+    "registry",
 }
-"""Members of the operating system, Python, Lightning, HDF5, zarr, NumPy and jsonargparse that are looked up by name."""
+"""Members of the operating system, Python, Lightning, HDF5, zarr, NumPy, pandas, jsonargparse and scvi-tools that are
+looked up by name."""
 
 
 def documented(*names):
