@@ -153,7 +153,8 @@ def test_a_consumer_has_an_environment_a_target_and_what_its_tests_import(enviro
 def test_the_tests_examples_and_benchmarks_import_what_they_require():
     found = set().union(*third_party("tests", "examples", "benchmarks", without="tests/consumers"))
     offered = distributions("test")
-    assert found <= modules(distributions() | offered)
+    # a benchmark of a consumer runs in its environment
+    assert found <= modules(distributions() | offered | set().union(*map(of_consumer, CONSUMERS)))
     assert modules(offered - SERVER - PLUGINS) <= found
 
 

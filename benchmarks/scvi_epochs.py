@@ -1,6 +1,6 @@
 """Measure SCVI of scvi-tools on our data module against its own loaders: CPU time of an epoch, and what is learned.
 
-    make test-scvi && .venvs/scvi/bin/python benchmarks/scvi.py [--turns 3] [--seeds 3]
+    make test-scvi && .venvs/scvi/bin/python benchmarks/scvi_epochs.py [--turns 3] [--seeds 3]
 
 The cells are synthetic, in one .h5ad file. An epoch is the second of a run, from the end of the first to its own, on
 one thread of torch and one that reads. Its CPU time, of all threads, is the smallest of the turns in one process: other
