@@ -39,6 +39,8 @@ register("source", "*.cells", "scdataloader.store.reader:open_stores")
 register("source", "*/manifest.json", "scdataloader.store.reader:open_stores")
 register("source", "*/header.sch", "scdataloader.sources.scdl:open_archives")
 register("source", "*/version.json", "scdataloader.sources.scdl:open_archives")
+for _name in ("dataset_0/zarr.json", "dataset_0.h5ad", "chunk_0.zarr/zarr.json", "chunk_0.zarr/.zgroup"):
+    register("source", f"*/{_name}", "scdataloader.sources.annbatch:open_collections")
 register("source", "scdl:", "scdataloader.sources.scdl:open_archives")
 register("source", "lamindb:", "scdataloader.lamin.collections:open_lamindb")
 register("source", "type:lamindb.*", "scdataloader.lamin.collections:open_lamindb")
