@@ -119,7 +119,7 @@ class NoticesChanges(Protocol):
 
 @runtime_checkable
 class ReadsStored(Protocol):
-    """A source that can give values as stored: in their dtype, and unsorted within a cell. Conversion reads these."""
+    """A source that can give values as stored: in their dtype, and unsorted within a cell. These are what is read."""
 
     def read_stored(self, rows: NDArray[np.int64]) -> CSRMatrix:
         """Cells ``rows`` as in `Source.read`, except for the dtype of the values and their order within a cell."""

@@ -14,9 +14,17 @@ from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.genes.alignment import AlignedSource
 from scdataloader.genes.vocabulary import GeneMap
 from scdataloader.kernels.rows.align import BAD_INDEX, OK, align_rows
-from scdataloader.protocols import HasMatrix, HasReadCost, ReadCost, ReadGroup, ReadsTogether, Source, SourceSelection
+from scdataloader.protocols import (
+    HasMatrix,
+    HasReadCost,
+    ReadCost,
+    ReadGroup,
+    ReadsTogether,
+    Source,
+    SourceSelection,
+)
 from scdataloader.runtime.read_ahead import read_ahead
-from scdataloader.sources.contract import check_unchanged, rows_of
+from scdataloader.sources.contract import check_unchanged, stored_rows_of
 from scdataloader.types import CSRMatrix, RowBuffers
 
 _MAPPED = ReadCost(cell=2.0, neighbour=2.0)
@@ -113,8 +121,8 @@ class SourceRead:
         matrix = matrix_of(self._source.source)
         if matrix is not None:
             return matrix, self._rows
-        read = rows_of(self._source.source, self._rows)
-        return CSRMatrix(indptr=read.indptr, indices=read.indices, data=read.data), np.arange(len(self._rows))
+        # As stored: aligning takes any dtype, and sorts by vocabulary genes anyway.
+        return stored_rows_of(self._source.source, self._rows), np.arange(len(self._rows))
 
     def slice(self, start: int, stop: int) -> SourceRead:
         """Some of the cells."""

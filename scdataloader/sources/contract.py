@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.protocols import NoticesChanges, Source
-from scdataloader.types import CSRRows
+from scdataloader.protocols import NoticesChanges, ReadsStored, Source
+from scdataloader.types import CSRMatrix, CSRRows
 
 _HOW = "check it with scdataloader.testing.check_source"
 
@@ -99,6 +99,28 @@ def check_rows(read: Any, n_rows: int, call: str) -> CSRRows:
         if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
             found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else _described(array)
             raise TypeError(f"{call} must return {name} as a vector of {np.dtype(dtype)}; got {found}; {_HOW}")
+    _check_offsets(read, n_rows, call)
+    return read
+
+
+def stored_rows_of(source: Source, rows: NDArray[np.int64]) -> CSRMatrix:
+    """Cells of a source as stored, if it can read them so. Gene numbers are left to the loops that read them.
+
+    Raises:
+        TypeError: the source returns something other than rows of this number.
+    """
+    if not isinstance(source, ReadsStored):
+        read = rows_of(source, rows)
+        return CSRMatrix(indptr=read.indptr, indices=read.indices, data=read.data)
+    stored: Any = source.read_stored(rows)
+    call = f"{source.name}: read_stored() of {len(rows)} cells"
+    if not isinstance(stored, CSRMatrix):
+        raise TypeError(f"{call} must return a CSRMatrix; got {_described(stored)}; {_HOW}")
+    _check_offsets(stored, len(rows), call)
+    return stored
+
+
+def _check_offsets(read: CSRRows | CSRMatrix, n_rows: int, call: str) -> None:
     indptr, n_values = read.indptr, len(read.indices)
     if len(indptr) != n_rows + 1:
         raise TypeError(f"{call} must return {n_rows} cells; got {len(indptr) - 1}; {_HOW}")
@@ -107,7 +129,6 @@ def check_rows(read: Any, n_rows: int, call: str) -> CSRRows:
             f"{call} must return offsets that ascend from 0 to the number of values; got offsets from {indptr[0]} to "
             f"{indptr[-1]}, {n_values} gene numbers and {len(read.data)} values; {_HOW}"
         )
-    return read
 
 
 def _described(value: object) -> str:

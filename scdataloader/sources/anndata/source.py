@@ -136,17 +136,18 @@ class AnnDataSource(AnnDataFile):
             NotCountsError: a value is not a count, unless the source was opened with ``values="any"``.
             SourceFormatError: the file is damaged.
         """
-        return _csr_rows(self._read_counts(rows, np.dtype(np.float32)), self._n_genes)
+        return _csr_rows(self._read_counts(rows, np.dtype(np.float32)).in_order(), self._n_genes)
 
     def read_stored(self, rows: NDArray[np.int64]) -> CSRMatrix:
-        """As `read`, with values as exact as they are stored: integers in 64 bits, where float32 may have to round."""
-        return self._read_counts(rows, self.exact_dtype(self._chosen))
+        """As `read`, with values in their dtype, where float32 may have to round, and in stored order."""
+        read = self._read_counts(rows, self._matrix().arrays[0].dtype)
+        return CSRMatrix(data=read.data, indices=read.indices, indptr=read.indptr)
 
-    def _read_counts(self, rows: NDArray[np.int64], dtype: np.dtype[Any]) -> CSRMatrix:
+    def _read_counts(self, rows: NDArray[np.int64], dtype: np.dtype[Any]) -> StoredRows:
         read = self._read(self._chosen, rows, dtype)
         if read.flags & gather.NOT_COUNTS and self._values == "counts":
             self._refuse_values(rows, read)
-        return read.in_order()
+        return read
 
     def _refuse_values(self, rows: NDArray[np.int64], read: StoredRows) -> None:
         at = first_not_count(read.data)
