@@ -274,7 +274,9 @@ class DataModule(DataConfig, LightningDataModule):
         )
         self.__dict__["collection"] = self.collection.with_genes(alignment)
         self.alignment = alignment
-        self.__dict__.pop("training_cells", None)  # these count values by the genes of their collection
+        self._medians = None
+        for name in ("training_cells", "tokens"):  # the cells count values by the genes of their collection
+            self.__dict__.pop(name, None)
 
     @cached_property
     def tokens(self) -> dict[str, int]:

@@ -101,6 +101,16 @@ def test_the_genes_of_a_model_become_the_vocabulary_of_the_same_cells():
         assert not x[:, 2].any()
 
 
+def test_tokens_and_medians_are_of_the_genes_in_use():
+    dm = module(collate=scd.tokens.Geneformer(version="V1", max_len=8))
+    assert set(GENES) < set(dm.tokens)
+    next(iter(dm.train_dataloader()))
+    dm.use_genes({"human": GENES[3:1:-1]})
+    assert [gene for gene in dm.tokens if gene in GENES] == GENES[3:1:-1]
+    next(iter(dm.train_dataloader()))
+    assert set(dm.state_dict()["medians"]) <= {GENES[3], GENES[2]}
+
+
 def test_genes_of_another_organism_are_refused_and_change_nothing():
     dm = module()
     with pytest.raises(GeneOverlapError, match=r"a is of NCBITaxon:9606.*NCBITaxon:10090"):
