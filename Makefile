@@ -12,9 +12,12 @@ ARGS ?=
 # Libraries that take our batches. Each has tests in tests/consumers, and an environment in .venvs with the extra of its
 # name, because some exclude each other's requirements, or ours.
 CONSUMERS := scvi scprint cellarium frameworks
+# Further extras of an environment.
+EXTRAS_scvi := soma
 
 RUN := $(VENV)/bin
 comma := ,
+space := $(subst ,, )
 # On a terminal, pip and uv show what they download; elsewhere, only errors.
 QUIET := $(shell test -t 2 || echo --quiet)
 PIP := $(RUN)/python -m pip --disable-pip-version-check $(QUIET) $(QUIET)
@@ -85,6 +88,6 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
 # A consumer whose requirements exclude ours lists itself, and what it needs of them, in no-deps.txt.
 $(CONSUMERS:%=$(VENV)/.installed-%): $(VENV)/.installed-%: $(VENV)/.torch pyproject.toml $(wildcard tests/consumers/*/no-deps.txt)
 	@echo "2/2 installing scdataloader and $* into $(VENV) (a minute or two)"
-	@$(call INSTALL,--editable '.[$*$(comma)test-tools]')
+	@$(call INSTALL,--editable '.[$(subst $(space),$(comma),$(strip $* $(EXTRAS_$*) test-tools))]')
 	@if test -e tests/consumers/$*/no-deps.txt; then $(call INSTALL,--no-deps -r tests/consumers/$*/no-deps.txt); fi
 	@touch $@

@@ -58,7 +58,10 @@ def of_consumer(environment):
     """Names of the distributions that an environment of tests/consumers has beyond those of the package."""
     listed = ROOT / "tests" / "consumers" / environment / "no-deps.txt"
     lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
-    return distributions(environment) | {re.match(r"[\w.-]+", line)[0].lower() for line in lines if line[:1].isalpha()}
+    extras = re.findall(f"(?m)^EXTRAS_{environment} := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    extras = [environment, *" ".join(extras).split()]
+    without_deps = {re.match(r"[\w.-]+", line)[0].lower() for line in lines if line[:1].isalpha()}
+    return without_deps.union(*map(distributions, extras))
 
 
 def modules(names):

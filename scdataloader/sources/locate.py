@@ -57,7 +57,7 @@ def open_sources(
             two meanings.
     """
     gathered = Faults() if faults is None else faults
-    if isinstance(data, Mapping):
+    if isinstance(data, Mapping) and not takes_type(type(data)):
         found = _open_corpora(data, options, where, gathered)
         if faults is None:
             gathered.check()

@@ -424,6 +424,16 @@ def test_a_model_trains_on_a_collection_of_lamindb(lamin, tmp_path):
         assert torch.equal(one["labels"], other["labels"])
 
 
+ANNBATCH = Path(__file__).parents[4] / "shared" / "formats" / "annbatch" / "shuffled.zarr"
+
+
+@pytest.mark.skipif(not ANNBATCH.exists(), reason="no collection of annbatch")
+def test_a_model_trains_on_a_collection_of_annbatch():
+    dm = ScviDataModule.from_annbatch(ANNBATCH, batch_key="src_path", label_key="cell_type", batch_size=64)
+    assert (dm.n_obs, dm.n_batch) == (150, 2)
+    assert latent(trained(dm), dm).shape == (150, 4)
+
+
 def test_a_query_is_read_by_the_source_that_is_registered_for_it(monkeypatch):
     class Query:
         def __init__(self, cells):
