@@ -49,6 +49,7 @@ def files(tmp_path, monkeypatch):
 
 def configured(data, **trainer):
     quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet["default_root_dir"] = "."  # without it and a logger, a run writes no file
     config = {
         "trainer": quiet | {"max_epochs": 2, "enable_checkpointing": False} | trainer,
         "model": {"class_path": "tests.commands.test_plans.Rows"},
