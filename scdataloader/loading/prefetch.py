@@ -30,8 +30,7 @@ _ROW_BITS, _BATCH_BITS = 1, 2
 _WINDOW = 8192
 """Cells that are requested from the disk at a time; also read at once if one chunk serves several of them."""
 _MAPPED, _FEWEST = 2048, 512
-"""Maximum of cells that one thread reads at once if cells are read individually, and how many draws it reads at least,
-since each read has a cost of its own."""
+"""Maximum of cells that one thread reads at once if cells are read individually; minimum of draws with neighbours."""
 _TASK_BYTES = 24 << 20
 """Bytes of tensors that a thread makes at once: enough to outweigh the synchronisation of threads, few enough to hold
 several."""
@@ -94,8 +93,7 @@ class Prefetcher:
         of_cells = takewhile(lambda step: isinstance(step, PerCell) and step.per_cell, self.transforms)
         self._of_cells = tuple(of_cells)
         """The first transforms, as far as they treat cells independently."""
-        self._cells_per_task: int | None = None
-        """Cells that a thread makes batches of at once; None until the size of a batch is known."""
+        self._cells_per_task = self.batch_size  # until the size of a batch is known
 
     @property
     def n_steps(self) -> int:
@@ -164,9 +162,9 @@ class Prefetcher:
     def _cells_per_read(self) -> int:
         """Cells that one thread reads at once: the user's choice, or one task, or more to share chunks."""
         if self.window is None and self.collection.read_cost.is_flat:
-            if self._cells_per_task is None:  # the model waits for the first batch
-                return self.batch_size
-            draws = max(_FEWEST, min(self._cells_per_task, _MAPPED // self._reader.cells_per_draw))
+            draws = min(self._cells_per_task, _MAPPED // self._reader.cells_per_draw)
+            if self._reader.cells_per_draw > 1:  # to find the neighbours has a cost of its own in each read
+                draws = max(draws, _FEWEST)
             return max(1, draws // self.batch_size) * self.batch_size
         return max(1, (self.window or _WINDOW) // self.batch_size) * self.batch_size
 
@@ -203,7 +201,7 @@ class Prefetcher:
 
     def _prepare(self, epoch: int, drawn: Drawn) -> tuple[list[MadeBatch], list[CellBatch]]:
         """The batches of the first task of some draws, and the cells of each further task."""
-        cells, n = self._read(epoch, drawn), self._cells_per_task or self.batch_size
+        cells, n = self._read(epoch, drawn), self._cells_per_task
         first, *rest = (cells.slice(*edge) for edge in pairwise([*range(0, len(cells), n), len(cells)]))
         return self._made(epoch, first), rest
 
