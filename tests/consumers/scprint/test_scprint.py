@@ -20,9 +20,9 @@ N_CELLS = 340
 class Runs:
     """Runs of the command line in one folder."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, **data):
         self.folder = folder
-        self.config = write_config(folder / "config.yml", data=write_cells(folder))
+        self.config = write_config(folder / "config.yml", **(data or {"data": write_cells(folder)}))
 
     def __call__(self, command, *options, short=False):
         """The steps of a run, as `Seen` noted them; ``short`` is two for each stage."""
@@ -138,6 +138,16 @@ def test_neighbours_and_metacells_reach_the_model(run, data, model, key, shape):
     steps = run("fit", *data, *model, short=True)
     assert {step["stage"] for step in steps} == {"train", "val"}
     assert [step["tensors"][key][0] for step in steps] == [shape] * 4
+
+
+def test_a_collection_of_lamindb_is_named_by_its_key(lamin, run, fitted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = [
+        lamin.Artifact(path, key=f"scprint/{number}.h5ad") for number, path in enumerate(run.config["data"]["data"])
+    ]
+    lamin.Collection([file.save() for file in files], key="scprint/all").save()
+    of_collection = Runs(tmp_path, collection_name="scprint/all")("fit", short=True)
+    assert rows(of_collection, "train") == rows(fitted, "train", epoch=0)[:2]
 
 
 def test_cells_of_an_anndata_are_embedded_by_the_task_of_the_model(run, fitted):
