@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.draws.mixing import MOST_WINDOWS, ONE, STEP, draw_corpora, floor_sum, interleave
 from scdataloader.kernels.draws.random import derive_key, seed_of
-from scdataloader.protocols import DescribesClasses, DrawsSets, HasEvaluation, Sampler, SamplingPlan, TrainingCells
+from scdataloader.protocols import DescribesClasses, DrawsSets, Sampler, SamplingPlan, TrainingCells
 from scdataloader.runtime.messages import counted, did_you_mean, message_of, shown
-from scdataloader.sampling.options import Sampling
+from scdataloader.sampling.options import Sampling, evaluation_of
 from scdataloader.sampling.samplers import check_range, stream_fingerprint
 from scdataloader.sampling.training_cells import SelectedCells
 
@@ -93,9 +93,8 @@ class Mixture:
 
         None, which is each cell once in order, unless each given plan has one.
         """
-        if not self.plans or not all(isinstance(plan, HasEvaluation) and plan.evaluation for plan in self.plans):
-            return None
-        return EveryCorpus(mixture=self)
+        have_one = bool(self.plans) and all(evaluation_of(plan) is not None for plan in self.plans)
+        return EveryCorpus(mixture=self) if have_one else None
 
     def describe(self, cells: TrainingCells) -> MixedCorpora:
         """The corpora and their shares.
@@ -213,7 +212,7 @@ class EveryCorpus:
             some, plan = _of_corpus(cells, number), self.mixture.plan_of(name)
             if not len(some.rows):
                 continue
-            plan = plan.evaluation if isinstance(plan, HasEvaluation) and plan.evaluation else plan
+            plan = evaluation_of(plan) or plan
             samplers.append(_about(name, plan.sampler, some, seed=seed, global_batch_size=global_batch_size))
         return SamplersInTurn(samplers)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.kernels.draws.classes import class_sizes
-from scdataloader.protocols import HasColumns, HasPlans, TrainingCells
+from scdataloader.protocols import HasColumns, HasEvaluation, HasPlans, SamplingPlan, TrainingCells
 from scdataloader.runtime.messages import counted
 from scdataloader.sampling.samplers import ShuffleSampler, Subset, WeightedSampler, curriculum_weights
 from scdataloader.sampling.weights import (
@@ -262,6 +262,11 @@ def used_columns(plan: object) -> list[str]:
     """Columns of obs that a sampling plan, and the plans that it draws by, state."""
     further = plan.plans if isinstance(plan, HasPlans) else ()
     return [*plan_columns(plan), *(column for other in further for column in used_columns(other))]
+
+
+def evaluation_of(plan: object) -> SamplingPlan | None:
+    """The plan by which a sampling plan draws validation and test cells; None for cells one by one in order."""
+    return plan.evaluation if isinstance(plan, HasEvaluation) else None
 
 
 def _sizes(codes: NDArray[np.int32], n_classes: int) -> NDArray[np.int64]:

@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from scdataloader.protocols import (
     DescribesClasses,
     DrawsSets,
-    HasEvaluation,
     HasFingerprint,
     HasWindow,
     Sampler,
     SamplingPlan,
     TrainingCells,
 )
+from scdataloader.sampling.options import evaluation_of
 from scdataloader.testing._checks import Checked, global_random_state, global_seeds, made
 
 _SIGMAS = 6
@@ -245,7 +245,7 @@ def check_plan(
         return made
 
     check_sampler(sampler, rows=cells.rows, max_draws=max_draws)
-    evaluation = plan.evaluation if isinstance(plan, HasEvaluation) else None
+    evaluation = evaluation_of(plan)
     if evaluation is not None:
         about.require_members(evaluation, SamplingPlan)
         options = {"seed": 3, "global_batch_size": global_batch_size}

@@ -34,14 +34,13 @@ from scdataloader.protocols import (
     Collate,
     DescribesClasses,
     DrawnClasses,
-    HasEvaluation,
     HasTokens,
     Sampler,
     SamplingPlan,
     Transform,
 )
 from scdataloader.runtime.messages import shown, suggestion
-from scdataloader.sampling.options import used_columns
+from scdataloader.sampling.options import evaluation_of, used_columns
 from scdataloader.sampling.samplers import SequentialSampler, Subset
 from scdataloader.sampling.splits import SplitRecord, Splits
 from scdataloader.sampling.tally import Tally
@@ -358,7 +357,7 @@ class DataModule(DataConfig, LightningDataModule):
         Raises:
             TypeError: the rows are not integers.
             IndexError: a row is outside [0, number of cells).
-            ValueError: there are no rows.
+            ValueError: ``rows`` is empty.
         """
         numbers = np.asarray(rows)
         if not numbers.size:
@@ -453,7 +452,7 @@ class DataModule(DataConfig, LightningDataModule):
     def _evaluated(self, rows: NDArray[np.int64]) -> Loader | list[Loader]:
         if not len(rows):
             return []  # to Lightning, no loader
-        plan = self.plan.evaluation if isinstance(self.plan, HasEvaluation) else None
+        plan = evaluation_of(self.plan)
         if plan is None:
             return self.loader(rows)
         cells = CollectionCells(self.collection, rows, self._hierarchies)
