@@ -14,15 +14,7 @@ from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.genes.alignment import AlignedSource
 from scdataloader.genes.vocabulary import GeneMap
 from scdataloader.kernels.rows.align import BAD_INDEX, OK, align_rows
-from scdataloader.protocols import (
-    HasMatrix,
-    HasReadCost,
-    ReadCost,
-    ReadGroup,
-    ReadsTogether,
-    Source,
-    SourceSelection,
-)
+from scdataloader.protocols import HasMatrix, HasReadCost, ReadCost, ReadGroup, ReadsTogether, Source, SourceSelection
 from scdataloader.runtime.read_ahead import read_ahead
 from scdataloader.sources.contract import check_unchanged, stored_rows_of
 from scdataloader.types import CSRMatrix, RowBuffers

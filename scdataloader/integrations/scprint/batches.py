@@ -38,7 +38,7 @@ class ScPrintBatch:
     def bind(self, context: BatchContext) -> Collate:
         """The same, ready for the vocabulary of ``context``."""
         selection = self.selection.bind(context) if isinstance(self.selection, Binds) else self.selection
-        kind = _ManyBatches if isinstance(selection, CollatesMany) else _OneBatch
+        kind = _ManyBatches if isinstance(selection, CollatesMany) else ScPrintBatch
         return kind(selection=selection, n_bins=self.n_bins)
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> Mapping[str, Any]:
@@ -56,10 +56,6 @@ class ScPrintBatch:
             "dataset": made["source"].to(torch.int64),
             "tp": torch.zeros(len(x)) if time is None else torch.from_numpy(time[:, 0]),
         }
-
-
-class _OneBatch(ScPrintBatch):
-    """A bound collate function whose selection makes one batch at a time."""
 
 
 class _ManyBatches(ScPrintBatch):

@@ -20,6 +20,17 @@ def module(cells, **options):
     return scd.DataModule(f"{cells}/*.h5ad", **made)
 
 
+def step_of(backward, model, optimizer):
+    """A training step, which returns the rows of its batch."""
+
+    def step(batch):
+        backward(model(batch["x"]).mean())
+        optimizer.step()
+        return batch["row"].tolist()
+
+    return step
+
+
 def passes(loader, n, step):
     """Rows of ``n`` passes."""
     return [[step(batch) for batch in loader] for _ in range(n)]
@@ -37,12 +48,7 @@ def by_accelerate(cells, out, *, as_torch):
         model, optimizer, loader = accelerator.prepare(model, optimizer, own.as_torch() if as_torch else own)
         accelerator.register_for_checkpointing(own)
         folder = f"{out}/accelerate-{as_torch}"
-
-        def step(batch):
-            accelerator.backward(model(batch["x"]).mean())  # noqa: B023
-            optimizer.step()  # noqa: B023
-            return batch["row"].tolist()
-
+        step = step_of(accelerator.backward, model, optimizer)
         if run == "resumed":
             accelerator.load_state(folder)
             seen[run] = passes(loader, 2, step)
@@ -68,12 +74,7 @@ def by_fabric(cells, out):
         model = torch.nn.Linear(30, 1)
         model, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), 1e-3))
         state = {"model": model, "loader": loader}
-
-        def step(batch):
-            fabric.backward(model(batch["x"]).mean())  # noqa: B023
-            optimizer.step()  # noqa: B023
-            return batch["row"].tolist()
-
+        step = step_of(fabric.backward, model, optimizer)
         if run != "whole":
             fabric.load(f"{out}/fabric-{run}.ckpt", state)
             seen[run] = passes(loader, 2 if run == "resumed" else 1, step)
