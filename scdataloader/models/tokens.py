@@ -79,7 +79,7 @@ class MaskedTokenModel(_Restores):
             learning_rate: Step size of AdamW.
 
         Raises:
-            ValueError: there are no tokens.
+            ValueError: ``n_tokens`` is less than 1.
         """
         super().__init__()
         _check_dictionary(self, n_tokens)
@@ -150,7 +150,7 @@ class MaskedValueModel(_Restores):
             learning_rate: Step size of AdamW.
 
         Raises:
-            ValueError: there are no tokens, or none of padding.
+            ValueError: ``n_tokens`` is less than 1, or ``pad_token`` is None.
         """
         super().__init__()
         _check_dictionary(self, n_tokens)

@@ -85,8 +85,8 @@ class Geneformer(NeedsVocabulary):
         Raises:
             FileNotFoundError: a file does not exist.
             KeyError: the tokens lack a special token.
-            ValueError: no gene has a token and a median, a median is not positive, or there are no medians and no
-                training cells to compute them from.
+            ValueError: no gene has a token and a median, a median is not positive, or medians are neither given nor can
+                be computed, without training cells.
         """
         given = self.medians
         if given is None:

@@ -81,7 +81,7 @@ class Preprocessor:
         """The cells and genes that are kept; ``adata`` is not changed.
 
         Raises:
-            KeyError: there is no organism, or no layer of the name.
+            KeyError: not exactly one organism is stated, or the layer does not exist.
             LookupError: the package has no gene table of the organism.
             NotCountsError: the values are not counts.
             ValueError: too few cells or genes are left; names the number and the option.

@@ -37,8 +37,8 @@ def translate(val: Any, t: str = "cell_type_ontology_term_id") -> Any:
         t: Column of obs whose labels the ids are.
 
     Returns:
-        {id: name} of one id or a set, a list of names of a list, {name: value} of a dictionary; the name of what is no
-        term is None, and that of "unknown" the same. None if the labels of the column are no terms.
+        {id: name} of one id or a set, a list of names of a list, {name: value} of a dictionary; the name of what is not
+        a term is None, and that of "unknown" is "unknown". None if the labels of the column are not terms.
     """
     if t not in LABEL_COLUMNS and t not in (*_OTHER_COLUMNS, ORGANISM):
         return None

@@ -496,7 +496,7 @@ class ScviDataModule(DataModule):
         """(n,) label of each cell.
 
         Raises:
-            ValueError: there is no ``labels_key``.
+            ValueError: ``labels_key`` is not set.
         """
         if not self.labels_key:
             raise ValueError("the model needs labels of cells; name their column in labels_key")

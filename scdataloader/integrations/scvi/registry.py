@@ -1,4 +1,4 @@
-"""The registry of scvi-tools: what a model is told of its data, and what a trained model states of them."""
+"""The registry of scvi-tools: the description of data that a model is made from, and that a trained model has."""
 
 from __future__ import annotations
 
