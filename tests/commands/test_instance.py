@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.lamin.s3 import s3_server
+from tests.s3 import s3_server
 
 
 @pytest.fixture

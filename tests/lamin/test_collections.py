@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.lamin.collections import LaminFile, is_lamin, resolve_lamin
-from tests.lamin.s3 import s3_server
+from tests.s3 import s3_server
 
 
 def write(path: Path, seed: int) -> Path:

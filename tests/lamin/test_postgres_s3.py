@@ -17,7 +17,7 @@ from scdataloader.lamin.collections import resolve_lamin
 from scdataloader.lamin.register import register
 from tests.lamin.curated import CELL_TYPE, B, T, curated, failing_database
 from tests.lamin.postgres import postgres_server
-from tests.lamin.s3 import s3_server
+from tests.s3 import s3_server
 
 ON_POSTGRES = """
 import sys

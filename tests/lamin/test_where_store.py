@@ -20,7 +20,7 @@ from scdataloader.curation import Recipe
 from scdataloader.lamin.collections import resolve_lamin
 from scdataloader.lamin.register import register
 from tests.lamin.curated import CD8, CELL_TYPE, HUMAN, MOUSE, NAIVE_CD8, NEURON, TISSUE, B, T, curated
-from tests.lamin.s3 import s3_server
+from tests.s3 import s3_server
 
 KEY = "where_store/atlas"
 LAYOUTS = ("source", "shuffled", f"grouped:{CELL_TYPE}")

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from scdataloader import Ontology
-from tests.lamin.s3 import s3_server
+from tests.s3 import s3_server
 
 T_CELL = "CL:0000084"
 
@@ -211,7 +211,7 @@ def test_an_empty_registry_is_read_from_its_public_source(registries: ModuleType
 WITHOUT_INSTANCE = """
 import sys
 from scdataloader.ontology.ontology import Ontology
-from tests.lamin.s3 import s3_server
+from tests.s3 import s3_server
 Ontology.from_guide("HsapDv")
 assert not {"lamindb", "lamindb_setup", "django", "bionty", "pronto"} & set(sys.modules)
 try:
