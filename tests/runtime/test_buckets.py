@@ -15,6 +15,8 @@ from scdataloader.runtime import buckets
 from scdataloader.runtime.buckets import Bucket, as_url, checked_url, expand_url, is_remote
 from tests.s3 import s3_server
 
+pytest.importorskip("obstore")
+
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
