@@ -41,6 +41,8 @@ register("source", "*/header.sch", "scdataloader.sources.scdl:open_archives")
 register("source", "*/version.json", "scdataloader.sources.scdl:open_archives")
 for _name in ("dataset_0/zarr.json", "dataset_0.h5ad", "chunk_0.zarr/zarr.json", "chunk_0.zarr/.zgroup"):
     register("source", f"*/{_name}", "scdataloader.sources.annbatch:open_collections")
+for _name in ("*.parquet", "*.pq", "parquet:"):
+    register("source", _name, "scdataloader.sources.parquet:open_tables")
 register("source", "scdl:", "scdataloader.sources.scdl:open_archives")
 register("source", "type:tiledbsoma.*", "scdataloader.sources.soma:open_queries")
 register("source", "lamindb:", "scdataloader.lamin.collections:open_lamindb")

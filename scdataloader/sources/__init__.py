@@ -16,9 +16,10 @@ from scdataloader.sources.anndata.file import AnnDataFile, Format
 from scdataloader.sources.anndata.imported import read_into_memory
 from scdataloader.sources.anndata.memory import AnnDataInMemory
 from scdataloader.sources.anndata.source import AnnDataSource
+from scdataloader.sources.parquet import PARQUET, open_parquet
 from scdataloader.sources.scdl import open_scdl
 
-__all__ = ["AnnDataFile", "AnnDataSource", "open_file", "open_scdl", "open_source"]
+__all__ = ["AnnDataFile", "AnnDataSource", "open_file", "open_parquet", "open_scdl", "open_source"]
 
 
 def open_source(
@@ -31,7 +32,8 @@ def open_source(
     Args:
         data: An .h5ad file; a zarr folder that AnnData wrote, or a zip of one; a group in either, such as
             "x.h5mu/mod/rna" or "x.zarr/tables/table"; an .h5 file of 10x Genomics, for several genomes
-            "x.h5/<genome>"; a .loom file; a folder of matrix.mtx, or the matrix; an `AnnData`.
+            "x.h5/<genome>"; a .loom file; a folder of matrix.mtx, or the matrix; a Parquet
+            table with a cell per row (`open_parquet`); an `AnnData`.
         counts: Which matrix holds the counts: "X", "layers/<key>", "raw", or "auto" for the first of X, layers/counts
             and raw whose values, in a sample, are whole numbers from 0 up.
         values: "counts" rejects values that are negative or fractions, also later while reading; "any" accepts all.
@@ -45,6 +47,9 @@ def open_source(
     """
     if values not in ("counts", "any"):
         raise ValueError(f"values must be 'counts' or 'any', not {values!r}")
+    if not isinstance(data, AnnData) and Path(data).suffix in PARQUET and (path := _existing(data)).is_file():
+        (table,) = open_parquet(path, counts=counts, values=values)
+        return table
     return AnnDataSource.open(*_located(data), counts=counts, values=values)
 
 

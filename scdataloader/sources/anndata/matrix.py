@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.sources.anndata.layout import MatrixLayout
-from scdataloader.sources.arrays.arrays import ChunkedArray, EncodedChunks, MappedArray, StoredArray, whole
+from scdataloader.sources.arrays.arrays import ChunkedArray, EncodedChunks, MappedArray, Sampled, StoredArray, whole
 from scdataloader.sources.arrays.mapped import FileMap, FileMaps, MappedChunks, Pieces
 from scdataloader.sources.arrays.matrices import ChunkedCSR, ChunkedDense, MappedCSR, MappedDense, Reader
 from scdataloader.sources.arrays.transpose import StoredCSC, Transpose
@@ -28,7 +28,7 @@ class StoredMatrix:
     """Reads rows."""
     offsets: NDArray[np.int64] | None
     """Offsets of the rows of a CSR or the columns of a CSC matrix, as stored; None for a dense matrix."""
-    arrays: tuple[StoredArray, ...]
+    arrays: tuple[Sampled, ...]
     """The stored arrays: ``data`` and ``indices``, or the dense matrix."""
     maps: FileMap | FileMaps
     """What is mapped."""

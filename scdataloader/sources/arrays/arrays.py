@@ -122,6 +122,21 @@ class MappedArray:
 StoredArray = ChunkedArray | MappedArray
 
 
+class Sampled(Protocol):
+    """Stored values, as a fingerprint takes samples of them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the values."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+
+    def sample(self, n_places: int, n_bytes: int) -> Iterator[bytes]:
+        """Up to ``n_bytes`` bytes of each of ``n_places`` parts, evenly strided."""
+
+
 def strided(n: int, places: int) -> Sequence[int]:
     """At most ``places`` numbers, evenly spread over ``range(n)``, with the first and the last."""
     return sorted({int(i) for i in np.linspace(0, n - 1, min(n, places))}) if n else []

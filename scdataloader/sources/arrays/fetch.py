@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
 import numpy as np
@@ -23,10 +23,27 @@ _TASK_BYTES = 1 << 20
 _MAX_THREADS = 8
 
 
-class ChunkCache:
+class Kept(Protocol):
+    """What a cache keeps: an array of values, or several together."""
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+
+    @property
+    def nbytes(self) -> int:
+        """Their size in bytes."""
+
+
+_K = TypeVar("_K", bound=Kept)
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class ChunkCache(Generic[_K]):
     """Decoded chunks, bounded by their bytes; the least recently used go first. Thread-safe, and empty after a fork."""
 
-    _all: ClassVar[WeakSet[ChunkCache]] = WeakSet()
+    _all: ClassVar[WeakSet[Any]] = WeakSet()
 
     def __init__(self) -> None:
         self._all.add(self)
@@ -40,10 +57,10 @@ class ChunkCache:
     def _start(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._chunks: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
+        self._chunks: OrderedDict[tuple[int, int], _K] = OrderedDict()
         self._bytes = 0
 
-    def get(self, key: tuple[int, int], size: int) -> NDArray[Any] | None:
+    def get(self, key: tuple[int, int], size: int) -> _K | None:
         """The chunk, if at least its first ``size`` values are cached."""
         self._after_fork()
         with self._lock:
@@ -53,7 +70,7 @@ class ChunkCache:
             self._chunks.move_to_end(key)
             return values
 
-    def put(self, key: tuple[int, int], values: NDArray[Any], *, evict: bool) -> None:
+    def put(self, key: tuple[int, int], values: _K, *, evict: bool) -> None:
         """Keep a chunk; older ones make room for it only if ``evict``."""
         self._after_fork()
         with self._lock:
@@ -106,7 +123,7 @@ class ChunkRequest:
             yield range(start, min(start + step, len(self.numbers)))
 
 
-def fetch(requests: Sequence[ChunkRequest], cache: ChunkCache) -> int:
+def fetch(requests: Sequence[ChunkRequest], cache: ChunkCache[NDArray[Any]]) -> int:
     """Decode and consume all chunks, in threads that end with this call; returns the flags of all, or-ed.
 
     Memory is bounded by the cache and a chunk per thread. A read that is larger than the cache evicts nothing: a scan
@@ -118,11 +135,16 @@ def fetch(requests: Sequence[ChunkRequest], cache: ChunkCache) -> int:
     def run(task: tuple[ChunkRequest, range]) -> int:
         return _consume(*task, cache, evict=evict)
 
+    return _union(in_threads(run, tasks))
+
+
+def in_threads(run: Callable[[_T], _R], tasks: Sequence[_T]) -> list[_R]:
+    """The results of all tasks, in order, in threads that end with this call."""
     threads = min(_MAX_THREADS, n_cores(), len(tasks))
     if threads <= 1:
-        return _union(map(run, tasks))
+        return list(map(run, tasks))
     with ThreadPoolExecutor(threads, thread_name_prefix="scdataloader-decode") as pool:
-        return _union(pool.map(run, tasks))
+        return list(pool.map(run, tasks))
 
 
 def _union(flags: Iterable[int]) -> int:
@@ -132,7 +154,7 @@ def _union(flags: Iterable[int]) -> int:
     return total
 
 
-def _consume(request: ChunkRequest, positions: range, cache: ChunkCache, *, evict: bool) -> int:
+def _consume(request: ChunkRequest, positions: range, cache: ChunkCache[NDArray[Any]], *, evict: bool) -> int:
     numbers, sizes = request.numbers[positions.start : positions.stop], request.sizes[positions.start : positions.stop]
     if not request.array.worth_keeping:
         loaded = request.array.load(numbers.tolist(), sizes.tolist())

@@ -119,7 +119,7 @@ class ChunkedCSR(Reader):
     def __init__(self, indptr: NDArray[np.int64], indices: ChunkedArray, data: ChunkedArray, n_genes: int) -> None:
         """``indptr`` has been checked against the sizes of the other two."""
         self._indptr, self._indices, self._data, self._n_genes = indptr, indices, data, n_genes
-        self._cache = ChunkCache()
+        self._cache = ChunkCache[NDArray[Any]]()
 
     @property
     def indptr(self) -> NDArray[np.int64]:
@@ -193,7 +193,7 @@ class ChunkedDense(DenseReader):
     is_mapped = False
 
     def __init__(self, array: ChunkedArray) -> None:
-        self._array, self._cache = array, ChunkCache()
+        self._array, self._cache = array, ChunkCache[NDArray[Any]]()
 
     def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> StoredRows:
         """As `Reader.read`. No more than a band per thread is in memory with its zeros."""
@@ -205,7 +205,7 @@ class ChunkedDense(DenseReader):
             return bands[band].flags
 
         back = self._read_bands(rows, take_band)
-        return _joined(bands, back, buffers, dtype)
+        return joined(bands, back, buffers, dtype)
 
     def read_dense(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """As `DenseReader.read_dense`."""
@@ -274,7 +274,7 @@ def _nonzero(block: NDArray[Any], rows: NDArray[np.int64], buffers: BufferPool, 
     return StoredRows(indptr=indptr, indices=indices, data=data, flags=flags)
 
 
-def _joined(parts: list[StoredRows], order: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike) -> StoredRows:
+def joined(parts: list[StoredRows], order: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike) -> StoredRows:
     """The rows of all parts, one part after the other, then taken in ``order``."""
     if not parts:
         return StoredRows(indptr=np.zeros(1, np.int64), indices=np.empty(0, np.int32), data=np.empty(0, dtype), flags=0)
