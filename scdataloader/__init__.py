@@ -39,7 +39,12 @@ register("source", "*.cells", "scdataloader.store.reader:open_stores")
 register("source", "*/manifest.json", "scdataloader.store.reader:open_stores")
 register("source", "*/header.sch", "scdataloader.sources.scdl:open_archives")
 register("source", "*/version.json", "scdataloader.sources.scdl:open_archives")
-for _name in ("dataset_0/zarr.json", "dataset_0.h5ad", "chunk_0.zarr/zarr.json", "chunk_0.zarr/.zgroup"):
+for _name in (
+    "dataset_[0-9]*/zarr.json",
+    "dataset_[0-9]*.h5ad",
+    "chunk_[0-9]*.zarr/zarr.json",
+    "chunk_[0-9]*.zarr/.z*",
+):
     register("source", f"*/{_name}", "scdataloader.sources.annbatch:open_collections")
 for _name in ("*.parquet", "*.pq", "parquet:"):
     register("source", _name, "scdataloader.sources.parquet:open_tables")

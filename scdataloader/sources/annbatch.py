@@ -34,8 +34,11 @@ def _datasets(folder: Path) -> list[Path]:
     """The datasets of a collection, in order."""
     named = {entry: _NAME.fullmatch(entry.name) for entry in folder.iterdir()}
     numbers = {int(found[1] or found[2]): entry for entry, found in named.items() if found}
-    if missing := sorted(set(range(len(numbers))) - set(numbers)):
-        raise SourceFormatError(f"{folder} has no dataset {shown(missing)}, but later ones; copy or write it again")
+    if missing := sorted(set(range(max(numbers, default=0) + 1)) - set(numbers)):
+        raise SourceFormatError(
+            f"{folder} has no dataset {shown(missing)}, expected 0 to the last of a collection; copy or write it "
+            "again, or name the datasets one by one"
+        )
     datasets = [numbers[number] for number in range(len(numbers))]
     if datasets[0].suffix == "" and _encoding(folder / _GROUP) != _MARKER:
         raise SourceFormatError(

@@ -206,7 +206,9 @@ def _prefixes(known: Sequence[str]) -> list[str]:
 def _names_path(name: str, path: Path) -> bool:
     """Whether a registered name is a pattern of a path's name ("*.cells") or of a file in it ("*/manifest.json")."""
     if name.startswith("*/"):
-        return (path / name[2:]).is_file()
+        if not any(character in name[2:] for character in _GLOB_CHARACTERS):
+            return (path / name[2:]).is_file()
+        return path.is_dir() and next(path.glob(name[2:]), None) is not None
     return not name.startswith("type:") and "/" not in name and fnmatchcase(path.name, name)
 
 

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import zarr
 
 import scdataloader as scd
-from scdataloader.errors import SourceFormatError
+from scdataloader.errors import SourceChangedError, SourceFormatError
 from scdataloader.sources.locate import open_sources
 from scdataloader.store.export import export
 from scdataloader.testing import check_source
@@ -108,7 +108,7 @@ def test_conversion_and_export(collections, tmp_path):
 def test_unfinished_collections_are_refused(collections, tmp_path):
     copy = shutil.copytree(collections["zarr"], tmp_path / "copy.zarr")
     shutil.rmtree(copy / "dataset_7")
-    with pytest.raises(SourceFormatError, match=r"copy\.zarr has no dataset 7, but later ones"):
+    with pytest.raises(SourceFormatError, match=r"copy\.zarr has no dataset 7, expected 0 to the last"):
         scd.Collection.open(copy)
     shutil.copytree(collections["zarr"] / "dataset_7", copy / "dataset_7")
     for metadata in ('{"attributes": {}, "zarr_format": 3}', "{", None):
@@ -119,6 +119,36 @@ def test_unfinished_collections_are_refused(collections, tmp_path):
         with pytest.raises(SourceFormatError, match=r"unfinished collection of annbatch: zarr\.json does not mark it"):
             scd.Collection.open(copy)
     assert len(scd.Collection.open(copy / "dataset_3")) == N_OBS
+
+
+@pytest.mark.parametrize("kind", ["zarr", "h5ad", "chunks"])
+def test_collections_without_their_first_dataset_are_refused(collections, tmp_path, kind):
+    name = {"zarr": "dataset_{}", "h5ad": "dataset_{}.h5ad", "chunks": "chunk_{}.zarr"}[kind]
+    for number in (2, 5):
+        original = collections[kind] / name.format(number)
+        (shutil.copytree if original.is_dir() else shutil.copy)(original, tmp_path / original.name)
+    with pytest.raises(SourceFormatError, match="has no dataset 0, 1, 3, 4, expected 0 to the last"):
+        scd.Collection.open(tmp_path)
+    assert len(scd.Collection.open([tmp_path / name.format(number) for number in (2, 5)])) == 2 * N_OBS
+
+
+def test_a_dataset_that_was_not_completed_is_named(collections, tmp_path):
+    copy = shutil.copytree(collections["zarr"], tmp_path / "copy.zarr")
+    shutil.rmtree(copy / "dataset_11" / "var")
+    with pytest.raises(SourceFormatError, match=r"copy\.zarr/dataset_11.* var"):
+        scd.Collection.open(copy)
+
+
+def test_an_appended_collection_is_another_one(collections, tmp_path):
+    copy = shutil.copytree(collections["zarr"], tmp_path / "copy.zarr")
+    before = scd.Collection.open(copy)
+    before.read(np.arange(9, 12))
+    shutil.rmtree(copy / "dataset_1")
+    write_dataset(copy / "dataset_1", dataset(1)[:5].copy())  # annbatch rewrites every dataset in place
+    with pytest.raises(SourceChangedError, match="dataset_1 has changed since it was opened"):
+        before.read(np.arange(9, 12))
+    assert len(scd.Collection.open(copy)) == N_DATASETS * N_OBS - 4
+    assert scd.Collection.open(copy).fingerprint != before.fingerprint
 
 
 @pytest.fixture

@@ -248,6 +248,39 @@ def test_urls_are_recognised_as_written(url: str | Path) -> None:
             opened(url)
 
 
+def test_references_of_several_genomes(tmp_path: Path) -> None:
+    """Cell Ranger puts the genome before ids and symbols; with as many underscores as align them."""
+    genomes = ["GRCh38_" if number % 2 else "mm10___" for number in range(N_VARS)]
+    with h5py.File(write_tenx(tmp_path / "a.h5"), "r+") as file:
+        for name in ("id", "name"):
+            values = [
+                f"{genome}{value.decode()}"
+                for genome, value in zip(genomes, file[f"matrix/features/{name}"], strict=True)
+            ]
+            rewrite(file[f"matrix/features/{name}"], {}, np.array(values, "S"))
+    folder = write_mtx(tmp_path / "outs", "genes.tsv", packed=False)
+    lines = (folder / "genes.tsv").read_text().splitlines()
+    rows = (f"{genome}{line}".replace("\t", f"\t{genome}", 1) for genome, line in zip(genomes, lines, strict=True))
+    (folder / "genes.tsv").write_text("\n".join(rows) + "\n")
+    assert sc.read_10x_h5(tmp_path / "a.h5").var_names[0] == "mm10___G0"
+    for path in (tmp_path / "a.h5", folder):
+        var = open_source(path).var
+        assert var.index.tolist() == _cells().var_names.tolist()
+        assert var["gene_symbols"].tolist() == [f"G{number}" for number in range(N_VARS)]
+
+
+def test_antibodies_of_10x_are_not_genes(tmp_path: Path) -> None:
+    path = write_tenx(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        types = np.array(["Gene Expression"] * (N_VARS - 5) + ["Antibody Capture"] * 5, "S")
+        rewrite(file["matrix/features/feature_type"], {}, types)
+    wanted = sc.read_10x_h5(path)  # genes alone
+    batch = Collection.open(path).cells(ROWS)
+    np.testing.assert_array_equal(batch.x.to_scipy().toarray()[:, : N_VARS - 5], wanted.X.toarray()[ROWS])
+    np.testing.assert_array_equal(batch.depth, wanted.X.toarray()[ROWS].sum(1))
+    assert not batch.x.to_scipy()[:, N_VARS - 5 :].nnz
+
+
 def test_damaged_10x_file(tmp_path: Path) -> None:
     path = write_tenx(tmp_path / "a.h5")
     with h5py.File(path, "r+") as file:

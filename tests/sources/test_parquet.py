@@ -92,10 +92,18 @@ def test_values_are_checked(tmp_path):
     for refused in (lambda: open_parquet(path), lambda: open_parquet(path)[0].read(np.array([3]))):
         with pytest.raises(NotCountsError, match=r"-2\.0 at cell 3, gene 41 \(ENSG00000000001\)"):
             refused()
+    Path(path).write_bytes(b"PAR1 no more")
     with pytest.raises(SourceFormatError, match=r"train.* cannot be read as Parquet"):
-        Path(path).write_bytes(b"PAR1 no more")
         open_parquet(path)
-    with pytest.raises(SourceFormatError, match=r"gives several genes the same number"):
-        pq.write_table(pa.table({"gene_id": ["a", "b"], "token_id": [3, 3]}), tmp_path / "twice.parquet")
-        write_tahoe(tmp_path / "b", cells())
-        open_parquet(tmp_path / "b/data/*.parquet", genes=tmp_path / "twice.parquet")
+
+
+def test_gene_tables_are_checked(tmp_path):
+    path = write_tahoe(tmp_path, cells())
+    for columns, message in (
+        ({"gene_id": ["a", "b"], "token_id": [3, 3]}, "gives several genes the same number"),
+        ({"gene_id": ["a", "b"], "token_id": [3, -1]}, "numbers of genes must be integers from 0"),
+        ({"name": ["a", "b"], "token_id": [3, 4]}, "no column of gene ids"),
+    ):
+        pq.write_table(pa.table(columns), tmp_path / "genes.parquet")
+        with pytest.raises(SourceFormatError, match=message):
+            open_parquet(path, genes=tmp_path / "genes.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -40,6 +41,7 @@ _TENX = {"barcodes", "data", "indices", "indptr", "shape"}
 """Members of the group of a 10x Genomics matrix: of every genome until Cell Ranger 2, named "matrix" since 3."""
 _TENX_COLUMNS = {"name": "gene_symbols", "gene_names": "gene_symbols", "feature_type": "feature_types"}
 """Names of gene columns of 10x Genomics as scanpy has them."""
+_WITH_GENOME = re.compile(r"([^_]+_+)(ENS[A-Z]*G[0-9]{11}.*)")
 
 
 def find_anndata(root: Node, inner: str, path: object) -> Node:
@@ -119,9 +121,29 @@ def _tenx_tree(matrix: Node, path: object) -> Group:
         nodes={
             "X": Group.of_sparse("csr", (n_cells, n_genes), **arrays),
             "obs": Table(columns=[], n_rows=n_cells, read=partial(_table, matrix["barcodes"], {})),
-            "var": Table(columns=list(columns), n_rows=n_genes, read=partial(_table, ids, columns)),
+            "var": Table(columns=list(columns), n_rows=n_genes, read=partial(_genes, ids, columns)),
         },
     )
+
+
+def _genes(ids: Node, columns: Mapping[str, Node]) -> pd.DataFrame:
+    return without_genomes(_table(ids, columns))
+
+
+def without_genomes(var: pd.DataFrame) -> pd.DataFrame:
+    """A gene table without the genome that references of several genomes have before ids and symbols.
+
+    "GRCh38_ENSG00000121410" and "mm10___A1bg" become "ENSG00000121410" and "A1bg".
+    """
+    found = [_WITH_GENOME.fullmatch(str(one)) for one in var.index]
+    if not any(found):
+        return var
+    ids = [one if match is None else match[2] for one, match in zip(var.index, found, strict=True)]
+    if "gene_symbols" in var:
+        pairs = zip(var["gene_symbols"], found, strict=True)
+        symbols = [name if match is None else name.removeprefix(match[1]) for name, match in pairs]
+        var = var.assign(gene_symbols=symbols)
+    return var.set_axis(pd.Index(ids), axis=0)
 
 
 def _table(index: Node, columns: Mapping[str, Node]) -> pd.DataFrame:

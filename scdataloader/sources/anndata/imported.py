@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.messages import shown
+from scdataloader.sources.anndata.containers import without_genomes
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def _read_mtx(path: Path) -> AnnData:
         )
     columns = dict(zip(("gene_symbols", "feature_types"), genes.columns[1:], strict=False))
     var = pd.DataFrame({name: genes[column].to_numpy() for name, column in columns.items()}, index=genes[0].to_numpy())
-    return AnnData(matrix.T.tocsr(), obs=pd.DataFrame(index=barcodes[0].to_numpy()), var=var)
+    return AnnData(matrix.T.tocsr(), obs=pd.DataFrame(index=barcodes[0].to_numpy()), var=without_genomes(var))
 
 
 def _table(matrix: Path, *names: str) -> pd.DataFrame:
