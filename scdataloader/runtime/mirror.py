@@ -1,0 +1,168 @@
+"""Mirror of remote files: a bounded, sparse copy on the local disk, filled by ranges planned for many cells."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from functools import partial
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scdataloader.kernels.machine.pages import PAGE, SEGMENT, missing_runs, set_pages, touch
+from scdataloader.runtime import requests
+from scdataloader.runtime.buckets import Bucket
+from scdataloader.runtime.memory import BufferPool
+from scdataloader.runtime.options import RemoteOptions
+from scdataloader.runtime.requests import Request
+from scdataloader.runtime.sparse import KEPT, SEGMENT_BYTES, SparseCopy
+
+_GAP, _RUN = 16, 1024
+"""Most pages between two that one request fetches; most pages of a request."""
+_TRIES = 3
+"""Copies out of the mirror that removals may disturb, before bytes are fetched past it."""
+_UNBOUNDED = 1 << 40
+
+
+class Mirror:
+    """Bytes of files of a bucket, by number of the file and offset. Thread-safe; can be pickled and forked.
+
+    Methods that fetch raise the errors of `buckets.explained`, above all ConnectionError.
+    """
+
+    def __init__(self, bucket: Bucket, version: str, files: Mapping[str, int]) -> None:
+        """Open the mirror of ``{path: bytes}``; ``version`` is another text whenever one of the files was written."""
+        self.bucket = bucket
+        self._version, self._files = version, dict(files)
+        self._paths, self._n_bytes = list(files), np.array([*files.values()], np.int64)
+        self._number = {path: number for number, path in enumerate(files)}
+        room = -(-self._n_bytes // SEGMENT_BYTES) + 1  # a segment between files, so that no request is of two
+        self._starts = np.cumsum([0, *room.tolist()]) * SEGMENT_BYTES
+        content = {"url": bucket.url, "version": version, "files": self._files}
+        name = blake2b(repr(content).encode(), digest_size=16).hexdigest()
+        self._copy = SparseCopy(RemoteOptions.of_environment().cache / name, content, int(self._starts[-1]))
+        self._begin()
+
+    def _begin(self) -> None:
+        """Set the state of this process."""
+        self._process, self._lock = os.getpid(), threading.Lock()
+        self._coming = np.zeros(len(self._copy.present), np.uint64)
+        """Bits of pages that are in flight."""
+        self._flights: dict[int, list[Request]] = {}
+        """{segment: requests in flight of its pages}."""
+        self._buffers = BufferPool()
+
+    def number(self, path: str) -> int:
+        """Number of a file."""
+        return self._number[path]
+
+    def n_bytes(self, path: str) -> int:
+        """Size of a file."""
+        return self._files[path]
+
+    def start(self, file: NDArray[np.integer], begin: NDArray[np.int64], length: NDArray[np.int64]) -> None:
+        """Start fetching what is missing of ranges of files; returns at once."""
+        first = self._starts[file] + begin
+        self._fetch(first, first + length)
+
+    def copied(
+        self, file: NDArray[np.integer], begin: NDArray[np.int64], length: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Bytes of ranges of files one after the other, and ``(m,)`` the offset of each; fetches what is missing.
+
+        The memory is reused once nothing refers to the bytes.
+        """
+        first, starts = self._starts[file] + begin, np.cumsum(length) - length
+        last, out = first + length, self._buffers.take(int(length.sum()), np.uint8)
+        todo = np.flatnonzero(length)
+        for _ in range(_TRIES):
+            for request in self._fetch(first[todo], last[todo]):
+                request.done.result()
+            todo = todo[~self._copy.copy(first[todo], last[todo], starts[todo], out)]
+            if not len(todo) or not self._copy.is_writable:
+                break
+        if len(todo):
+            self._fetch_past(first[todo], last[todo], starts[todo], out)
+        return out, starts
+
+    def read(self, path: str, begin: int = 0, end: int | None = None) -> NDArray[np.uint8]:
+        """Bytes ``[begin, end)`` of a file, as far as it has them."""
+        n_bytes = self._files[path]
+        begin, end = min(begin, n_bytes), n_bytes if end is None else min(end, n_bytes)
+        return self.copied(np.array([self._number[path]]), np.array([begin]), np.array([max(0, end - begin)]))[0]
+
+    def keep(self, path: str, begin: int = 0) -> bool:
+        """Never remove the pages of a file from ``begin`` on; returns whether they can be kept on disk at all."""
+        at, n_bytes = self._starts[self._number[path]], self._files[path]
+        touch(np.array([at + begin]), np.array([at + n_bytes]), KEPT, self._copy.used)
+        return self._copy.is_writable
+
+    def forget(self, file: NDArray[np.integer], begin: NDArray[np.int64], length: NDArray[np.int64]) -> None:
+        """Fetch ranges anew when they are next read, since their bytes are wrong."""
+        first = self._starts[file] + begin
+        self._copy.forget(first, first + length)
+
+    def _fetch(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> list[Request]:
+        """Fetch missing pages; returns all requests in flight that the ranges wait for."""
+        if self._process != os.getpid():
+            self._begin()
+        if not self._copy.is_writable:
+            return []
+        order, waited = np.argsort(first, kind="stable"), np.zeros(len(self._coming), np.bool_)
+        with self._lock:
+            touch(first, last, int(time.time()), self._copy.used)
+            runs = missing_runs(
+                first[order], last[order], self._copy.present, self._coming, _GAP, _RUN, waited
+            ).tolist()
+            pending = {id(r): r for s in np.flatnonzero(waited).tolist() for r in self._flights.get(s, ())}
+            new = [self._request(*run) for run in runs]
+            for request, run in zip(new, runs, strict=True):
+                for segment in _segments(*run):
+                    self._flights.setdefault(segment, []).append(request)
+        for request, run in zip(new, runs, strict=True):
+            request.write = partial(self._copy.write, *run)
+            request.done.add_done_callback(partial(self._landed, request, *run))
+        if new:
+            requests.start(self.bucket, new)
+        return [*pending.values(), *new]
+
+    def _request(self, first: int, last: int) -> Request:
+        """A request of pages, which are of one file."""
+        file = int(np.searchsorted(self._starts, first * PAGE, side="right")) - 1
+        begin = first * PAGE - int(self._starts[file])
+        end = min(begin + (last - first + 1) * PAGE, int(self._n_bytes[file]))
+        return Request(path=self._paths[file], begin=begin, end=end)
+
+    def _landed(self, request: Request, first: int, last: int, _: object) -> None:
+        with self._lock:
+            set_pages(first, last, self._coming, False)  # noqa: FBT003
+            for segment in _segments(first, last):
+                self._flights[segment].remove(request)
+                if not self._flights[segment]:
+                    del self._flights[segment]
+
+    def _fetch_past(
+        self, first: NDArray[np.int64], last: NDArray[np.int64], starts: NDArray[np.int64], out: NDArray[np.uint8]
+    ) -> None:
+        """Fetch ranges into ``out`` without keeping them."""
+        order, nothing = np.argsort(first, kind="stable"), np.zeros(len(self._coming), np.uint64)
+        waited = np.zeros(len(nothing), np.bool_)
+        runs = missing_runs(first[order], last[order], nothing, nothing.copy(), _GAP, _UNBOUNDED, waited)
+        made = [self._request(*run) for run in runs.tolist()]
+        requests.start(self.bucket, made)
+        content = [np.frombuffer(request.done.result(), np.uint8) for request in made]
+        run_of = np.searchsorted(runs[:, 0], first // PAGE, side="right") - 1
+        for i, run in enumerate(run_of.tolist()):
+            at, n = int(first[i] - runs[run, 0] * PAGE), int(last[i] - first[i])
+            out[starts[i] : starts[i] + n] = content[run][at : at + n]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Mirror, (self.bucket, self._version, self._files)
+
+
+def _segments(first: int, last: int) -> range:
+    return range(first // SEGMENT, last // SEGMENT + 1)

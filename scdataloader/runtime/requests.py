@@ -1,0 +1,105 @@
+"""Ranges of stored objects, with many requests in flight: made in one background thread of each process."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+from scdataloader.runtime import buckets
+from scdataloader.runtime.buckets import Bucket, explained
+from scdataloader.runtime.options import RemoteOptions
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+"""Seconds between two tries of a request whose answer is too short."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A range of an object."""
+
+    path: str
+    begin: int
+    end: int
+    """Byte behind the last one."""
+    write: Callable[[Any], None] | None = None
+    """Receives the bytes, in the background thread; None if they are the result."""
+    done: Future[Any] = field(default_factory=Future)
+    """Ends with the bytes, or None if they were written; its errors are those of `buckets.explained`."""
+
+
+def start(bucket: Bucket, requests: Sequence[Request]) -> None:
+    """Start requests of objects of a bucket; returns at once."""
+    _requester().start(bucket, requests)
+
+
+class _Requester:
+    """The background thread of a process."""
+
+    def __init__(self) -> None:
+        self._most = RemoteOptions.of_environment().requests
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        threading.Thread(target=self._loop.run_forever, name="scdataloader-requests", daemon=True).start()
+        atexit.register(lambda: self._loop.call_soon_threadsafe(self._loop.stop))
+
+    @cached_property
+    def _in_flight(self) -> asyncio.Semaphore:
+        return asyncio.Semaphore(self._most)
+
+    def start(self, bucket: Bucket, requests: Sequence[Request]) -> None:
+        """As `start`."""
+        self._loop.call_soon_threadsafe(self._create, bucket, requests)
+
+    def _create(self, bucket: Bucket, requests: Sequence[Request]) -> None:
+        for request in requests:
+            task = self._loop.create_task(self._run(bucket, request))
+            self._tasks.add(task)  # the loop has weak references only
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, bucket: Bucket, request: Request) -> None:
+        try:
+            async with self._in_flight:
+                with explained(bucket.url_of(request.path)):
+                    content = await _content(bucket.store, request)
+                if request.write is not None:
+                    request.write(content)
+                    content = None
+        except BaseException as error:  # noqa: BLE001 (raised where the bytes are needed)
+            request.done.set_exception(error)
+        else:
+            request.done.set_result(content)
+
+
+async def _content(store: Any, request: Request) -> Any:
+    """The bytes of a range. A server may send too few without an error; then it is asked again."""
+    get, n_bytes = import_module("obstore").get_range_async, request.end - request.begin
+    last, pause = time.monotonic() + buckets.RETRY_S, _FIRST_PAUSE
+    while True:
+        content = await get(store, request.path, start=request.begin, end=request.end)
+        if len(content) == n_bytes:
+            return content
+        if time.monotonic() + pause > last:
+            raise ConnectionError(f"{len(content)} bytes of {n_bytes}")
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+_requesters: dict[int, _Requester] = {}
+_lock = threading.Lock()
+
+
+def _requester() -> _Requester:
+    process = os.getpid()
+    with _lock:
+        if process not in _requesters:
+            _requesters[process] = _Requester()
+        return _requesters[process]
