@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from ipaddress import ip_address
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -159,6 +159,26 @@ class Bucket:
                 import_module("obstore").delete(self.store, list(paths))
 
 
+class RemotePath(PosixPath):
+    """A URL as a path: its text is the URL, and it has a name, a suffix, parents and parts."""
+
+    def __str__(self) -> str:
+        return as_url(super().__str__())
+
+    def absolute(self) -> Self:
+        """The path."""
+        return self
+
+    def is_file(self) -> bool:
+        """Whether there is an object of this name."""
+        bucket = Bucket.open(str(self.parent))
+        try:
+            bucket.state(self.name)
+        except FileNotFoundError:
+            return False
+        return True
+
+
 def is_remote(path: object) -> bool:
     """Whether a path is a URL of `SCHEMES`, also one that was made a path and lost a slash."""
     found = _URL.match(str(path))
@@ -206,7 +226,7 @@ def split_url(url: str) -> tuple[str, str]:
     return folder, name
 
 
-def expand_url(url: object) -> list[str]:
+def expand_url(url: object) -> list[RemotePath]:
     """The URL, or the sorted URLs that a glob matches: "*" stands for any text without a slash, "**/" for any folders.
 
     Raises:
@@ -215,13 +235,13 @@ def expand_url(url: object) -> list[str]:
     """
     address = as_url(url)
     if not _GLOB.search(address):
-        return [checked_url(address)]
+        return [RemotePath(checked_url(address))]
     folder = address[: _GLOB.search(address).start()].rpartition("/")[0]  # type: ignore[union-attr]
     bucket, pattern = Bucket.open(folder), re.compile(f"({_regex(address[len(folder) + 1 :])})(?:/|$)")
     found = sorted({match[1] for one in bucket.listed() if (match := pattern.match(one.path))})
     if not found:
         raise FileNotFoundError(f"no object matches {address!r}")
-    return [bucket.url_of(path) for path in found]
+    return [RemotePath(bucket.url_of(path)) for path in found]
 
 
 def _regex(pattern: str) -> str:

@@ -15,6 +15,8 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from scdataloader.errors import WriteError
+from scdataloader.runtime.buckets import RemotePath
+from scdataloader.runtime.names import CONTAINERS
 
 PARTIAL = ".partial"
 """Suffix of a file that is being written."""
@@ -49,7 +51,13 @@ def local_path(path: str | os.PathLike[str]) -> Path:
 
 
 def split_path(path: Path) -> tuple[Path, str]:
-    """A file, and the path of a group in it: "a.h5mu/mod/rna" is "a.h5mu" and "mod/rna"; of other paths, "" is."""
+    """A file, and the path of a group in it: "a.h5mu/mod/rna" is "a.h5mu" and "mod/rna"; of other paths, "" is.
+
+    In a URL, the file is the first part with the suffix of one.
+    """
+    if isinstance(path, RemotePath):
+        outer: Path = next((one for one in reversed((path, *path.parents)) if one.suffix in CONTAINERS), path)
+        return outer, "/".join(path.parts[len(outer.parts) :])
     for outer in (path, *path.parents):
         if outer.is_file():
             return outer, path.relative_to(outer).as_posix() if outer != path else ""

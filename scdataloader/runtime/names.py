@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import PurePath
 
-_CONTAINERS = (".h5mu", ".h5ad", ".h5", ".zarr", ".zip")
+CONTAINERS = (".h5mu", ".h5ad", ".h5", ".zarr", ".zip")
 """Suffixes of files and folders that can hold several sources."""
 
 
 def name_of(path: PurePath) -> str:
     """The name of a file or folder; of a group in one, the path from there on: "a.h5mu/mod/rna"."""
     parts = path.parts
-    start = next((i for i, part in enumerate(parts) if part.endswith(_CONTAINERS)), len(parts) - 1)
+    start = next((i for i, part in enumerate(parts) if part.endswith(CONTAINERS)), len(parts) - 1)
     return "/".join(parts[start:])
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from scdataloader.protocols import HasPath, OpenOptions, SelectsCells, Source, SourceSelection, Where
 from scdataloader.registry import load, names
+from scdataloader.runtime.buckets import RemotePath, expand_url, is_remote, public_url
 from scdataloader.runtime.faults import FAULTS, Faults
 from scdataloader.runtime.files import is_url, local_path
 from scdataloader.runtime.messages import message_of
@@ -26,6 +27,8 @@ from scdataloader.sources.where import select_cells
 _GLOB_CHARACTERS = "*?["
 _GROUP_IN_FILE = re.compile(r"(?<=\.h5mu)/|(?<=\.h5ad)/|(?<=\.h5)/|(?<=\.zip)/|$")
 """Separates the path of a file from the path of a group in it."""
+_FILES = (".cells", ".h5ad", ".h5", ".h5mu")
+"""Suffixes of URLs that are nothing else."""
 _MEMBERS = ("name", "n_obs", "fingerprint", "var", "obs_columns", "obs", "read")
 _SOURCE = "a Source"
 """Stands for the registered name of what is a source already."""
@@ -204,8 +207,13 @@ def _prefixes(known: Sequence[str]) -> list[str]:
 
 
 def _names_path(name: str, path: Path) -> bool:
-    """Whether a registered name is a pattern of a path's name ("*.cells") or of a file in it ("*/manifest.json")."""
+    """Whether a registered name is a pattern of a path's name ("*.cells") or of a file in it ("*/manifest.json").
+
+    A URL with the suffix of a file or of a store is not searched for files.
+    """
     if name.startswith("*/"):
+        if isinstance(path, RemotePath) and path.suffix in _FILES:
+            return False
         if not any(character in name[2:] for character in _GLOB_CHARACTERS):
             return (path / name[2:]).is_file()
         return path.is_dir() and next(path.glob(name[2:]), None) is not None
@@ -248,7 +256,7 @@ def _described(thing: object) -> str:
 
 
 def expand(path: str) -> list[Path]:
-    """The path, or the sorted paths that a glob matches; absolute only if ``path`` is.
+    """The path or URL, or the sorted ones that a glob matches; absolute only if ``path`` is.
 
     The path of a group in a file may follow: "*.h5mu/mod/rna".
 
@@ -256,11 +264,13 @@ def expand(path: str) -> list[Path]:
         FileNotFoundError: nothing matches the glob.
         ValueError: it is a URL that no source is registered for.
     """
+    if is_remote(path):
+        return [*expand_url(path)]
     if is_url(path):
         raise ValueError(
-            f"{path} is not a path on this machine, and no source is registered for its prefix (registered: "
-            f"{', '.join(_prefixes(names('source')))}); download or mount it and give the path of the copy, or "
-            "register it in lamindb and give 'lamindb:<key>'"
+            f"{public_url(path)} is not a path on this machine, and no source is registered for its prefix "
+            f"(registered: {', '.join(_prefixes(names('source')))}); download or mount it and give the path of the "
+            "copy, or register it in lamindb and give 'lamindb:<key>'"
         )
     found = local_path(path)
     if found.exists() or not any(character in str(found) for character in _GLOB_CHARACTERS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import socket
 import threading
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from scdataloader.runtime import buckets
-from scdataloader.runtime.buckets import Bucket, as_url, checked_url, expand_url, is_remote
+from scdataloader.runtime.buckets import Bucket, RemotePath, as_url, checked_url, expand_url, is_remote
+from scdataloader.runtime.files import split_path
 from tests.s3 import s3_server
 
 pytest.importorskip("obstore")
@@ -41,8 +43,8 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     ],
 )
 def test_globs(bucket: Bucket, glob: str, found: list[str]) -> None:
-    assert expand_url(f"s3://atlas/x/{glob}") == [f"s3://atlas/x/{path}" for path in found]
-    assert expand_url(Path(f"s3://atlas/x/{glob}")) == [f"s3://atlas/x/{path}" for path in found]
+    assert [*map(str, expand_url(f"s3://atlas/x/{glob}"))] == [f"s3://atlas/x/{path}" for path in found]
+    assert [*map(str, expand_url(Path(f"s3://atlas/x/{glob}")))] == [f"s3://atlas/x/{path}" for path in found]
 
 
 @pytest.mark.s3
@@ -154,3 +156,11 @@ def test_urls_that_were_made_paths() -> None:
     assert is_remote(Path("s3://atlas/x.h5ad"))
     assert not is_remote("soma://atlas/x")
     assert not is_remote("/data/x.h5ad")
+
+
+def test_a_url_as_a_path() -> None:
+    path = RemotePath("s3://atlas/x/b.h5mu/mod/rna")
+    assert str(path) == f"{pickle.loads(pickle.dumps(path))}" == "s3://atlas/x/b.h5mu/mod/rna"
+    assert (path.absolute(), str(path.parent), path.name) == (path, "s3://atlas/x/b.h5mu/mod", "rna")
+    assert split_path(path) == (RemotePath("s3://atlas/x/b.h5mu"), "mod/rna")
+    assert split_path(RemotePath("s3://atlas/x")) == (RemotePath("s3://atlas/x"), "")

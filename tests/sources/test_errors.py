@@ -49,10 +49,10 @@ def test_no_such_path(path: Path) -> None:
 
 
 def test_remote_path() -> None:
-    with pytest.raises(ValueError, match=r"s3://bucket/a.h5ad is not a path on this machine.*download"):
-        open_source("s3://bucket/a.h5ad")
-    with pytest.raises(ValueError, match=r"s3://bucket/a.h5ad is not a path on this machine.*lamindb:.*download"):
-        open_sources("s3://bucket/a.h5ad")
+    with pytest.raises(ValueError, match=r"ftp://bucket/a.h5ad is not a path on this machine.*download"):
+        open_source("ftp://bucket/a.h5ad")
+    with pytest.raises(ValueError, match=r"ftp://bucket/a.h5ad is not a path on this machine.*download"):
+        open_sources("ftp://bucket/a.h5ad")
 
 
 def test_paths_may_be_strings_and_start_at_home(path: Path, monkeypatch) -> None:

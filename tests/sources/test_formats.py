@@ -241,7 +241,7 @@ def test_advice_on_other_files(tmp_path: Path, name: str, content: bytes, messag
         open_source(tmp_path / name)
 
 
-@pytest.mark.parametrize("url", ["https://a.b/c.h5ad", "gs://b/c", Path("s3://b/c.zarr")])
+@pytest.mark.parametrize("url", ["ftp://a.b/c.h5ad", "hdfs://b/c", "abfs://b/c.zarr"])
 def test_urls_are_recognised_as_written(url: str | Path) -> None:
     for opened in (open_source, open_sources, CellDataset):
         with pytest.raises(ValueError, match=f"^{url} is not a path on this machine.* download .* lamindb"):
