@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,6 +33,8 @@ REQUEST_S = 30
 _CONNECT_S = 5
 _CONNECTIONS = 1024
 """Idle connections that are kept for each host."""
+_IN_FLIGHT = 64
+"""Requests for the states of objects that wait for answers at once."""
 _PART_BYTES = 16 << 20
 """Parts in which large files are written."""
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/+")
@@ -131,6 +134,18 @@ class Bucket:
             found = [one for page in import_module("obstore").list(self.store, prefix or None) for one in page]
         states = (ObjectState(path=one["path"], n_bytes=one["size"], etag=one["e_tag"]) for one in found)
         return sorted(states, key=lambda state: state.path)
+
+    def states(self, paths: Sequence[str]) -> dict[str, ObjectState]:
+        """The states of those of the objects that exist, requested together."""
+
+        def state(path: str) -> ObjectState | None:
+            try:
+                return self.state(path)
+            except FileNotFoundError:
+                return None
+
+        with ThreadPoolExecutor(min(_IN_FLIGHT, max(1, len(paths)))) as threads:
+            return {found.path: found for found in threads.map(state, paths) if found is not None}
 
     def download(self, path: str, file: Path) -> None:
         """Write an object to a file, which an error removes.

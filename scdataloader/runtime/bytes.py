@@ -168,6 +168,9 @@ class MirroredFile(io.RawIOBase):
         state = bucket.state(name)
         return cls(Mirror(bucket, str(state.etag), {name: state.n_bytes}), name)
 
+    def __repr__(self) -> str:
+        return self.name  # what h5py takes for the name of the file
+
     def readable(self) -> bool:
         """True."""
         return True

@@ -38,7 +38,7 @@ class Mirror:
         """Open the mirror of ``{path: bytes}``; ``version`` is another text whenever one of the files was written."""
         self.bucket = bucket
         self._version, self._files = version, dict(files)
-        self._paths, self._n_bytes = list(files), np.array([*files.values()], np.int64)
+        self.paths, self._n_bytes = list(files), np.array([*files.values()], np.int64)
         self._number = {path: number for number, path in enumerate(files)}
         room = -(-self._n_bytes // SEGMENT_BYTES) + 1  # a segment between files, so that no request is of two
         self._starts = np.cumsum([0, *room.tolist()]) * SEGMENT_BYTES
@@ -55,6 +55,9 @@ class Mirror:
         self._flights: dict[int, list[Request]] = {}
         """{segment: requests in flight of its pages}."""
         self._buffers = BufferPool()
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._files
 
     def number(self, path: str) -> int:
         """Number of a file."""
@@ -135,7 +138,7 @@ class Mirror:
         file = int(np.searchsorted(self._starts, first * PAGE, side="right")) - 1
         begin = first * PAGE - int(self._starts[file])
         end = min(begin + (last - first + 1) * PAGE, int(self._n_bytes[file]))
-        return Request(path=self._paths[file], begin=begin, end=end)
+        return Request(path=self.paths[file], begin=begin, end=end)
 
     def _landed(self, request: Request, first: int, last: int, _: object) -> None:
         with self._lock:

@@ -9,12 +9,14 @@ from pathlib import Path
 from anndata import AnnData
 
 from scdataloader.protocols import OpenOptions
+from scdataloader.runtime.buckets import RemotePath, checked_url, is_remote
 from scdataloader.runtime.files import local_path, split_path
 from scdataloader.runtime.messages import nearest
 from scdataloader.sources.anndata.counts import Values
 from scdataloader.sources.anndata.file import AnnDataFile, Format
 from scdataloader.sources.anndata.imported import read_into_memory
 from scdataloader.sources.anndata.memory import AnnDataInMemory
+from scdataloader.sources.anndata.remote import format_of_url
 from scdataloader.sources.anndata.source import AnnDataSource
 from scdataloader.sources.parquet import PARQUET, open_parquet
 from scdataloader.sources.scdl import open_scdl
@@ -75,6 +77,9 @@ def _located(data: str | PathLike[str] | AnnData) -> tuple[Path, Format | None]:
     if isinstance(data, AnnData):
         form = AnnDataInMemory.of(data)
         return form.path, form
+    if is_remote(data):
+        url = RemotePath(checked_url(data))
+        return url, format_of_url(url)
     path = _existing(data)
     adata = read_into_memory(path)
     return path, None if adata is None else AnnDataInMemory.of(adata)

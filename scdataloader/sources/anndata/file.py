@@ -25,6 +25,7 @@ from scdataloader.sources.anndata import h5ad, layout, tables, zarr
 from scdataloader.sources.anndata.layout import MatrixLayout
 from scdataloader.sources.anndata.matrix import StoredMatrix, open_matrix
 from scdataloader.sources.anndata.nodes import Node
+from scdataloader.sources.anndata.remote import RemoteFormat
 from scdataloader.sources.arrays.arrays import StoredArray
 from scdataloader.sources.arrays.mapped import FileMaps
 from scdataloader.sources.arrays.matrices import DenseReader, StoredRows
@@ -141,6 +142,8 @@ class AnnDataFile:
 
         None if the file is gone.
         """
+        if isinstance(self.form, RemoteFormat):
+            return self.form.version
         path, _ = split_path(self.path)
         if not path.exists():
             return None

@@ -24,6 +24,7 @@ from scdataloader.sources.arrays.arrays import (
     ChunkedArray,
     EncodedChunks,
     Extent,
+    LocalFiles,
     MappedArray,
     StoredArray,
     library_array,
@@ -120,7 +121,7 @@ def _chunked(file: FileMap, node: h5py.Dataset, dtype: np.dtype[Any], name: str)
     """The chunks of a dataset by their offsets in the file; None if HDF5 has to decode them."""
     item, n_values = node.dtype.itemsize, math.prod(node.chunks)
     codecs = hdf5_codecs([(number, item) for number, _ in filters(node)])
-    table = None if codecs is None else _chunk_table(node)
+    table = None if codecs is None else chunk_table(node)
     if codecs is None or table is None:
         return None
     offsets, sizes = table
@@ -134,7 +135,8 @@ def _chunked(file: FileMap, node: h5py.Dataset, dtype: np.dtype[Any], name: str)
             stored=node.dtype,
             codecs=codecs,
             fill=node.fillvalue,
-            locate=partial(_locate, str(file.path), offsets, sizes),
+            locate=partial(locate_chunk, str(file.path), offsets, sizes),
+            files=LocalFiles(),
         )
     )
     return ChunkedArray(
@@ -142,7 +144,7 @@ def _chunked(file: FileMap, node: h5py.Dataset, dtype: np.dtype[Any], name: str)
     )
 
 
-def _chunk_table(node: h5py.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+def chunk_table(node: h5py.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
     """(offset, size) in the file of every chunk; size 0 if it was never written.
 
     None if a chunk was written without one of the filters, as HDF5 does if a filter does not make it smaller.
@@ -162,6 +164,7 @@ def _chunk_table(node: h5py.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int6
     return None if masks else (offsets, sizes)
 
 
-def _locate(path: str, offsets: NDArray[np.int64], sizes: NDArray[np.int64], number: int) -> Extent | None:
+def locate_chunk(path: str, offsets: NDArray[np.int64], sizes: NDArray[np.int64], number: int) -> Extent | None:
+    """Where a chunk is in a file, by the tables of `chunk_table`; None if it was never written."""
     size = int(sizes[number])
     return Extent(path=path, offset=int(offsets[number]), size=size) if size else None

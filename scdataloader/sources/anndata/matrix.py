@@ -14,6 +14,7 @@ from scdataloader.sources.anndata.layout import MatrixLayout
 from scdataloader.sources.arrays.arrays import ChunkedArray, EncodedChunks, MappedArray, Sampled, StoredArray, whole
 from scdataloader.sources.arrays.mapped import FileMap, FileMaps, MappedChunks, Pieces
 from scdataloader.sources.arrays.matrices import ChunkedCSR, ChunkedDense, MappedCSR, MappedDense, Reader
+from scdataloader.sources.arrays.remote import PlainChunks, PlainCSR
 from scdataloader.sources.arrays.transpose import StoredCSC, Transpose
 
 Describe = Callable[[str, np.dtype[Any] | None], StoredArray]
@@ -66,6 +67,8 @@ def open_matrix(describe: Describe, layout: MatrixLayout, *, files: FileMaps, tr
         reader = MappedCSR(matrix.indptr, Pieces.one(matrix.indices), Pieces.one(matrix.data), layout.shape[1])
     elif genes is not None and values is not None:
         reader = MappedCSR(indptr, genes, values, layout.shape[1])
+    elif (plain := _plain(indices)) is not None and (plain_values := _plain(data)) is not None:
+        reader = PlainCSR(indptr, plain, plain_values, layout.shape[1])
     else:
         reader = ChunkedCSR(indptr, _chunked(indices), _chunked(data), layout.shape[1])
     return StoredMatrix(reader=reader, offsets=indptr, arrays=(data, indices), maps=maps)
@@ -81,6 +84,11 @@ def _pieces(array: StoredArray) -> Pieces | None:
     if isinstance(array, MappedArray):
         return Pieces.one(array.values)
     return array.chunks.pieces() if isinstance(array.chunks, MappedChunks) else None
+
+
+def _plain(array: StoredArray) -> PlainChunks | None:
+    """The array as values in a remote file; None if it is elsewhere, or has to be decoded."""
+    return array.chunks if isinstance(array, ChunkedArray) and isinstance(array.chunks, PlainChunks) else None
 
 
 def _chunked(array: StoredArray) -> ChunkedArray:

@@ -18,14 +18,15 @@ from zarr.storage import StoreLike, ZipStore
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.files import opening, split_path
-from scdataloader.runtime.mapping import FileWatch
 from scdataloader.runtime.messages import shown
 from scdataloader.sources.anndata.containers import find_anndata
 from scdataloader.sources.anndata.nodes import Node
 from scdataloader.sources.arrays.arrays import (
     ChunkedArray,
+    ChunkFiles,
     EncodedChunks,
     Extent,
+    LocalFiles,
     MappedArray,
     StoredArray,
     library_array,
@@ -104,7 +105,9 @@ def describe(files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | 
     shape = (node.shape[0], math.prod(node.shape[1:])) if node.ndim > 1 else node.shape
     if not node.size:
         return MappedArray(values=np.empty(shape, working))
-    chunked = _chunked(files, node, working, name) if shape == node.shape and path.is_dir() else None
+    chunked = None
+    if shape == node.shape and path.is_dir():
+        chunked = chunked_array(LocalFiles(files.watch), str(path), node, working, name)
     return chunked or library_array(
         shape, node.dtype, node.chunks[0], partial(_open_array, path, node.path), name, working
     )
@@ -116,12 +119,12 @@ def _open_array(path: Path, name: str) -> Iterator[Any]:
         yield zarr.open_array(store, path=name, mode="r")
 
 
-def _chunked(maps: FileMaps, node: Node, dtype: np.dtype[Any], name: str) -> ChunkedArray | None:
-    """The chunks of an array as files, or parts of files; None if zarr has to decode them."""
+def chunked_array(files: ChunkFiles, folder: str, node: Node, dtype: np.dtype[Any], name: str) -> ChunkedArray | None:
+    """The chunks of an array as files, or parts of files, of a folder; None if zarr has to decode them."""
     metadata = node.metadata.to_dict()
-    files = _Files(maps.path / node.path, node, maps.watch)
+    located = _Files(files, folder, node)
     is_old = metadata["zarr_format"] == _OLD_FORMAT
-    found = _version_2(node, files) if is_old else _version_3(node, files, metadata["codecs"])
+    found = _version_2(node, located) if is_old else _version_3(node, located, metadata["codecs"])
     if found is None:
         return None
     codecs, stored, locate = found
@@ -132,7 +135,7 @@ def _chunked(maps: FileMaps, node: Node, dtype: np.dtype[Any], name: str) -> Chu
         codecs=codecs,
         fill=node.fill_value,
         locate=locate,
-        watch=maps.watch,
+        files=files,
     )
     return ChunkedArray(shape=node.shape, chunk_shape=node.chunks, dtype=dtype, chunks=chunks)
 
@@ -143,8 +146,11 @@ _Chunking = tuple[Codecs, np.dtype[Any], Callable[[int], Extent | None]]
 class _Files:
     """Locates the files of an array, each of which is a chunk or a shard."""
 
-    def __init__(self, folder: Path, node: Node, watch: FileWatch) -> None:
-        self._folder, self._node, self._watch = folder, node, watch
+    def __init__(self, files: ChunkFiles, folder: str, node: Node) -> None:
+        self.files, self._node = files, node
+        self._folder = "/".join(filter(None, [folder, node.path]))
+        self.shape = tuple(-(-n // step) for n, step in zip(node.shape, node.shards or node.chunks, strict=True))
+        """Number of files along each axis."""
 
     def __call__(self, number: int) -> Extent | None:
         """The file with a number; None if it was never written.
@@ -152,16 +158,10 @@ class _Files:
         Raises:
             SourceChangedError: it was written or removed after the folder was opened.
         """
-        shape, step = self._node.shape, self._node.shards or self._node.chunks
-        path = self._folder / self._node.metadata.encode_chunk_key(_place(number, shape, step))
-        try:
-            info = path.stat()
-        except FileNotFoundError:
-            there = next(parent for parent in path.parents if parent.exists())
-            self._watch.check_part(str(path), there.stat())
-            return None
-        self._watch.check_part(str(path), info)
-        return Extent(path=str(path), offset=0, size=info.st_size)
+        place = tuple(int(i) for i in np.unravel_index(number, self.shape))
+        path = f"{self._folder}/{self._node.metadata.encode_chunk_key(place)}"
+        size = self.files.size(path)
+        return None if size is None else Extent(path=path, offset=0, size=size)
 
 
 def _version_2(node: Node, files: _Files) -> _Chunking | None:
@@ -188,24 +188,20 @@ def _version_3(node: Node, files: _Files, codecs: list[dict[str, Any]]) -> _Chun
     return steps, stored, _Shards(node, files, at_end=sharding.get("index_location", "end") == "end")
 
 
-def _place(number: int, shape: tuple[int, ...], step: tuple[int, ...]) -> tuple[int, ...]:
-    grid = [-(-n // k) for n, k in zip(shape, step, strict=True)]
-    return tuple(int(i) for i in np.unravel_index(number, grid))
-
-
 class _Shards:
     """Locates chunks in shards by the index at either end of each; indexes are read once and kept."""
 
-    def __init__(self, node: Node, files: _Files, *, at_end: bool) -> None:
-        self._node, self._files, self._at_end = node, files, at_end
+    def __init__(self, node: Node, shards: _Files, *, at_end: bool) -> None:
+        self._shards, self._at_end = shards, at_end
+        self._grid = tuple(-(-n // step) for n, step in zip(node.shape, node.chunks, strict=True))
         self._inner = tuple(shard // chunk for shard, chunk in zip(node.shards, node.chunks, strict=True))
         self._indexes: dict[int, tuple[str, NDArray[np.uint64]] | None] = {}
+        if not shards.files.is_local:
+            shards.files.start([self._index_extent(shards(number)) for number in range(math.prod(shards.shape))])
 
     def __call__(self, number: int) -> Extent | None:
-        chunk = _place(number, self._node.shape, self._node.chunks)
-        place = [i // n for i, n in zip(chunk, self._inner, strict=True)]
-        grid = [-(-n // k) for n, k in zip(self._node.shape, self._node.shards, strict=True)]
-        shard = int(np.ravel_multi_index(place, grid))
+        chunk = [int(i) for i in np.unravel_index(number, self._grid)]
+        shard = int(np.ravel_multi_index([i // n for i, n in zip(chunk, self._inner, strict=True)], self._shards.shape))
         if shard not in self._indexes:
             self._indexes[shard] = self._index(shard)
         found = self._indexes[shard]
@@ -219,18 +215,23 @@ class _Shards:
             None if offset == _MISSING and size == _MISSING else Extent(path=path, offset=int(offset), size=int(size))
         )
 
+    def _index_extent(self, shard: Extent | None) -> Extent | None:
+        """Where the index of a shard is; a damaged one may be shorter."""
+        if shard is None:
+            return None
+        n_bytes = math.prod(self._inner) * 16 + _CHECKSUM_BYTES
+        begin = max(0, shard.size - n_bytes) if self._at_end else 0
+        return Extent(path=shard.path, offset=begin, size=min(n_bytes, shard.size - begin))
+
     def _index(self, shard: int) -> tuple[str, NDArray[np.uint64]] | None:
         """(path, ``(n, 2)`` offset and size of each chunk in the shard); None for a shard that was never written."""
-        file = self._files(shard)
-        if file is None:
+        extent = self._index_extent(self._shards(shard))
+        if extent is None:
             return None
-        n_bytes = math.prod(self._inner) * 16
-        with Path(file.path).open("rb") as opened:
-            opened.seek(max(0, file.size - n_bytes - _CHECKSUM_BYTES) if self._at_end else 0)
-            raw = opened.read(n_bytes)
-            checksum = opened.read(_CHECKSUM_BYTES)
-        _check_index(raw, checksum, n_bytes, file.path)
-        return file.path, np.frombuffer(raw, "<u8").astype(np.uint64).reshape(-1, 2)
+        (raw,) = self._shards.files.read([extent])
+        content, n_bytes = bytes(raw if raw is not None else b""), math.prod(self._inner) * 16
+        _check_index(content[:n_bytes], content[n_bytes:], n_bytes, extent.path)
+        return extent.path, np.frombuffer(content, "<u8", math.prod(self._inner) * 2).astype(np.uint64).reshape(-1, 2)
 
 
 def _check_index(raw: bytes, checksum: bytes, n_bytes: int, path: str) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +50,18 @@ def read_only(values: NDArray[Any]) -> NDArray[Any]:
 class Chunks(Protocol):
     """The chunks of an array."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether nothing has to be fetched from another machine."""
+
     def load(self, numbers: Sequence[int], sizes: Sequence[int]) -> Iterator[NDArray[Any]]:
         """Yield the first ``sizes[i]`` values, or more, of each chunk ``numbers[i]``, flat."""
 
-    def sample(self, number: int, n_bytes: int) -> bytes:
-        """Up to ``n_bytes`` bytes that depend on the content of a chunk."""
+    def start(self, numbers: Sequence[int]) -> None:
+        """Start fetching chunks, all together; returns at once. Not called if they are local."""
+
+    def samples(self, numbers: Sequence[int], n_bytes: int) -> Iterator[bytes]:
+        """Up to ``n_bytes`` bytes that depend on the content of each chunk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,8 +92,8 @@ class ChunkedArray:
     def sample(self, n_places: int, n_bytes: int) -> Iterator[bytes]:
         """Bytes of ``n_places`` chunks, evenly strided over the array, or more of each of fewer chunks."""
         numbers = strided(math.prod(self.grid), n_places)
-        for number in numbers:
-            yield self.chunks.sample(number, n_bytes * n_places // len(numbers))
+        if numbers:
+            yield from self.chunks.samples(numbers, n_bytes * n_places // len(numbers))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,6 +169,86 @@ class Extent:
     """Number of bytes."""
 
 
+class ChunkFiles(Protocol):
+    """Files that hold encoded chunks."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nothing has to be fetched."""
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file; None if it was never written.
+
+        Raises:
+            SourceChangedError: it was written or removed after the folder was opened.
+        """
+
+    def start(self, extents: Sequence[Extent | None]) -> None:
+        """Start fetching extents, all together; returns at once."""
+
+    def read(self, extents: Sequence[Extent | None]) -> Iterator[Buffer | None]:
+        """Yield the bytes of each extent; None for None.
+
+        Raises:
+            SourceChangedError: a file was written after it was opened.
+            SourceFormatError: a file ends before an extent.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """The `ChunkFiles` of this machine."""
+
+    watch: FileWatch | None = None
+    """Of the folder that holds the files of the chunks; None if all are in one file, which its reader checks."""
+    is_local: ClassVar[bool] = True
+
+    def size(self, path: str) -> int | None:
+        """As `ChunkFiles.size`."""
+        file = Path(path)
+        try:
+            info = file.stat()
+        except FileNotFoundError:
+            there = next(parent for parent in file.parents if parent.exists())
+            self._check(str(file), there.stat())
+            return None
+        self._check(path, info)
+        return info.st_size
+
+    def start(self, extents: Sequence[Extent | None]) -> None:
+        """Nothing."""
+
+    def read(self, extents: Sequence[Extent | None]) -> Iterator[Buffer | None]:
+        """As `ChunkFiles.read`; a file is opened once for consecutive extents in it."""
+        descriptor, opened = -1, None
+        try:
+            for extent in extents:
+                if extent is None:
+                    yield None
+                    continue
+                if extent.path != opened:
+                    if descriptor >= 0:
+                        os.close(descriptor)
+                        descriptor = -1
+                    with opening(extent.path):
+                        descriptor, opened = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC), extent.path
+                raw = os.pread(descriptor, extent.size, extent.offset)
+                self._check(extent.path, os.fstat(descriptor))
+                if len(raw) < extent.size:
+                    raise SourceFormatError(
+                        f"{extent.path} is truncated: {len(raw)} of {extent.size} bytes at byte {extent.offset}; "
+                        "download or write the file again"
+                    )
+                yield raw
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _check(self, path: str, info: os.stat_result) -> None:
+        if self.watch is not None:
+            self.watch.check_part(path, info)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedChunks:
     """Chunks that are located and decoded without the library of the format."""
@@ -177,13 +265,18 @@ class EncodedChunks:
     """Value of chunks that were never written; None if there must be no such chunks."""
     locate: Callable[[int], Extent | None]
     """The bytes of a chunk; None if it was never written."""
-    watch: FileWatch | None = None
-    """Of the folder that holds the files of the chunks; None if all are in one file, which its reader checks."""
+    files: ChunkFiles
+    """The files that hold them."""
+
+    @property
+    def is_local(self) -> bool:
+        """As `Chunks.is_local`."""
+        return self.files.is_local
 
     def load(self, numbers: Sequence[int], sizes: Sequence[int]) -> Iterator[NDArray[Any]]:
         """As `Chunks.load`."""
         extents = [self.locate(number) for number in numbers]
-        for number, wanted, raw in zip(numbers, sizes, _read_extents(extents, self.watch), strict=True):
+        for number, wanted, raw in zip(numbers, sizes, self.files.read(extents), strict=True):
             if raw is not None:
                 yield self._decode(number, wanted, raw)
             elif self.fill is None:
@@ -191,16 +284,16 @@ class EncodedChunks:
             else:
                 yield np.full(self.n_values, self.fill, self.stored)
 
-    def sample(self, number: int, n_bytes: int) -> bytes:
+    def start(self, numbers: Sequence[int]) -> None:
+        """As `Chunks.start`."""
+        self.files.start([self.locate(number) for number in numbers])
+
+    def samples(self, numbers: Sequence[int], n_bytes: int) -> Iterator[bytes]:
         """The first and the last of the encoded bytes; the last ones of some encodings are a checksum of all."""
-        extent = self.locate(number)
-        if extent is None:
-            return b""
-        ends = ends_of(extent.offset, extent.size, n_bytes)
-        raw = _read_extents(
-            [Extent(path=extent.path, offset=begin, size=end - begin) for begin, end in ends], self.watch
-        )
-        return b"".join(piece or b"" for piece in raw)
+        parts = [part_extents(self.locate(number), n_bytes) for number in numbers]
+        self.files.start([extent for part in parts for extent in part])
+        for part in parts:
+            yield b"".join(bytes(piece) for piece in self.files.read(part) if piece is not None)
 
     def _decode(self, number: int, wanted: int, raw: Buffer) -> NDArray[Any]:
         item = self.stored.itemsize
@@ -213,42 +306,17 @@ class EncodedChunks:
         return np.frombuffer(out, self.stored, len(out) // item)
 
 
-def _read_extents(extents: Sequence[Extent | None], watch: FileWatch | None) -> Iterator[bytes | None]:
-    """Yield the bytes of each extent; a file is opened once for consecutive extents in it.
-
-    Raises:
-        SourceChangedError: a file was written after the folder was opened.
-        SourceFormatError: a file ends before an extent.
-    """
-    descriptor, opened = -1, None
-    try:
-        for extent in extents:
-            if extent is None:
-                yield None
-                continue
-            if extent.path != opened:
-                if descriptor >= 0:
-                    os.close(descriptor)
-                    descriptor = -1
-                with opening(extent.path):
-                    descriptor, opened = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC), extent.path
-            raw = os.pread(descriptor, extent.size, extent.offset)
-            if watch is not None:
-                watch.check_part(extent.path, os.fstat(descriptor))
-            if len(raw) < extent.size:
-                raise SourceFormatError(
-                    f"{extent.path} is truncated: {len(raw)} of {extent.size} bytes at byte {extent.offset}; "
-                    "download or write the file again"
-                )
-            yield raw
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
+def part_extents(extent: Extent | None, n_bytes: int) -> list[Extent]:
+    """The first and the last bytes of an extent, together at most ``n_bytes``; nothing of None."""
+    ends = [] if extent is None else ends_of(extent.offset, extent.size, n_bytes)
+    return [Extent(path=extent.path, offset=begin, size=end - begin) for begin, end in ends if extent is not None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LibraryChunks:
-    """Chunks that the library of the format slices out of the array."""
+    """Chunks that the library of the format slices out of the array, and fetches itself."""
+
+    is_local: ClassVar[bool] = True
 
     name: str
     """Name of the array in messages."""
@@ -263,11 +331,14 @@ class LibraryChunks:
             for number in numbers:
                 yield self._slice(array, number).reshape(-1)
 
-    def sample(self, number: int, n_bytes: int) -> bytes:
+    def start(self, numbers: Sequence[int]) -> None:
+        """Nothing."""
+
+    def samples(self, numbers: Sequence[int], n_bytes: int) -> Iterator[bytes]:
         """The first and the last of the decoded bytes."""
-        (values,) = self.load([number], [1])
-        content = values.tobytes()
-        return b"".join(content[begin:end] for begin, end in ends_of(0, len(content), n_bytes))
+        for values in self.load(numbers, [1] * len(numbers)):
+            content = values.tobytes()
+            yield b"".join(content[begin:end] for begin, end in ends_of(0, len(content), n_bytes))
 
     def _slice(self, array: Any, number: int) -> NDArray[Any]:
         try:

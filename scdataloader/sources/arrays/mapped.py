@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +117,8 @@ class FileMaps:
 class MappedChunks:
     """Chunks of a mapped file that are not encoded; they are loaded as views."""
 
+    is_local: ClassVar[bool] = True
+
     content: MappedFile
     """All bytes of the file."""
     offsets: NDArray[np.int64]
@@ -131,10 +133,14 @@ class MappedChunks:
         for number, size in zip(numbers, sizes, strict=True):
             yield np.frombuffer(self.content, self.dtype, size, int(self.offsets[number]))
 
-    def sample(self, number: int, n_bytes: int) -> bytes:
+    def start(self, numbers: Sequence[int]) -> None:
+        """Nothing."""
+
+    def samples(self, numbers: Sequence[int], n_bytes: int) -> Iterator[bytes]:
         """The first and the last bytes."""
-        ends = ends_of(int(self.offsets[number]), self.n_values * self.dtype.itemsize, n_bytes)
-        return b"".join(self.content[begin:end] for begin, end in ends)
+        for number in numbers:
+            ends = ends_of(int(self.offsets[number]), self.n_values * self.dtype.itemsize, n_bytes)
+            yield b"".join(self.content[begin:end] for begin, end in ends)
 
     def pieces(self) -> Pieces | None:
         """The same chunks as pieces of one array; None if their distances are not whole numbers of values."""

@@ -102,7 +102,7 @@ class MappedCSR(Reader):
 
     def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> StoredRows:
         """As `Reader.read`."""
-        indptr, indices, data = _empty_rows(self._indptr, rows, buffers, dtype)
+        indptr, indices, data = empty_rows(self._indptr, rows, buffers, dtype)
         flags = 0
         for pieces, n_genes, out in ((self._indices, self._n_genes, indices), (self._data, None, data)):
             flags |= gather.take_rows(
@@ -128,7 +128,7 @@ class ChunkedCSR(Reader):
 
     def read(self, rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike = np.float32) -> StoredRows:
         """As `Reader.read`. Every chunk is decoded once for all rows in it."""
-        offsets, indices, data = _empty_rows(self._indptr, rows, buffers, dtype)
+        offsets, indices, data = empty_rows(self._indptr, rows, buffers, dtype)
         order = np.argsort(rows, kind="stable")
         order = order[offsets[order + 1] > offsets[order]]
         ranges = self._indptr[rows[order]], self._indptr[rows[order] + 1], offsets[order]
@@ -141,9 +141,10 @@ class ChunkedCSR(Reader):
         return StoredRows(indptr=offsets, indices=indices, data=data, flags=flags)
 
 
-def _empty_rows(
+def empty_rows(
     indptr: NDArray[np.int64], rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]:
+    """Offsets of rows, and memory for their gene numbers and values."""
     offsets = np.empty(len(rows) + 1, np.int64)
     total = gather.row_offsets(indptr, rows, offsets)
     return offsets, buffers.take(total, np.int32), buffers.take(total, dtype)
