@@ -34,10 +34,15 @@ class Mirror:
     Methods that fetch raise the errors of `buckets.explained`, above all ConnectionError.
     """
 
-    def __init__(self, bucket: Bucket, version: str, files: Mapping[str, int]) -> None:
-        """Open the mirror of ``{path: bytes}``; ``version`` is another text whenever one of the files was written."""
+    def __init__(
+        self, bucket: Bucket, version: str, files: Mapping[str, int], etags: Mapping[str, str] | None = None
+    ) -> None:
+        """Open the mirror of ``{path: bytes}``; ``version`` is another text whenever one of the files was written.
+
+        A file that has not the ETag of ``etags`` any more raises SourceChangedError when it is fetched.
+        """
         self.bucket = bucket
-        self._version, self._files = version, dict(files)
+        self._version, self._files, self._etags = version, dict(files), dict(etags or {})
         self.paths, self._n_bytes = list(files), np.array([*files.values()], np.int64)
         self._number = {path: number for number, path in enumerate(files)}
         room = -(-self._n_bytes // SEGMENT_BYTES) + 1  # a segment between files, so that no request is of two
@@ -138,7 +143,8 @@ class Mirror:
         file = int(np.searchsorted(self._starts, first * PAGE, side="right")) - 1
         begin = first * PAGE - int(self._starts[file])
         end = min(begin + (last - first + 1) * PAGE, int(self._n_bytes[file]))
-        return Request(path=self.paths[file], begin=begin, end=end)
+        path = self.paths[file]
+        return Request(path=path, begin=begin, end=end, etag=self._etags.get(path))
 
     def _landed(self, request: Request, first: int, last: int, _: object) -> None:
         with self._lock:
@@ -164,7 +170,7 @@ class Mirror:
             out[starts[i] : starts[i] + n] = content[run][at : at + n]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Mirror, (self.bucket, self._version, self._files)
+        return Mirror, (self.bucket, self._version, self._files, self._etags)
 
 
 def _segments(first: int, last: int) -> range:

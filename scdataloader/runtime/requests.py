@@ -30,6 +30,8 @@ class Request:
     begin: int
     end: int
     """Byte behind the last one."""
+    etag: str | None = None
+    """The object's ETag, which it must have; None if any is right."""
     write: Callable[[Any], None] | None = None
     """Receives the bytes, in the background thread; None if they are the result."""
     done: Future[Any] = field(default_factory=Future)
@@ -81,16 +83,24 @@ class _Requester:
 
 async def _content(store: Any, request: Request) -> Any:
     """The bytes of a range. A server may send too few without an error; then it is asked again."""
-    get, n_bytes = import_module("obstore").get_range_async, request.end - request.begin
+    n_bytes = request.end - request.begin
     last, pause = time.monotonic() + buckets.RETRY_S, _FIRST_PAUSE
     while True:
-        content = await get(store, request.path, start=request.begin, end=request.end)
+        content = await _answer(store, request)
         if len(content) == n_bytes:
             return content
         if time.monotonic() + pause > last:
             raise ConnectionError(f"{len(content)} bytes of {n_bytes}")
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def _answer(store: Any, request: Request) -> Any:
+    obstore = import_module("obstore")
+    if request.etag is None:
+        return await obstore.get_range_async(store, request.path, start=request.begin, end=request.end)
+    options = {"range": (request.begin, request.end), "if_match": request.etag}
+    return await (await obstore.get_async(store, request.path, options=options)).bytes_async()
 
 
 _requesters: dict[int, _Requester] = {}

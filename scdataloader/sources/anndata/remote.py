@@ -328,7 +328,8 @@ def _range(wanted: ByteRequest | None, n_bytes: int) -> tuple[int, int]:
 
 
 def _mirror(bucket: Bucket, states: Mapping[str, ObjectState]) -> Mirror:
-    return Mirror(bucket, _version(states.values()), {path: state.n_bytes for path, state in states.items()})
+    etags = {path: etag for path, state in states.items() if (etag := state.etag) and not etag.startswith("W/")}
+    return Mirror(bucket, _version(states.values()), {path: one.n_bytes for path, one in states.items()}, etags)
 
 
 def _version(states: Iterable[ObjectState]) -> str:
