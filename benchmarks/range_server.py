@@ -53,7 +53,7 @@ class Settings:
     cut: float = 0.0
     """The connection is closed in the middle of the content."""
     short: float = 0.0
-    """Only half of the requested bytes are sent, as a complete answer."""
+    """Only half of a range is sent, as a complete answer."""
     wrong: float = 0.0
     """One byte is another one."""
     slow: float = 0.0
@@ -175,8 +175,6 @@ class Connection(asyncio.Protocol):
                 end = begin + (end - begin) // 2
             headers.append(f"Content-Range: bytes {begin}-{end - 1}/{size}")
             content = content[begin:end]
-        elif fault == "short":
-            content = content[: len(content) // 2]
         if fault == "wrong" and len(content):
             changed_content = bytearray(content)
             changed_content[self.state.random.randrange(len(content))] ^= 1 << self.state.random.randrange(8)

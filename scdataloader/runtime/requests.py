@@ -82,15 +82,23 @@ class _Requester:
 
 
 async def _content(store: Any, request: Request) -> Any:
-    """The bytes of a range. A server may send too few without an error; then it is asked again."""
-    n_bytes = request.end - request.begin
+    """The bytes of a range. A server may send too few without an error, or break off; then it is asked again."""
+    generic, n_bytes = import_module("obstore.exceptions").GenericError, request.end - request.begin
     last, pause = time.monotonic() + buckets.RETRY_S, _FIRST_PAUSE
     while True:
-        content = await _answer(store, request)
-        if len(content) == n_bytes:
-            return content
+        failure: Exception
+        try:
+            content = await _answer(store, request)
+        except generic as error:
+            if "status code: 4" in str(error):
+                raise
+            failure = error
+        else:
+            if len(content) == n_bytes:
+                return content
+            failure = ConnectionError(f"{len(content)} bytes of {n_bytes}")
         if time.monotonic() + pause > last:
-            raise ConnectionError(f"{len(content)} bytes of {n_bytes}")
+            raise failure
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
 
