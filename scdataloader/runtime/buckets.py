@@ -99,6 +99,9 @@ class Bucket:
             )
         return cls(url=url, store=store)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Bucket.open, (self.url,)  # in another process, with the credentials of its environment
+
     def url_of(self, path: str) -> str:
         """URL of an object."""
         return f"{self.url}/{path}" if path else self.url

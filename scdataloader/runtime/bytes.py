@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from scdataloader.runtime.buckets import Bucket, split_url
 from scdataloader.runtime.bus_errors import has_faulted
-from scdataloader.runtime.mapping import FileWatch, map_file
+from scdataloader.runtime.mapping import FileWatch, MappedFile, map_file
 from scdataloader.runtime.mirror import Mirror
 from scdataloader.runtime.read_ahead import read_ahead
 
@@ -68,7 +68,7 @@ class MappedBytes:
             FileNotFoundError: one does not exist.
             ValueError: one is empty, or has fewer bytes.
         """
-        self._maps = [map_file(path, n) for path, n in zip(paths, n_bytes, strict=True)]
+        self._maps = [_map(path, n) for path, n in zip(paths, n_bytes, strict=True)]
         self._watch = FileWatch(*paths)
         self.base = np.array([np.frombuffer(m, np.uint8).ctypes.data for m in self._maps], np.int64)
         """``(F,)`` address of each map."""
@@ -109,6 +109,13 @@ class MappedBytes:
                 content.madvise(mmap.MADV_DONTNEED)
 
 
+def _map(path: Path, n_bytes: int) -> MappedFile:
+    try:
+        return map_file(path, n_bytes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 class MirroredBytes:
     """Files of a mirror. Nothing is fetched before it is needed; bytes are copied, since the mirror may remove them."""
 
@@ -126,12 +133,18 @@ class MirroredBytes:
         self, file: NDArray[np.integer], begin: NDArray[np.int64], length: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], Any]:
         """As `FileBytes.held`."""
-        content, starts = self._mirror.copied(self._number[file], begin, length)
+        content, starts = self.copied(file, begin, length)
         return content.ctypes.data + starts, content
+
+    def copied(
+        self, file: NDArray[np.integer], begin: NDArray[np.int64], length: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """As `Mirror.copied`."""
+        return self._mirror.copied(self._number[file], begin, length)
 
     def part(self, file: int, begin: int, length: int) -> NDArray[np.uint8]:
         """As `FileBytes.part`; a copy."""
-        return self._mirror.copied(self._number[[file]], np.array([begin]), np.array([length]))[0]
+        return self.copied(np.array([file]), np.array([begin]), np.array([length]))[0]
 
     def check(self, _: NDArray[np.integer]) -> None:
         """As `FileBytes.check`; the files are checked by the checksums of what is read."""

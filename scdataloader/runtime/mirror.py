@@ -114,6 +114,10 @@ class Mirror:
         first = self._starts[file] + begin
         self._copy.forget(first, first + length)
 
+    def forget_file(self, path: str) -> None:
+        """As `forget` for all bytes of a file."""
+        self.forget(np.array([self._number[path]]), np.zeros(1, np.int64), np.array([self._files[path]]))
+
     def _fetch(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> list[Request]:
         """Fetch missing pages; returns all requests in flight that the ranges wait for."""
         if self._process != os.getpid():

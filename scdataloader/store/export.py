@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scdataloader.kernels.records.encode import COUNTS
+from scdataloader.kernels.records.format import Records
 from scdataloader.kernels.records.unpack import check_records
 from scdataloader.kernels.rows.align import row_starts
 from scdataloader.runtime.files import local_path, write_atomically, writing
@@ -28,7 +29,7 @@ from scdataloader.sources.anndata.nodes import Node
 from scdataloader.sources.anndata.writer import Values, new_anndata, write_anndata, write_csr
 from scdataloader.store.manifest import LAYERS, OBSM, OBSP
 from scdataloader.store.reader import Store, StoreSource, X
-from scdataloader.store.shard import WHY, edges_of
+from scdataloader.store.shard import edges_of
 from scdataloader.store.tables import POSITION, ROW, order_of
 from scdataloader.store.writing.lock import claimed
 from scdataloader.types import CSRMatrix
@@ -308,9 +309,13 @@ def _largest(store: Store, rows: NDArray[np.int64], indptr: NDArray[np.int64]) -
     for first, last in _blocks(indptr):
         located, n = store.locate(rows[first:last]), last - first
         n_genes, table, status = np.full(n, (1 << 31) - 1, np.int64), np.zeros(n, np.int64), np.empty(n, np.uint8)
-        of_block = check_records(located.records, n_genes, table, *no_table, COUNTS, status)
-        if status.any():
-            at = int(np.argmax(status))
-            store.refuse(int(located.rows[at]), WHY[int(status[at])])
-        largest = max(largest, of_block)
+        of_block = [0]
+
+        def check(records: Records, *_: object) -> tuple[int, int]:
+            of_block[0] = check_records(records, n_genes, table, *no_table, COUNTS, status)  # noqa: B023 (run at once)
+            at = int(np.argmax(status))  # noqa: B023
+            return int(status[at]), at  # noqa: B023
+
+        located.run(check)
+        largest = max(largest, *of_block)
     return largest

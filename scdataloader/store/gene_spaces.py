@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import COMPLETE, GENES_ONLY, IN_ORDER, SHIFTED, LookUpTables
 from scdataloader.kernels.rows.align import NOT_A_GENE
+from scdataloader.runtime.mirror import Mirror
 from scdataloader.store.manifest import SpaceRecord
 from scdataloader.store.tables import Table
 
@@ -58,9 +59,9 @@ class GenePlaces:
 class GeneSpace:
     """A gene space of a store; its ids are read when they are first needed."""
 
-    def __init__(self, folder: Path, record: SpaceRecord) -> None:
+    def __init__(self, folder: Path, record: SpaceRecord, mirror: Mirror | None = None) -> None:
         self.n_genes = record.n_genes
-        self._table = Table(folder, record.file)
+        self._table = Table(folder, record.file, mirror)
         self._ids: pd.Index | None = None
         self._places: dict[str, GenePlaces] = {}
 

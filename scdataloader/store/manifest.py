@@ -204,7 +204,15 @@ class Manifest:
                 f"{folder} is not a store ({MANIFEST} is missing); if its conversion was interrupted, rerun the same "
                 "command to finish it"
             )
-        content = path.read_bytes()
+        return cls.parsed(path.read_bytes(), path)
+
+    @classmethod
+    def parsed(cls, content: bytes, path: Path) -> Self:
+        """A manifest from the bytes of its file, which is at ``path``.
+
+        Raises:
+            StoreFormatError: it is damaged or of another version.
+        """
         try:
             found = json.loads(content)
             json.dumps(found, ensure_ascii=False).encode()  # escapes may be no text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scdataloader.errors import NotCountsError, StoreFormatError
-from scdataloader.kernels.records.decode import OK, decode_records, locate_records
+from scdataloader.kernels.records.decode import OK, decode_records
 from scdataloader.kernels.records.format import Records
 from scdataloader.kernels.records.unpack import BAD_GENE, unpack_records
 from scdataloader.kernels.rows.align import row_starts
@@ -24,20 +24,23 @@ from scdataloader.kernels.rows.densify import densify
 from scdataloader.kernels.rows.nearest import nearest
 from scdataloader.protocols import OpenOptions, ReadCost, SourceSelection
 from scdataloader.runtime import bus_errors
+from scdataloader.runtime.buckets import Bucket, RemotePath, checked_url, is_remote
 from scdataloader.runtime.files import local_path
 from scdataloader.runtime.memory import BufferPool, row_buffers, without_gaps
 from scdataloader.runtime.messages import suggestion
-from scdataloader.runtime.read_ahead import read_ahead
+from scdataloader.runtime.mirror import Mirror
 from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, GeneTables
 from scdataloader.store.manifest import LAYERS, MANIFEST, OBSP, Manifest, MatrixPart, MatrixRecord
-from scdataloader.store.shard import WHY, MappedShards, edges_of
-from scdataloader.store.tables import POSITION, ROW, Table, order_of
+from scdataloader.store.shard import TRIES, WHY, MappedShards, edges_of
+from scdataloader.store.tables import POSITION, ROW, Table, order_of, start_tables
 from scdataloader.types import CSRMatrix, CSRRows, RowBuffers
 
 X = "X"
 """Key of the counts, besides the keys of further matrices."""
-_OFFSETS = 16
-"""Bytes of the index that give the beginning and the end of a record."""
+
+
+_MAPPED, _REMOTE = ReadCost(cell=1.0, neighbour=1.0), ReadCost(cell=200.0, neighbour=5.0)
+"""Of a bucket: 128 requests in flight of 20 ms each, for one cell or a block."""
 
 
 def open_stores(paths: Sequence[Path], options: OpenOptions) -> Iterator[StoreSource]:
@@ -63,8 +66,9 @@ class Store:
     Reading is thread-safe. The object can be pickled and forked: another process maps the files itself.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
+    def __init__(self, path: Path, manifest: Manifest, mirror: Mirror | None = None) -> None:
+        """``path`` is a folder, or a URL with the ``mirror`` of its files."""
+        self.path, self.mirror = path, mirror
         self.manifest = manifest
         self.n_obs = manifest.n_cells
         self._shard_start = np.cumsum([0, *(shard.n_cells for shard in manifest.shards)], dtype=np.int64)
@@ -74,21 +78,36 @@ class Store:
         of_shard = [-1 if shard.source is None else shard.source for shard in manifest.shards]
         self._source_of_shard = np.array(of_shard, np.int64)
         self._source_of_cell: NDArray[np.integer] | None = None
-        self.spaces = [GeneSpace(path, record) for record in manifest.spaces]
+        self.spaces = [GeneSpace(path, record, mirror) for record in manifest.spaces]
         self.sources = [StoreSource(self, number) for number in range(len(manifest.sources))]
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Open a store: read its manifest. Its shards are mapped when the first cell is read.
+        """Open a store, by its path or URL: read its manifest. Its shards are mapped when the first cell is read.
 
         Raises:
             FileNotFoundError: the folder does not exist.
             StoreFormatError: it is not a store, unfinished, or damaged.
+            ConnectionError: a server does not answer; and other errors of `buckets.explained`.
         """
+        if is_remote(path):
+            return cls._open_remote(checked_url(path))
         folder = local_path(path).absolute()
         if not folder.is_dir():
             raise FileNotFoundError(f"{path} is not a store: there is no such folder")
         return cls(folder, Manifest.load(folder))
+
+    @classmethod
+    def _open_remote(cls, url: str) -> Self:
+        bucket, path = Bucket.open(url), RemotePath(url)
+        content = bucket.read(MANIFEST)
+        manifest = Manifest.parsed(content, path / MANIFEST)
+        for problem in manifest.contradictions(path):
+            raise StoreFormatError(problem)
+        files = {file.path: file.n_bytes for file in manifest.files}
+        mirror = Mirror(bucket, blake2b(content, digest_size=16).hexdigest(), files)
+        start_tables(mirror, manifest)
+        return cls(path, manifest, mirror)
 
     @property
     def fingerprint(self) -> str:
@@ -117,10 +136,10 @@ class Store:
     def _map(self, key: str) -> MappedShards:
         if key == X:
             n_genes = [source.space.n_genes for source in self.sources]
-            return MappedShards(self.path, self.manifest.shards, n_genes)
+            return MappedShards(self.path, self.manifest.shards, n_genes, mirror=self.mirror)
         matrix = self._matrices[key]
         n_columns = [part.n_columns for part in matrix.parts]
-        return MappedShards(self.path, matrix.shards, n_columns, further=True)
+        return MappedShards(self.path, matrix.shards, n_columns, further=True, mirror=self.mirror)
 
     def matrix(self, key: str) -> MatrixRecord:
         """A further matrix.
@@ -145,6 +164,7 @@ class Store:
             StoreFormatError: a shard states a source that does not exist.
         """
         if self._source_of_cell is None:
+            self.shards.check_indexes(np.flatnonzero(self._source_of_shard < 0))
             n, tables = len(self.sources), []
             for number, shard in enumerate(self.manifest.shards):
                 tables.append(
@@ -163,6 +183,7 @@ class Store:
     def sizes(self, key: str = X) -> NDArray[np.uint32]:
         """``(n_obs,)`` number of values of each cell."""
         n_shards, shards = len(self.manifest.shards), self.mapped(key)
+        shards.check_indexes(np.arange(n_shards))
         sizes = np.concatenate([*map(shards.sizes, range(n_shards)), np.empty(0, np.uint32)])
         shards.check_unchanged(np.arange(n_shards))
         return sizes
@@ -175,9 +196,7 @@ class Store:
         """
         shards = self.mapped(key)
         shard = self._shard_of(rows)
-        records = Records(rows - self._shard_start[shard], *(np.empty(len(rows), np.int64) for _ in range(3)))
-        read_ahead(shards.base[shard] + shards.index[shard] + 8 * records.cell, np.full(len(rows), _OFFSETS))
-        at = locate_records(shards.base, shards.index, shards.n_cells, shard, records)
+        records, at = shards.locate(shard, rows - self._shard_start[shard])
         if at >= 0:
             why = "the index of its shard gives an impossible position or size of its record"
             self.refuse(int(rows[at]), why, shards)
@@ -206,11 +225,7 @@ class Store:
             StoreFormatError: a record is damaged.
         """
         table = genes.of_source[source]
-        shards = located.shards
-        status, at = decode_records(located.records, located.rows, shards.checked, genes.look_up, table, place, out)
-        shards.check_unchanged(located.shard)
-        if status != OK:
-            self.refuse(int(located.rows[at]), WHY[status], shards)
+        located.run(lambda records, row, bits: decode_records(records, row, bits, genes.look_up, table, place, out))
 
     def dense(self, located: RecordLocations, n_columns: int, buffers: BufferPool | None = None) -> NDArray[np.float32]:
         """``(m, n_columns)`` values of located cells of "obsm/…".
@@ -251,7 +266,7 @@ class Store:
         return np.searchsorted(self._shard_start, rows, side="right") - 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.path, self.manifest)
+        return Store, (self.path, self.manifest, self.mirror)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,6 +292,34 @@ class RecordLocations:
             records=Records(*(array[start:stop] for array in self.records)),
         )
 
+    def start(self) -> None:
+        """Start loading the records; returns at once."""
+        self.shards.start(self.shard, self.records)
+
+    def run(self, kernel: Callable[[Records, NDArray[np.int64], NDArray[np.uint8]], tuple[int, int]]) -> None:
+        """Run a kernel on the loaded records.
+
+        It receives them, and a bit for each of some rows that is set once a checksum was verified, with the row of each
+        record. Of a mirror, checksums are verified each time, and records with wrong ones fetched again.
+
+        Raises:
+            SourceChangedError: a shard has changed since it was mapped.
+            StoreFormatError: a record is damaged.
+        """
+        shards, rows, checked = self.shards, self.rows, self.shards.checked
+        for _ in range(TRIES):
+            records, kept = shards.load(self.shard, self.records)
+            if not shards.bytes.is_local:
+                rows, checked = np.arange(len(rows)), np.zeros(len(rows) // 8 + 1, np.uint8)
+            status, at = kernel(records, rows, checked)
+            shards.check_unchanged(self.shard)
+            if status == OK:
+                return
+            if not shards.load_again(self.shard, self.records, records):
+                break
+        del kept
+        self.store.refuse(int(self.rows[at]), WHY[status], shards)
+
     def unpack(self, order: NDArray[np.int32], *, floats: bool) -> CSRMatrix:
         """Exact values of the cells, uint32 or float32 (``floats``), sorted by gene within a cell.
 
@@ -290,10 +333,7 @@ class RecordLocations:
         """
         starts = row_starts(self.records.size)
         indices, bits = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.uint32)
-        status, at = unpack_records(self.records, order, floats, starts, indices, bits)
-        self.shards.check_unchanged(self.shard)
-        if status != OK:
-            self.store.refuse(int(self.rows[at]), WHY[status], self.shards)
+        self.run(lambda records, *_: unpack_records(records, order, floats, starts, indices, bits))
         return CSRMatrix(indptr=starts, indices=indices, data=bits.view(np.float32) if floats else bits)
 
 
@@ -310,8 +350,8 @@ class StoreSource:
         self.organism = record.uns_organism
         self.counts = record.kind
         self.fingerprint = record.fingerprint
-        self.obs_table = Table(store.path, record.obs)
-        self.var_table = Table(store.path, store.manifest.genes[record.genes])
+        self.obs_table = Table(store.path, record.obs, store.mirror)
+        self.var_table = Table(store.path, store.manifest.genes[record.genes], store.mirror)
         self.space = store.spaces[record.space]
         self._columns: list[str] | None = None
         self._var: pd.DataFrame | None = None
@@ -497,8 +537,6 @@ class StoreGroup:
     Rows are in the store's order wherever that mixes its sources, so that neighbouring rows are neighbours on disk.
     """
 
-    read_cost = ReadCost(cell=1.0, neighbour=1.0)
-
     def __init__(
         self, store: Store, members: Sequence[SourceSelection], luts: Sequence[NDArray[np.int32]], n_genes: int
     ) -> None:
@@ -509,6 +547,7 @@ class StoreGroup:
         self._buffers = BufferPool()
         self.is_interleaved = store.is_mixed
         self.fingerprint = store.fingerprint
+        self.read_cost = _MAPPED if store.mirror is None else _REMOTE
 
     def locate(self, rows: NDArray[np.int64]) -> StoreRead:
         """Where in the mapped files the records of ``rows`` are."""
@@ -532,7 +571,7 @@ class StoreGroup:
         """
         parts = self._store.matrix(key).parts
         located, member = self._locate(rows, key)
-        read_ahead(located.records.address, located.records.length)
+        located.start()
         if not key.startswith(LAYERS):
             return self._store.dense(located, self._width(key, parts), self._buffers)
         sizes, buffers = located.records.size, row_buffers(located.records.size, self._buffers)
@@ -587,8 +626,8 @@ class StoreRead:
         return StoreRead(self._located.slice(start, stop), self.member[start:stop], self._genes)
 
     def read_ahead(self) -> None:
-        """Ask the system to load the records."""
-        read_ahead(self._located.records.address, self._located.records.length)
+        """Start loading the records."""
+        self._located.start()
 
     def write(self, place: NDArray[np.int64], rows: RowBuffers) -> None:
         """Decode, look up genes and write, in one pass."""

@@ -20,11 +20,11 @@ cell does not read the whole index: the checksum of its record includes its numb
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
@@ -33,12 +33,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
-from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD
+from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD, locate_records, wrong_checksums
 from scdataloader.kernels.records.encode import COUNTS, EITHER, FLOATS, encode_rows, first_unfit, most_words
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_GENE, BAD_KIND
-from scdataloader.runtime.bus_errors import has_faulted
+from scdataloader.kernels.records.format import HEADER, Records
+from scdataloader.runtime.bytes import FileBytes, MappedBytes, MirroredBytes
 from scdataloader.runtime.files import PARTIAL, sync
-from scdataloader.runtime.mapping import FileWatch, MappedFile, map_file
+from scdataloader.runtime.mirror import Mirror
 from scdataloader.store.manifest import MATRICES_VERSION, VERSION, FileRecord, Kind, ShardRecord
 
 _HEAD = struct.Struct("<8sII")
@@ -50,6 +51,10 @@ _MAGIC = b"SCDCELLS"
 _FLOATS, _MIXED, _EITHER = 1, 2, 4
 _MOST_VALUES = 1 << 32
 _LONG = 8
+_OFFSETS = 16
+"""Bytes of the index that give the beginning and the end of a record."""
+TRIES = 5
+"""Times that bytes with a wrong checksum are fetched."""
 _EXACT = 1 << 53
 """Up to here float64 represents every whole number, and can decide whether float32 does."""
 KINDS: dict[Kind, int] = {"counts": COUNTS, "float32": FLOATS, "either": EITHER}
@@ -189,35 +194,50 @@ def _magnitude(data: NDArray[Any]) -> int:
 
 
 class MappedShards:
-    """Memory maps of all shards of a store, and the arrays by which kernels locate records."""
+    """The shards of one matrix of a store, mapped or in a mirror, and the arrays by which kernels locate records."""
 
     def __init__(
-        self, folder: Path, shards: Sequence[ShardRecord], n_genes: Sequence[int], *, further: bool = False
+        self,
+        folder: Path,
+        shards: Sequence[ShardRecord],
+        n_genes: Sequence[int],
+        *,
+        further: bool = False,
+        mirror: Mirror | None = None,
     ) -> None:
-        """Map the shards; reads only their first and last bytes.
+        """Map the shards; reads only their first and last bytes, and nothing from a mirror.
 
         Args:
             folder: The store.
             shards: The shards of one matrix.
             n_genes: Number of genes of the gene space of each source, or of its columns of another matrix.
             further: Whether the matrix is a further one, whose shards are of kind "either".
+            mirror: The mirror of the store's files, if it is remote.
 
         Raises:
             StoreFormatError: a file does not match the manifest; names it.
         """
-        self._maps = [_mapped(folder / shard.file.path, shard.file.n_bytes) for shard in shards]
-        self._watch = FileWatch(*(folder / shard.file.path for shard in shards))
-        pairs = zip(shards, self._maps, strict=True)
-        feet = [_foot(folder, shard, content, n_genes, further=further) for shard, content in pairs]
-        self.base = np.array([np.frombuffer(m, np.uint8).ctypes.data for m in self._maps], np.int64)
-        """``(S,)`` address of each map."""
-        self.index = np.array([foot[1] for foot in feet], np.int64)
+        self._folder, self._shards, self._n_genes, self._further = folder, shards, n_genes, further
+        self.index = np.array([_index_of(folder, shard) for shard in shards], np.int64)
         """``(S,)`` offset of the index of each shard."""
-        self.n_cells = np.array([foot[0] for foot in feet], np.int64)
+        self.n_cells = np.array([shard.n_cells for shard in shards], np.int64)
         """``(S,)`` cells of each shard."""
-        self.checked = np.zeros(int(self.n_cells.sum()) // 8 + 1, np.uint8)
-        """One bit per cell, set once the checksum of its record has been verified."""
-        self._folder, self._shards, self._checked = folder, shards, np.zeros(len(shards), np.bool_)
+        self._checked = np.zeros(len(shards), np.bool_)
+        self._in_memory: dict[int, NDArray[np.uint8]] = {}
+        """The indexes that no cache keeps."""
+        self.base = np.zeros(len(shards), np.int64)
+        """``(S,)`` address of each map; 0 in a mirror."""
+        self.bytes: FileBytes
+        if mirror is None:
+            mapped = self.bytes = _mapped(folder, shards)
+            self.base = mapped.base
+            for number, shard in enumerate(shards):
+                self._check_ends(number, mapped.part(number, shard.file.n_bytes - _FOOT.size, _FOOT.size))
+        else:
+            self.bytes = MirroredBytes(mirror, [shard.file.path for shard in shards])
+        n_checked = int(self.n_cells.sum()) if mirror is None else 0
+        self.checked = np.zeros(n_checked // 8 + 1, np.uint8)
+        """One bit per cell of mapped shards, set once the checksum of its record has been verified."""
 
     def check_unchanged(self, shard: NDArray[np.integer]) -> None:
         """Check that the files of the shards with these numbers are as they were when they were mapped.
@@ -227,10 +247,15 @@ class MappedShards:
         Raises:
             SourceChangedError: one has changed, or cannot be read; names it.
         """
-        self._watch.check(shard)
-        if has_faulted():
-            for content in self._maps:
-                content.check()
+        self.bytes.check(shard)
+
+    def check_indexes(self, shards: NDArray[np.integer]) -> None:
+        """As `check_index` for several shards, which are loaded together."""
+        new = shards[~self._checked[shards]]
+        if len(new):
+            self.bytes.start(new, self.index[new], self._sizes_of_files[new] - self.index[new])
+            for shard in new.tolist():
+                self.check_index(shard)
 
     def check_index(self, shard: int) -> None:
         """Check the checksum of the offsets, sizes and sources of a shard's cells, once.
@@ -241,21 +266,80 @@ class MappedShards:
         """
         if self._checked[shard]:
             return
-        path, stated = self._folder / self._shards[shard].file.path, self._shards[shard]
-        with memoryview(self._maps[shard]) as view:
-            found = _checksum(view[int(self.index[shard]) :])
-        n_values = int(self._sizes(shard).sum(dtype=np.int64))
-        self.check_unchanged(np.array([shard]))
+        path, stated, begin = self.path(shard), self._shards[shard], int(self.index[shard])
+        at, first, length = np.array([shard]), self.index[[shard]], np.array([stated.file.n_bytes - begin])
+        is_kept = self.bytes.keep(shard, begin)
+        for _ in range(TRIES):
+            content = self.bytes.part(shard, begin, int(length[0]))
+            found = _checksum(content.data)
+            self.check_unchanged(at)
+            if found == stated.index or not self.bytes.forget(at, first, length):
+                break
         if found != stated.index:
             raise _damaged(path, "checksum of its index", found, stated.index)
+        if not self.bytes.is_local:
+            self._check_ends(shard, content[-_FOOT.size :])
+        if not is_kept:
+            self._in_memory[shard] = content
+        n_values = int(self._sizes(shard).sum(dtype=np.int64))
+        self.check_unchanged(at)
         if n_values != stated.n_values:  # bounds the memory that the sizes ask for
             raise _damaged(path, "values of its cells", n_values, stated.n_values)
         self._checked[shard] = True
 
+    def locate(self, shard: NDArray[np.integer], cell: NDArray[np.int64]) -> tuple[Records, int]:
+        """The records of cells, not loaded yet, and the number of the first impossible one in the index, or -1.
+
+        The address of a record of a mirror is its offset in its shard.
+        """
+        records = Records(cell, *(np.empty(len(cell), np.int64) for _ in range(3)))
+        if self.bytes.is_local:
+            self.bytes.start(shard, self.index[shard] + 8 * cell, np.full(len(cell), _OFFSETS))
+            return records, locate_records(self.base, self.index, self.n_cells, shard, records)
+        self.check_indexes(np.unique(shard))
+        offsets = self._entries(shard, 8 * cell, _OFFSETS).view(np.int64).reshape(-1, 2)
+        sizes = self._entries(shard, 8 * (self.n_cells[shard] + 1) + 4 * cell, 4).view(np.uint32)
+        begin, end = offsets.T
+        length = end - begin
+        fits = (begin >= 0) & (end <= self.index[shard]) & (length >= HEADER) & ((begin | end) & 7 == 0)
+        wrong = ~(fits & (2 * sizes.astype(np.int64) <= length))
+        records.address[:], records.length[:], records.size[:] = begin, length, sizes
+        return records, int(np.argmax(wrong)) if wrong.any() else -1
+
+    def _entries(self, shard: NDArray[np.integer], begin: NDArray[np.int64], n_bytes: int) -> NDArray[np.uint8]:
+        """``n_bytes`` of the index of a shard for each cell, from ``begin`` of the index on."""
+        assert isinstance(self.bytes, MirroredBytes)
+        length, out = np.full(len(shard), n_bytes), np.empty((len(shard), n_bytes), np.uint8)
+        on_disk = ~np.isin(shard, list(self._in_memory))
+        found, _ = self.bytes.copied(shard[on_disk], self.index[shard[on_disk]] + begin[on_disk], length[on_disk])
+        out[on_disk] = found.reshape(-1, n_bytes)
+        for number, content in self._in_memory.items():
+            mine = shard == number
+            out[mine] = content[begin[mine, None] + np.arange(n_bytes)]
+        return out.reshape(-1)
+
+    def start(self, shard: NDArray[np.integer], records: Records) -> None:
+        """Start loading located records; returns at once."""
+        self.bytes.start(shard, records.address - self.base[shard], records.length)
+
+    def load(self, shard: NDArray[np.integer], records: Records) -> tuple[Records, object]:
+        """Located records in memory, which stay there as long as the second result exists."""
+        if self.bytes.is_local:
+            return records, self.bytes
+        address, kept = self.bytes.held(shard, records.address, records.length)
+        return records._replace(address=address), kept
+
+    def load_again(self, shard: NDArray[np.integer], records: Records, loaded: Records) -> bool:
+        """Whether records were fetched wrong, and `load` fetches them again: their checksums do not match."""
+        if self.bytes.is_local:
+            return False
+        wrong = wrong_checksums(loaded)
+        return bool(wrong.any()) and self.bytes.forget(shard[wrong], records.address[wrong], records.length[wrong])
+
     def offsets(self, shard: int) -> NDArray[np.int64]:
         """``(n + 1,)`` offsets of a shard's records, and of the end of the last; checked."""
         self.check_index(shard)
-        return np.frombuffer(self._maps[shard], np.int64, int(self.n_cells[shard]) + 1, int(self.index[shard]))
+        return self._table(shard, 0, 8 * (int(self.n_cells[shard]) + 1)).view(np.int64)
 
     def sizes(self, shard: int) -> NDArray[np.uint32]:
         """``(n,)`` numbers of values of a shard's cells; checked."""
@@ -263,25 +347,28 @@ class MappedShards:
         return self._sizes(shard)
 
     def _sizes(self, shard: int) -> NDArray[np.uint32]:
-        n, begin = int(self.n_cells[shard]), int(self.index[shard]) + 8 * int(self.n_cells[shard] + 1)
-        return np.frombuffer(self._maps[shard], np.uint32, n, begin)
+        n = int(self.n_cells[shard])
+        return self._table(shard, 8 * (n + 1), 4 * n).view(np.uint32)
 
     def sources(self, shard: int) -> NDArray[np.uint32]:
         """``(n,)`` sources of the cells of a mixed shard; checked."""
         self.check_index(shard)
         n = int(self.n_cells[shard])
-        begin = int(self.index[shard]) + 8 * (n + 1) + (4 * n + 7) // 8 * 8
-        return np.frombuffer(self._maps[shard], np.uint32, n, begin)
+        return self._table(shard, 8 * (n + 1) + (4 * n + 7) // 8 * 8, 4 * n).view(np.uint32)
+
+    def _table(self, shard: int, begin: int, n_bytes: int) -> NDArray[np.uint8]:
+        """A part of the index of a shard."""
+        if shard in self._in_memory:
+            return self._in_memory[shard][begin : begin + n_bytes]
+        return self.bytes.part(shard, int(self.index[shard]) + begin, n_bytes)
+
+    @cached_property
+    def _sizes_of_files(self) -> NDArray[np.int64]:
+        return np.array([shard.file.n_bytes for shard in self._shards], np.int64)
 
     def release(self) -> None:
         """Release the pages of all maps to the system; views stay valid."""
-        for content in self._maps:
-            if hasattr(mmap, "MADV_DONTNEED"):
-                content.madvise(mmap.MADV_DONTNEED)
-
-    def content(self, shard: int) -> MappedFile:
-        """All bytes of a shard."""
-        return self._maps[shard]
+        self.bytes.release()
 
     def path(self, shard: int) -> Path:
         """The file of a shard."""
@@ -289,45 +376,63 @@ class MappedShards:
 
     def stated(self, shard: int) -> tuple[Kind, bytes]:
         """The kind of a shard's values, and the stored BLAKE2b of all bytes before its index."""
-        content = self._maps[shard]
-        flags = _HEAD.unpack_from(content, 0)[2]
+        flags = _HEAD.unpack(self.bytes.part(shard, 0, _HEAD.size))[2]
         kind: Kind = "either" if flags & _EITHER else "float32" if flags & _FLOATS else "counts"
-        return kind, _FOOT.unpack_from(content, len(content) - _FOOT.size)[0]
+        foot = self.bytes.part(shard, self._shards[shard].file.n_bytes - _FOOT.size, _FOOT.size)
+        return kind, _FOOT.unpack(foot)[0]
+
+    def _check_ends(self, number: int, foot: NDArray[np.uint8]) -> None:
+        """Check the first and last bytes of a shard: all but its records and index.
+
+        Raises:
+            StoreFormatError: they do not match the manifest; names the file.
+        """
+        shard, further = self._shards[number], self._further
+        magic, version, flags = _HEAD.unpack(self.bytes.part(number, 0, _HEAD.size))
+        _, n_cells, n_values, genes, index = _FOOT.unpack(foot)
+        mixed = shard.source is None
+        known = 0 if shard.source is None else self._n_genes[shard.source]
+        expected = {
+            "first bytes": (magic, _MAGIC),
+            "format version": (version, MATRICES_VERSION if further else VERSION),
+            "number of cells": (n_cells, shard.n_cells),
+            "number of values": (n_values, shard.n_values),
+            "number of genes": (genes, known),
+            "length of its index": (index + _index_bytes(n_cells, mixed), shard.file.n_bytes),
+            "offset of its index, modulo 8,": (index % 8, 0),
+            "checksum of its last bytes": (_checksum(foot.data), shard.foot),
+            "flags": (flags & ~(0 if further else _FLOATS), _MIXED * mixed | _EITHER * further),
+        }
+        for what, (found, wanted) in expected.items():
+            if found != wanted:
+                raise _damaged(self.path(number), what, found, wanted)
 
 
-def _mapped(path: Path, n_bytes: int) -> MappedFile:
-    if n_bytes < FIRST_RECORD + 8 + _FOOT.size:
-        raise StoreFormatError(f"{path} has {n_bytes} bytes, too few for a shard; copy or convert the store again")
+def _mapped(folder: Path, shards: Sequence[ShardRecord]) -> MappedBytes:
     try:
-        return map_file(path, n_bytes)
+        return MappedBytes(
+            [folder / shard.file.path for shard in shards], [shard.file.n_bytes for shard in shards]
+        )
     except (FileNotFoundError, ValueError) as error:
-        raise StoreFormatError(f"{path} was removed or truncated after the store was opened: {error}") from error
+        raise StoreFormatError(f"a shard was removed or truncated after the store was opened: {error}") from error
 
 
-def _foot(
-    folder: Path, shard: ShardRecord, content: mmap.mmap, n_genes: Sequence[int], *, further: bool
-) -> tuple[int, int]:
-    """The number of cells and the offset of the index, after a check of all but records and index."""
-    magic, version, flags = _HEAD.unpack_from(content, 0)
-    _, n_cells, n_values, genes, index = _FOOT.unpack_from(content, len(content) - _FOOT.size)
-    mixed = shard.source is None
-    known = 0 if shard.source is None else n_genes[shard.source]
-    tables = 8 * (n_cells + 1) + (4 * n_cells + 7) // 8 * 8 * (1 + mixed)
-    expected = {
-        "first bytes": (magic, _MAGIC),
-        "format version": (version, MATRICES_VERSION if further else VERSION),
-        "number of cells": (n_cells, shard.n_cells),
-        "number of values": (n_values, shard.n_values),
-        "number of genes": (genes, known),
-        "length of its index": (index + tables + _FOOT.size, len(content)),
-        "offset of its index, modulo 8,": (index % 8, 0),
-        "checksum of its last bytes": (_checksum(content[-_FOOT.size :]), shard.foot),
-        "flags": (flags & ~(0 if further else _FLOATS), _MIXED * mixed | _EITHER * further),
-    }
-    for what, (found, wanted) in expected.items():
-        if found != wanted:
-            raise _damaged(folder / shard.file.path, what, found, wanted)
-    return n_cells, index
+def _index_bytes(n_cells: int, mixed: bool) -> int:  # noqa: FBT001
+    """Bytes of the index of a shard, with those after it."""
+    return 8 * (n_cells + 1) + (4 * n_cells + 7) // 8 * 8 * (1 + mixed) + _FOOT.size
+
+
+def _index_of(folder: Path, shard: ShardRecord) -> int:
+    """Offset of the index of a shard.
+
+    Raises:
+        StoreFormatError: the file would be too short.
+    """
+    path, n_bytes = folder / shard.file.path, shard.file.n_bytes
+    index = n_bytes - _index_bytes(shard.n_cells, shard.source is None)
+    if index < FIRST_RECORD:
+        raise StoreFormatError(f"{path} has {n_bytes} bytes, too few for a shard; copy or convert the store again")
+    return index
 
 
 def _damaged(path: Path, what: str, found: object, wanted: object) -> StoreFormatError:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,10 +20,14 @@ from scdataloader.errors import StoreFormatError, UnsupportedDataError
 from scdataloader.genes.names import gene_names
 from scdataloader.protocols import HasGenePositions, HasNames, Source
 from scdataloader.runtime.files import opened_atomically, writing
+from scdataloader.runtime.bytes import MirroredFile
 from scdataloader.runtime.mapping import FileWatch
+from scdataloader.runtime.mirror import Mirror
 from scdataloader.sources.contract import obs_of
 from scdataloader.sources.fingerprint import column_content
-from scdataloader.store.manifest import FileRecord, file_record
+from scdataloader.store.manifest import FileRecord, Manifest, file_record
+
+T = TypeVar("T")
 
 POSITION = "__position__"
 """Column of a gene table: position of the gene in its source."""
@@ -35,16 +39,23 @@ CATEGORIES = b"scdataloader.categories"
 _DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """Errors of parquet and pandas for bytes that are not a table."""
 _ROWS_PER_GROUP = 1 << 17
+_FOOT_BYTES = 1 << 16
+"""Bytes at the end of a parquet file that pyarrow reads first."""
+TRIES = 5
+"""Times that a table with wrong bytes is fetched."""
 _KINDS_OF_CATEGORIES = "biuf"
 """NumPy kinds of categories that can be kept, beside text."""
 
 
 class Table:
-    """A parquet file of a store. Its checksum is checked before it is first used; it must not change after that."""
+    """A parquet file of a store. Its checksum is checked before it is first used; it must not change after that.
 
-    def __init__(self, folder: Path, record: FileRecord) -> None:
+    Of a cell table in a mirror, the columns that are read are fetched, and the checksums of their pages are checked.
+    """
+
+    def __init__(self, folder: Path, record: FileRecord, mirror: Mirror | None = None) -> None:
         self.path = folder / record.path
-        self._folder, self._record = folder, record
+        self._folder, self._record, self._mirror = folder, record, mirror
         self._watch: FileWatch | None = None
 
     @property
@@ -62,14 +73,16 @@ class Table:
         Raises:
             StoreFormatError: the table is damaged, or does not have ``n_rows``.
         """
-        self._check()
-        try:
-            table = pq.read_table(self.path, columns=None if columns is None else list(columns))
+        wanted = None if columns is None else list(columns)
+
+        def read() -> pd.DataFrame:
+            table = pq.read_table(self._file(wanted), columns=wanted, page_checksum_verification=self._is_partial)
             frame = with_categories(table)
-            if columns is not None and list(frame.columns) != list(columns):
+            if wanted is not None and list(frame.columns) != wanted:
                 raise ValueError(f"it has the columns {table.column_names}")
-        except _DAMAGED as error:
-            raise self._refusal(error) from error
+            return frame
+
+        frame = self._tried(read)
         if n_rows is not None and len(frame) != n_rows:
             raise StoreFormatError(f"{self.path} has {len(frame):,} rows, the manifest states {n_rows:,}")
         return frame
@@ -80,27 +93,69 @@ class Table:
         Raises:
             StoreFormatError: the table is damaged.
         """
-        self._check()
-        try:
-            index: pd.Index = pq.read_table(self.path, columns=[], use_pandas_metadata=True).to_pandas().index
-        except _DAMAGED as error:
-            raise self._refusal(error) from error
-        return index
+
+        def read() -> pd.Index:
+            index = [name for name in self._pandas()["index_columns"] if isinstance(name, str)]
+            file, checked = self._file(index), self._is_partial
+            table = pq.read_table(file, columns=[], use_pandas_metadata=True, page_checksum_verification=checked)
+            found: pd.Index = table.to_pandas().index
+            return found
+
+        return self._tried(read)
 
     def _described(self) -> list[tuple[str, str]]:
         """Column in the file, and name, of each column but the index."""
-        self._check()
-        try:
-            described = pq.read_schema(self.path).pandas_metadata
+
+        def read() -> list[tuple[str, str]]:
+            described = self._pandas()
             index = [name for name in described["index_columns"] if isinstance(name, str)]
             names = [(str(column["field_name"]), column["name"]) for column in described["columns"]]
             if not all(isinstance(name, str) for field, name in names if field not in index):
                 raise TypeError("a column has no name")
-        except _DAMAGED as error:
-            raise self._refusal(error) from error
-        return [(field, name) for field, name in names if field not in index]
+            return [(field, name) for field, name in names if field not in index]
+
+        return self._tried(read)
+
+    def _pandas(self) -> dict[str, Any]:
+        """What pandas states of the columns."""
+        described: dict[str, Any] = pq.read_schema(self._file([])).pandas_metadata
+        return described
+
+    @property
+    def _is_partial(self) -> bool:
+        """Whether parts of the file are fetched."""
+        return self._mirror is not None and self._record.path.startswith("obs/")
+
+    def _file(self, columns: Sequence[str] | None) -> Any:
+        """The file as pyarrow takes it; of a mirror, the parts with these columns, None for all, are fetched."""
+        if self._mirror is None:
+            return self.path
+        if not self._is_partial:
+            return pa.BufferReader(self._mirror.read(self._record.path))
+        start_columns(self._mirror, self._record.path, columns)
+        return pa.PythonFile(MirroredFile(self._mirror, self._record.path), "r")
+
+    def _tried(self, read: Callable[[], T]) -> T:
+        """The result of reading; bytes of a mirror that are wrong are fetched again.
+
+        Raises:
+            StoreFormatError: the table is damaged.
+        """
+        for _ in range(TRIES):
+            self._check()
+            try:
+                return read()
+            except _DAMAGED as error:
+                wrong = self._refusal(error)
+                if wrong is error or self._mirror is None or not self._is_partial:
+                    raise wrong from error
+                self._mirror.forget_file(self._record.path)
+        raise wrong
 
     def _check(self) -> None:
+        if self._mirror is not None:
+            self._check_whole(self._mirror)
+            return
         if self._watch is not None:
             self._watch.check()
             return
@@ -113,10 +168,46 @@ class Table:
             raise StoreFormatError(f"{self.path} is damaged: its checksum does not match; copy or convert it again")
         self._watch = watch
 
+    def _check_whole(self, mirror: Mirror) -> None:
+        """Check a table that is fetched as a whole, which is fetched again if it is wrong."""
+        for _ in range(1 if self._is_partial else TRIES):
+            content = b"" if self._is_partial else mirror.read(self._record.path).data
+            if self._is_partial or blake2b(content, digest_size=16).hexdigest() == self._record.checksum:
+                return
+            mirror.forget_file(self._record.path)
+        raise StoreFormatError(f"{self.path} is damaged: its checksum does not match; copy or convert it again")
+
     def _refusal(self, error: BaseException) -> BaseException:
         if isinstance(error, OSError) and error.errno is not None:
             return error  # of the disk, not of its content
         return StoreFormatError(f"{self.path} is not a table of a store: {error}")
+
+
+def start_tables(mirror: Mirror, manifest: Manifest) -> None:
+    """Start fetching what opening a store reads: gene tables, and the ends of cell tables; returns at once."""
+    whole = [*manifest.genes.values(), *(space.file for space in manifest.spaces)]
+    ends = [source.obs for source in manifest.sources]
+    files = [(file, 0) for file in whole] + [(file, max(0, file.n_bytes - _FOOT_BYTES)) for file in ends]
+    number = np.array([mirror.number(file.path) for file, _ in files], np.int64)
+    begin = np.array([at for _, at in files], np.int64)
+    mirror.start(number, begin, np.array([file.n_bytes for file, _ in files], np.int64) - begin)
+
+
+def start_columns(mirror: Mirror, path: str, columns: Sequence[str] | None) -> None:
+    """Start fetching columns of a parquet file, all for None; returns at once."""
+    if columns is not None and not len(columns):
+        return
+    metadata = pq.read_metadata(pa.PythonFile(MirroredFile(mirror, path), "r"))
+    parts = [metadata.row_group(group).column(at) for group in range(metadata.num_row_groups)
+             for at in range(metadata.num_columns)]  # fmt: skip
+    ranges = [
+        (part.dictionary_page_offset or part.data_page_offset, part.total_compressed_size)
+        for part in parts
+        if columns is None or part.path_in_schema.partition(".")[0] in columns
+    ]
+    if ranges:
+        begin, length = np.array(ranges, np.int64).T
+        mirror.start(np.full(len(ranges), mirror.number(path)), begin, length)
 
 
 def with_categories(table: pa.Table) -> pd.DataFrame:
@@ -234,7 +325,9 @@ def write_arrow(folder: Path, path: str, table: pa.Table) -> None:
         WriteError: the file cannot be written.
     """
     with writing(folder / path), opened_atomically(folder / path) as file:
-        pq.write_table(table, file, row_group_size=_ROWS_PER_GROUP, compression="zstd")
+        pq.write_table(
+            table, file, row_group_size=_ROWS_PER_GROUP, compression="zstd", write_page_checksum=True
+        )
 
 
 def to_arrow(frame: pd.DataFrame, kind: str, name: str) -> pa.Table:

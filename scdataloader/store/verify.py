@@ -288,14 +288,14 @@ class _ShardCheck:
         edges = [0, *range(_PIECE, self._end, _PIECE), self._end]
         cuts = np.searchsorted(self._begin[in_order], edges)
         digest = blake2b(digest_size=len(self._digest_of_records))
-        with memoryview(self._mapped.content(0)) as content:
-            for start, stop, first, last in zip(edges[:-1], edges[1:], cuts[:-1], cuts[1:], strict=True):
-                digest.update(content[start:stop])
-                status[in_order[first:last]] = self._status(in_order[first:last])
-                advance(stop - start)
-            of_records = digest.digest()
-            digest.update(content[self._end :])
-            advance(len(content) - self._end)
+        for start, stop, first, last in zip(edges[:-1], edges[1:], cuts[:-1], cuts[1:], strict=True):
+            digest.update(self._mapped.bytes.part(0, start, stop - start).data)
+            status[in_order[first:last]] = self._status(in_order[first:last])
+            advance(stop - start)
+        of_records = digest.digest()
+        rest = self._shard.file.n_bytes - self._end
+        digest.update(self._mapped.bytes.part(0, self._end, rest).data)
+        advance(rest)
         for code, why in WHY.items():
             yield from _cells(status == code, why)
         if digest.hexdigest() != self._shard.file.checksum:

@@ -72,6 +72,17 @@ def locate_records(
     return -1
 
 
+@nb.njit(nogil=True, cache=True)
+def wrong_checksums(records: Records) -> NDArray[np.bool_]:
+    """``(m,)`` whether the checksum of each record differs from its content."""
+    cell, address, length, _ = records
+    wrong = np.empty(len(cell), np.bool_)
+    for i in range(len(cell)):
+        words = carray(pointer(np.uintp(address[i])), (length[i] // 8,), np.uint64)
+        wrong[i] = np.uint32(words[0] & np.uint64(0xFFFFFFFF)) != record_checksum(words, cell[i])
+    return wrong
+
+
 class LookUpTables(NamedTuple):
     """Vocabulary numbers of the genes of T tables."""
 
