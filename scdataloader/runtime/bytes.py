@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scdataloader.runtime.buckets import Bucket, split_url
 from scdataloader.runtime.bus_errors import has_faulted
 from scdataloader.runtime.mapping import FileWatch, MappedFile, map_file
-from scdataloader.runtime.mirror import Mirror
+from scdataloader.runtime.mirror import Mirror, View
 from scdataloader.runtime.read_ahead import read_ahead
 
 
@@ -135,6 +135,10 @@ class MirroredBytes:
         """As `FileBytes.held`."""
         content, starts = self.copied(file, begin, length)
         return content.ctypes.data + starts, content
+
+    def view(self, file: NDArray[np.integer], begin: NDArray[np.int64], length: NDArray[np.int64]) -> View | None:
+        """As `Mirror.view`."""
+        return self._mirror.view(self._number[file], begin, length)
 
     def copied(
         self, file: NDArray[np.integer], begin: NDArray[np.int64], length: NDArray[np.int64]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -23,9 +24,21 @@ from scdataloader.runtime.sparse import KEPT, SEGMENT_BYTES, SparseCopy
 
 _GAP, _RUN = 16, 1024
 """Most pages between two that one request fetches; most pages of a request."""
-_TRIES = 3
-"""Copies out of the mirror that removals may disturb, before bytes are fetched past it."""
+_TRIES = 4
+"""Copies out of the mirror, each after what it lacked was fetched, before bytes are fetched past it."""
 _UNBOUNDED = 1 << 40
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """Ranges of files in a mirror, from which pages may be removed at any time."""
+
+    address: NDArray[np.int64]
+    """``(m,)`` address of each range."""
+    n_removals: int
+    """Removals from the mirror so far; what is known of its bytes is right as long as there are no more."""
+    is_right: Callable[[], bool]
+    """Whether all bytes have been there until now: called after they were used, before what was made of them is."""
 
 
 class Mirror:
@@ -77,6 +90,23 @@ class Mirror:
         first = self._starts[file] + begin
         self._fetch(first, first + length)
 
+    def view(self, file: NDArray[np.integer], begin: NDArray[np.int64], length: NDArray[np.int64]) -> View | None:
+        """Ranges where they are in the mirror, after what is missing was fetched; None if not all are there."""
+        first = self._starts[file] + begin
+        last, n_removals = first + length, int(self._copy.removals[0])
+        seen = self._copy.look(first, last)
+        if (seen < 0).any():
+            for request in self._fetch(first, last):
+                request.done.result()
+            seen = self._copy.look(first, last)
+        if (seen < 0).any():
+            return None
+        return View(
+            address=self._copy.base + first,
+            n_removals=n_removals,
+            is_right=lambda: bool(np.array_equal(seen, self._copy.look(first, last))),
+        )
+
     def copied(
         self, file: NDArray[np.integer], begin: NDArray[np.int64], length: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -88,11 +118,11 @@ class Mirror:
         last, out = first + length, self._buffers.take(int(length.sum()), np.uint8)
         todo = np.flatnonzero(length)
         for _ in range(_TRIES):
-            for request in self._fetch(first[todo], last[todo]):
-                request.done.result()
             todo = todo[~self._copy.copy(first[todo], last[todo], starts[todo], out)]
             if not len(todo) or not self._copy.is_writable:
                 break
+            for request in self._fetch(first[todo], last[todo]):
+                request.done.result()
         if len(todo):
             self._fetch_past(first[todo], last[todo], starts[todo], out)
         return out, starts
@@ -124,13 +154,12 @@ class Mirror:
             self._begin()
         if not self._copy.is_writable:
             return []
-        order, waited = np.argsort(first, kind="stable"), np.zeros(len(self._coming), np.bool_)
+        order = np.argsort(first, kind="stable")
         with self._lock:
             touch(first, last, int(time.time()), self._copy.used)
-            runs = missing_runs(
-                first[order], last[order], self._copy.present, self._coming, _GAP, _RUN, waited
-            ).tolist()
-            pending = {id(r): r for s in np.flatnonzero(waited).tolist() for r in self._flights.get(s, ())}
+            found, waited = missing_runs(first[order], last[order], self._copy.present, self._coming, _GAP, _RUN)
+            runs = found.tolist()
+            pending = {id(r): r for segment in waited.tolist() for r in self._flights.get(segment, ())}
             new = [self._request(*run) for run in runs]
             for request, run in zip(new, runs, strict=True):
                 for segment in _segments(*run):
@@ -163,8 +192,7 @@ class Mirror:
     ) -> None:
         """Fetch ranges into ``out`` without keeping them."""
         order, nothing = np.argsort(first, kind="stable"), np.zeros(len(self._coming), np.uint64)
-        waited = np.zeros(len(nothing), np.bool_)
-        runs = missing_runs(first[order], last[order], nothing, nothing.copy(), _GAP, _UNBOUNDED, waited)
+        runs, _ = missing_runs(first[order], last[order], nothing, nothing.copy(), _GAP, _UNBOUNDED)
         made = [self._request(*run) for run in runs.tolist()]
         requests.start(self.bucket, made)
         content = [np.frombuffer(request.done.result(), np.uint8) for request in made]

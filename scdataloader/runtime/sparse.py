@@ -5,13 +5,14 @@ Each is a folder of the cache:
 ```
 content.json  what it is a copy of
 data          the bytes, with holes for pages that were not fetched
-state         per 64 pages (a segment): 8 bytes of presence bits, 4 of the time of last use, 4 of the number of changes
+state         8 bytes of the number of all removals; then, per 64 pages (a segment), 8 bytes of presence bits, 4 of the
+              time of last use, 4 of the number of changes
 lock          locked by all processes that use the folder, so that none removes it
 ```
 
 A page is present once its bit is set, after its bytes are written. To keep its size, any process removes segments that
 any other may be reading: it makes their number of changes odd, clears their bits, punches a hole, and makes it even.
-A reader copies bytes, and uses the copy only if the numbers were even and are the same after it (a sequence lock): so
+A reader uses what it made of the bytes only if the numbers were even and are the same after it (a sequence lock): so
 nothing is ever read from a hole, and nobody waits. Writing and removing exclude each other by a lock of ``data``, whose
 holder knows that an odd number was left by a process that ended.
 """
@@ -47,6 +48,8 @@ SEGMENT_BYTES = SEGMENT * PAGE
 CONTENT, DATA, STATE, LOCK = "content.json", "data", "state", "lock"
 _STATE_BYTES = 16
 """Bytes of state per segment."""
+_HEAD = 1
+"""Words of state before those of the segments."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENOTSUP)
 """Errors of a disk that takes no more."""
 KEPT = int(np.iinfo(np.uint32).max)
@@ -67,6 +70,8 @@ class SparseCopy:
         self._folder = folder
         n_segments = n_bytes // SEGMENT_BYTES
         self._map: MappedFile | None = None
+        self.base = 0
+        """Address of the bytes."""
         self.is_writable = True
         """Whether pages that are written are kept."""
         try:
@@ -74,7 +79,7 @@ class SparseCopy:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            self._take(np.zeros(n_segments * _STATE_BYTES // 8, np.uint64), n_segments)
+            self._take(np.zeros(_HEAD + n_segments * _STATE_BYTES // 8, np.uint64), n_segments)
             self._stop_writing(error)
 
     def _open(self, content: dict[str, Any], n_segments: int) -> None:
@@ -88,15 +93,18 @@ class SparseCopy:
                 _remove_unused(self._folder)
                 os.ftruncate(self._data, max(1, n_segments) * SEGMENT_BYTES)
                 with (self._folder / STATE).open("wb") as file:  # all of it now: a page of a map must never lack space
-                    os.posix_fallocate(file.fileno(), 0, max(1, n_segments) * _STATE_BYTES)
+                    os.posix_fallocate(file.fileno(), 0, 8 * _HEAD + n_segments * _STATE_BYTES)
                 write_atomically(self._folder / CONTENT, json.dumps(content, indent=1).encode())
             with (self._folder / STATE).open("r+b") as file:
                 state = mmap.mmap(file.fileno(), 0)
             self._map = map_file(self._folder / DATA)
+            self.base = np.frombuffer(self._map, np.uint8).ctypes.data
             self._take(np.frombuffer(state, np.uint64), n_segments)
             self._repair()
 
     def _take(self, words: NDArray[np.uint64], n: int) -> None:
+        self.removals, words = words[:_HEAD], words[_HEAD:]
+        """``(1,)`` number of removals."""
         self.present = words[:n]
         """``(S,)`` bits of the pages of each segment."""
         rest = words[n:].view(np.uint32)
@@ -107,22 +115,27 @@ class SparseCopy:
     def copy(
         self, first: NDArray[np.int64], last: NDArray[np.int64], starts: NDArray[np.int64], out: NDArray[np.uint8]
     ) -> NDArray[np.bool_]:
-        """Copy the bytes [first, last) of ranges to ``starts`` of ``out``; returns which were all present.
+        """Copy the bytes [first, last) of ranges to ``starts`` of ``out``; returns which were all present."""
+        before = self.look(first, last)
+        if self._map is not None:
+            copy_ranges(self.base, first, last, before, starts, out)
+        is_right: NDArray[np.bool_] = (before >= 0) & (before == self.look(first, last))
+        return is_right
+
+    def look(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``(m,)`` a number for the bytes of each range, -1 if one is missing.
+
+        What a compiled loop made of bytes is right if it is between two calls that return the same number, not -1. (A
+        call, which takes the GIL, orders accesses to memory on every processor.)
 
         Raises:
             SourceChangedError: the file was shortened, or the disk failed.
         """
-        before, after = np.empty(len(first), np.int64), np.empty(len(first), np.int64)
-        # three compiled loops: what is between them orders memory accesses on every processor
-        look(first, last, self.present, self._changes, before)
-        if self._map is not None:
-            base = np.frombuffer(self._map, np.uint8).ctypes.data
-            copy_ranges(base, first, last, before, starts, out)
-            if has_faulted():
-                self._map.check()
-        look(first, last, self.present, self._changes, after)
-        is_valid: NDArray[np.bool_] = (before >= 0) & (before == after)
-        return is_valid
+        seen = np.empty(len(first), np.int64)
+        look(first, last, self.present, self._changes, seen)
+        if has_faulted() and self._map is not None:
+            self._map.check()
+        return seen
 
     def write(self, first: int, last: int, content: Any) -> None:
         """Write pages ``first`` to ``last``, but those that are present; ``content`` may end before the last page."""
@@ -158,6 +171,7 @@ class SparseCopy:
         if not self.is_writable:
             return
         with self._exclusive():
+            self.removals += np.uint64(1)
             for begin, end in zip(first.tolist(), last.tolist(), strict=True):
                 a, z = begin // PAGE, (end - 1) // PAGE
                 segments = slice(a // SEGMENT, z // SEGMENT + 1)
@@ -188,6 +202,7 @@ class SparseCopy:
         gone = np.sort(idle[: int(np.searchsorted(sizes, n_bytes)) + 1])
         if not len(gone):
             return False
+        self.removals += np.uint64(1)
         self._changes[gone] += 1
         self.present[gone] = 0
         for run in np.split(gone, np.flatnonzero(np.diff(gone) != 1) + 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -31,7 +31,7 @@ from scdataloader.runtime.messages import suggestion
 from scdataloader.runtime.mirror import Mirror
 from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, GeneTables
 from scdataloader.store.manifest import LAYERS, MANIFEST, OBSP, Manifest, MatrixPart, MatrixRecord
-from scdataloader.store.shard import TRIES, WHY, MappedShards, edges_of
+from scdataloader.store.shard import WHY, Kernel, MappedShards, edges_of
 from scdataloader.store.tables import POSITION, ROW, Table, order_of, start_tables
 from scdataloader.types import CSRMatrix, CSRRows, RowBuffers
 
@@ -225,7 +225,12 @@ class Store:
             StoreFormatError: a record is damaged.
         """
         table = genes.of_source[source]
-        located.run(lambda records, row, bits: decode_records(records, row, bits, genes.look_up, table, place, out))
+
+        def decode(records: Records, rows: NDArray[np.int64], checked: NDArray[np.uint8], at: slice) -> tuple[int, int]:
+            result: tuple[int, int] = decode_records(records, rows, checked, genes.look_up, table[at], place[at], out)
+            return result
+
+        located.run(decode)
 
     def dense(self, located: RecordLocations, n_columns: int, buffers: BufferPool | None = None) -> NDArray[np.float32]:
         """``(m, n_columns)`` values of located cells of "obsm/…".
@@ -296,29 +301,16 @@ class RecordLocations:
         """Start loading the records; returns at once."""
         self.shards.start(self.shard, self.records)
 
-    def run(self, kernel: Callable[[Records, NDArray[np.int64], NDArray[np.uint8]], tuple[int, int]]) -> None:
-        """Run a kernel on the loaded records.
-
-        It receives them, and a bit for each of some rows that is set once a checksum was verified, with the row of each
-        record. Of a mirror, checksums are verified each time, and records with wrong ones fetched again.
+    def run(self, kernel: Kernel) -> None:
+        """Run a kernel on the records, which are loaded.
 
         Raises:
             SourceChangedError: a shard has changed since it was mapped.
             StoreFormatError: a record is damaged.
         """
-        shards, rows, checked = self.shards, self.rows, self.shards.checked
-        for _ in range(TRIES):
-            records, kept = shards.load(self.shard, self.records)
-            if not shards.bytes.is_local:
-                rows, checked = np.arange(len(rows)), np.zeros(len(rows) // 8 + 1, np.uint8)
-            status, at = kernel(records, rows, checked)
-            shards.check_unchanged(self.shard)
-            if status == OK:
-                return
-            if not shards.load_again(self.shard, self.records, records):
-                break
-        del kept
-        self.store.refuse(int(self.rows[at]), WHY[status], shards)
+        status, at = self.shards.run(self.shard, self.records, self.rows, kernel)
+        if status != OK:
+            self.store.refuse(int(self.rows[at]), WHY[status], self.shards)
 
     def unpack(self, order: NDArray[np.int32], *, floats: bool) -> CSRMatrix:
         """Exact values of the cells, uint32 or float32 (``floats``), sorted by gene within a cell.
@@ -333,7 +325,12 @@ class RecordLocations:
         """
         starts = row_starts(self.records.size)
         indices, bits = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.uint32)
-        self.run(lambda records, *_: unpack_records(records, order, floats, starts, indices, bits))
+
+        def unpack(records: Records, _rows: object, _checked: object, at: slice) -> tuple[int, int]:
+            result: tuple[int, int] = unpack_records(records, order, floats, starts[at], indices, bits)
+            return result
+
+        self.run(unpack)
         return CSRMatrix(indptr=starts, indices=indices, data=bits.view(np.float32) if floats else bits)
 
 

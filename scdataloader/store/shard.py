@@ -22,21 +22,22 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
-from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD, locate_records, wrong_checksums
+from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD, OK, locate_records, wrong_checksums
 from scdataloader.kernels.records.encode import COUNTS, EITHER, FLOATS, encode_rows, first_unfit, most_words
-from scdataloader.kernels.records.unpack import BAD_FORM, BAD_GENE, BAD_KIND
 from scdataloader.kernels.records.format import HEADER, Records
+from scdataloader.kernels.records.unpack import BAD_FORM, BAD_GENE, BAD_KIND
 from scdataloader.runtime.bytes import FileBytes, MappedBytes, MirroredBytes
 from scdataloader.runtime.files import PARTIAL, sync
 from scdataloader.runtime.mirror import Mirror
@@ -53,6 +54,8 @@ _MOST_VALUES = 1 << 32
 _LONG = 8
 _OFFSETS = 16
 """Bytes of the index that give the beginning and the end of a record."""
+_VIEWED, _COPIED = 8 << 20, 1 << 20
+"""Bytes of records of a mirror that are decoded at once, where they are and from a copy."""
 TRIES = 5
 """Times that bytes with a wrong checksum are fetched."""
 _EXACT = 1 << 53
@@ -69,6 +72,11 @@ WHY = {
     BAD_FORM: "it has a needless exception, a stored zero, or padding that is not zero",
 }
 """Explanations of the errors of a record."""
+
+
+Kernel: TypeAlias = Callable[[Records, NDArray[np.int64], NDArray[np.uint8], slice], tuple[int, int]]
+"""Takes records in memory, their rows, a bit for each row that is set once its checksum was verified, and which part of
+all records they are; returns a status and the number of a record, as `decode_records` does."""
 
 
 class ShardWriter:
@@ -236,6 +244,8 @@ class MappedShards:
         else:
             self.bytes = MirroredBytes(mirror, [shard.file.path for shard in shards])
         n_checked = int(self.n_cells.sum()) if mirror is None else 0
+        self._checked_in_mirror = -1, np.empty(0, np.uint8)
+        """As ``checked``, after so many removals from the mirror."""
         self.checked = np.zeros(n_checked // 8 + 1, np.uint8)
         """One bit per cell of mapped shards, set once the checksum of its record has been verified."""
 
@@ -322,19 +332,60 @@ class MappedShards:
         """Start loading located records; returns at once."""
         self.bytes.start(shard, records.address - self.base[shard], records.length)
 
-    def load(self, shard: NDArray[np.integer], records: Records) -> tuple[Records, object]:
-        """Located records in memory, which stay there as long as the second result exists."""
-        if self.bytes.is_local:
-            return records, self.bytes
-        address, kept = self.bytes.held(shard, records.address, records.length)
-        return records._replace(address=address), kept
+    def run(
+        self, shard: NDArray[np.integer], records: Records, rows: NDArray[np.int64], kernel: Kernel
+    ) -> tuple[int, int]:
+        """Run a kernel on located records, which are cells ``rows`` of the store; returns the first error, or `OK`.
 
-    def load_again(self, shard: NDArray[np.integer], records: Records, loaded: Records) -> bool:
-        """Whether records were fetched wrong, and `load` fetches them again: their checksums do not match."""
+        Raises:
+            SourceChangedError: a shard has changed since it was mapped.
+        """
         if self.bytes.is_local:
+            result = kernel(records, rows, self.checked, slice(0, len(rows)))
+            self.check_unchanged(shard)
+            return result
+        n_bytes = np.cumsum(records.length)
+        for part in _parts(n_bytes, _VIEWED):
+            some = Records(*(array[part] for array in records))
+            if not self._run_in_place(shard[part], some, rows[part], kernel, part):
+                for piece in _parts(n_bytes[part] - n_bytes[part][0] + some.length[0], _COPIED):
+                    few = Records(*(array[piece] for array in some))
+                    moved = slice(part.start + piece.start, part.start + piece.stop)
+                    status, at = self._run_on_copies(shard[part][piece], few, kernel, moved)
+                    if status != OK:
+                        return status, at + moved.start
+        return OK, 0
+
+    def _run_in_place(
+        self, shard: NDArray[np.integer], records: Records, rows: NDArray[np.int64], kernel: Kernel, part: slice
+    ) -> bool:
+        """Run a kernel on records in a mirror; returns whether they were there and right."""
+        assert isinstance(self.bytes, MirroredBytes)
+        view = self.bytes.view(shard, records.address, records.length)
+        if view is None:
             return False
-        wrong = wrong_checksums(loaded)
-        return bool(wrong.any()) and self.bytes.forget(shard[wrong], records.address[wrong], records.length[wrong])
+        n_removals, checked = self._checked_in_mirror
+        if n_removals != view.n_removals:  # another array, since other threads may be using this one
+            checked = np.zeros(int(self.n_cells.sum()) // 8 + 1, np.uint8)
+            self._checked_in_mirror = view.n_removals, checked
+        status, _ = kernel(records._replace(address=view.address), rows, checked, part)
+        return status == OK and view.is_right()
+
+    def _run_on_copies(
+        self, shard: NDArray[np.integer], records: Records, kernel: Kernel, part: slice
+    ) -> tuple[int, int]:
+        """Run a kernel on copies of records, which are fetched again if their checksums are wrong."""
+        rows = np.arange(len(shard))
+        for _ in range(TRIES):
+            address, kept = self.bytes.held(shard, records.address, records.length)
+            copies = records._replace(address=address)
+            status, at = kernel(copies, rows, np.zeros(len(rows) // 8 + 1, np.uint8), part)
+            wrong = wrong_checksums(copies) if status != OK else np.zeros(0, np.bool_)
+            del kept
+            if not wrong.any():
+                break
+            self.bytes.forget(shard[wrong], records.address[wrong], records.length[wrong])
+        return status, at
 
     def offsets(self, shard: int) -> NDArray[np.int64]:
         """``(n + 1,)`` offsets of a shard's records, and of the end of the last; checked."""
@@ -376,10 +427,10 @@ class MappedShards:
 
     def stated(self, shard: int) -> tuple[Kind, bytes]:
         """The kind of a shard's values, and the stored BLAKE2b of all bytes before its index."""
-        flags = _HEAD.unpack(self.bytes.part(shard, 0, _HEAD.size))[2]
+        flags = _HEAD.unpack(self.bytes.part(shard, 0, _HEAD.size).data)[2]
         kind: Kind = "either" if flags & _EITHER else "float32" if flags & _FLOATS else "counts"
         foot = self.bytes.part(shard, self._shards[shard].file.n_bytes - _FOOT.size, _FOOT.size)
-        return kind, _FOOT.unpack(foot)[0]
+        return kind, _FOOT.unpack(foot.data)[0]
 
     def _check_ends(self, number: int, foot: NDArray[np.uint8]) -> None:
         """Check the first and last bytes of a shard: all but its records and index.
@@ -388,8 +439,8 @@ class MappedShards:
             StoreFormatError: they do not match the manifest; names the file.
         """
         shard, further = self._shards[number], self._further
-        magic, version, flags = _HEAD.unpack(self.bytes.part(number, 0, _HEAD.size))
-        _, n_cells, n_values, genes, index = _FOOT.unpack(foot)
+        magic, version, flags = _HEAD.unpack(self.bytes.part(number, 0, _HEAD.size).data)
+        _, n_cells, n_values, genes, index = _FOOT.unpack(foot.data)
         mixed = shard.source is None
         known = 0 if shard.source is None else self._n_genes[shard.source]
         expected = {
@@ -408,11 +459,17 @@ class MappedShards:
                 raise _damaged(self.path(number), what, found, wanted)
 
 
+def _parts(n_bytes: NDArray[np.int64], most: int) -> Iterator[slice]:
+    """Parts of about ``most`` bytes of records whose cumulative bytes are ``n_bytes``."""
+    total = int(n_bytes[-1]) if len(n_bytes) else 0
+    cuts = np.searchsorted(n_bytes, np.arange(most, total, most))
+    for start, stop in pairwise(np.unique([0, *cuts, len(n_bytes)]).tolist()):
+        yield slice(start, stop)
+
+
 def _mapped(folder: Path, shards: Sequence[ShardRecord]) -> MappedBytes:
     try:
-        return MappedBytes(
-            [folder / shard.file.path for shard in shards], [shard.file.n_bytes for shard in shards]
-        )
+        return MappedBytes([folder / shard.file.path for shard in shards], [shard.file.n_bytes for shard in shards])
     except (FileNotFoundError, ValueError) as error:
         raise StoreFormatError(f"a shard was removed or truncated after the store was opened: {error}") from error
 

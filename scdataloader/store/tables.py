@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scdataloader.errors import StoreFormatError, UnsupportedDataError
 from scdataloader.genes.names import gene_names
 from scdataloader.protocols import HasGenePositions, HasNames, Source
-from scdataloader.runtime.files import opened_atomically, writing
 from scdataloader.runtime.bytes import MirroredFile
+from scdataloader.runtime.files import opened_atomically, writing
 from scdataloader.runtime.mapping import FileWatch
 from scdataloader.runtime.mirror import Mirror
 from scdataloader.sources.contract import obs_of
@@ -325,9 +325,7 @@ def write_arrow(folder: Path, path: str, table: pa.Table) -> None:
         WriteError: the file cannot be written.
     """
     with writing(folder / path), opened_atomically(folder / path) as file:
-        pq.write_table(
-            table, file, row_group_size=_ROWS_PER_GROUP, compression="zstd", write_page_checksum=True
-        )
+        pq.write_table(table, file, row_group_size=_ROWS_PER_GROUP, compression="zstd", write_page_checksum=True)
 
 
 def to_arrow(frame: pd.DataFrame, kind: str, name: str) -> pa.Table:

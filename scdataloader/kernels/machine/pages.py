@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import numba as nb
 import numpy as np
-from numba import carray  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
-from scdataloader.kernels.machine.memory import pointer, prefetch_bytes
+from scdataloader.kernels.machine.files import c_function
+from scdataloader.kernels.machine.memory import prefetch_bytes
 
 PAGE, SEGMENT = 4096, 64
 """Bytes of a page; pages of a segment."""
 _ONE = np.uint64(1)
+_AHEAD = 1024
+"""Bytes of the next range that are prefetched."""
+_memmove = c_function("memmove", "uintp", "uintp", "uintp", "uintp")
 
 
 @nb.njit(nogil=True, cache=True)
@@ -26,9 +29,10 @@ def missing_runs(
     coming: NDArray[np.uint64],
     gap: int,
     most: int,
-    waited: NDArray[np.bool_],
-) -> NDArray[np.int64]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """``(r, 2)`` first and last page of each run of pages to fetch, ascending; marks them in ``coming``.
+
+    The second result is the segments with pages of the ranges that were in ``coming`` before.
 
     Args:
         begin: ``(m,)`` first bytes of ranges, ascending.
@@ -37,19 +41,21 @@ def missing_runs(
         coming: Bits of the pages that are being fetched.
         gap: Most pages between two pages of one run.
         most: Most pages of a run.
-        waited: Segments with pages of the ranges that are being fetched already are set to True.
     """
     total = 0
     for i in range(len(begin)):
         total += (end[i] - 1) // PAGE - begin[i] // PAGE + 1
     runs, n, following = np.empty((total, 2), np.int64), 0, 0
+    waited, n_waited = np.empty(total, np.int64), 0
     for i in range(len(begin)):
         for page in range(max(following, begin[i] // PAGE), (end[i] - 1) // PAGE + 1):
             word, bit = page // SEGMENT, _ONE << np.uint64(page % SEGMENT)
             if present[word] & bit:
                 continue
             if coming[word] & bit:
-                waited[word] = True
+                if not n_waited or waited[n_waited - 1] != word:
+                    waited[n_waited] = word
+                    n_waited += 1
                 continue
             coming[word] |= bit
             if n and page - runs[n - 1, 1] <= gap + 1 and page - runs[n - 1, 0] < most:
@@ -58,7 +64,7 @@ def missing_runs(
                 runs[n, 0] = runs[n, 1] = page
                 n += 1
         following = max(following, (end[i] - 1) // PAGE + 1)
-    return runs[:n].copy()
+    return runs[:n].copy(), waited[:n_waited].copy()
 
 
 @nb.njit(nogil=True, cache=True)
@@ -102,10 +108,9 @@ def copy_ranges(
     """Copy the ranges of the memory at ``base`` that `look` has ``seen``, to ``starts`` of ``out``."""
     for i in range(len(begin)):
         if i + 1 < len(begin):
-            prefetch_bytes(base + begin[i + 1], min(end[i + 1] - begin[i + 1], PAGE))
+            prefetch_bytes(base + begin[i + 1], min(end[i + 1] - begin[i + 1], _AHEAD))
         if seen[i] >= 0:
-            n = end[i] - begin[i]
-            out[starts[i] : starts[i] + n] = carray(pointer(np.uintp(base + begin[i])), (n,), np.uint8)
+            _memmove(np.uintp(out.ctypes.data + starts[i]), np.uintp(base + begin[i]), np.uintp(end[i] - begin[i]))
 
 
 @nb.njit(nogil=True, cache=True)
