@@ -192,6 +192,15 @@ class HasOrganism(Protocol):
 
 
 @runtime_checkable
+class HasLabels(Protocol):
+    """A source that knows columns of obs without reading them."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """{column of obs: its label} of columns that hold the same text for all cells; it need not have all of them."""
+
+
+@runtime_checkable
 class HasCountsLocation(Protocol):
     """A source with several candidates for the counts."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,7 +81,6 @@ class Collection:
         self._starts = self._part_starts[self._first_part]
         self._buffers = BufferPool()
         self._names: dict[int, pa.Array] = {}
-        self.measured = np.stack([part.genes.measured for part in self.parts])
 
     @classmethod
     def open(
@@ -152,6 +151,11 @@ class Collection:
         """Number of genes of the vocabulary."""
         return len(self.vocabulary)
 
+    @cached_property
+    def measured(self) -> NDArray[np.bool_]:
+        """``(n_parts, n_genes)`` True for the vocabulary genes that each part has."""
+        return np.stack([part.genes.measured for part in self.parts])
+
     @property
     def read_cost(self) -> ReadCost:
         """The highest estimate among the sources."""
@@ -167,10 +171,10 @@ class Collection:
         """Digests of obs, of genes and vocabulary, of X, and of the selected cells and their order."""
         prints = [parts_of(part.source.fingerprint) or (part.source.fingerprint,) * 3 for part in self.parts]
         obs, var, x = ([of_part[i].encode() for of_part in prints] for i in range(3))
-        genes = [part.organism.encode() + part.genes.lut.tobytes() for part in self.parts]
-        cells = [f"{part.n_obs};".encode() + (b"" if part.rows is None else part.rows.tobytes()) for part in self.parts]
-        order = [group.fingerprint.encode() for group in self._groups if group.is_interleaved]
-        pieces = (obs, [self.vocabulary.digest.encode(), *var, *genes], x, [*cells, *order])
+        genes = (part.organism.encode() + part.genes.lut.tobytes() for part in self.parts)
+        cells = (f"{part.n_obs};".encode() + (b"" if part.rows is None else part.rows.tobytes()) for part in self.parts)
+        order = (group.fingerprint.encode() for group in self._groups if group.is_interleaved)
+        pieces = (obs, chain([self.vocabulary.digest.encode()], var, genes), x, chain(cells, order))
         return joined(*map(digest_of, pieces))
 
     @cached_property

@@ -15,7 +15,7 @@ from scdataloader.curation.recipe import Recipe, Rule
 from scdataloader.errors import SourceFormatError
 from scdataloader.genes.features import genes_of
 from scdataloader.genes.names import gene_names
-from scdataloader.genes.organisms import UNSTATED, find_organisms, remedy
+from scdataloader.genes.organisms import UNSTATED, find_organisms, infer_organism, remedy
 from scdataloader.runtime.messages import shown, suggestion
 from scdataloader.schema import ORGANISM_KEYS
 from scdataloader.sources import AnnDataSource
@@ -149,7 +149,9 @@ def _organisms(source: AnnDataSource, obs: pd.DataFrame, recipe: Recipe) -> list
         given=recipe.rule.organism,
         obs=((column, obs[column]) for column in ORGANISM_KEYS if column in obs),
         uns=lambda: source.organism,
-        gene_ids=lambda: gene_names(genes_of(source.var, source.name)[0], column=recipe.rule.genes, source=source.name),
+        by_ids=lambda: infer_organism(
+            gene_names(genes_of(source.var, source.name)[0], column=recipe.rule.genes, source=source.name)
+        ),
     )
     if found[0][0] == UNSTATED:
         raise ValueError(

@@ -11,22 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import GeneOverlapError
-from scdataloader.genes.features import genes_of
 from scdataloader.genes.gene_lists import gene_lists
-from scdataloader.genes.matching import NamedGenes, match_names
-from scdataloader.genes.names import gene_names, without_version
+from scdataloader.genes.matching import GeneNames, KnownNames, NamedGenes, match_names
+from scdataloader.genes.names import without_version
 from scdataloader.genes.organisms import UNSTATED, find_organisms, infer_organism, normalise_organism, remedy
 from scdataloader.genes.overlap import check_shared_genes
 from scdataloader.genes.tables import organisms_of_symbols
 from scdataloader.genes.vocabulary import GeneMap, GeneVocabulary
-from scdataloader.protocols import HasOrganism, HasPath
+from scdataloader.protocols import HasLabels, HasOrganism, HasPath
 from scdataloader.runtime.faults import Faults
 from scdataloader.runtime.messages import shown
 from scdataloader.runtime.names import matches
 from scdataloader.schema import ORGANISM_KEYS, ORGANISMS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     from scdataloader.protocols import Source, SourceSelection
 
@@ -119,9 +118,10 @@ def align(
         _check_patterns(how, [selection.source for selection in selections])
     given, tables = _by_organism(how.vocabulary), how.tables or {}
     parts: list[NamedGenes] = []
+    known = KnownNames(how.feature_types)
     for selection in selections:
         with faults.of(selection.source.name):
-            parts += list(_named_genes(selection, how))
+            parts += list(_named_genes(selection, how, known))
     _warn(parts)
     parts = _stated(_with_organisms(parts, given, tables), [*(given or ()), *tables], faults)
     faults.check(usable=parts)
@@ -129,15 +129,19 @@ def align(
     vocabulary = None if given is None else _vocabulary(given, sorted({part.organism for part in parts}))
     matched = match_names(parts, tables, {} if vocabulary is None else vocabulary.genes_dict, how.min_overlap)
     if vocabulary is None:
-        pairs = zip(parts, matched, strict=True)
-        vocabulary = GeneVocabulary.union((part.own(names.ids), part.organism) for part, names in pairs)
-    aligned = []
+        distinct = {part.key: (part, names) for part, names in zip(parts, matched, strict=True)}
+        vocabulary = GeneVocabulary.union((part.own(names.ids), part.organism) for part, names in distinct.values())
+    aligned: list[AlignedSource] = []
+    maps: dict[Hashable, GeneMap] = {}
     for part, names in zip(parts, matched, strict=True):
         name = part.source.name
         with faults.of(name):
-            genes = vocabulary.map(names.ids, part.organism, source=name, min_overlap=how.min_overlap)
-            logger.info(genes.summary(name, names.ids, names.ambiguous))
-            genes = genes if part.left_out is None else genes.among(part.left_out.mask)
+            if part.key not in maps:
+                maps[part.key] = vocabulary.map(names.ids, part.organism, source=name, min_overlap=how.min_overlap)
+                logger.info(maps[part.key].summary(name, names.ids, names.ambiguous))
+                if part.genes.left_out is not None:
+                    maps[part.key] = maps[part.key].among(part.genes.left_out.mask)
+            genes = maps[part.key]
             aligned.append(AlignedSource(source=part.source, rows=part.rows, organism=part.organism, genes=genes))
     faults.check(usable=aligned)
     if given is None:
@@ -165,33 +169,26 @@ def _shared(vocabulary: GeneVocabulary, parts: Sequence[AlignedSource]) -> dict[
     return shared
 
 
-def _named_genes(selection: SourceSelection, how: GeneAlignment) -> Iterator[NamedGenes]:
+def _named_genes(selection: SourceSelection, how: GeneAlignment, known: KnownNames) -> Iterator[NamedGenes]:
     """The cells of a selection by organism."""
     source = selection.source
-    var, left_out = genes_of(source.var, source.name, how.feature_types)
-    names = without_version(gene_names(var, column=_for_source(how.column, source), source=source.name))
-    organisms = _organisms(source, how, names)
+    genes = known.of(source, _for_source(how.column, source))
+    organisms = _organisms(source, how, genes)
     for organism, of_organism in organisms:
         rows = _in_both(of_organism, selection.rows)
         if rows is None or len(rows):
-            yield NamedGenes(
-                source=source,
-                rows=rows,
-                organism=organism,
-                names=names,
-                left_out=left_out,
-                is_mixed=len(organisms) > 1,
-            )
+            yield NamedGenes(source=source, rows=rows, organism=organism, genes=genes, is_mixed=len(organisms) > 1)
 
 
-def _organisms(source: Source, how: GeneAlignment, names: list[str]) -> list[tuple[str, NDArray[np.int64] | None]]:
+def _organisms(source: Source, how: GeneAlignment, genes: GeneNames) -> list[tuple[str, NDArray[np.int64] | None]]:
+    labels = source.labels if isinstance(source, HasLabels) else {}
     columns = (column for column in ORGANISM_KEYS if column in source.obs_columns)
     return find_organisms(
         source.name,
         given=_for_source(how.organisms, source),
-        obs=((column, source.obs([column])[column]) for column in columns),
+        obs=((column, labels.get(column) or source.obs([column])[column]) for column in columns),
         uns=lambda: source.organism if isinstance(source, HasOrganism) else None,
-        gene_ids=lambda: names,
+        by_ids=lambda: genes.organism,
     )
 
 
@@ -225,10 +222,10 @@ def _check_patterns(how: GeneAlignment, sources: list[Source]) -> None:
 
 def _warn(parts: Sequence[NamedGenes]) -> None:
     """Report features that are left out, and names that identify no genes."""
-    if left_out := {part.left_out.text: None for part in parts if part.left_out}:
+    if left_out := {f"{part.source.name} {part.genes.left_out.text}": None for part in parts if part.genes.left_out}:
         what = "features that are not genes are left out, also of the depth"
         logger.warning("%s: %s; to keep them, set feature_types", what, shown(left_out))
-    unnamed = [part.source.name for part in parts if all(name == str(at) for at, name in enumerate(part.names))]
+    unnamed = [part.source.name for part in parts if part.genes.are_numbers]
     if unnamed and len(parts) > 1:
         logger.warning("genes are only numbered, and taken to be the same in the same order, in %s", shown(unnamed))
 
@@ -243,7 +240,7 @@ def _with_organisms(
     silent = [part for part in parts if part.organism == UNSTATED]
     found = _single_organism(given) or _single_organism(tables)
     if silent and found is None and None not in (given or ()):
-        similar = [organisms_of_symbols(tuple(part.names)) for part in silent]
+        similar = [organisms_of_symbols(genes.names) for genes in {part.genes: None for part in silent}]
         clear = {organisms[0] if len(organisms) == 1 else UNSTATED for organisms in similar}
         clear |= {part.organism for part in parts} - {UNSTATED}
         names = shown(sorted({ORGANISMS[one].scientific_name for some in similar for one in some}))

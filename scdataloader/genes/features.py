@@ -26,7 +26,7 @@ class LeftOut(NamedTuple):
     mask: NDArray[np.bool_]
     """``(len(var),)`` True for these features."""
     text: str
-    """The source, and how many features of which types they are."""
+    """How many features of which types they are."""
 
 
 def genes_of(
@@ -64,4 +64,4 @@ def genes_of(
         return var, None
     left_out = ~kept
     kinds = shown(f"{n:,} {kind}" for kind, n in stated[left_out].value_counts().items())
-    return var[kept], LeftOut(mask=left_out, text=f"{source} {kinds} by var[{column!r}]")
+    return var[kept], LeftOut(mask=left_out, text=f"{kinds} by var[{column!r}]")

@@ -62,6 +62,10 @@ def without_version(ids: Iterable[str]) -> list[str]:
     The copy on Y of a pseudoautosomal gene is another gene: ``ENSG00000182378.15_PAR_Y``, in old releases
     ``ENSGR0000182378.5``, is ``ENSG00000182378_PAR_Y``.
     """
+    ids = list(ids)
+    text = "\n".join(ids)
+    if "." not in text and "ENSGR" not in text:
+        return ids
     return [_plain(name) if "." in name or name[:5] == "ENSGR" else name for name in ids]
 
 

@@ -60,9 +60,9 @@ def find_organisms(
     source: str,
     *,
     given: str | None,
-    obs: Iterable[tuple[str, pd.Series]],
+    obs: Iterable[tuple[str, pd.Series | str]],
     uns: Callable[[], str | None],
-    gene_ids: Callable[[], Iterable[str]],
+    by_ids: Callable[[], str | None],
 ) -> list[tuple[str, NDArray[np.int64] | None]]:
     """Organisms of the cells of a source, sorted by NCBITaxon id, each with the row numbers of its cells.
 
@@ -72,10 +72,10 @@ def find_organisms(
     Args:
         source: Name of the source in messages.
         given: The organism that the user gives for all cells; None without one.
-        obs: ``(name, values)`` of the columns of obs that may state organisms, by precedence. Cells without a value
-            in a column that has some are of the organism of the gene ids.
+        obs: ``(name, values)`` of the columns of obs that may state organisms, by precedence; or one label, if all
+            cells have it. Cells without a value in a column that has some are of the organism of the gene ids.
         uns: Returns the organism that uns states for all cells; None without one.
-        gene_ids: Returns the gene ids of the source.
+        by_ids: Returns the organism of the gene ids of the source; None if it is not clear.
 
     Returns:
         Row numbers are None if all cells are of one organism. `UNSTATED` if nothing states an organism.
@@ -86,22 +86,27 @@ def find_organisms(
     if given is not None:
         return [(normalise_organism(given), None)]
     for column, values in obs:
-        labels, place = values.astype("category"), f"obs[{column!r}]"
+        place = f"obs[{column!r}]"
+        if isinstance(values, str):
+            if (organism := _stated(values, source, place)) is not None:
+                return [(organism, None)]
+            continue
+        labels = values.astype("category")
         organisms = {label: _stated(str(label), source, place) for label, n in labels.value_counts().items() if n}
         if not any(organisms.values()):
             continue
         is_missing = labels.isna() | labels.isin([label for label, organism in organisms.items() if organism is None])
-        by_ids = infer_organism(gene_ids()) if is_missing.any() else None
-        if is_missing.any() and by_ids is None:
+        of_others = by_ids() if is_missing.any() else None
+        if is_missing.any() and of_others is None:
             cells = f"{is_missing.sum():,} of the {len(labels):,} cells of {source}"
             raise ValueError(f"{cells} have no organism in {place}; fill the column, or {remedy(source)}")
-        distinct = sorted({organism for organism in (*organisms.values(), by_ids) if organism})
+        distinct = sorted({organism for organism in (*organisms.values(), of_others) if organism})
         if len(distinct) == 1:
             return [(distinct[0], None)]
-        of_cell = labels.map(organisms).astype(object).where(~is_missing, by_ids)
+        of_cell = labels.map(organisms).astype(object).where(~is_missing, of_others)
         return [(organism, np.flatnonzero(of_cell == organism)) for organism in distinct]
     organism = _stated(uns() or "", source, "uns")
-    return [(organism or infer_organism(gene_ids()) or UNSTATED, None)]
+    return [(organism or by_ids() or UNSTATED, None)]
 
 
 def remedy(source: str) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
+from weakref import ReferenceType, ref
 
 import numpy as np
 import pandas as pd
@@ -56,6 +57,25 @@ class GenePlaces:
         return table
 
 
+class GeneTable(Table):
+    """A gene table of a store, which sources share; kept as long as one uses it."""
+
+    _frame: ReferenceType[pd.DataFrame] | None = None
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """All columns, one row for each gene.
+
+        Raises:
+            StoreFormatError: the table is damaged.
+        """
+        frame = None if self._frame is None else self._frame()
+        if frame is None:
+            frame = self.read()
+            self._frame = ref(frame)
+        return frame
+
+
 class GeneSpace:
     """A gene space of a store; its ids are read when they are first needed."""
 
@@ -63,7 +83,7 @@ class GeneSpace:
         self.n_genes = record.n_genes
         self._table = Table(folder, record.file, mirror)
         self._ids: pd.Index | None = None
-        self._places: dict[str, GenePlaces] = {}
+        self._places: dict[Path, GenePlaces] = {}
 
     def read(self) -> pd.Index:
         """``(n_genes,)`` unique gene ids, sorted as Python sorts text.
@@ -78,13 +98,14 @@ class GeneSpace:
             self._ids = ids
         return self._ids
 
-    def places(self, table: Table, name: str, ids: pd.Index) -> GenePlaces:
-        """Positions of the ``ids`` of a gene ``table``; cached under its ``name``.
+    def places(self, table: GeneTable) -> GenePlaces:
+        """Positions of the genes of a table; cached.
 
         Raises:
             StoreFormatError: some are not in the space, or they are not sorted, or a file is damaged.
         """
-        if name not in self._places:
+        if table.path not in self._places:
+            ids = table.frame.index
             refuse_unsorted(table, ids)
             place = self.read().get_indexer(ids)
             if (place < 0).any():
@@ -93,8 +114,8 @@ class GeneSpace:
                     f"{table.path} has the gene {missing!r}, which is not in its gene space, {where.parent.name}/"
                     f"{where.name}; copy or convert the store again"
                 )
-            self._places[name] = GenePlaces(place=place.astype(np.int32), n_space=self.n_genes)
-        return self._places[name]
+            self._places[table.path] = GenePlaces(place=place.astype(np.int32), n_space=self.n_genes)
+        return self._places[table.path]
 
 
 def refuse_unsorted(table: Table, ids: pd.Index) -> None:
@@ -121,14 +142,17 @@ class GeneTables:
         """
         tables: list[NDArray[np.int32]] = []
         how, number, of_source = [], dict[tuple[int, bytes], int](), []
+        done: dict[tuple[int, int], int] = {}
         for lut, own in zip(luts, places, strict=True):
-            flags = _how(lut, own, n_genes)
-            table = _table(lut, own, flags)
-            at = number.setdefault((flags, blake2b(table.data).digest()), len(tables))
-            if at == len(tables):  # thousands of sources may share a table
-                tables.append(table)
-                how.append(flags)
-            of_source.append(at)
+            key = id(lut), id(own)
+            if key not in done:  # thousands of sources may share genes, or a table
+                flags = _how(lut, own, n_genes)
+                table = _table(lut, own, flags)
+                done[key] = number.setdefault((flags, blake2b(table.data).digest()), len(tables))
+                if done[key] == len(tables):
+                    tables.append(table)
+                    how.append(flags)
+            of_source.append(done[key])
         self.of_source = np.array(of_source, np.int64)
         """``(P,)`` table of each source."""
         self.look_up = LookUpTables(

@@ -89,6 +89,8 @@ class SourceRecord:
     earlier releases."""
     seed: int | None = None
     """Seed of its shuffled cells; None for other layouts, and in stores of earlier releases."""
+    columns: dict[str, str | None] | None = None
+    """{column of obs: its label, if all cells have the same text}; None in stores of earlier releases."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -372,9 +374,15 @@ def _made(cls: type[Any], found: Mapping[str, Any]) -> Any:
             raise ValueError(f"{name} is {value!r}, not a number")
         if kind == "str" and type(value) is not str:
             raise ValueError(f"{name} is {value!r}, not text")
+        if kind.startswith("dict[str, str") and not _are_labels(value):
+            raise ValueError(f"{name} is {value!r}, not names of columns with labels")
         if kind == "Kind" and value not in {"counts", "float32"}:
             raise ValueError(f"{name} is {value!r}, not 'counts' or 'float32'")
     return cls(**found)
+
+
+def _are_labels(found: Any) -> bool:
+    return isinstance(found, dict) and all(value is None or type(value) is str for value in found.values())
 
 
 def file_record(folder: Path, path: str) -> FileRecord:

@@ -29,7 +29,7 @@ from scdataloader.runtime.files import local_path
 from scdataloader.runtime.memory import BufferPool, row_buffers, without_gaps
 from scdataloader.runtime.messages import suggestion
 from scdataloader.runtime.mirror import Mirror
-from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, GeneTables
+from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, GeneTable, GeneTables
 from scdataloader.store.manifest import LAYERS, MANIFEST, OBSP, Manifest, MatrixPart, MatrixRecord
 from scdataloader.store.shard import WHY, Kernel, MappedShards, edges_of
 from scdataloader.store.tables import POSITION, ROW, Table, order_of, start_tables
@@ -79,6 +79,7 @@ class Store:
         self._source_of_shard = np.array(of_shard, np.int64)
         self._source_of_cell: NDArray[np.integer] | None = None
         self.spaces = [GeneSpace(path, record, mirror) for record in manifest.spaces]
+        self.gene_tables = {digest: GeneTable(path, record, mirror) for digest, record in manifest.genes.items()}
         self.sources = [StoreSource(self, number) for number in range(len(manifest.sources))]
 
     @classmethod
@@ -348,10 +349,9 @@ class StoreSource:
         self.counts = record.kind
         self.fingerprint = record.fingerprint
         self.obs_table = Table(store.path, record.obs, store.mirror)
-        self.var_table = Table(store.path, store.manifest.genes[record.genes], store.mirror)
+        self.var_table = store.gene_tables[record.genes]
         self.space = store.spaces[record.space]
-        self._columns: list[str] | None = None
-        self._var: pd.DataFrame | None = None
+        self._columns = None if record.columns is None else list(record.columns)
         self._rows: NDArray[np.int64] | None = None
         self._original: NDArray[np.int32] | None = None
 
@@ -364,10 +364,11 @@ class StoreSource:
 
     @property
     def var(self) -> pd.DataFrame:
-        """Genes sorted by id, with an additional column of their positions in the original source."""
-        if self._var is None:
-            self._var = self.var_table.read()
-        return self._var
+        """Genes sorted by id, with an additional column of their positions in the original source.
+
+        Sources with the same genes share one table.
+        """
+        return self.var_table.frame
 
     def gene_positions(self) -> NDArray[np.int64]:
         """``(n_genes,)`` position of each gene of ``var`` in the original source.
@@ -378,14 +379,19 @@ class StoreSource:
         return np.argsort(order_of(self.var_table, self.var, POSITION))
 
     @property
+    def labels(self) -> dict[str, str]:
+        """As `HasLabels.labels`."""
+        columns = self.store.manifest.sources[self.number].columns or {}
+        return {name: label for name, label in columns.items() if label is not None}
+
+    @property
     def places(self) -> GenePlaces:
         """Numbers of its genes in records.
 
         Raises:
             StoreFormatError: a gene is not in the gene space, or a table is damaged.
         """
-        name = self.store.manifest.sources[self.number].genes
-        return self.space.places(self.var_table, name, self.var.index)
+        return self.space.places(self.var_table)
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -431,7 +437,7 @@ class StoreSource:
         return self._read(X, rows)
 
     def _read(self, key: str, rows: NDArray[np.int64]) -> CSRRows:
-        n_genes, located = len(self.var), self._locate(rows, key)
+        n_genes, located = len(self.places.place), self._locate(rows, key)
         sizes, buffers = located.records.size, row_buffers(located.records.size)
         # genes of other sources are marked -1 in this table, and left out by the decoder
         genes = GeneTables([self._numbers()], [GenePlaces.all_of(self.space.n_genes)], n_genes)
@@ -495,7 +501,7 @@ class StoreSource:
 
     def _numbers(self) -> NDArray[np.int32]:
         """``(n_space,)`` row in ``var`` of each gene of the gene space; -1 for genes of other sources."""
-        return self.places.spread(np.arange(len(self.var), dtype=np.int32), -1)
+        return self.places.spread(np.arange(len(self.places.place), dtype=np.int32), -1)
 
     def _locate(self, rows: NDArray[np.int64], key: str) -> RecordLocations:
         rows = np.ascontiguousarray(rows, np.int64)
@@ -522,7 +528,7 @@ class StoreSource:
     def close(self) -> None:
         """Close the store's memory maps, and drop the tables that were read."""
         self.store.close()
-        self._columns = self._var = self._rows = self._original = None
+        self._rows = self._original = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StoreSource, (self.store, self.number)

@@ -65,7 +65,7 @@ class Table:
         Raises:
             StoreFormatError: the table is damaged.
         """
-        return [name for field, name in self._described() if field != ROW]
+        return self._tried(lambda: [name for _, name in described_columns(self._schema()) if name != ROW])
 
     def read(self, columns: Sequence[str] | None = None, *, n_rows: int | None = None) -> pd.DataFrame:
         """Columns with a numbered index; or, with None, all columns, including the store's own, with their index.
@@ -95,7 +95,7 @@ class Table:
         """
 
         def read() -> pd.Index:
-            index = [name for name in self._pandas()["index_columns"] if isinstance(name, str)]
+            index = [name for name in self._schema().pandas_metadata["index_columns"] if isinstance(name, str)]
             file, checked = self._file(index), self._is_partial
             table = pq.read_table(file, columns=[], use_pandas_metadata=True, page_checksum_verification=checked)
             found: pd.Index = table.to_pandas().index
@@ -103,23 +103,9 @@ class Table:
 
         return self._tried(read)
 
-    def _described(self) -> list[tuple[str, str]]:
-        """Column in the file, and name, of each column but the index."""
-
-        def read() -> list[tuple[str, str]]:
-            described = self._pandas()
-            index = [name for name in described["index_columns"] if isinstance(name, str)]
-            names = [(str(column["field_name"]), column["name"]) for column in described["columns"]]
-            if not all(isinstance(name, str) for field, name in names if field not in index):
-                raise TypeError("a column has no name")
-            return [(field, name) for field, name in names if field not in index]
-
-        return self._tried(read)
-
-    def _pandas(self) -> dict[str, Any]:
-        """What pandas states of the columns."""
-        described: dict[str, Any] = pq.read_schema(self._file([])).pandas_metadata
-        return described
+    def _schema(self) -> pa.Schema:
+        """The schema, in which pandas describes columns and index."""
+        return pq.read_schema(self._file([]))
 
     @property
     def _is_partial(self) -> bool:
@@ -218,6 +204,42 @@ def with_categories(table: pa.Table) -> pd.DataFrame:
             categories = pd.Index(kept["categories"], dtype=kept["dtype"])
             frame[column] = pd.Categorical(frame[column], categories=categories, ordered=kept["ordered"])
     return frame
+
+
+def labels_of_columns(path: Path) -> dict[str, str | None]:
+    """{column of a cell table: its label, if all cells have the same text}, by the statistics in the file."""
+    file = pq.ParquetFile(path)
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    place = {file.metadata.schema.column(i).path: i for i in range(file.metadata.num_columns)}
+    found = {}
+    for field, name in described_columns(file.schema_arrow):
+        of_groups = [_label(group.column(place[field])) if field in place else None for group in groups]
+        found[name] = of_groups[0] if len(set(of_groups)) == 1 else None
+    found.pop(ROW, None)
+    return found
+
+
+def _label(column: pq.ColumnChunkMetaData) -> str | None:
+    """The text of all cells of a row group; None if they differ, are missing, or are not text."""
+    stated = column.statistics
+    is_text = stated is not None and stated.logical_type.type == "STRING" and stated.has_min_max
+    if not is_text or stated.null_count or stated.min != stated.max:
+        return None
+    return str(stated.min)
+
+
+def described_columns(schema: pa.Schema) -> list[tuple[str, str]]:
+    """Column in the file, and name, of each column of a table but the index.
+
+    Raises:
+        TypeError: a column has no name.
+    """
+    described: Any = schema.pandas_metadata
+    index = [name for name in described["index_columns"] if isinstance(name, str)]
+    names = [(str(column["field_name"]), column["name"]) for column in described["columns"]]
+    if not all(isinstance(name, str) for field, name in names if field not in index):
+        raise TypeError("a column has no name")
+    return [(field, name) for field, name in names if field not in index]
 
 
 def order_of(table: Table, frame: pd.DataFrame, column: str) -> NDArray[np.int64]:

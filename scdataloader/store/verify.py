@@ -24,7 +24,7 @@ from scdataloader.runtime.files import local_path
 from scdataloader.runtime.messages import counted
 from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.sources.locate import open_sources
-from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, refuse_unsorted
+from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, GeneTable, refuse_unsorted
 from scdataloader.store.manifest import (
     LAYERS,
     MANIFEST,
@@ -36,7 +36,7 @@ from scdataloader.store.manifest import (
     SourceRecord,
 )
 from scdataloader.store.shard import FIRST_RECORD, KINDS, WHY, MappedShards
-from scdataloader.store.tables import POSITION, ROW, Table, order_of
+from scdataloader.store.tables import POSITION, ROW, Table, labels_of_columns, order_of
 from scdataloader.store.writing.present import compare
 
 _PIECE = 16 << 20
@@ -148,19 +148,21 @@ class _Check:
         self._spaces[number] = space
 
     def _gene_table(self, digest: str) -> None:
-        table = Table(self._folder, self._manifest.genes[digest])
-        frame = table.read()
+        table = GeneTable(self._folder, self._manifest.genes[digest])
+        frame = table.frame
         order_of(table, frame, POSITION)
         refuse_unsorted(table, frame.index)
         for number in sorted({source.space for source in self._manifest.sources if source.genes == digest}):
             if number in self._spaces:
-                self._places[digest, number] = self._spaces[number].places(table, digest, frame.index)
+                self._places[digest, number] = self._spaces[number].places(table)
 
     def _cell_table(self, source: SourceRecord) -> None:
         table = Table(self._folder, source.obs)
         frame = table.read(n_rows=source.n_cells)
         if ROW in frame or self._manifest.layout != "source":
             order_of(table, frame, ROW)
+        if source.columns not in (None, labels_of_columns(table.path)):
+            raise StoreFormatError(f"{table.path} has other columns or labels than the manifest states")
 
     def _shards(
         self, shards: Sequence[ShardRecord], wrong_sizes: Mapping[str, str], genes: _KnownGenes

@@ -84,7 +84,11 @@ def test_g4_the_user_goes_before_obs_and_uns_and_gene_ids(by_user, by_column, in
         return value
 
     found = find_organisms(
-        "s", given=by_user, obs=columns(), uns=lambda: note("uns", in_uns), gene_ids=lambda: note("genes", genes)
+        "s",
+        given=by_user,
+        obs=columns(),
+        uns=lambda: note("uns", in_uns),
+        by_ids=lambda: infer_organism(note("genes", genes)),
     )
     stated = [by_user, *by_column.values(), in_uns]
     first = next((place for place, organism in enumerate(stated) if organism), len(stated))
@@ -96,7 +100,7 @@ def test_g4_the_user_goes_before_obs_and_uns_and_gene_ids(by_user, by_column, in
 @given(st.lists(st.sampled_from(["human", "Homo sapiens", "mouse", "worm"]), min_size=1))
 def test_each_cell_is_a_row_of_its_organism(labels):
     column = pd.Series(labels, index=[f"cell{i}" for i in range(len(labels))])
-    found = find_organisms("s", given=None, obs=[("organism", column)], uns=lambda: None, gene_ids=list)
+    found = find_organisms("s", given=None, obs=[("organism", column)], uns=lambda: None, by_ids=lambda: None)
     expected = [normalise_organism(label) for label in labels]
     assert [organism for organism, _ in found] == sorted(set(expected))
     for organism, rows in found:
@@ -107,13 +111,15 @@ def test_each_cell_is_a_row_of_its_organism(labels):
 
 def test_unused_categories_state_nothing():
     column = pd.Series(pd.Categorical(["human"] * 2, categories=["human", "mouse", "no organism"]))
-    assert find_organisms("s", given=None, obs=[("o", column)], uns=lambda: None, gene_ids=list) == [(HUMAN, None)]
+    assert find_organisms("s", given=None, obs=[("o", column)], uns=lambda: None, by_ids=lambda: None) == [
+        (HUMAN, None)
+    ]
 
 
 def test_cells_without_organism_beside_others_are_refused():
     column = pd.Series(["human", None, "mouse"])
     with pytest.raises(ValueError, match=r"1 of the 3 cells of s have no organism in obs\['o'\]"):
-        find_organisms("s", given=None, obs=[("o", column)], uns=lambda: None, gene_ids=list)
+        find_organisms("s", given=None, obs=[("o", column)], uns=lambda: None, by_ids=lambda: None)
 
 
 @pytest.mark.parametrize("word", ["unknown", "", "NaN", "<NA>", "NCBITaxon:32644", None])

@@ -48,6 +48,7 @@ SOURCE = documented(
     "HasMatrixColumns",
     "HasNeighbours",
     "HasOrganism",
+    "HasLabels",
     "HasFileState",
     "HasCountsLocation",
     "HasReadCost",

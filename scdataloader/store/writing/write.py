@@ -32,7 +32,7 @@ from scdataloader.store.manifest import (
     SpaceRecord,
     file_record,
 )
-from scdataloader.store.tables import GeneList, write_table
+from scdataloader.store.tables import GeneList, labels_of_columns, write_table
 from scdataloader.store.writing.lock import Claim, claimed
 from scdataloader.store.writing.plan import (
     FOLDERS,
@@ -420,6 +420,7 @@ class _Conversion:
                 uns_organism=source.uns_organism,
                 file_state=source.file_state,
                 seed=plan.seed if plan.layout == SHUFFLED else None,
+                columns=labels_of_columns(folder / plan.obs_path(i)),
             )
             for i, (number, source) in enumerate(zip(plan.numbers, plan.sources, strict=True))
         }
