@@ -38,6 +38,8 @@ class GeneNames:
 
     names: tuple[str, ...]
     """Ids without version, or symbols."""
+    are_ids: bool
+    """Whether most names are Ensembl-style ids."""
     left_out: LeftOut | None = None
     """Features that are not genes, and have no name here."""
 
@@ -45,11 +47,6 @@ class GeneNames:
     def organism(self) -> str | None:
         """The organism of the ids; see `infer_organism`."""
         return infer_organism(self.names)
-
-    @cached_property
-    def are_ids(self) -> bool:
-        """Whether most names are Ensembl-style ids."""
-        return are_ids(self.names)
 
     @cached_property
     def are_numbers(self) -> bool:
@@ -90,7 +87,7 @@ class KnownNames:
         genes, left_out = genes_of(var, name, self._types)
         names = tuple(without_version(gene_names(genes, column=column, source=name)))
         mask = b"" if left_out is None else left_out.mask.tobytes()
-        return self._unique.setdefault((names, mask), GeneNames(names, left_out))
+        return self._unique.setdefault((names, mask), GeneNames(names, are_ids(names), left_out))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

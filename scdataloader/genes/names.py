@@ -40,7 +40,7 @@ def gene_names(var: pd.DataFrame, *, column: str | None = None, source: str) -> 
     Raises:
         KeyError: ``var`` has no column ``column``; suggests the nearest ones.
     """
-    index = [str(label) for label in var.index]
+    index = list(map(str, var.index))
     if column is None and are_ids(index):
         return without_version(index)
     column = column if column is not None else _find_id_column(var, source)
@@ -111,5 +111,10 @@ def _column(var: pd.DataFrame, column: str, index: Sequence[str], source: str) -
 @lru_cache(maxsize=16)
 def _share(names: tuple[str, ...]) -> float:
     """Cached, because many sources have the same genes, and are asked more than once."""
-    matches = list(map(ENSEMBL_ID.fullmatch, names))
-    return 1 - matches.count(None) / len(matches) if matches else 0.0
+    return sum(map(_is_id, names)) / len(names) if names else 0.0
+
+
+@lru_cache(maxsize=1 << 18)
+def _is_id(name: str) -> bool:
+    """Cached, because thousands of sources may have different parts of the same genes."""
+    return ENSEMBL_ID.fullmatch(name) is not None

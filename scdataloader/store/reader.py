@@ -368,7 +368,9 @@ class StoreSource:
 
         Sources with the same genes share one table.
         """
-        return self.var_table.frame
+        frame = self.var_table.frame
+        self.space.places(self.var_table)  # while the table is in memory
+        return frame
 
     def gene_positions(self) -> NDArray[np.int64]:
         """``(n_genes,)`` position of each gene of ``var`` in the original source.
