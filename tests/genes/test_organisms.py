@@ -128,13 +128,11 @@ def test_words_for_unknown_count_as_missing(word, others):
     column = pd.Series([word, *others], dtype=object)
     columns = [("organism_ontology_term_id", column), ("organism", pd.Series(["human", *others]))]
     for stated in (columns[:1], columns):
-        assert find_organisms("s", given=None, obs=stated, uns=lambda: "unknown", gene_ids=lambda: [TP53]) == [
+        assert find_organisms("s", given=None, obs=stated, uns=lambda: "unknown", by_ids=lambda: HUMAN) == [
             (HUMAN, None)
         ]
     if others:
-        found = find_organisms(
-            "s", given=None, obs=columns[:1], uns=lambda: None, gene_ids=lambda: ["ENSMUSG00000059552"]
-        )
+        found = find_organisms("s", given=None, obs=columns[:1], uns=lambda: None, by_ids=lambda: MOUSE)
         assert [(organism, rows.tolist()) for organism, rows in found] == [(MOUSE, [0]), (HUMAN, [1])]
 
 
@@ -142,6 +140,6 @@ def test_words_for_unknown_count_as_missing(word, others):
 def test_an_unknown_organism_names_file_place_and_option(where):
     obs = [("organism", pd.Series(["hg38"]))] if where != "uns" else []
     with pytest.raises(ValueError, match="hg38") as error:
-        find_organisms("a.h5ad", given=None, obs=obs, uns=lambda: "hg38", gene_ids=lambda: [TP53])
+        find_organisms("a.h5ad", given=None, obs=obs, uns=lambda: "hg38", by_ids=lambda: HUMAN)
     for part in ("a.h5ad", where, "organisms={'a.h5ad': 'human'}", "--organisms a.h5ad=human", "rule"):
         assert part in str(error.value)
