@@ -170,6 +170,17 @@ class Bucket:
             put = import_module("obstore").put(self.store, path, content, chunk_size=_PART_BYTES, max_concurrency=4)
         return ObjectState(path=path, n_bytes=file.stat().st_size, etag=put["e_tag"])
 
+    def replace(self, path: str, content: bytes, etag: str | None) -> None:
+        """Write an object in place of the one with an ETag, or, without one, where there is none.
+
+        Raises:
+            FileExistsError: there is one.
+            SourceChangedError: it was written since it had the ETag.
+        """
+        mode: Any = "create" if etag is None else {"e_tag": etag}
+        with explained(self.url_of(path)):
+            import_module("obstore").put(self.store, path, content, mode=mode)
+
     def remove(self, paths: Sequence[str]) -> None:
         """Remove objects."""
         if paths:

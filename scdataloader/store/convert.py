@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from scdataloader.protocols import OpenOptions
+from scdataloader.runtime.buckets import checked_url, is_remote
 from scdataloader.runtime.files import local_path
 from scdataloader.runtime.messages import shown
 from scdataloader.sources.anndata.counts import Values
 from scdataloader.sources.locate import open_sources
 from scdataloader.store.reader import Store
+from scdataloader.store.writing.bucket import staged
 from scdataloader.store.writing.scan import Options
 from scdataloader.store.writing.write import ConversionResult, ExecutionOptions, write_store
 
@@ -47,7 +49,8 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
 
     Args:
         data: A path, a glob, "lamindb:<key>", a lamindb collection, a store, a `Source`; or an iterable of these.
-        out: The folder to write, by convention ``*.cells``; with ``append``, the store to add to.
+        out: The folder to write, by convention ``*.cells``; with ``append``, the store to add to. Or its URL
+            in a bucket: the store is written in the folder of caches and uploaded, the manifest last.
         layout: Order of the cells: "source", "shuffled", or "grouped:<obs column>" (cells of a label are adjacent).
             None for that of the store, or "source" for a new one. The other two need twice the disk meanwhile.
         append: Whether to add the sources to an existing store, after its cells.
@@ -75,6 +78,7 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
             this store; or a value cannot be kept: names the source, the cell and the gene.
         RuntimeError: another conversion is writing there.
         WriteError: the folder cannot be written, or the disk is full.
+        ConnectionError: the bucket of ``out`` does not answer; the same call continues.
     """
     if executor is not None and n_processes is not None:
         raise ValueError("give an executor or n_processes, not both")
@@ -89,7 +93,6 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
         matrices=_keys(layers=layers, obsm=obsm, obsp=obsp),
     )
     has_bar = sys.stderr.isatty() if progress is None else progress
-    folder = local_path(out).absolute()
     start = time.perf_counter()
     selections = open_sources(data, OpenOptions(counts=counts, values=values))
     partial = [selection.source.name for selection in selections if selection.rows is not None]
@@ -99,6 +102,15 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
     if corpora:
         raise ValueError(f"a store has no corpora; got {shown(corpora)}; convert each to a separate store")
     sources = [selection.source for selection in selections]
+    if is_remote(out):
+        url = checked_url(out)
+        with staged(url) as stage:
+            execution = ExecutionOptions(executor=executor, n_processes=n_processes, shown=has_bar, url=stage.url)
+            result = write_store(stage.folder, sources, options, execution)
+            stage.upload(result.manifest, shown=has_bar)
+        logger.info("%s", _summary(url, result, time.perf_counter() - start))
+        return Store.open(url)
+    folder = local_path(out).absolute()
     execution = ExecutionOptions(executor=executor, n_processes=n_processes, shown=has_bar)
     result = write_store(folder, sources, options, execution)
     logger.info("%s", _summary(folder, result, time.perf_counter() - start))
@@ -114,7 +126,7 @@ def _keys(**names: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if all(of_group is None for of_group in names.values()) else tuple(sorted(keys))
 
 
-def _summary(folder: Path, result: ConversionResult, seconds: float) -> str:
+def _summary(folder: Path | str, result: ConversionResult, seconds: float) -> str:
     """One line on a conversion."""
     if not result.shards:
         return f"{folder} has all of these sources already, {result.manifest.n_cells:,} cells; nothing to do"

@@ -288,6 +288,12 @@ def clear(folder: Path, manifest: Manifest | None) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def is_own_file(path: str) -> bool:
+    """Whether a path in the folder of a store is one that a conversion writes."""
+    folder, _, name = path.rpartition("/")
+    return path == MANIFEST or (folder in FOLDERS and _OWN_FILE.fullmatch(name) is not None)
+
+
 def forget_tables(folder: Path, plan: Plan) -> None:
     """Remove what an unfinished conversion has written of obs, and the order of the cells, which may depend on it."""
     for base in (folder, folder / UNORDERED):

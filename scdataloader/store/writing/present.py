@@ -42,6 +42,8 @@ class StoreContent:
     manifest: Manifest
     shown: bool
     """Whether to show the progress of long comparisons."""
+    url: str | None = None
+    """Where the store is, if not in the folder."""
     _by_fingerprint: dict[str, int] = field(default_factory=dict)
     _by_name: dict[tuple[str, int], int] = field(default_factory=dict)
     _of_first_rule: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -163,7 +165,7 @@ class StoreContent:
         genes = GeneList.of(source)
         if genes.digest != record.genes:
             return "var"
-        original = OriginalSource.of(Store.open(self.folder).sources[number])
+        original = OriginalSource.of(Store.open(self.url or self.folder).sources[number])
         if not _roundtrip(whole_obs(source), source.name).equals(original.obs):
             return "obs"
         n, keys = source.n_obs, self.manifest.matrix_keys

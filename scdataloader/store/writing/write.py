@@ -62,6 +62,8 @@ class ExecutionOptions:
     """Number of own processes; None for one per core."""
     shown: bool = False
     """Whether to show progress."""
+    url: str | None = None
+    """Where the store is, if the folder has only its manifest and gene spaces."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,13 +99,13 @@ def write_store(
     options = replace(options, matrices=_matrices(state, options))
     names = GeneNumbers()
     scanned = scan(sources, layout, options.cells_per_shard or CELLS_PER_SHARD, names, options.matrices or ())
-    job = _job(state, scanned, options, shown=execution.shown)
+    job = _job(state, scanned, options, execution)
     if state.manifest is not None and not job.scanned and state.is_clear:
         return ConversionResult(manifest=state.manifest)
     with claimed(folder) as claim:
         before, state = state.digest, FolderState.of(folder)
         if state.digest != before:  # another conversion has ended since
-            job = _job(state, scanned, options, shown=execution.shown)
+            job = _job(state, scanned, options, execution)
         if state.plan is None:
             clear(folder, state.manifest)
         if state.manifest is not None and not job.scanned:
@@ -176,7 +178,7 @@ def _listed(matrices: Sequence[str] | None) -> str:
     return f"the further matrices {', '.join(matrices)}" if matrices else "no further matrices"
 
 
-def _job(state: FolderState, scanned: Sequence[ScannedSource], options: Options, *, shown: bool) -> _Job:
+def _job(state: FolderState, scanned: Sequence[ScannedSource], options: Options, execution: ExecutionOptions) -> _Job:
     """Convert the sources that the store in the folder does not have yet, or not with their present content.
 
     Raises:
@@ -186,7 +188,7 @@ def _job(state: FolderState, scanned: Sequence[ScannedSource], options: Options,
     manifest = state.manifest
     if manifest is None:
         return _Job(scanned=scanned, numbers=range(len(scanned)), kept=None)
-    content = StoreContent(folder=state.folder, manifest=manifest, shown=shown)
+    content = StoreContent(folder=state.folder, manifest=manifest, shown=execution.shown, url=execution.url)
     if options.append:
         missing, first = content.missing(scanned), len(manifest.sources)
         return _Job(scanned=missing, numbers=range(first, first + len(missing)), kept=manifest)
