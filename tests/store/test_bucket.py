@@ -41,7 +41,7 @@ def write(path: Path, first: int, n_obs: int = 30) -> Path:
     """A file whose values name their row and gene."""
     values = first + np.arange(n_obs)[:, None] * 10.0 + np.arange(7)
     values[:, ::2] = 0
-    obs = pd.DataFrame({"kind": ["a", "b"] * (n_obs // 2)}, index=[f"{first}-{i}" for i in range(n_obs)])
+    obs = pd.DataFrame({"kind": ["a", "b"] * (n_obs // 2)}, index=[f"c{i}" for i in range(n_obs)])
     var = pd.DataFrame(index=[f"ENSG{i:011}" for i in range(7)])
     ad.AnnData(sp.csr_matrix(values.astype(np.float32)), obs=obs, var=var).write_h5ad(path)
     return path
@@ -70,6 +70,8 @@ def test_convert_append_and_convert_again(tmp_path: Path, cache: Path) -> None:
     assert Bucket.open(OUT).listed() == before
     convert([a, b], OUT, append=True, n_processes=1, cells_per_shard=16)
     assert is_whole([a, b])
+    with pytest.raises(FileExistsError, match=r"s3://atlas/a.cells is a store already.*layout"):
+        convert([a, b], OUT, layout="shuffled", n_processes=1)
     write(b, 2000)  # its cells are replaced, and the objects of the earlier ones removed
     convert([a, b], OUT, n_processes=1, cells_per_shard=16)
     assert is_whole([a, b])
@@ -86,7 +88,7 @@ def test_an_upload_that_ends_is_continued(tmp_path: Path, cache: Path, monkeypat
 
     monkeypatch.setattr("scdataloader.store.writing.bucket._THREADS", 1)
     monkeypatch.setattr(Bucket, "upload", failing)
-    with pytest.raises(ConnectionError, match="no network.*kept in .*uploads.*rerun"):
+    with pytest.raises(ConnectionError, match=r"no network.*kept in .*uploads.*rerun"):
         convert(a, OUT, n_processes=1, cells_per_shard=16)
     assert objects() == set(done)
     with pytest.raises(FileNotFoundError, match=r"a.cells/manifest.json"):

@@ -105,7 +105,9 @@ class StagedStore:
         kept = set() if self._there is None else {file.path for file in self._there.files}
         new = [file for file in manifest.files if file.path not in kept]
         done = self._noted()
-        missing = [file for file in new if done.get(file.path) != _state(self._objects.get(file.path))]
+        missing = [
+            file for file in new if file.path not in done or done[file.path] != _state(self._objects.get(file.path))
+        ]
         n_bytes = sum(file.n_bytes for file in missing)
         lock = threading.Lock()
         with progress_bar("uploading", n_bytes, shown=shown) as advance, ThreadPoolExecutor(_THREADS) as threads:
@@ -113,7 +115,7 @@ class StagedStore:
             def upload(file: FileRecord) -> None:
                 state = self._bucket.upload(self.folder / file.path, file.path)
                 with lock:
-                    done[file.path] = _state(state)
+                    done[file.path] = [state.n_bytes, state.etag]
                     write_atomically(self._base / "uploaded.json", json.dumps(done).encode())
                     advance(file.n_bytes)
 
@@ -125,9 +127,9 @@ class StagedStore:
         named = {MANIFEST, *(file.path for file in manifest.files)}
         self._bucket.remove([path for path in self._objects if is_own_file(path) and path not in named])
 
-    def _noted(self) -> dict[str, list[int | str | None] | None]:
+    def _noted(self) -> dict[str, list[int | str | None]]:
         note = self._base / "uploaded.json"
-        found: dict[str, list[int | str | None] | None] = json.loads(note.read_bytes()) if note.exists() else {}
+        found: dict[str, list[int | str | None]] = json.loads(note.read_bytes()) if note.exists() else {}
         return found
 
     def _check(self, manifest: Manifest) -> None:
@@ -159,6 +161,8 @@ def staged(url: str) -> Iterator[StagedStore]:
         except BaseException as error:
             if not stage.folder.exists():
                 shutil.rmtree(base, ignore_errors=True)
+            elif isinstance(error, FileExistsError):
+                raise FileExistsError(str(error).replace(str(stage.folder), url)) from None
             elif isinstance(error, ConnectionError):
                 raise ConnectionError(
                     f"{error}; what was converted is kept in {stage.folder}: rerun the same command to continue"
