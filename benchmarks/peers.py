@@ -2,13 +2,17 @@
 
     python benchmarks/peers.py scdl ARCHIVE --genes 'h5ad/*.h5ad'       # with bionemo-scdl installed
     python benchmarks/peers.py annbatch COLLECTION                      # with annbatch and zarrs installed
+    python benchmarks/peers.py soma EXPERIMENT                          # with tiledbsoma and tiledbsoma-ml installed
 
 Both sides return sparse batches of 64 cells. SCDL: cells drawn one by one, by its dataset and collate function under a
 DataLoader of torch. annbatch: its Loader at the given sizes of blocks, shuffled, and with class weights; ours draws the
-same number of cells in blocks of the same size. Prints cells per CPU second of each side, and the median ratio.
+same number of cells in blocks of the same size. TileDB-SOMA: ExperimentDataset as by default, shuffled in chunks of 64
+cells, 65,536 of which are read at once; ours draws blocks of 64 of all cells: a first pass, with nothing in memory, and
+later ones, with what the source keeps. Prints cells per CPU second of each side, and the median ratio.
 """
 
 import argparse
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -101,16 +105,42 @@ def annbatch(options: argparse.Namespace) -> None:
     )
 
 
+def soma(options: argparse.Namespace) -> None:
+    package, ml = peer("tiledbsoma"), peer("tiledbsoma_ml")
+    with package.Experiment.open(options.data) as experiment, experiment.axis_query("RNA") as query:
+        n_cells = query.n_obs
+        dataset = ml.ExperimentDataset(query, layer_name="data", batch_size=BATCH, seed=0, return_sparse_X=True)
+
+    def ours(*, first: bool) -> Callable[[], Iterator[Any]]:
+        sampling = scd.Sampling(num_samples=n_cells, block_size=BATCH)
+        module = scd.DataModule(f"soma:{options.data}?layer=data", sampling=sampling, batch_size=BATCH, labels=[])
+        module.setup("fit")
+
+        def batches() -> Iterator[Any]:
+            if first:
+                module.collection.close()
+            return iter(module.train_dataloader())
+
+        return batches
+
+    for name, first in (("first pass", True), ("later passes", False)):
+        in_turns(
+            f"blocks of 64, {name}", ours(first=first), lambda: iter(ml.experiment_dataloader(dataset)), options.seconds
+        )
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        print(f"peak memory of both: {memory:,} MB", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("peer", choices=["scdl", "annbatch"])
+    parser.add_argument("peer", choices=["scdl", "annbatch", "soma"])
     parser.add_argument("data")
     parser.add_argument("--genes", help="files with the gene ids of an SCDL archive")
     parser.add_argument("--column", default="cell_type_ontology_term_id", help="column of the classes")
     parser.add_argument("--blocks", type=int, nargs="+", default=[1, 32, 512], help="sizes for annbatch")
     parser.add_argument("--seconds", type=float, default=2.0, help="CPU time of each measurement")
     options = parser.parse_args()
-    {"scdl": scdl, "annbatch": annbatch}[options.peer](options)
+    {"scdl": scdl, "annbatch": annbatch, "soma": soma}[options.peer](options)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ for _name in (
 for _name in ("*.parquet", "*.pq", "parquet:"):
     register("source", _name, "scdataloader.sources.parquet:open_tables")
 register("source", "scdl:", "scdataloader.sources.scdl:open_archives")
-register("source", "type:tiledbsoma.*", "scdataloader.sources.soma:open_queries")
+for _name in ("soma:", "*/__tiledb_group.tdb", "type:tiledbsoma.*"):
+    register("source", _name, "scdataloader.sources.soma:open_experiments")
 register("source", "lamindb:", "scdataloader.lamin.collections:open_lamindb")
 register("source", "type:lamindb.*", "scdataloader.lamin.collections:open_lamindb")
 register("collate", "cellarium", "scdataloader.integrations.cellarium:Cellarium")

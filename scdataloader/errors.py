@@ -9,6 +9,10 @@ class NotCountsError(ScDataLoaderError, ValueError):
     """A matrix that should hold counts has a negative value, a fraction, or no candidate at all."""
 
 
+class ForkError(ScDataLoaderError, RuntimeError):
+    """A source is read in a process that was forked after it was opened, which the library of its format cannot do."""
+
+
 class GeneOverlapError(ScDataLoaderError, ValueError):
     """A source shares too few genes with the vocabulary."""
 

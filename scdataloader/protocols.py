@@ -59,6 +59,7 @@ class Source(Protocol):
         """Cells ``rows`` in that order, repeats allowed, in the source's own gene numbering. Thread-safe.
 
         Raises:
+            ForkError: the source cannot be read in a process that was forked after it was opened, as this one was.
             IndexError: a row is outside ``[0, n_obs)``.
         """
 
@@ -233,6 +234,17 @@ class ReadCost:
     def is_flat(self) -> bool:
         """Whether small reads cost about as much per cell as large ones."""
         return self.cell < 4 * self.neighbour
+
+    @property
+    def is_steep(self) -> bool:
+        """Whether hundreds of cells can be read in the time of one alone; then as many as fit are read at once."""
+        return self.cell >= 500 * self.neighbour
+
+    def cells_per_second(self, n_cells: int, draws: int) -> float:
+        """Estimated rate at which ``draws`` single random cells of ``n_cells`` are read at once."""
+        n_units = max(1.0, n_cells * self.neighbour / self.cell)
+        n_read = n_units * -np.expm1(-draws / n_units)  # the others have none of the draws
+        return float(1e6 * draws / (n_read * self.cell + draws * self.neighbour))
 
 
 @runtime_checkable

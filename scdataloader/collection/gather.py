@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import groupby
@@ -92,9 +93,24 @@ class SourceGroup:
 class SourceRead:
     """Cells of one source that are not read yet."""
 
-    def __init__(self, source: AlignedSource, n_genes: int, rows: NDArray[np.int64]) -> None:
-        """``rows`` are numbered in the source."""
+    def __init__(
+        self,
+        source: AlignedSource,
+        n_genes: int,
+        rows: NDArray[np.int64],
+        part_of: tuple[SourceRead, int] | None = None,
+    ) -> None:
+        """Note what to read.
+
+        Args:
+            source: The source.
+            n_genes: Length of the vocabulary.
+            rows: Numbers of the cells in the source.
+            part_of: A larger read that has these cells from a place on, and is read as a whole.
+        """
         self._source, self._n_genes, self._rows = source, n_genes, rows
+        self._part_of = part_of
+        self._lock = threading.Lock()
 
     @property
     def member(self) -> NDArray[np.integer[Any]]:
@@ -110,18 +126,35 @@ class SourceRead:
     @cached_property
     def _stored(self) -> tuple[CSRMatrix, NDArray[np.int64]]:
         """A matrix in memory and the row numbers of the cells in it: the whole matrix, or one read for these cells."""
+        if self._part_of is not None:
+            whole, start = self._part_of
+            return whole.read_once(), np.arange(start, start + len(self._rows))
         matrix = matrix_of(self._source.source)
         if matrix is not None:
             return matrix, self._rows
         # As stored: aligning takes any dtype, and sorts by vocabulary genes anyway.
         return stored_rows_of(self._source.source, self._rows), np.arange(len(self._rows))
 
+    def read_once(self) -> CSRMatrix:
+        """The cells as stored; of several threads, the first one reads them."""
+        with self._lock:
+            return self._stored[0]
+
     def slice(self, start: int, stop: int) -> SourceRead:
-        """Some of the cells."""
-        return SourceRead(self._source, self._n_genes, self._rows[start:stop])
+        """Some of the cells; where neighbours are much faster to read together, all are read with the first slice."""
+        whole, before = self._part_of or (self, 0)
+        part_of = (whole, before + start) if self._is_steep else None
+        return SourceRead(self._source, self._n_genes, self._rows[start:stop], part_of)
+
+    @property
+    def _is_steep(self) -> bool:
+        source = self._source.source
+        return isinstance(source, HasReadCost) and source.read_cost.is_steep and matrix_of(source) is None
 
     def read_ahead(self) -> None:
-        """Start loading genes and values if they are memory-mapped."""
+        """Start loading genes and values if they are memory-mapped; read the cells if they are read as a whole."""
+        if self._is_steep:
+            self.read_once()
         if matrix_of(self._source.source) is None:
             return
         matrix, take = self._stored

@@ -111,7 +111,8 @@ class Loader:
             num_threads: Threads that read and collate.
             window: Cells that one thread reads at once, rounded to whole batches. None is the number that makes 24 MB
                 of tensors, at most 2,048; 8,192 for sources with chunks to decode, each of which then serves several
-                cells; and for a sampler with a ``window``, this rank's part of one or several windows, up to 8,192.
+                cells; 65,536 where a chunk has thousands of cells, as in TileDB-SOMA; and for a sampler with a
+                ``window``, this rank's part of one or several windows, up to these.
             fixed_epoch: Whether every pass is the same, for evaluation.
             tally: Counts the rows that this rank returns, from 0 in every pass.
             contents: What batches carry besides: numbers, further matrices, neighbours, names.

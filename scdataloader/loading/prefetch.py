@@ -29,6 +29,8 @@ T = TypeVar("T")
 _ROW_BITS, _BATCH_BITS = 1, 2
 _WINDOW = 8192
 """Cells that are requested from the disk at a time; also read at once if one chunk serves several of them."""
+STEEP_WINDOW = 65536
+"""The same where hundreds of cells can be read in the time of one alone."""
 _MAPPED, _FEWEST = 2048, 512
 """Maximum of cells that one thread reads at once if cells are read individually; minimum of draws with neighbours."""
 _TASK_BYTES = 24 << 20
@@ -137,7 +139,8 @@ class Prefetcher:
 
     def _cells_ahead(self) -> int:
         """Cells that are drawn together: this rank's part of whole windows of the sampler."""
-        usual = max(_WINDOW, self.window or 0)
+        steep = STEEP_WINDOW if self.collection.read_cost.is_steep else 0
+        usual = max(_WINDOW, self.window or steep)
         spread = self.sampler.window if isinstance(self.sampler, HasWindow) else None
         share: int = 1 if spread is None else max(1, spread // self.world_size)
         return max(1, usual // share) * share
@@ -161,7 +164,9 @@ class Prefetcher:
 
     def _cells_per_read(self) -> int:
         """Cells that one thread reads at once: the user's choice, or one task, or more to share chunks."""
-        if self.window is None and self.collection.read_cost.is_flat:
+        cost = self.collection.read_cost
+        # of a steep source, all cells that are drawn together have been read at once already
+        if cost.is_steep or (self.window is None and cost.is_flat):
             draws = min(self._cells_per_task, _MAPPED // self._reader.cells_per_draw)
             if self._reader.cells_per_draw > 1:  # to find the neighbours has a cost of its own in each read
                 draws = max(draws, _FEWEST)

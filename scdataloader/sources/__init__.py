@@ -20,8 +20,18 @@ from scdataloader.sources.anndata.remote import format_of_url
 from scdataloader.sources.anndata.source import AnnDataSource
 from scdataloader.sources.parquet import PARQUET, open_parquet
 from scdataloader.sources.scdl import open_scdl
+from scdataloader.sources.soma import open_census, open_soma
 
-__all__ = ["AnnDataFile", "AnnDataSource", "open_file", "open_parquet", "open_scdl", "open_source"]
+__all__ = [
+    "AnnDataFile",
+    "AnnDataSource",
+    "open_census",
+    "open_file",
+    "open_parquet",
+    "open_scdl",
+    "open_soma",
+    "open_source",
+]
 
 
 def open_source(

@@ -9,7 +9,6 @@ source. Files are opened for reading only, and pickles in an archive are never l
 from __future__ import annotations
 
 import logging
-import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -37,6 +36,7 @@ from scdataloader.sources.anndata.source import AnnDataSource
 from scdataloader.sources.anndata.tree import Group, Table
 from scdataloader.sources.arrays.arrays import MappedArray, StoredArray, library_array, working_dtype
 from scdataloader.sources.arrays.mapped import FileMaps
+from scdataloader.sources.gene_columns import gene_id_column
 from scdataloader.sources.locate import expand
 
 logger = logging.getLogger(__name__)
@@ -48,9 +48,6 @@ _FILES = {"DATA": "data.npy", "COLPTR": "col_ptr.npy", "ROWPTR": "row_ptr.npy"}
 _DTYPES = {1: "<u1", 2: "<u2", 3: "<u4", 4: "<u8", 5: "<f2", 6: "<f4", 7: "<f8"}
 _MAGIC, _MAJOR, _MEMORY_MAP = b"SCDL", 0, 1
 _CELL_NAMES = "obs_feature_id"
-_GENE_IDS = ("var_feature_id", "feature_id", "gene_ids", "gene_id", "ensembl_id", "ensembl_gene_id")
-_GENE_NAMES = ("feature_name", "gene_symbols", "gene_symbol", "gene_name", "symbol")
-_ENSEMBL_ID = re.compile(r"ENS[A-Z]*G[0-9]{11}(\.[0-9]+)?")
 _SAMPLE = 1 << 22
 """Values, and gene numbers of each block, that are looked at when an archive is opened."""
 _PREFIX, _OPTION = "scdl:", "?genes="
@@ -385,7 +382,7 @@ def _gene_ids(folder: Path, frames: Sequence[pd.DataFrame], genes: Genes | None)
     """
     given = [genes] if isinstance(genes, str | PathLike) else genes
     if given is None or (len(given) == 1 and all(str(given[0]) in frame for frame in frames)):
-        columns = [_id_column(frame) if given is None else str(given[0]) for frame in frames]
+        columns = [gene_id_column(frame) if given is None else str(given[0]) for frame in frames]
         for frame, column in zip(frames, columns, strict=True):
             if column is None:
                 raise SourceFormatError(
@@ -420,17 +417,6 @@ def _genes_of(path: Path) -> list[str]:
     if path.suffix in (".h5ad", ".zarr"):
         return list(map(str, AnnDataFile.open(path).var_names()))
     return [line.split(",")[0].split("\t")[0] for line in path.read_text().splitlines() if line.strip()]
-
-
-def _id_column(frame: pd.DataFrame) -> str | None:
-    """The column of a gene table that names the genes."""
-    named = [column for column in _GENE_IDS if column in frame]
-    for column in frame.columns if not named else ():
-        values = frame[column].dropna().astype(str)
-        if len(values) and values.str.fullmatch(_ENSEMBL_ID).mean() > 0.5:  # noqa: PLR2004
-            named.append(str(column))
-    named += [column for column in _GENE_NAMES if column in frame]
-    return named[0] if named else None
 
 
 def _columns(file: Path) -> list[str]:

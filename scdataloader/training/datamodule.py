@@ -28,6 +28,7 @@ from scdataloader.labels.table import LabelTable, columns_of
 from scdataloader.labels.targets import Missing, read_targets
 from scdataloader.loading.contents import Contents, check_neighbours, check_sizes
 from scdataloader.loading.loader import Loader
+from scdataloader.loading.prefetch import STEEP_WINDOW
 from scdataloader.loading.ranks import check_ranks
 from scdataloader.protocols import (
     BatchContext,
@@ -35,6 +36,7 @@ from scdataloader.protocols import (
     DescribesClasses,
     DrawnClasses,
     HasTokens,
+    HasWindow,
     Sampler,
     SamplingPlan,
     Transform,
@@ -483,7 +485,17 @@ class DataModule(DataConfig, LightningDataModule):
         return plan.sampler(cells, seed=self._seed, global_batch_size=global_batch_size)
 
     def _train_sampler(self, global_batch_size: int) -> Sampler:
-        return self.plan.sampler(self.training_cells, seed=self._seed, global_batch_size=global_batch_size)
+        sampler = self.plan.sampler(self.training_cells, seed=self._seed, global_batch_size=global_batch_size)
+        cost, window = self.collection.read_cost, sampler.window if isinstance(sampler, HasWindow) else None
+        if cost.is_steep and window is None:
+            rate = cost.cells_per_second(len(self.collection), self.window or STEEP_WINDOW)
+            logger.warning(
+                "these data are decoded thousands of cells at a time, and single cells are drawn: about %s cells/s; "
+                "draw neighbours together with Sampling(block_size=64), or convert the data once with scdataloader "
+                "convert, or scd.convert(data, 'data.cells')",
+                f"{float(f'{rate:.2g}'):,.0f}",
+            )
+        return sampler
 
     @property
     def _seed(self) -> int:

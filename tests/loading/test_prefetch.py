@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scdataloader.batches.full import Dense
 from scdataloader.collection.collection import CellLocations, Collection
 from scdataloader.loading.loader import Loader
+from scdataloader.protocols import ReadCost
 from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, Subset
 from scdataloader.testing import MemorySource, named_values
 
@@ -74,6 +75,43 @@ def test_whole_windows_of_the_sampler_are_drawn_together(window, options, togeth
     assert sum(pieces) == together
     assert set(pieces[:-1]) <= {at_once}
     assert pieces[-1] <= at_once
+
+
+class Steep(MemorySource):
+    """A source whose neighbours are much faster to read together."""
+
+    read_cost = ReadCost(cell=1000.0, neighbour=1.0)
+
+    def __init__(self, *given, **options):
+        super().__init__(*given, **options)
+        self.calls = []
+
+    def read(self, rows):
+        self.calls.append(rows)
+        return super().read(rows)
+
+
+@pytest.mark.parametrize(("window", "first", "together"), [(None, 8190, 65_530), (10_000, 1250, 10_000)])
+def test_cells_of_a_steep_source_are_read_once_for_all_draws_of_a_window(window, first, together):
+    values = named_values(N, 3)
+    steep = Steep("steep", values, GENES)
+    cells = Collection.open([steep, MemorySource("flat", values[:100], GENES, mapped=True)])
+    sampler = Subset(sampler=ShuffleSampler(80_000, seed=1), rows=np.arange(80_000) % len(cells))
+    for batch in loader(sampler, cells, window=window):
+        row = batch["row"].numpy()
+        np.testing.assert_array_equal(batch["x"], values[np.where(row < N, row, row - N)])
+    drawn = [sampler.draw(0, start, stop) for start, stop in ((0, first), (first, together))]
+    for called, rows in zip(steep.calls, drawn, strict=False):
+        np.testing.assert_array_equal(called, rows[rows < N])
+    assert len(steep.calls) == -(-80_000 // together) + 1
+
+
+def test_the_rate_of_single_cells_is_estimated():
+    cost = ReadCost(cell=100_000.0, neighbour=100.0)  # of units of 1,000 cells
+    assert cost.is_steep
+    assert cost.cells_per_second(1000, 10_000) == pytest.approx(1e10 / (1e5 + 1e6))  # one unit serves all
+    assert cost.cells_per_second(10**12, 10_000) == pytest.approx(1e10 / (1e9 + 1e6), rel=1e-3)  # each has its own
+    assert not ReadCost(cell=100.0, neighbour=1.0).is_steep
 
 
 def test_the_disk_is_asked_for_each_row_once_and_before_it_is_read(monkeypatch):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
+from scdataloader.errors import ForkError
 from scdataloader.protocols import ReadCost
 from scdataloader.testing import MemorySource, check_source, named_values
 from scdataloader.types import CSRMatrix, CSRRows
@@ -71,6 +72,21 @@ def test_a_source_of_no_cells_passes():
 
 def test_a_large_source_is_sampled():
     check_source(MemorySource("mem://large", named_values(2000, 30), GENES), max_rows=50)
+
+
+class RefusesForks(Good):
+    def __init__(self):
+        super().__init__()
+        self.process = os.getpid()
+
+    def read(self, rows):
+        if os.getpid() != self.process:
+            raise ForkError("opened before this process was forked")
+        return super().read(rows)
+
+
+def test_a_source_may_refuse_forked_processes():
+    check_source(RefusesForks())
 
 
 class NoColumns(Good):

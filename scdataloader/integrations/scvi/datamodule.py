@@ -208,8 +208,8 @@ class ScviDataModule(DataModule):
         """Cells of a ``tiledbsoma.ExperimentAxisQuery``, as by ``TileDBDataModule``.
 
         Args:
-            query: The query; its cells are read into memory. It needs the extra ``soma``.
-            layer_name: Name of the layer of X with the counts; by default the only one, or "raw".
+            query: The query; it needs the extra ``soma``. Its experiment can be closed afterwards.
+            layer_name: Name of the layer of X with the counts; by default as for `open_soma`.
             options: Those of the class.
 
         Raises:

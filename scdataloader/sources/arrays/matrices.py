@@ -26,8 +26,8 @@ class StoredRows:
 
     indptr: NDArray[np.int64]
     """``(n_rows + 1,)`` offsets."""
-    indices: NDArray[np.int32]
-    """``(nnz,)`` gene numbers."""
+    indices: NDArray[Any]
+    """``(nnz,)`` gene numbers, of any dtype of integers."""
     data: NDArray[Any]
     """``(nnz,)`` values."""
     flags: int
