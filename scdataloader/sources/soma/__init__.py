@@ -214,7 +214,7 @@ def _census(census: str | PathLike[str]) -> Any:
         package = import_module("cellxgene_census")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"version {text!r} of the Census needs the package cellxgene_census; pip install 'scdataloader[census]', or "
-            "give the path or URI of a census"
+            f"version {text!r} of the Census needs the package cellxgene_census; pip install 'scdataloader[census]', "
+            "or give the path or URI of a census"
         ) from error
     return package.open_soma(census_version=text)

@@ -114,7 +114,9 @@ class ExperimentFile:
     def of(cls, experiment: Any) -> ExperimentFile:
         """The place of an open experiment, and the time as of which that was opened."""
         uri, context = experiment.uri, experiment.context
-        default = library().SOMATileDBContext().tiledb_config
+        unchanged = library().SOMATileDBContext()
+        assert unchanged.native_context  # only then are all of its options known
+        default = unchanged.tiledb_config
         config = {key: value for key, value in context.tiledb_config.items() if default.get(key) != value}
         return cls(
             uri=uri if is_url(uri) else str(local_path(uri)), timestamp=experiment.tiledb_timestamp_ms, config=config

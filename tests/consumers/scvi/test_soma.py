@@ -70,6 +70,7 @@ def test_a_query_is_the_selected_part(uri, adata):
     with tiledbsoma.Experiment.open(uri) as experiment:
         of_query = open_soma(query(experiment, *filters))
     of_filters = open_soma(uri, obs_query=filters[0], var_query=filters[1])
+    assert of_query.file.config == {}
     for source in (of_query, of_filters):  # the experiment that the query is of is closed
         check_source(source, expected=ad.AnnData(*(part[keep] for part in (adata.X, adata.obs)), adata.var)[:, genes])
     assert of_query.fingerprint == of_filters.fingerprint != open_soma(uri).fingerprint
