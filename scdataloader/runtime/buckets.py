@@ -299,6 +299,15 @@ def _may_skip_tls(url: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
+_users: set[int] = set()
+"""Processes that have used obstore: this one, and its parents before they were forked."""
+
+
+def is_usable() -> bool:
+    """Whether this process can make requests: obstore hangs in a process that was forked after its first use."""
+    return not _users - {os.getpid()}
+
+
 @contextmanager
 def explained(url: str) -> Iterator[None]:
     """Translate errors of obstore in a block that concerns ``url``.
@@ -312,8 +321,15 @@ def explained(url: str) -> Iterator[None]:
         SourceChangedError: the object was written since its ETag was read.
         FileExistsError: the object exists, and was to be created.
         ValueError: the bucket is in another region.
+        RuntimeError: this process was forked from one that has used object storage.
     """
     base = import_module("obstore.exceptions").BaseError
+    if not is_usable():
+        raise RuntimeError(
+            f"{public_url(url)} cannot be opened here: this process was forked from one that has used object storage; "
+            "open it before, or start processes by 'spawn' or 'forkserver'"
+        )
+    _users.add(os.getpid())
     try:
         yield
     except (base, FileNotFoundError, TimeoutError, ConnectionError) as error:

@@ -1,17 +1,27 @@
-"""Ranges of stored objects, with many requests in flight: made in one background thread of each process."""
+"""Ranges of stored objects, with many requests in flight: made in one background thread of each process.
+
+The threads of obstore do not exist in a forked process whose parent has used it. Requests of such a process are made by
+a helper, a new process that returns the bytes through a pipe.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
+from itertools import count
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import Any
 
 from scdataloader.runtime import buckets
@@ -36,6 +46,20 @@ class Request:
     """Receives the bytes, in the background thread; None if they are the result."""
     done: Future[Any] = field(default_factory=Future)
     """Ends with the bytes, or None if they were written; its errors are those of `buckets.explained`."""
+
+    def end_with(self, content: Any) -> None:
+        """Hand over the bytes, or an error, which is raised where they are needed."""
+        if isinstance(content, BaseException):
+            self.done.set_exception(content)
+            return
+        try:
+            if self.write is not None:
+                self.write(content)
+                content = None
+        except BaseException as error:  # noqa: BLE001
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(content)
 
 
 def start(bucket: Bucket, requests: Sequence[Request]) -> None:
@@ -72,13 +96,9 @@ class _Requester:
             async with self._in_flight:
                 with explained(bucket.url_of(request.path)):
                     content = await _content(bucket.store, request)
-                if request.write is not None:
-                    request.write(content)
-                    content = None
         except BaseException as error:  # noqa: BLE001 (raised where the bytes are needed)
-            request.done.set_exception(error)
-        else:
-            request.done.set_result(content)
+            content = error
+        request.end_with(content)
 
 
 async def _content(store: Any, request: Request) -> Any:
@@ -111,13 +131,78 @@ async def _answer(store: Any, request: Request) -> Any:
     return await (await obstore.get_async(store, request.path, options=options)).bytes_async()
 
 
-_requesters: dict[int, _Requester] = {}
+class _Helper:
+    """Another process that makes the requests of this one, which was forked."""
+
+    def __init__(self) -> None:
+        self._pipe, theirs = Pipe()
+        code = f"from {__name__} import serve; serve({theirs.fileno()})"
+        self._process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])  # noqa: S603 (ours)
+        theirs.close()
+        self._pending: dict[int, Request] = {}
+        self._numbers, self._lock = count(), threading.Lock()
+        threading.Thread(target=self._receive, name="scdataloader-requests", daemon=True).start()
+
+    def start(self, bucket: Bucket, requests: Sequence[Request]) -> None:
+        """As `start`."""
+        with self._lock:
+            numbered = dict(zip(self._numbers, requests, strict=False))
+            self._pending |= numbered
+            wanted = [(number, one.path, one.begin, one.end, one.etag) for number, one in numbered.items()]
+            self._pipe.send((bucket.url, wanted))
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                number, error = self._pipe.recv()
+                content = self._pipe.recv_bytes() if error is None else error
+            except (EOFError, OSError) as ended:
+                lost = ConnectionError(f"the process that makes the requests of this one has ended ({ended!r})")
+                for request in self._pending.values():
+                    request.end_with(lost)
+                return
+            self._pending.pop(number).end_with(content)
+
+
+def serve(descriptor: int) -> None:
+    """Make the requests that arrive at a pipe, until it is closed."""
+    pipe, lock, opened = Connection(descriptor), threading.Lock(), dict[str, Bucket]()
+
+    def answer(number: int, request: Request, _: object) -> None:
+        error = request.done.exception()
+        with lock, suppress(BrokenPipeError):
+            pipe.send((number, error))
+            if error is None:
+                pipe.send_bytes(request.done.result())
+
+    while True:
+        try:
+            url, wanted = pipe.recv()
+        except (EOFError, ConnectionError):
+            return
+        if url not in opened:
+            opened[url] = Bucket.open(url)
+        made = {number: Request(path, begin, end, etag) for number, path, begin, end, etag in wanted}
+        for number, request in made.items():
+            request.done.add_done_callback(partial(answer, number, request))
+        start(opened[url], list(made.values()))
+
+
+_requesters: dict[int, _Requester | _Helper] = {}
 _lock = threading.Lock()
 
 
-def _requester() -> _Requester:
+def _renew_lock() -> None:
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _requester() -> _Requester | _Helper:
     process = os.getpid()
     with _lock:
         if process not in _requesters:
-            _requesters[process] = _Requester()
+            _requesters[process] = _Requester() if buckets.is_usable() else _Helper()
         return _requesters[process]
