@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +68,14 @@ class ScannedSource:
     """Rows [first, last) of its shards."""
 
 
+class _Genes(NamedTuple):
+    """The genes of a source; those of thousands of sources with the same gene table are one object."""
+
+    digest: str
+    repeated: tuple[str, ...]
+    numbers: NDArray[np.int32]
+
+
 def scan(
     sources: Sequence[Source], layout: str, cells_per_shard: int, genes: GeneNumbers, matrices: Sequence[str] = ()
 ) -> list[ScannedSource]:
@@ -76,7 +85,7 @@ def scan(
         ValueError: there are no cells, or a source occurs twice.
         KeyError: a source lacks the column to group by, or one of the further ``matrices``.
     """
-    lists: dict[str, NDArray[np.int32]] = {}
+    lists: dict[str, _Genes] = {}
     names: dict[str, str] = {}
     scanned = []
     for source in sources:
@@ -100,11 +109,15 @@ def _scan(
     layout: str,
     cells_per_shard: int,
     names: GeneNumbers,
-    lists: dict[str, NDArray[np.int32]],
+    lists: dict[str, _Genes],
 ) -> ScannedSource:
     if layout.startswith(GROUPED):
         source.obs([layout.removeprefix(GROUPED)])
-    genes = GeneList.of(source)
+    key = GeneList.key_of(source)
+    if key not in lists:
+        found = GeneList.of(source)
+        lists[key] = _Genes(found.digest, tuple(found.repeated), names.numbers(found.ids))
+    genes = lists[key]
     if genes.repeated:
         logger.warning(
             "%s has %s more than once (%s): their counts are summed",
@@ -112,8 +125,6 @@ def _scan(
             counted(len(genes.repeated), "gene id"),
             shown(genes.repeated),
         )
-    if genes.key not in lists:  # thousands of sources with the same gene table share one array
-        lists[genes.key] = names.numbers(genes.ids)
     planned = PlannedSource(
         name=source.name,
         file_state=source.file_state() if isinstance(source, HasFileState) else None,
@@ -123,7 +134,7 @@ def _scan(
         uns_organism=source.organism if isinstance(source, HasOrganism) else None,
         matrices=matrices,
     )
-    ranges = split_cells(source.n_obs, cells_per_shard, stored_offsets(source), len(genes.ids))
+    ranges = split_cells(source.n_obs, cells_per_shard, stored_offsets(source), len(genes.numbers))
     if isinstance(source, Closes):
         source.close()  # gene tables and offsets of thousands of sources would not fit into memory
-    return ScannedSource(source=source, planned=planned, genes=lists[genes.key], ranges=ranges)
+    return ScannedSource(source=source, planned=planned, genes=genes.numbers, ranges=ranges)
