@@ -86,11 +86,10 @@ def compare(store: Path, delay: float, cache: Path) -> None:
     print("|---|---|---|---|---|---|---|---|")
     with RangeServer(store.parent, delay) as server:
         for block, draws in DRAWS.items():
-            child(store, "--measure", "--block", block, "--draws", 1024, cache=cache)  # compiles, warms the page cache
             for where, data in (("local", str(store)), ("remote", f"{server.url}/{store.name}")):
                 shutil.rmtree(cache, ignore_errors=True)
                 server.set(delay=delay)
-                found = child(data, "--measure", "--block", block, "--draws", draws, cache=cache)
+                found = child(data, "--measure", store, "--block", block, "--draws", draws, cache=cache)
                 counts, passes = server.counts(), found["passes"]
                 again = min(passes[1:], key=lambda one: one[1])
                 for name, (n_cells, wall, cpu) in (("first", passes[0]), ("second", again)):
@@ -129,13 +128,13 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.02, help="seconds before every answer")
     parser.add_argument("--opening", type=int, metavar="CELLS", help="also open a store of so many cells")
     parser.add_argument("--folder", type=Path, default=Path(), help="where it is simulated; of the disk of the store")
-    for name in ("--measure", "--measure-opening"):
-        parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", metavar="LOCAL", help=argparse.SUPPRESS)
+    parser.add_argument("--measure-opening", action="store_true", help=argparse.SUPPRESS)
     for name in ("--block", "--draws"):
         parser.add_argument(name, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        measure(options.store, options.block, options.draws)
+        measure(options.store, options.measure, options.block, options.draws)
     if options.measure_opening:
         measure_opening(options.store)
     with tempfile.TemporaryDirectory() as cache:
