@@ -250,11 +250,12 @@ class Manifest:
         for wrong in chain(self._wrong_paths(), self._wrong_numbers()):
             yield f"{folder / MANIFEST} contradicts itself: {wrong}"
 
-    def wrong_files(self, folder: Path) -> Iterator[tuple[FileRecord, str]]:
-        """Files that are missing or have another size, each with its problem."""
+    def wrong_files(self, folder: Path, sizes: Mapping[str, int] | None = None) -> Iterator[tuple[FileRecord, str]]:
+        """Files that are missing or have another size, each with its problem; ``sizes`` are those of a remote store."""
         for file in self.files:
             there = folder / file.path
-            n_bytes = there.stat().st_size if there.is_file() else None
+            of_local = there.stat().st_size if sizes is None and there.is_file() else None
+            n_bytes = of_local if sizes is None else sizes.get(file.path)
             if n_bytes != file.n_bytes:
                 found = "is missing" if n_bytes is None else f"has {n_bytes:,} bytes"
                 stated = f"the manifest states {file.n_bytes:,} bytes"

@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
@@ -20,8 +22,10 @@ from scdataloader.kernels.records.decode import OK
 from scdataloader.kernels.records.format import HEADER, Records
 from scdataloader.kernels.records.unpack import check_records
 from scdataloader.protocols import OpenOptions
+from scdataloader.runtime.buckets import Bucket, RemotePath, checked_url, is_remote
 from scdataloader.runtime.files import local_path
 from scdataloader.runtime.messages import counted
+from scdataloader.runtime.options import RemoteOptions
 from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.sources.locate import open_sources
 from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, GeneTable, refuse_unsorted
@@ -64,7 +68,7 @@ def verify(
     """Read a whole store and check every checksum and every rule of the format; shards in threads.
 
     Args:
-        path: The store.
+        path: The store, or its URL; files of a bucket are downloaded one by one.
         sources: What it was converted from, as for `convert`: each is compared with the store, by its fingerprint and
             the time of change of its files, or else cell by cell.
         counts: Which matrix of the sources was converted, as for `convert`.
@@ -75,54 +79,127 @@ def verify(
         StoreFormatError: the store is damaged, or a source is not as it was converted; the message lists all problems
             by file and cell.
     """
+    shown = sys.stderr.isatty() if progress is None else progress
+    if is_remote(path):
+        cache = RemoteOptions.of_environment().cache
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="verify-", dir=cache) as copies:
+            remote = _RemoteFiles(Bucket.open(checked_url(path)), Path(copies))
+            return _verified(remote, sources, counts, shown=shown)
     folder = local_path(path).absolute()
     if not folder.is_dir():
         raise FileNotFoundError(f"{path} is not a store: there is no such folder")
-    manifest = Manifest.read(folder)
-    problems = list(manifest.contradictions(folder))
+    return _verified(_LocalFiles(folder), sources, counts, shown=shown)
+
+
+def _verified(files: _LocalFiles, sources: Any, counts: str, *, shown: bool) -> Verification:
+    manifest = files.manifest()
+    problems = list(manifest.contradictions(files.folder))
     n_bytes = sum(file.n_bytes for file in manifest.files)
-    shown = sys.stderr.isatty() if progress is None else progress
     if not problems:
         with progress_bar("verifying", n_bytes, shown=shown) as advance:
-            problems += _Check(folder, manifest, advance).problems()
-    _refuse(folder, "is damaged", problems)
+            problems += _Check(files, manifest, advance).problems()
+    files.refuse("is damaged", problems)
     if sources is not None:
         is_counts = all(source.kind == "counts" for source in manifest.sources)
         found = open_sources(sources, OpenOptions(counts=counts, values="counts" if is_counts else "any"))
         opened = [selection.source for selection in found]
-        _refuse(folder, "is not as its sources", compare(folder, manifest, opened, shown=shown))
+        problems = compare(files.folder, manifest, opened, shown=shown, url=files.url)
+        files.refuse("is not as its sources", problems)
     named = {MANIFEST, *(file.path for file in manifest.files)}
-    there = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
     return Verification(
         n_files=len(named),
-        n_bytes=n_bytes + (folder / MANIFEST).stat().st_size,
+        n_bytes=n_bytes + (files.folder / MANIFEST).stat().st_size,
         n_cells=manifest.n_cells,
         n_values=sum(shard.n_values for shard in manifest.all_shards),
-        unnamed=tuple(file for file in there if file not in named),
+        unnamed=tuple(file for file in files.present() if file not in named),
     )
 
 
-def _refuse(folder: Path, what: str, problems: Sequence[str]) -> None:
-    if problems:
-        raise StoreFormatError("\n  ".join([f"{folder} {what}, {counted(len(problems), 'problem')}:", *problems]))
+class _LocalFiles:
+    """The files of a store on this machine."""
+
+    url: str | None = None
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def manifest(self) -> Manifest:
+        """The manifest, which may contradict itself or the files."""
+        return Manifest.read(self.folder)
+
+    def present(self) -> list[str]:
+        """Paths of all files in the folder, sorted."""
+        found = (file for file in self.folder.rglob("*") if not file.is_dir())
+        return sorted(file.relative_to(self.folder).as_posix() for file in found)
+
+    def sizes(self, manifest: Manifest) -> dict[str, int] | None:  # noqa: ARG002 (those of a bucket are requested)
+        """Bytes of the files that exist; None if they are in the folder."""
+        return None
+
+    @contextmanager
+    def have(self, file: FileRecord) -> Iterator[None]:  # noqa: ARG002 (that of a bucket is downloaded)
+        """Have a file in the folder for the duration of a with statement."""
+        yield
+
+    def refuse(self, what: str, problems: Sequence[str]) -> None:
+        """Raise the problems, if there are any."""
+        if problems:
+            lines = [f"{self.folder} {what}, {counted(len(problems), 'problem')}:", *problems]
+            text = "\n  ".join(lines)
+            raise StoreFormatError(text if self.url is None else text.replace(str(self.folder), self.url))
+
+
+class _RemoteFiles(_LocalFiles):
+    """The files of a store in a bucket, each downloaded while it is checked."""
+
+    def __init__(self, bucket: Bucket, folder: Path) -> None:
+        super().__init__(folder)
+        self._bucket, self.url = bucket, bucket.url
+
+    def manifest(self) -> Manifest:
+        """As `_LocalFiles.manifest`."""
+        self._bucket.download(MANIFEST, self.folder / MANIFEST)
+        return Manifest.parsed((self.folder / MANIFEST).read_bytes(), RemotePath(self._bucket.url_of(MANIFEST)))
+
+    def present(self) -> list[str]:
+        """All objects in the folder, sorted; a web server lists none."""
+        return [] if self._bucket.url.startswith("http") else [state.path for state in self._bucket.listed()]
+
+    def sizes(self, manifest: Manifest) -> dict[str, int] | None:
+        """Bytes of the objects that exist."""
+        found = self._bucket.states([file.path for file in manifest.files])
+        return {path: state.n_bytes for path, state in found.items()}
+
+    @contextmanager
+    def have(self, file: FileRecord) -> Iterator[None]:
+        """As `_LocalFiles.have`."""
+        path = self.folder / file.path
+        path.parent.mkdir(exist_ok=True)
+        self._bucket.download(file.path, path)
+        try:
+            yield
+        finally:
+            path.unlink()
 
 
 class _Check:
     """Check of the files of a store whose manifest does not contradict itself."""
 
-    def __init__(self, folder: Path, manifest: Manifest, advance: Advance) -> None:
-        self._folder, self._manifest, self._advance = folder, manifest, advance
+    def __init__(self, files: _LocalFiles, manifest: Manifest, advance: Advance) -> None:
+        self._files, self._folder, self._manifest, self._advance = files, files.folder, manifest, advance
         self._spaces: dict[int, GeneSpace] = {}
         self._places: dict[tuple[str, int], GenePlaces] = {}
 
     def problems(self) -> Iterator[str]:
         """All problems: of file sizes, of tables, of shards."""
-        wrong_sizes = {file.path: why for file, why in self._manifest.wrong_files(self._folder)}
+        wrong_sizes = {file.path: why for file, why in self._wrong_files()}
         yield from wrong_sizes.values()
         for file, check in self._tables():
             if file.path not in wrong_sizes:
                 try:
-                    check()
+                    with self._files.have(file):
+                        check()
                 except StoreFormatError as error:
                     yield str(error)
                 self._advance(file.n_bytes)
@@ -132,6 +209,9 @@ class _Check:
         for matrix in manifest.matrices:
             genes = _KnownGenes.of_matrix(manifest, self._places, matrix)
             yield from self._shards(matrix.shards, wrong_sizes, genes)
+
+    def _wrong_files(self) -> Iterator[tuple[FileRecord, str]]:
+        return self._manifest.wrong_files(self._folder, self._files.sizes(self._manifest))
 
     def _tables(self) -> Iterator[tuple[FileRecord, Callable[[], None]]]:
         """Each table with its check, which raises StoreFormatError."""
@@ -183,6 +263,10 @@ class _Check:
 
     def _shard(self, shard: ShardRecord, at: int, genes: _KnownGenes) -> tuple[list[str], NDArray[np.int64]]:
         """The problems of a shard, and ``(S,)`` its cells of each source, which are valid without problems only."""
+        with self._files.have(shard.file):
+            return self._shard_problems(shard, at, genes)
+
+    def _shard_problems(self, shard: ShardRecord, at: int, genes: _KnownGenes) -> tuple[list[str], NDArray[np.int64]]:
         try:
             mapped = MappedShards(self._folder, [shard], genes.n_genes.tolist(), further=genes.is_further)
             mapped.check_index(0)
@@ -200,8 +284,9 @@ class _Check:
         manifest = self._manifest
         n_genes = [manifest.spaces[source.space].n_genes for source in manifest.sources]
         try:
-            counts = MappedShards(self._folder, [manifest.shards[at]], n_genes)
-            same = np.array_equal(counts.sources(0), mapped.sources(0))
+            with self._files.have(manifest.shards[at].file):
+                counts = MappedShards(self._folder, [manifest.shards[at]], n_genes)
+                same = np.array_equal(counts.sources(0), mapped.sources(0))
         except StoreFormatError:
             return  # reported as a problem of the counts
         if not same:

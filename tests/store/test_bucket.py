@@ -13,10 +13,12 @@ import scipy.sparse as sp
 from numpy.testing import assert_array_equal
 
 from scdataloader.collection.collection import Collection
-from scdataloader.errors import SourceChangedError
+from scdataloader.errors import SourceChangedError, StoreFormatError
 from scdataloader.runtime.buckets import Bucket, ObjectState
 from scdataloader.store.convert import convert
+from scdataloader.store.export import export
 from scdataloader.store.reader import Store
+from scdataloader.store.verify import verify
 from tests.s3 import s3_server
 
 pytestmark = pytest.mark.s3
@@ -126,3 +128,25 @@ def test_what_is_refused(tmp_path: Path) -> None:
         convert(a, "s3://none/a.cells", n_processes=1)
     with pytest.raises(FileNotFoundError, match=r"append"):
         convert(a, "s3://atlas/new.cells", append=True, n_processes=1)
+
+
+def test_verify_and_export_by_url(tmp_path: Path, cache: Path) -> None:
+    a = write(tmp_path / "a.h5ad", 1)
+    convert(a, OUT, n_processes=1, cells_per_shard=16)
+    found = verify(OUT, sources=a)
+    assert (found.n_cells, found.n_files, found.unnamed) == (30, len(objects()), ())
+    assert not list(cache.glob("verify-*"))
+    (copy,) = export(OUT, tmp_path / "copy.h5ad")
+    assert_array_equal(ad.read_h5ad(copy).X.toarray(), ad.read_h5ad(a).X.toarray())
+    bucket = Bucket.open(OUT)
+    shard = bytearray(bucket.read("shards/00001.cells"))
+    shard[40] ^= 1
+    (tmp_path / "wrong").write_bytes(shard)
+    bucket.upload(tmp_path / "wrong", "shards/00001.cells")
+    bucket.remove(["obs/00000.parquet"])
+    bucket.upload(a, "shards/more.h5ad")
+    with pytest.raises(StoreFormatError, match=r"s3://atlas/a.cells is damaged, [2-9] problems") as caught:
+        verify(OUT)
+    assert "s3://atlas/a.cells/shards/00001.cells: cell" in str(caught.value)
+    assert "s3://atlas/a.cells/obs/00000.parquet is missing" in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from scdataloader.errors import StoreFormatError
-from scdataloader.runtime.buckets import Bucket, ObjectState
+from scdataloader.runtime.buckets import Bucket, ObjectState, RemotePath
 from scdataloader.runtime.files import write_atomically, writing
 from scdataloader.runtime.options import RemoteOptions
 from scdataloader.runtime.progress import progress_bar
@@ -50,7 +50,7 @@ class StagedStore:
         if MANIFEST in self._objects:
             content = bucket.read(MANIFEST)
             before = _digest(content)
-            self._there = Manifest.parsed(content, Path(bucket.url_of(MANIFEST)))
+            self._there = Manifest.parsed(content, RemotePath(bucket.url_of(MANIFEST)))
             self._begin(before)
             if not (self.folder / MANIFEST).exists():
                 self._fetch(content, self._there)

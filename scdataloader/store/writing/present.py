@@ -225,8 +225,13 @@ def _canonical(rows: CSRMatrix, n_genes: int, is_float: bool) -> csr_matrix:  # 
     return matrix
 
 
-def compare(folder: Path, manifest: Manifest, sources: Sequence[Source], *, shown: bool) -> list[str]:
-    """What of the sources is not, or not any more, as in a store; empty if it has them all."""
-    content = StoreContent(folder=folder, manifest=manifest, shown=shown)
+def compare(
+    folder: Path, manifest: Manifest, sources: Sequence[Source], *, shown: bool, url: str | None = None
+) -> list[str]:
+    """What of the sources is not, or not any more, as in a store; empty if it has them all.
+
+    Of a store at a URL, the folder need not have the files.
+    """
+    content = StoreContent(folder=folder, manifest=manifest, shown=shown, url=url)
     scanned = scan(sources, "source", CELLS_PER_SHARD, GeneNumbers(), manifest.matrix_keys)
     return list(content.problems(scanned))
