@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from scdataloader.kernels.rows.align import all_equal, close_gaps, row_starts
+from scdataloader.runtime.options import stated_bytes
 from scdataloader.types import CSRRows, RowBuffers
 
 _HEADROOM = 1.1
@@ -19,16 +22,40 @@ _ALIGNMENT = 64
 """Bytes of whose multiples arrays begin at: a cache line, and what JAX requires to share memory."""
 
 
+BUDGET = "SCDATALOADER_BUFFERS"
+"""Environment variable: bytes that each pool may keep, such as "2GB"."""
+_SHARE = 16
+"""By default, a pool may keep 1 / 16 of the machine's memory."""
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where a container states its limit."""
+
+
+@cache
+def budget() -> int:
+    """Bytes that a pool may keep: a sixteenth of the machine's memory, or what `BUDGET` states.
+
+    Raises:
+        ValueError: the variable is not a size.
+    """
+    stated = stated_bytes(BUDGET, 0)
+    return _machine_memory() // _SHARE if stated is None else stated
+
+
+def _machine_memory() -> int:
+    """Bytes of memory of this machine, or of the container if it has fewer."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [file.read_text().strip() for file in _LIMITS if file.is_file()]
+    return min([machine, *(int(limit) for limit in limits if limit.isdecimal())])
+
+
 class BufferPool:
     """Pool of arrays whose memory is reused once nothing refers to them.
 
-    Arrays are not returned explicitly: memory is free when its last view is gone, including slices and tensors.
-    Thread-safe.
+    Arrays are not returned explicitly: memory is free when its last view is gone, including slices and tensors. As many
+    are kept as were in use at once, up to the `budget`; further ones are allocated as usual. Thread-safe.
     """
 
-    def __init__(self, max_bytes: int = 256 << 20) -> None:
-        """Keep up to ``max_bytes``; arrays beyond that are allocated as usual."""
-        self._max_bytes = max_bytes
+    def __init__(self) -> None:
         self._start()
 
     def _start(self) -> None:
@@ -57,12 +84,12 @@ class BufferPool:
         made = np.empty(int(n_bytes * _HEADROOM), np.uint8)
         if small is not None:
             del self._buffers[small]
-        if sum(map(len, self._buffers)) + len(made) <= self._max_bytes:
+        if sum(map(len, self._buffers)) + len(made) <= budget():
             self._buffers.append(made)
         return made
 
-    def __reduce__(self) -> tuple[type[BufferPool], tuple[int]]:
-        return BufferPool, (self._max_bytes,)
+    def __reduce__(self) -> tuple[type[BufferPool], tuple[()]]:
+        return BufferPool, ()
 
 
 def row_buffers(most: NDArray[np.int64], buffers: BufferPool | None = None) -> RowBuffers:

@@ -1,4 +1,4 @@
-"""Options of reading remote data, which the environment sets."""
+"""Options of memory and of reading remote data, which the environment sets."""
 
 from __future__ import annotations
 
@@ -35,10 +35,9 @@ class RemoteOptions:
             ValueError: a variable has an impossible value.
         """
         usual = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "scdataloader"
-        size = os.environ.get("SCDATALOADER_CACHE_SIZE")
         return cls(
             cache=Path(os.environ.get("SCDATALOADER_CACHE") or usual).expanduser().absolute(),
-            cache_size=None if size is None else _bytes(size),
+            cache_size=stated_bytes("SCDATALOADER_CACHE_SIZE", _LEAST),
             requests=_whole("SCDATALOADER_REQUESTS", 128),
         )
 
@@ -56,14 +55,22 @@ def _whole(name: str, usual: int) -> int:
     return int(text)
 
 
-def _bytes(text: str) -> int:
+def stated_bytes(name: str, least: int) -> int | None:
+    """Bytes that a variable of the environment states, such as "200GB"; None if it is not set.
+
+    Raises:
+        ValueError: it states no size, or one below ``least``.
+    """
+    text = os.environ.get(name)
+    if text is None:
+        return None
     found = _SIZE.fullmatch(text.strip())
     try:
-        n_bytes = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
+        n_bytes = int(float(found[1]) * _UNITS[found[2].upper()]) if found else -1
     except ValueError:
-        n_bytes = 0
-    if n_bytes < _LEAST:
+        n_bytes = -1
+    if n_bytes < least:
         raise ValueError(
-            f"SCDATALOADER_CACHE_SIZE is {text!r}; set it to {_LEAST >> 20} MB or more, such as '200GB', or remove it"
+            f"{name} is {text!r}; set it to {least >> 20} MB or more, with a unit, such as '200GB', or remove it"
         )
     return n_bytes

@@ -5,8 +5,10 @@ import pickle
 import threading
 
 import numpy as np
+import pytest
 import torch
 
+from scdataloader.runtime import memory
 from scdataloader.runtime.memory import BufferPool
 
 
@@ -43,11 +45,24 @@ def test_arrays_begin_at_multiples_of_64_bytes():
     assert [len(array) for array in taken] == list(range(1, 300, 7))
 
 
-def test_no_more_is_kept_than_agreed():
-    pool = BufferPool(max_bytes=400)
+@pytest.mark.parametrize(("stated", "kept"), [("400", 2), ("0", 0), ("1 KB", 6), (None, 9)])
+def test_no_more_is_kept_than_the_budget(monkeypatch, stated, kept):
+    monkeypatch.delenv(memory.BUDGET, raising=False)
+    if stated is not None:
+        monkeypatch.setenv(memory.BUDGET, stated)
+    memory.budget.cache_clear()
+    pool = BufferPool()
     taken = [pool.take(10, np.int64) for _ in range(9)]  # 157 bytes each, to be aligned and with headroom
-    assert len(pool._buffers) == 2
+    memory.budget.cache_clear()
+    assert len(pool._buffers) == kept
     assert len({address(array) for array in taken}) == 9
+
+
+def test_a_budget_that_is_no_size(monkeypatch):
+    monkeypatch.setenv(memory.BUDGET, "much")
+    memory.budget.cache_clear()
+    with pytest.raises(ValueError, match=r"SCDATALOADER_BUFFERS is 'much'; set it to .* such as '200GB'"):
+        BufferPool().take(1, np.int64)
 
 
 def test_threads_never_share_a_buffer():
