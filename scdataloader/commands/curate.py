@@ -14,6 +14,7 @@ from scdataloader.curation.recipe import Recipe
 from scdataloader.curation.report import REPORT, Outcome, show_report
 from scdataloader.lamin.curate import collection_folder, curate_into
 from scdataloader.lamin.genes import with_bionty_genes
+from scdataloader.runtime.buckets import RemotePath, is_remote
 
 FAILED = 1
 """Exit code where a file failed; 2 is for wrong options."""
@@ -44,7 +45,7 @@ def main(args: Sequence[str]) -> None:
     except KeyboardInterrupt as interrupt:
         interrupt.add_note("finished files are kept: run the same command again to continue")
         raise
-    show_report(outcomes, curator.folder / REPORT)
+    show_report(outcomes, RemotePath(curator.out) / REPORT if is_remote(curator.out) else curator.folder / REPORT)
     if any(outcome.status == "failed" for outcome in outcomes):
         raise SystemExit(FAILED)
 
@@ -52,6 +53,8 @@ def main(args: Sequence[str]) -> None:
 def _run(curator: Curator, options: Namespace) -> list[Outcome]:
     if options.collection is not None:
         return curate_into(options.collection, curator, options.files, storage=options.storage)
+    if is_remote(curator.out):
+        return curator.run(options.files)
     return replace(curator, recipe=with_bionty_genes(curator.recipe, curator.folder)).run(options.files)
 
 

@@ -8,9 +8,10 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from scdataloader.curation.bucket import staged
 from scdataloader.curation.file import Job, curate_file, in_one_line
 from scdataloader.curation.filters import with_descendants
 from scdataloader.curation.hooks import load_hook
@@ -18,7 +19,8 @@ from scdataloader.curation.ledger import Ledger, make_plan, open_ledger, real_pa
 from scdataloader.curation.recipe import Recipe, is_of
 from scdataloader.curation.report import Outcome, label_warnings, write_report
 from scdataloader.curation.writer import without_partial
-from scdataloader.runtime.files import local_path, split_path
+from scdataloader.runtime.buckets import checked_url, is_remote, public_url
+from scdataloader.runtime.files import local_path
 from scdataloader.runtime.processes import ProcessPool, WorkerDiedError, n_cores
 from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.sources.locate import expand
@@ -33,7 +35,8 @@ class Curator:
     """Curates files into a folder.
 
     Args:
-        out: The folder for the curated files, ``report.csv``, and the ledger of finished files.
+        out: The folder for the curated files, ``report.csv``, and the ledger of finished files; or its URL in a bucket,
+            to which they are uploaded at the end of a run.
         recipe: What to do with the files.
         processes: Number of files to curate at once; None for the number of cores.
         progress: Whether to show a progress bar on standard error; None to show it on a terminal.
@@ -66,7 +69,7 @@ class Curator:
         were finished, and the same call continues.
 
         Args:
-            files: Paths of .h5ad files and .zarr folders, and globs.
+            files: Paths and URLs of .h5ad files and .zarr folders, and globs.
             finish: Called with all outcomes before another run can change the outputs; returns the outcomes to report.
 
         Returns:
@@ -75,10 +78,19 @@ class Curator:
         Raises:
             FileNotFoundError: a glob matches nothing, or the recipe names a file that does not exist.
             LookupError: the recipe names a hook that does not exist.
+            ConnectionError: the bucket of ``out`` does not answer.
             RuntimeError: another run is curating into the folder, or processes cannot be started.
             ValueError: no file is named, or one is in the output folder; the recipe names an ontology or an assay that
                 does not exist, or takes genes from bionty: see `scdataloader.lamin.curate_into`.
         """
+        if is_remote(self.out):
+            if finish is not None:
+                raise ValueError(
+                    f"{public_url(self.out)} is in a bucket, but lamindb registers files of a folder; give one as out"
+                )
+            shown = sys.stderr.isatty() if self.progress is None else self.progress
+            with staged(checked_url(self.out)) as stage:
+                return stage.upload(replace(self, out=stage.folder).run(files), shown=shown)
         folder = self.folder
         named = _named(files, folder)
         _check(self.recipe, list(named.values()))
@@ -182,7 +194,10 @@ def _check(recipe: Recipe, files: list[str]) -> None:
 
 
 def _is_unchanged(job: Job, ledger: Ledger) -> bool:
-    return split_path(job.path)[0].exists() and ledger.content(job.path) == job.content
+    try:
+        return ledger.content(job.path) == job.content
+    except FileNotFoundError:
+        return False
 
 
 def _log_failures(outcomes: list[Outcome]) -> None:

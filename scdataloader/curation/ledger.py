@@ -17,10 +17,12 @@ from typing import Any, BinaryIO
 from scdataloader.curation.file import Job, in_one_line
 from scdataloader.curation.recipe import Recipe
 from scdataloader.curation.report import Outcome
+from scdataloader.runtime.buckets import ObjectState, RemotePath, is_remote
 from scdataloader.runtime.files import split_path, try_lock
 from scdataloader.runtime.names import distinct_names, name_of
 from scdataloader.runtime.processes import n_cores
 from scdataloader.runtime.progress import progress_bar
+from scdataloader.sources.anndata.remote import states_of, version_of
 
 LEDGER = "curated.jsonl"
 FORMAT = 1
@@ -99,7 +101,7 @@ class Ledger:
         gone = {
             content: path
             for path, (_, content) in (self._contents.items() if new else ())
-            if path in self._names and not split_path(Path(path))[0].exists()
+            if path in self._names and not is_remote(path) and not split_path(Path(path))[0].exists()
         }
         for path in new:
             before = gone.pop(self._contents[path][1], None)
@@ -279,6 +281,8 @@ def _is_done(job: Job, ledger: Ledger) -> bool:
 
 def real_path(path: str | os.PathLike[str]) -> Path:
     """One path for a file however it is named: ``a.h5ad``, ``./raw/../a.h5ad`` and ``/home/me/a.h5ad`` are the same."""
+    if isinstance(path, RemotePath):
+        return path
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow a link to the file)
     return absolute.parent.resolve() / absolute.name
 
@@ -289,6 +293,9 @@ def stamp_of(path: Path) -> list[int]:
     Raises:
         FileNotFoundError: the path does not exist.
     """
+    if isinstance(path, RemotePath):
+        states = _states(path)
+        return [sum(state.n_bytes for state in states), int(version_of(states)[:12], 16)]
     path, _ = split_path(path)
     found = [(str(part.relative_to(path)), part.stat()) for part in _files(path)]
     times = repr([(name, status.st_size, status.st_mtime_ns) for name, status in found]).encode()
@@ -299,15 +306,37 @@ def stamp_of(path: Path) -> list[int]:
 def content_of(path: Path) -> str:
     """Hash of all bytes of a file, or of all files in a folder, and of the path in it: 32 hexadecimal digits.
 
+    Of a URL, the ETags stand for the bytes.
+
     Raises:
         FileNotFoundError: the path does not exist.
     """
+    if isinstance(path, RemotePath):
+        return _remote_content(path)
     path, inner = split_path(path)
     digest = hashlib.blake2b(inner.encode(), digest_size=16)
     for part in _files(path):
         with part.open("rb") as file:
             content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
         digest.update(f"{part.relative_to(path)}\n{content.hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _states(path: RemotePath) -> list[ObjectState]:
+    states = states_of(path)
+    if not states:
+        raise FileNotFoundError(f"{path} does not exist")
+    return states
+
+
+def _remote_content(path: RemotePath) -> str:
+    """Hash of the sizes and ETags of the objects, the same for copies of a file under another name."""
+    outer, inner = split_path(path)
+    states = _states(path)
+    digest = hashlib.blake2b(inner.encode(), digest_size=16)
+    for state in states:
+        name = "" if len(states) == 1 and state.path == outer.name else state.path
+        digest.update(f"{name}\n{state.n_bytes} {state.etag or path}\n".encode())
     return digest.hexdigest()
 
 

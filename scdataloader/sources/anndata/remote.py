@@ -84,6 +84,19 @@ def format_of_url(path: RemotePath) -> RemoteH5ad | RemoteZarr:
     return RemoteH5ad.open(outer) if outer.suffix in _HDF5_SUFFIXES else RemoteZarr.open(outer)
 
 
+def states_of(path: RemotePath) -> list[ObjectState]:
+    """The objects of a file or folder that `format_of_url` opens; empty if there are none.
+
+    Raises:
+        ValueError: it is a zarr folder of a web server without consolidated metadata.
+    """
+    outer, _ = split_path(path)
+    if outer.suffix in _HDF5_SUFFIXES:
+        return [*Bucket.open(str(outer.parent)).states([outer.name]).values()]
+    bucket = Bucket.open(str(outer))
+    return _looked_up(bucket) if bucket.url.startswith("http") else bucket.listed()
+
+
 class RemoteH5ad(RemoteFormat):
     """An HDF5 file; see `h5ad` for its parts. Values that are not compressed are fetched row by row."""
 
@@ -100,7 +113,7 @@ class RemoteH5ad(RemoteFormat):
         end = max(0, state.n_bytes - _TAIL)
         ends = np.array([[0, min(_HEAD, state.n_bytes)], [end, state.n_bytes - end]])
         mirror.start(np.zeros(2, np.int64), ends[:, 0], ends[:, 1])
-        return cls(mirror, _version([state]), path.name)
+        return cls(mirror, version_of([state]), path.name)
 
     @contextmanager
     def opened(self, path: Path) -> Iterator[Node]:
@@ -201,7 +214,7 @@ class RemoteZarr(RemoteFormat):
             ValueError: a web server has no consolidated metadata.
         """
         bucket = Bucket.open(str(path))
-        states = _looked_up(bucket) if bucket.url.startswith("http") else bucket.listed()
+        states = states_of(path)
         if not any(state.path in (".zgroup", "zarr.json") for state in states):
             what = f"found {states[0].path}" if states else "there is no such object"
             kind = SourceFormatError if states else FileNotFoundError
@@ -218,7 +231,7 @@ class RemoteZarr(RemoteFormat):
         ]
         numbers = np.array([mirror.number(state.path) for state in small], np.int64)
         mirror.start(numbers, np.zeros(len(small), np.int64), np.array([s.n_bytes for s in small], np.int64))
-        return cls(mirror, _version(states))
+        return cls(mirror, version_of(states))
 
     @contextmanager
     def opened(self, path: Path) -> Iterator[Node]:
@@ -329,11 +342,11 @@ def _range(wanted: ByteRequest | None, n_bytes: int) -> tuple[int, int]:
 
 def _mirror(bucket: Bucket, states: Mapping[str, ObjectState]) -> Mirror:
     etags = {path: etag for path, state in states.items() if (etag := state.etag) and not etag.startswith("W/")}
-    return Mirror(bucket, _version(states.values()), {path: one.n_bytes for path, one in states.items()}, etags)
+    return Mirror(bucket, version_of(states.values()), {path: one.n_bytes for path, one in states.items()}, etags)
 
 
-def _version(states: Iterable[ObjectState]) -> str:
-    """A text that changes whenever one of some objects is written."""
+def version_of(states: Iterable[ObjectState]) -> str:
+    """A digest that changes whenever one of some objects is written."""
     content = json.dumps(sorted((state.path, state.n_bytes, state.etag) for state in states))
     return blake2b(content.encode(), digest_size=16).hexdigest()
 
