@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path, PosixPath
@@ -138,6 +139,13 @@ class Bucket:
         states = (ObjectState(path=one["path"], n_bytes=one["size"], etag=one["e_tag"]) for one in found)
         return sorted(states, key=lambda state: state.path)
 
+    def names(self) -> list[str]:
+        """Names of the objects and folders in the folder itself, sorted."""
+        with explained(self.url):
+            found = import_module("obstore").list_with_delimiter(self.store)
+        folders = (prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"])
+        return sorted([*folders, *(one["path"].rpartition("/")[2] for one in found["objects"])])
+
     def states(self, paths: Sequence[str]) -> dict[str, ObjectState]:
         """The states of those of the objects that exist, requested together."""
 
@@ -206,6 +214,26 @@ class RemotePath(PosixPath):
         except FileNotFoundError:
             return False
         return True
+
+    def is_dir(self) -> bool:
+        """Whether a bucket has objects below it; False of a web server, which has no listing."""
+        return not str(self).startswith("http") and next(self.iterdir(), None) is not None
+
+    def iterdir(self) -> Generator[Self, None, None]:
+        """The objects and folders in a folder of a bucket."""
+        for name in Bucket.open(str(self)).names():
+            yield self / name
+
+    def glob(self, pattern: str, **options: Any) -> Generator[Self, None, None]:
+        """Those below it whose path matches a pattern without "**"."""
+        first, _, rest = pattern.partition("/")
+        for child in self.iterdir():
+            if fnmatchcase(child.name, first):
+                yield from child.glob(rest, **options) if rest else (child,)
+
+    def read_text(self, encoding: str | None = None, errors: str | None = None, **_options: Any) -> str:
+        """The content of an object."""
+        return Bucket.open(str(self.parent)).read(self.name).decode(encoding or "utf-8", errors or "strict")
 
 
 def is_remote(path: object) -> bool:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.protocols import OpenOptions
+from scdataloader.runtime.buckets import RemotePath
 from scdataloader.runtime.messages import shown
+from scdataloader.sources.anndata.remote import format_of_url
 from scdataloader.sources.anndata.source import AnnDataSource
 
 _NAME = re.compile(r"(?:dataset_([0-9]+)(?:\.h5ad)?|chunk_([0-9]+)\.zarr)")
@@ -27,7 +29,8 @@ def open_collections(data: Sequence[Path], options: OpenOptions) -> Iterator[Ann
     """
     for folder in data:
         for path in _datasets(folder):
-            yield AnnDataSource.open(path.absolute(), counts=options.counts, values=options.values)
+            form = format_of_url(path) if isinstance(path, RemotePath) else None
+            yield AnnDataSource.open(path.absolute(), form, counts=options.counts, values=options.values)
 
 
 def _datasets(folder: Path) -> list[Path]:

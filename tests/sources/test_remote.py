@@ -157,3 +157,12 @@ def test_globs_of_a_bucket(folder: Path) -> None:
         local = Collection.open([folder / "chunked.h5ad", folder / "gzip.h5ad", folder / "v2.zarr"])
         rows = np.array([0, 80, 182, 121])
         same(found.read(rows), local.read(rows))
+        for file in (folder / "v3.zarr").rglob("*"):
+            if file.is_file():
+                bucket.upload(file, f"all.zarr/dataset_0/{file.relative_to(folder / 'v3.zarr').as_posix()}")
+        with pytest.raises(SourceFormatError, match=r"s3://atlas/data/all.zarr is an unfinished collection"):
+            Collection.open("s3://atlas/data/all.zarr")
+        marker = {"zarr_format": 3, "node_type": "group", "attributes": {"encoding-type": "annbatch-preshuffled"}}
+        bucket.replace("all.zarr/zarr.json", json.dumps(marker).encode(), None)
+        found = Collection.open("s3://atlas/data/all.zarr")
+        same(found.read(rows % 61), Collection.open(folder / "v3.zarr").read(rows % 61))

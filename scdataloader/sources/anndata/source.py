@@ -27,6 +27,7 @@ from scdataloader.sources.anndata.counts import (
 from scdataloader.sources.anndata.file import AnnDataFile, Format, format_of
 from scdataloader.sources.anndata.matrix import StoredMatrix
 from scdataloader.sources.anndata.nodes import Node
+from scdataloader.sources.anndata.remote import RemoteFormat
 from scdataloader.sources.arrays.matrices import StoredRows
 from scdataloader.sources.fingerprint import digest_of, joined
 from scdataloader.types import CSRMatrix, CSRRows
@@ -120,8 +121,11 @@ class AnnDataSource(AnnDataFile):
 
     @property
     def read_cost(self) -> ReadCost:
-        """Decoding a chunk for one cell takes as long as for all cells in it."""
-        return ReadCost(cell=2.0 if self._matrix().reader.is_mapped else 500.0, neighbour=2.0)
+        """Decoding a chunk for one cell takes as long as for all cells in it; so does waiting for a server."""
+        is_mapped = self._matrix().reader.is_mapped
+        if isinstance(self.form, RemoteFormat):
+            return ReadCost(cell=200.0 if is_mapped else 1000.0, neighbour=10.0)
+        return ReadCost(cell=2.0 if is_mapped else 500.0, neighbour=2.0)
 
     def nnz(self) -> NDArray[np.int64] | None:
         """``(n_obs,)`` number of stored values of each cell; None for a dense matrix."""
