@@ -263,7 +263,9 @@ class MappedShards:
         """As `check_index` for several shards, which are loaded together."""
         new = shards[~self._checked[shards]]
         if len(new):
-            self.bytes.start(new, self.index[new], self._sizes_of_files[new] - self.index[new])
+            begin = np.concatenate([self.index[new], np.zeros(len(new), np.int64)])
+            length = np.concatenate([self._sizes_of_files[new] - self.index[new], np.full(len(new), _HEAD.size)])
+            self.bytes.start(np.concatenate([new, new]), begin, length)
             for shard in new.tolist():
                 self.check_index(shard)
 
