@@ -155,6 +155,10 @@ def test_globs_of_a_bucket(folder: Path) -> None:
         found = Collection.open(["s3://atlas/data/*.h5ad", "s3://atlas/data/*.zarr"])
         assert [part.source.name for part in found.parts] == ["chunked.h5ad", "gzip.h5ad", "v2.zarr"]
         local = Collection.open([folder / "chunked.h5ad", folder / "gzip.h5ad", folder / "v2.zarr"])
+        with pytest.raises(FileNotFoundError, match=r"chunkt.h5ad .*did you mean 'chunked.h5ad'"):
+            open_source("s3://atlas/data/chunkt.h5ad")
+        with pytest.raises(FileNotFoundError, match=r"v2.zar .*did you mean 'v2.zarr'"):
+            open_source("s3://atlas/data/v2.zar")
         rows = np.array([0, 80, 182, 121])
         same(found.read(rows), local.read(rows))
         for file in (folder / "v3.zarr").rglob("*"):

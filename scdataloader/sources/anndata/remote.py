@@ -25,6 +25,7 @@ from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.buckets import Bucket, ObjectState, RemotePath
 from scdataloader.runtime.bytes import MirroredFile
 from scdataloader.runtime.files import split_path
+from scdataloader.runtime.messages import did_you_mean
 from scdataloader.runtime.mirror import Mirror
 from scdataloader.sources.anndata.containers import find_anndata
 from scdataloader.sources.anndata.h5ad import chunk_table, locate_chunk
@@ -97,6 +98,13 @@ def states_of(path: RemotePath) -> list[ObjectState]:
     return _looked_up(bucket) if bucket.url.startswith("http") else bucket.listed()
 
 
+def _nearest(path: RemotePath) -> str:
+    """The names in the folder of a bucket that are spelt like that of a path, for a message."""
+    if str(path).startswith("http"):
+        return ""
+    return did_you_mean(path.name, Bucket.open(str(path.parent)).names())
+
+
 class RemoteH5ad(RemoteFormat):
     """An HDF5 file; see `h5ad` for its parts. Values that are not compressed are fetched row by row."""
 
@@ -108,7 +116,10 @@ class RemoteH5ad(RemoteFormat):
     def open(cls, path: RemotePath) -> Self:
         """Look up the file."""
         bucket = Bucket.open(str(path.parent))
-        state = bucket.state(path.name)
+        try:
+            state = bucket.state(path.name)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}{_nearest(path)}") from None
         mirror = _mirror(bucket, {path.name: state})
         end = max(0, state.n_bytes - _TAIL)
         ends = np.array([[0, min(_HEAD, state.n_bytes)], [end, state.n_bytes - end]])
@@ -216,7 +227,7 @@ class RemoteZarr(RemoteFormat):
         bucket = Bucket.open(str(path))
         states = states_of(path)
         if not any(state.path in (".zgroup", "zarr.json") for state in states):
-            what = f"found {states[0].path}" if states else "there is no such object"
+            what = f"found {states[0].path}" if states else f"there is no such object{_nearest(path)}"
             kind = SourceFormatError if states else FileNotFoundError
             raise kind(
                 f"{path} is not a zarr group (expected .zgroup or zarr.json in it; {what}); give the URL of a store, "
