@@ -1,8 +1,10 @@
-"""Measure time and memory to open a store of many cells, which is simulated by links to one shard.
+"""Measure time and memory to open a store of many cells or sources, which is simulated by links to one shard.
 
     python benchmarks/opening.py ATLAS --cells 100000000 --folder DIR
+    python benchmarks/opening.py ATLAS --sources 1000 --folder DIR
 
-The store is created in DIR from hard links to the first shard of ATLAS and its own cell table, and removed at the end.
+The store is created in DIR from hard links to the first shard of ATLAS, and removed at the end: with a cell table of
+its own for one source of many cells, or with that of ATLAS for many sources.
 Each measurement runs in a fresh process: time to open the store, to locate 64 random cells, and to create a DataModule
 with class-uniform draws and take a batch. Memory is that of anonymous pages and of file pages.
 """
@@ -57,6 +59,45 @@ def simulate(store: Path, folder: Path, n_cells: int) -> Path:
     return made
 
 
+def many_sources(store: Path, folder: Path, n_sources: int) -> Path:
+    from scdataloader.store.manifest import Manifest
+
+    manifest, made = Manifest.load(store), folder / "simulated.cells"
+    shard = manifest.shards[0]
+    source = manifest.sources[shard.source or 0]
+    shutil.rmtree(made, ignore_errors=True)
+    for name in ("shards", "obs", "var", "genes"):
+        (made / name).mkdir(parents=True)
+    sources, shards = [], []
+    for number in range(n_sources):
+        obs, path = f"obs/{number:05}.parquet", f"shards/{number:05}.cells"
+        os.link(store / source.obs.path, made / obs)
+        os.link(store / shard.file.path, made / path)
+        shards.append(dataclasses.replace(shard, file=dataclasses.replace(shard.file, path=path), source=number))
+        own = {"name": f"s{number}", "fingerprint": f"{number:018x}", "n_cells": shard.n_cells, "space": 0}
+        sources.append(dataclasses.replace(source, obs=dataclasses.replace(source.obs, path=obs), **own))
+    genes, space = manifest.genes[source.genes], manifest.spaces[source.space]
+    for file in (genes, space.file):
+        os.link(store / file.path, made / file.path)
+    dataclasses.replace(
+        manifest, sources=tuple(sources), genes={source.genes: genes}, spaces=(space,), shards=tuple(shards)
+    ).save(made)
+    return made
+
+
+def measure_sources(store: str) -> None:
+    from scdataloader.collection.collection import Collection
+
+    before, start, cpu = memory(), time.perf_counter(), time.process_time()
+    collection = Collection.open(store)
+    times = {"open_s": time.perf_counter() - start, "open_cpu_s": time.process_time() - cpu}
+    start = time.perf_counter()
+    collection.read(np.random.default_rng(0).integers(0, len(collection), 64))
+    times["first_cells_s"] = time.perf_counter() - start
+    grown = {key: value - before[key] for key, value in memory().items()}
+    print(json.dumps({key: round(value, 2) for key, value in times.items()} | {"mib": grown}))
+
+
 def memory() -> dict[str, int]:
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {key: int(status[key].split()[0]) // 1024 for key in ("RssAnon", "RssFile")}
@@ -93,16 +134,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store")
     parser.add_argument("--cells", type=int, default=10**8)
+    parser.add_argument("--sources", type=int, help="number of sources, in place of --cells")
     parser.add_argument("--folder", type=Path, default=Path())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        measure(options.store)
-    made = simulate(Path(options.store), options.folder, options.cells)
+        (measure_sources if options.sources else measure)(options.store)
+        return
+    store, how = Path(options.store), [] if options.sources is None else ["--sources", str(options.sources)]
+    if options.sources is None:
+        made = simulate(store, options.folder, options.cells)
+    else:
+        made = many_sources(store, options.folder, options.sources)
     try:
         for _ in range(options.repeats):
-            subprocess.run([sys.executable, "-W", "ignore", __file__, str(made), "--measure"], check=True)
+            subprocess.run([sys.executable, "-W", "ignore", __file__, str(made), "--measure", *how], check=True)
     finally:
         shutil.rmtree(made)
 
