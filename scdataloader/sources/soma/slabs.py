@@ -6,7 +6,7 @@ TileDB compresses a tile of rows by genes as a whole: one row of 2,048 takes hal
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -49,7 +49,9 @@ class Slab:
     """``(nnz,)`` values: uint16 if they are whole numbers that fit, otherwise as stored."""
 
     @classmethod
-    def of(cls, pieces: Sequence[Coordinates], first: int, last: int, lut: NDArray[np.int32], n_columns: int) -> Slab:
+    def of(
+        cls, pieces: Sequence[Coordinates], first: int, last: int, lut: NDArray[np.int32], index_dtype: np.dtype[Any]
+    ) -> Slab:
         """The rows [first, last], both included, from values with coordinates.
 
         Raises:
@@ -64,7 +66,7 @@ class Slab:
         indptr = np.concatenate([[0], np.cumsum(counts)])
         stored = pieces[0][2].dtype if pieces else np.dtype(np.uint16)
         dtype = np.dtype(np.uint16) if is_counts and largest <= _SMALL.max else stored
-        indices = np.empty(indptr[-1], np.uint16 if n_columns <= _SMALL.max else np.int32)
+        indices = np.empty(indptr[-1], index_dtype)
         values, places = np.empty(indptr[-1], dtype), indptr[:-1].copy()
         for rows, columns, data in pieces:
             place_coordinates(rows, columns, data, first, lut, places, indices, values)
@@ -81,7 +83,12 @@ class Slab:
 
     def take(self, ids: NDArray[np.int64], n_columns: int) -> StoredRows:
         """Rows by joinid."""
-        return _take(self.indptr, self.indices, self.data, ids - self.first, n_columns)
+        rows, indptr, whole = ids - self.first, np.empty(len(ids) + 1, np.int64), np.zeros(1, np.int64)
+        total, length = gather.row_offsets(self.indptr, rows, indptr), max(1, len(self.data))
+        indices, data = np.empty(total, self.indices.dtype), np.empty(total, self.data.dtype)
+        flags = gather.take_rows(self.indptr, self.indices, whole, length, rows, n_columns, indptr, indices)
+        flags |= gather.take_rows(self.indptr, self.data, whole, length, rows, None, indptr, data)
+        return StoredRows(indptr=indptr, indices=indices, data=data, flags=flags)
 
 
 class SlabCache:
@@ -150,21 +157,25 @@ class Slabs:
     def read(self, ids: NDArray[np.int64]) -> StoredRows:
         """Rows by joinid, in any order, repeats allowed; every slab is decoded once at most."""
         order = np.argsort(ids, kind="stable")
-        wanted = ids[order]
-        parts = [slab.take(own, self.n_columns) for slab, own in self._slabs_of(wanted)]
-        if not parts:
-            empty = np.empty(0, np.uint16)
-            return StoredRows(indptr=np.zeros(1, np.int64), indices=empty, data=empty, flags=0)
-        sizes = np.concatenate([np.diff(part.indptr) for part in parts])
-        indptr = np.concatenate([[0], np.cumsum(sizes)])
-        indices = np.concatenate([part.indices for part in parts])
-        data = np.concatenate([part.data for part in parts])
-        flags = int(np.bitwise_or.reduce([part.flags for part in parts]))
-        if np.array_equal(order, np.arange(len(order))):
-            return StoredRows(indptr=indptr, indices=indices, data=data, flags=flags)
-        back = np.empty(len(order), np.int64)
-        back[order] = np.arange(len(order))
-        return _take(indptr, indices, data, back, self.n_columns)
+        parts = deque(slab.take(own, self.n_columns) for slab, own in self._slabs_of(ids[order]))
+        sizes, indptr = np.zeros(len(ids), np.int64), np.zeros(len(ids) + 1, np.int64)
+        if parts:
+            sizes[order] = np.concatenate([np.diff(part.indptr) for part in parts])
+        np.cumsum(sizes, out=indptr[1:])
+        dtype = np.result_type(np.uint16, *(part.data.dtype for part in parts))
+        indices, data = np.empty(indptr[-1], self.index_dtype), np.empty(indptr[-1], dtype)
+        targets, flags = indptr[order], 0
+        while parts:  # each is dropped once it is copied
+            part = parts.popleft()
+            own, targets = targets[: len(part.indptr) - 1], targets[len(part.indptr) - 1 :]
+            for stored, n_columns, out in ((part.indices, self.n_columns, indices), (part.data, None, data)):
+                flags |= gather.scatter_rows(stored, 0, part.indptr[:-1], part.indptr[1:], own, n_columns, out)
+        return StoredRows(indptr=indptr, indices=indices, data=data, flags=flags)
+
+    @property
+    def index_dtype(self) -> np.dtype[Any]:
+        """The smallest of two dtypes for numbers of columns."""
+        return np.dtype(np.uint16 if self.n_columns <= _SMALL.max else np.int32)
 
     def _slabs_of(self, wanted: NDArray[np.int64]) -> Iterator[tuple[Slab, NDArray[np.int64]]]:
         """The slabs of ascending joinids, one after the other, each with its joinids."""
@@ -186,19 +197,8 @@ class Slabs:
         room = self.cache.max_bytes - self.cache.n_bytes
         if evict or self.slab_bytes <= room:
             first, last = start, stop
-        slab = Slab.of(self.read_coordinates(first, last), first, last, self.lut, self.n_columns)
+        slab = Slab.of(self.read_coordinates(first, last), first, last, self.lut, self.index_dtype)
         if (first, last) == (start, stop):
             self.slab_bytes = max(self.slab_bytes, slab.nbytes)
             self.cache.put((self.key, number), slab, evict=evict)
         return slab
-
-
-def _take(
-    indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any], rows: NDArray[np.int64], n_columns: int
-) -> StoredRows:
-    out_indptr, whole = np.empty(len(rows) + 1, np.int64), np.zeros(1, np.int64)
-    total, length = gather.row_offsets(indptr, rows, out_indptr), max(1, len(data))
-    out_indices, out_data = np.empty(total, indices.dtype), np.empty(total, data.dtype)
-    flags = gather.take_rows(indptr, indices, whole, length, rows, n_columns, out_indptr, out_indices)
-    flags |= gather.take_rows(indptr, data, whole, length, rows, None, out_indptr, out_data)
-    return StoredRows(indptr=out_indptr, indices=out_indices, data=out_data, flags=flags)
