@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, pairwise, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +18,7 @@ from scdataloader.batches.transforms import transformed
 from scdataloader.kernels.draws.random import derive_key
 from scdataloader.loading.contents import Contents, ContentsReader
 from scdataloader.protocols import Collate, CollatesMany, HasWindow, PerCell, Sampler, Transform
+from scdataloader.runtime.stopping import stops_with
 from scdataloader.types import CellBatch
 
 if TYPE_CHECKING:
@@ -110,10 +111,13 @@ class Prefetcher:
     def batches(self, epoch: int, step: int) -> Generator[MadeBatch, None, None]:
         """The batches of ``epoch`` from ``step`` on; threads run from the first until it is closed."""
         # A pool for each kind of work, so that urgent work does not queue behind work for later.
-        drawer = ThreadPoolExecutor(1, "scdataloader-draw")
-        readers, makers = (ThreadPoolExecutor(self.num_threads, f"scdataloader-{job}") for job in ("read", "make"))
+        stop = threading.Event()
+        sizes = {"draw": 1, "load": 1, "read": self.num_threads, "make": self.num_threads}
+        drawer, loader, readers, makers = pools = [
+            ThreadPoolExecutor(n, f"scdataloader-{job}", stops_with, (stop,)) for job, n in sizes.items()
+        ]
         try:
-            draws = (drawer.submit(self._drawn, epoch, *window) for window in self._windows(step, self.n_steps))
+            draws = (drawer.submit(self._drawn, epoch, *window, loader) for window in self._windows(step, self.n_steps))
             pieces = chain.from_iterable(map(self._pieces, _in_order(draws, 1)))
             reads = (readers.submit(self._prepare, epoch, piece) for piece in pieces)
             for made, rest in _in_order(reads, self.num_threads + 1):
@@ -121,7 +125,8 @@ class Prefetcher:
                 later: Iterator[list[MadeBatch]] = _in_order(tasks, self.num_threads + 1)
                 yield from chain(made, chain.from_iterable(later))
         finally:
-            for pool in (drawer, readers, makers):
+            stop.set()
+            for pool in pools:
                 pool.shutdown(cancel_futures=True)
 
     def _windows(self, step: int, n_steps: int) -> Iterator[tuple[int, int]]:
@@ -131,7 +136,8 @@ class Prefetcher:
         wherever a pass began. The first range is short, so that the model does not wait for a whole window.
         """
         length = max(1, self._cells_ahead() // self.batch_size)
-        first, last = step, step + max(1, length // 8)
+        parts = 64 if self.collection.read_cost.is_steep else 8
+        first, last = step, step + max(1, length // parts)
         while first < n_steps:
             last = min(last, first - first % length + length, n_steps)
             yield first, last
@@ -145,12 +151,15 @@ class Prefetcher:
         share: int = 1 if spread is None else max(1, spread // self.world_size)
         return max(1, usual // share) * share
 
-    def _drawn(self, epoch: int, first: int, last: int) -> Drawn:
-        """The draws of steps [first, last), requested from the disk."""
+    def _drawn(self, epoch: int, first: int, last: int, loader: Executor) -> Drawn:
+        """The draws of steps [first, last), requested from the disk, or read by ``loader`` if they are read as one."""
         positions = self._positions(first, last)
         rows = self._rows(epoch, positions)
         located = self.collection.locate(rows)
-        located.read_ahead()
+        if self.collection.read_cost.is_steep:
+            loader.submit(located.read_ahead)  # an error comes again when a piece of them is read
+        else:
+            located.read_ahead()
         labels = np.empty((len(rows), 0), np.int64) if self.labels is None else self.labels[rows].astype(np.int64)
         return Drawn(positions=positions, located=located, labels=labels)
 

@@ -1,5 +1,7 @@
 """Which cells are read at once: stretches of steps that end where a sampler's windows do."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from scdataloader.batches.full import Dense
 from scdataloader.collection.collection import CellLocations, Collection
 from scdataloader.loading.loader import Loader
 from scdataloader.protocols import ReadCost
+from scdataloader.runtime.stopping import check_stopped
 from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, Subset
 from scdataloader.testing import MemorySource, named_values
 
@@ -69,7 +72,7 @@ def test_whole_windows_of_the_sampler_are_drawn_together(window, options, togeth
     prefetcher = loader(sampler, collection(mapped=mapped), batch_size=1, **options)._ahead
     windows = list(prefetcher._windows(0, 50_000))
     assert {last - first for first, last in windows[2:-1]} == {together}
-    drawn = prefetcher._drawn(0, *windows[2])
+    drawn = prefetcher._drawn(0, *windows[2], loader=None)
     prefetcher._prepare(0, drawn.slice(0, 1))  # which tells how little room a batch takes
     pieces = [len(piece.located) for piece in prefetcher._pieces(drawn)]
     assert sum(pieces) == together
@@ -91,7 +94,7 @@ class Steep(MemorySource):
         return super().read(rows)
 
 
-@pytest.mark.parametrize(("window", "first", "together"), [(None, 8190, 65_530), (10_000, 1250, 10_000)])
+@pytest.mark.parametrize(("window", "first", "together"), [(None, 1020, 65_530), (10_000, 150, 10_000)])
 def test_cells_of_a_steep_source_are_read_once_for_all_draws_of_a_window(window, first, together):
     values = named_values(N, 3)
     steep = Steep("steep", values, GENES)
@@ -104,6 +107,26 @@ def test_cells_of_a_steep_source_are_read_once_for_all_draws_of_a_window(window,
     for called, rows in zip(steep.calls, drawn, strict=False):
         np.testing.assert_array_equal(called, rows[rows < N])
     assert len(steep.calls) == -(-80_000 // together) + 1
+
+
+def test_leaving_a_pass_ends_a_long_read():
+    steps = []
+
+    class Slow(Steep):
+        def read(self, rows):
+            for step in range(3000 if len(rows) > 2000 else 0):  # of the second range of draws
+                steps.append(step)
+                check_stopped()
+                time.sleep(0.02)
+            return super().read(rows)
+
+    for _ in loader(SequentialSampler(N), Collection.open(Slow("slow", named_values(N, 3), GENES))):
+        while not steps:
+            time.sleep(0.01)
+        break
+    n = len(steps)
+    time.sleep(0.1)
+    assert len(steps) == n < 3000
 
 
 def test_the_rate_of_single_cells_is_estimated():

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import SourceFormatError
 from scdataloader.kernels.rows import gather
 from scdataloader.kernels.rows.coordinates import OK, count_coordinates, place_coordinates
+from scdataloader.runtime.stopping import check_stopped
 from scdataloader.sources.arrays.matrices import StoredRows
 
 CACHE_BYTES = 1 << 30
@@ -184,6 +185,7 @@ class Slabs:
         # A read that is larger than the cache evicts nothing: a scan would evict what the next scan needs first.
         evicts = len(numbers) * self.slab_bytes <= self.cache.max_bytes
         for at, number in enumerate(numbers.tolist()):
+            check_stopped()
             own = wanted[edges[at] : edges[at + 1]]
             yield self._slab(number, int(own[0]), int(own[-1]), evict=evicts), own
 
