@@ -126,6 +126,25 @@ class ReadsStored(Protocol):
         """Cells ``rows`` as in `Source.read`, except for the dtype of the values and their order within a cell."""
 
 
+TakePart: TypeAlias = "Callable[[CSRMatrix, NDArray[np.int64], NDArray[np.int64]], None]"
+"""Takes ``(matrix, at, place)``: rows ``at`` of a matrix, and which of the requested cells these are."""
+
+
+@runtime_checkable
+class ReadsParts(Protocol):
+    """A source that decodes its cells in parts, which need not be in memory together."""
+
+    def stored_sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """``(len(rows),)`` number of stored values of each; None if parts cannot be read, as of another layout."""
+
+    def read_parts(self, rows: NDArray[np.int64], take: TakePart) -> None:
+        """Pass on cells ``rows`` as stored, as by `ReadsStored.read_stored`, in parts.
+
+        ``take`` is called from any thread, with every cell once; a matrix is valid during the call. What is in it has
+        not been checked.
+        """
+
+
 @runtime_checkable
 class HasSizes(Protocol):
     """A source that may know the sizes of its cells without reading their values."""

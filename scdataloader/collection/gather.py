@@ -15,7 +15,16 @@ from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.genes.alignment import AlignedSource
 from scdataloader.genes.vocabulary import GeneMap
 from scdataloader.kernels.rows.align import BAD_INDEX, OK, align_rows
-from scdataloader.protocols import HasMatrix, HasReadCost, ReadCost, ReadGroup, ReadsTogether, Source, SourceSelection
+from scdataloader.protocols import (
+    HasMatrix,
+    HasReadCost,
+    ReadCost,
+    ReadGroup,
+    ReadsParts,
+    ReadsTogether,
+    Source,
+    SourceSelection,
+)
 from scdataloader.runtime.read_ahead import read_ahead
 from scdataloader.sources.contract import check_unchanged, stored_rows_of
 from scdataloader.types import CSRMatrix, RowBuffers
@@ -120,8 +129,16 @@ class SourceRead:
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """Sizes of the rows as stored."""
+        if self._part_sizes is not None:
+            return self._part_sizes
         matrix, take = self._stored
         return matrix.indptr[take + 1] - matrix.indptr[take]
+
+    @cached_property
+    def _part_sizes(self) -> NDArray[np.int64] | None:
+        """Sizes of the rows, if they can be read in parts."""
+        source = self._source.source
+        return source.stored_sizes(self._rows) if isinstance(source, ReadsParts) and matrix_of(source) is None else None
 
     @cached_property
     def _stored(self) -> tuple[CSRMatrix, NDArray[np.int64]]:
@@ -170,10 +187,21 @@ class SourceRead:
             SourceChangedError: the file has changed since it was opened.
             SourceFormatError: a gene number is out of range.
         """
-        matrix, take = self._stored
-        status, at = write_aligned(matrix, take, self._source.genes, self._n_genes, place, rows)
-        check_unchanged(self._source.source)
-        if status != OK:
+        faults: list[tuple[int, int]] = []
+
+        def write(matrix: CSRMatrix, take: NDArray[np.int64], which: NDArray[np.int64] | None = None) -> None:
+            slots = place if which is None else place[which]
+            status, at = write_aligned(matrix, take, self._source.genes, self._n_genes, slots, rows)
+            if status != OK:
+                faults.append((at if which is None else int(which[at]), status))
+
+        source = self._source.source
+        if self._part_sizes is not None and isinstance(source, ReadsParts):
+            source.read_parts(self._rows, write)
+        else:
+            write(*self._stored)
+        check_unchanged(source)
+        for at, status in faults:
             self._refuse(int(self._rows[at]), status)
 
     def _refuse(self, row: int, status: int) -> None:

@@ -13,7 +13,7 @@ from scdataloader.kernels.machine.memory import intrinsic
 
 # A word of the bit set covers 64 genes, of which a cell expresses a handful. This many are written without a branch;
 # only a fuller word takes one that the processor has to predict.
-_USUAL_PER_WORD = 8
+USUAL_PER_WORD = 8
 
 
 @intrinsic
@@ -46,8 +46,8 @@ def drain(present: NDArray[np.uint64], out: NDArray[np.int32]) -> int:
         base = np.int32(word << 6)
         end = size + int(count_ones(bits))
         k = size
-        if size + _USUAL_PER_WORD <= len(out):
-            for _ in range(_USUAL_PER_WORD):
+        if size + USUAL_PER_WORD <= len(out):
+            for _ in range(USUAL_PER_WORD):
                 out[k] = base + np.int32(count_trailing_zeros(bits))
                 bits &= bits - np.uint64(1)
                 k += 1

@@ -8,12 +8,14 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.kernels.machine.bits import drain
+from scdataloader.kernels.machine.bits import USUAL_PER_WORD, count_ones, count_trailing_zeros, drain
 from scdataloader.kernels.machine.memory import prefetch_range
 
 OK, BAD_INDEX, NOT_COUNT = 0, 1, 2
 NOT_A_GENE = -2
 """Entry of a look-up table for a feature, such as an antibody, that does not count towards the depth of a cell."""
+_PADDING = 128
+"""Entries after a dense row that may be read, and are of no gene."""
 
 
 @nb.njit(nogil=True, cache=True)
@@ -45,8 +47,10 @@ def align_rows(
     Returns (status, i): `OK`, or the defect of row ``take[i]``. Nothing outside the slots is written, whatever
     ``indices`` contains.
     """
-    scratch = np.zeros(n_genes + 1, np.float32)
-    present = np.zeros(n_genes // 64 + 1, np.uint64)
+    width = max(n_genes, len(lut))
+    scratch = np.zeros(width + _PADDING, np.float32)
+    present = np.zeros(width // 64 + 1, np.uint64)
+    padded = _padded(lut if monotone else lut[:0])
     for i in range(len(take)):
         begin, end = indptr[take[i]], indptr[take[i] + 1]
         if i + 1 < len(take):
@@ -68,7 +72,9 @@ def align_rows(
         if monotone and ascending:
             size = renumber(row_indices, row_data, lut, out_indices[room], out_data[room])
         else:
-            size = scatter(row_indices, row_data, lut, n_genes, scratch, present, out_indices[room], out_data[room])
+            size = _sorted(
+                row_indices, row_data, lut, padded, n_genes, scratch, present, out_indices[room], out_data[room]
+            )
         if zeros:
             size = _without_zeros(out_indices[room], out_data[room], size)
         out_size[slot] = size
@@ -174,6 +180,94 @@ def scatter(
     for k in range(size):
         out_data[k] = scratch[out_indices[k]]
     return size
+
+
+@nb.njit(nogil=True, cache=True)
+def _sorted(
+    indices: NDArray[Any],
+    data: NDArray[Any],
+    lut: NDArray[np.int32],
+    padded: NDArray[np.int32],
+    n_genes: int,
+    scratch: NDArray[np.float32],
+    present: NDArray[np.uint64],
+    out_indices: NDArray[np.int32],
+    out_data: NDArray[np.float32],
+) -> int:
+    """As `scatter`, by `scatter_stored` if possible; ``padded`` has only the padding if ``lut`` does not ascend."""
+    size = -1
+    if len(padded) > _PADDING:
+        size = scatter_stored(indices, data, padded, present, scratch, out_indices, out_data)
+    if size < 0:
+        words = present[: n_genes // 64 + 1]
+        size = scatter(indices, data, lut, n_genes, scratch, words, out_indices, out_data)
+    return size
+
+
+@nb.njit(nogil=True, cache=True)
+def _padded(lut: NDArray[np.int32]) -> NDArray[np.int32]:
+    """A look-up table with room for the numbers that `scatter_stored` reads beyond it."""
+    padded = np.zeros(len(lut) + _PADDING, np.int32)
+    padded[: len(lut)] = lut
+    return padded
+
+
+@nb.njit(nogil=True, cache=True)
+def scatter_stored(
+    indices: NDArray[Any],
+    data: NDArray[Any],
+    lut: NDArray[np.int32],
+    present: NDArray[np.uint64],
+    scratch: NDArray[np.float32],
+    out_indices: NDArray[np.int32],
+    out_data: NDArray[np.float32],
+) -> int:
+    """As `scatter`, for a ``lut`` that ascends: sorts by stored gene, so that only sorted genes are looked up.
+
+    Returns -1, and nothing, if a gene has several entries. ``present`` has a bit for each entry of ``lut`` before its
+    padding; ``scratch`` is as long as ``lut``, or longer.
+    """
+    one, kept, size = np.uint64(1), np.uint64(0), np.uint64(0)
+    for j in range(len(indices)):
+        gene = np.uint64(indices[j])
+        scratch[gene] = data[j]
+        present[gene >> np.uint64(6)] |= one << (gene & np.uint64(63))
+    capacity = np.uint64(len(out_indices))
+    for word in range((len(lut) - _PADDING + 63) >> 6):
+        bits, base = present[word], np.uint64(word << 6)
+        present[word] = 0
+        size += count_ones(bits)
+        at = kept
+        if at + np.uint64(USUAL_PER_WORD) <= capacity:
+            for _ in range(USUAL_PER_WORD):  # see `drain`; beyond the last bit, the padding is read
+                gene = base + count_trailing_zeros(bits)
+                out_indices[at], out_data[at] = lut[gene], scratch[gene]
+                bits &= bits - one
+                at += one
+        while bits:
+            gene = base + count_trailing_zeros(bits)
+            out_indices[at], out_data[at] = lut[gene], scratch[gene]
+            bits &= bits - one
+            at += one
+        kept = size
+    if size < np.uint64(len(indices)):
+        return -1
+    return _without_missing(out_indices, out_data, int(size))
+
+
+@nb.njit(nogil=True, cache=True)
+def _without_missing(indices: NDArray[np.int32], data: NDArray[np.float32], size: int) -> int:
+    """Remove the entries of a row without a gene number, in place; returns the number of entries left."""
+    missing = 0
+    for k in range(size):
+        missing |= indices[k] < 0
+    if not missing:
+        return size
+    kept = 0
+    for k in range(size):
+        indices[kept], data[kept] = indices[k], data[k]
+        kept += int(indices[kept] >= 0)
+    return kept
 
 
 @nb.njit(nogil=True, cache=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.kernels.rows import gather
 from scdataloader.kernels.rows.nearest import nearest
-from scdataloader.protocols import ReadCost
+from scdataloader.protocols import ReadCost, TakePart
 from scdataloader.sources.anndata import layout, tables
 from scdataloader.sources.anndata.content import table_content
 from scdataloader.sources.anndata.counts import (
@@ -28,7 +28,7 @@ from scdataloader.sources.anndata.file import AnnDataFile, Format, format_of
 from scdataloader.sources.anndata.matrix import StoredMatrix
 from scdataloader.sources.anndata.nodes import Node
 from scdataloader.sources.anndata.remote import RemoteFormat
-from scdataloader.sources.arrays.matrices import StoredRows
+from scdataloader.sources.arrays.matrices import ChunkedCSR, StoredRows
 from scdataloader.sources.fingerprint import digest_of, joined
 from scdataloader.types import CSRMatrix, CSRRows
 
@@ -146,6 +146,28 @@ class AnnDataSource(AnnDataFile):
         """As `read`, with values in their dtype, where float32 may have to round, and in stored order."""
         read = self._read_counts(rows, self._matrix().arrays[0].dtype)
         return CSRMatrix(data=read.data, indices=read.indices, indptr=read.indptr)
+
+    def stored_sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """As `ReadsParts.stored_sizes`: of a compressed CSR matrix whose two arrays have the same chunks."""
+        reader, rows = self._matrix().reader, self._valid(rows)
+        if not isinstance(reader, ChunkedCSR) or not reader.has_parts:
+            return None
+        return reader.indptr[rows + 1] - reader.indptr[rows]
+
+    def read_parts(self, rows: NDArray[np.int64], take: TakePart) -> None:
+        """As `ReadsParts.read_parts`.
+
+        Raises:
+            IndexError: a row is outside [0, n_obs).
+            SourceFormatError: the file is damaged.
+        """
+        reader, rows = self._matrix().reader, self._valid(rows)
+        assert isinstance(reader, ChunkedCSR)
+        counts_only = self._values == "counts"
+        flags = reader.read_parts(rows, lambda matrix, *cells: take(replace(matrix, counts_only=counts_only), *cells))
+        self.check_unchanged()
+        if flags & gather.OUT_OF_RANGE:
+            self.read(rows)  # raises an error with more details
 
     def _read_counts(self, rows: NDArray[np.int64], dtype: np.dtype[Any]) -> StoredRows:
         read = self._read(self._chosen, rows, dtype)

@@ -200,17 +200,14 @@ class _Shards:
             shards.files.start([self._index_extent(shards(number)) for number in range(math.prod(shards.shape))])
 
     def __call__(self, number: int) -> Extent | None:
-        chunk = [int(i) for i in np.unravel_index(number, self._grid)]
-        shard = int(np.ravel_multi_index([i // n for i, n in zip(chunk, self._inner, strict=True)], self._shards.shape))
+        shard, inside = self._divided(number)
         if shard not in self._indexes:
             self._indexes[shard] = self._index(shard)
         found = self._indexes[shard]
         if found is None:
             return None
         path, index = found
-        offset, size = index[
-            np.ravel_multi_index([i % n for i, n in zip(chunk, self._inner, strict=True)], self._inner)
-        ]
+        offset, size = index[inside]
         return (
             None if offset == _MISSING and size == _MISSING else Extent(path=path, offset=int(offset), size=int(size))
         )
@@ -222,6 +219,15 @@ class _Shards:
         n_bytes = math.prod(self._inner) * 16 + _CHECKSUM_BYTES
         begin = max(0, shard.size - n_bytes) if self._at_end else 0
         return Extent(path=shard.path, offset=begin, size=min(n_bytes, shard.size - begin))
+
+    def _divided(self, number: int) -> tuple[int, int]:
+        """The shard of a chunk, and the number of the chunk in it."""
+        if len(self._inner) == 1:
+            return number // self._inner[0], number % self._inner[0]
+        chunk = [int(i) for i in np.unravel_index(number, self._grid)]
+        shard = [i // n for i, n in zip(chunk, self._inner, strict=True)]
+        inside = [i % n for i, n in zip(chunk, self._inner, strict=True)]
+        return int(np.ravel_multi_index(shard, self._shards.shape)), int(np.ravel_multi_index(inside, self._inner))
 
     def _index(self, shard: int) -> tuple[str, NDArray[np.uint64]] | None:
         """(path, ``(n, 2)`` offset and size of each chunk in the shard); None for a shard that was never written."""

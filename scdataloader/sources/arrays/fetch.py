@@ -59,6 +59,7 @@ class ChunkCache(Generic[_K]):
         self._lock = threading.Lock()
         self._chunks: OrderedDict[tuple[int, int], _K] = OrderedDict()
         self._bytes = 0
+        self._missed: OrderedDict[tuple[int, int], None] = OrderedDict()
 
     def get(self, key: tuple[int, int], size: int) -> _K | None:
         """The chunk, if at least its first ``size`` values are cached."""
@@ -71,12 +72,16 @@ class ChunkCache(Generic[_K]):
             return values
 
     def put(self, key: tuple[int, int], values: _K, *, evict: bool) -> None:
-        """Keep a chunk; older ones make room for it only if ``evict``."""
+        """Keep a chunk; older ones make room for it only if ``evict``, and if it was put not long ago.
+
+        Data of many times the size of the cache would otherwise pass through it without ever being found: fresh memory
+        for each chunk costs more than decoding it.
+        """
         self._after_fork()
         with self._lock:
             old = self._chunks.get(key)
             room = self.max_bytes - self._bytes + (0 if old is None else old.nbytes)
-            if values.nbytes > (self.max_bytes if evict else room):
+            if values.nbytes > room and not (evict and values.nbytes <= self.max_bytes and self._is_missed_again(key)):
                 return
             if old is not None:
                 self._bytes -= self._chunks.pop(key).nbytes
@@ -84,6 +89,16 @@ class ChunkCache(Generic[_K]):
             self._bytes += values.nbytes
             while self._bytes > self.max_bytes:
                 self._bytes -= self._chunks.popitem(last=False)[1].nbytes
+
+    def _is_missed_again(self, key: tuple[int, int]) -> bool:
+        """Whether a chunk was put before, among as many others as the cache has chunks."""
+        if key in self._missed:
+            del self._missed[key]
+            return True
+        self._missed[key] = None
+        while len(self._missed) > len(self._chunks) + 1:
+            self._missed.popitem(last=False)
+        return False
 
     def _after_fork(self) -> None:
         # Another thread may have held the lock, or been half-way through a change, when this process was forked.
@@ -93,25 +108,29 @@ class ChunkCache(Generic[_K]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkRequest:
-    """Chunks of one array that a read needs, and what to do with each."""
+    """Chunks of one array, or of several with the same chunks, that a read needs, and what to do with each."""
 
-    array: ChunkedArray
-    """The array."""
+    arrays: tuple[ChunkedArray, ...]
+    """The arrays."""
     key: int
-    """Distinguishes the arrays of one cache."""
+    """Of the first array in the cache; those of the others follow."""
     numbers: NDArray[np.int64]
     """``(n,)`` chunk numbers, ascending."""
     sizes: NDArray[np.int64]
     """``(n,)`` number of values needed of each chunk, from its first on."""
-    consume: Callable[[int, NDArray[Any]], int]
-    """Called with the position in ``numbers`` and the decoded values, from any thread; returns flags."""
+    consume: Callable[..., int]
+    """Called with the position in ``numbers`` and the decoded values of each array, from any thread; returns flags."""
     unit: int = 1
     """Number of neighbours in ``numbers`` that one thread consumes, in order."""
     n_bytes: int = field(init=False)
     """Decoded size of all chunks."""
+    worth_keeping: bool = field(init=False)
+    """Whether chunks of any of the arrays are."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n_bytes", int(self.sizes.sum()) * self.array.dtype.itemsize)
+        item = sum(array.dtype.itemsize for array in self.arrays)
+        object.__setattr__(self, "n_bytes", int(self.sizes.sum()) * item)
+        object.__setattr__(self, "worth_keeping", any(array.worth_keeping for array in self.arrays))
 
     def tasks(self) -> Iterator[range]:
         """Positions in ``numbers``, about a megabyte at a time."""
@@ -129,7 +148,7 @@ def fetch(requests: Sequence[ChunkRequest], cache: ChunkCache[NDArray[Any]]) -> 
     Memory is bounded by the cache and a chunk per thread. A read that is larger than the cache evicts nothing: a scan
     would evict what the next scan needs first.
     """
-    evict = sum(request.n_bytes for request in requests if request.array.worth_keeping) <= cache.max_bytes
+    evict = sum(request.n_bytes for request in requests if request.worth_keeping) <= cache.max_bytes
     tasks = [(request, positions) for request in requests for positions in request.tasks()]
     for request in requests:
         if not request.array.chunks.is_local:
@@ -159,19 +178,30 @@ def _union(flags: Iterable[int]) -> int:
 
 
 def _consume(request: ChunkRequest, positions: range, cache: ChunkCache[NDArray[Any]], *, evict: bool) -> int:
-    numbers, sizes = request.numbers[positions.start : positions.stop], request.sizes[positions.start : positions.stop]
-    if not request.array.worth_keeping:
-        loaded = request.array.load(numbers.tolist(), sizes.tolist())
-        return _union(request.consume(i, values) for i, values in zip(positions, loaded, strict=True))
-    kept = [
-        cache.get((request.key, number), size) for number, size in zip(numbers.tolist(), sizes.tolist(), strict=True)
-    ]
+    numbers, sizes = (part[positions.start : positions.stop].tolist() for part in (request.numbers, request.sizes))
+    loaded = [_chunks(array, request.key + at, numbers, sizes, cache, evict) for at, array in enumerate(request.arrays)]
+    return _union(request.consume(i, *values) for i, *values in zip(positions, *loaded, strict=True))
+
+
+def _chunks(
+    array: ChunkedArray,
+    key: int,
+    numbers: list[int],
+    sizes: list[int],
+    cache: ChunkCache[NDArray[Any]],
+    evict: bool,  # noqa: FBT001 (as in `_consume`)
+) -> Iterator[NDArray[Any]]:
+    """The decoded chunks of an array, in order."""
+    if not array.worth_keeping:
+        yield from array.load(numbers, sizes)
+        return
+    kept = [cache.get((key, number), size) for number, size in zip(numbers, sizes, strict=True)]
     missing = [i for i, values in enumerate(kept) if values is None]
-    loaded = request.array.load(numbers[missing].tolist(), sizes[missing].tolist())
-    flags = 0
-    for i, found in enumerate(kept):
-        values = next(loaded) if found is None else found
-        if found is None:
-            cache.put((request.key, int(numbers[i])), values, evict=evict)
-        flags |= request.consume(positions.start + i, values)
-    return flags
+    loaded = array.load([numbers[i] for i in missing], [sizes[i] for i in missing])
+    for number, found in zip(numbers, kept, strict=True):
+        if found is not None:
+            yield found
+            continue
+        values = next(loaded)
+        cache.put((key, number), values, evict=evict)
+        yield values

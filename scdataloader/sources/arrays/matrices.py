@@ -5,19 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from scdataloader.kernels.rows import gather
+from scdataloader.protocols import TakePart
 from scdataloader.runtime.memory import BufferPool
 from scdataloader.sources.arrays.arrays import ChunkedArray, read_only
 from scdataloader.sources.arrays.fetch import ChunkCache, ChunkRequest, fetch
 from scdataloader.sources.arrays.mapped import Pieces
 from scdataloader.types import CSRMatrix
 
-_DATA, _INDICES = 0, 1
+_INDICES, _DATA = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +141,61 @@ class ChunkedCSR(Reader):
             flags |= gather.UNSORTED
         return StoredRows(indptr=offsets, indices=indices, data=data, flags=flags)
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether `read_parts` can be used: both arrays have the same chunks."""
+        return self._indices.chunk_shape == self._data.chunk_shape
+
+    def read_parts(self, rows: NDArray[np.int64], take: TakePart) -> int:
+        """As `ReadsParts.read_parts`, of valid rows; returns flags of the rows that are in several chunks.
+
+        These are put together, and passed on last; all others are passed on as they are in a decoded chunk.
+        """
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        starts, stops = self._indptr[ordered], self._indptr[ordered + 1]
+        length = self._indices.chunk_shape[0]
+        is_empty, is_split = starts == stops, starts // length < (stops - 1) // length
+        split = self._split(ordered[is_split])
+        targets = np.zeros(len(order), np.int64)
+        targets[is_split] = split.indptr[:-1]
+        if is_empty.any():
+            nothing = CSRMatrix(indptr=np.zeros(2, np.int64), indices=split.indices[:0], data=split.data[:0])
+            take(nothing, np.zeros(np.count_nonzero(is_empty), np.int64), order[is_empty])
+            order, ordered, starts, stops, targets, is_split = (
+                values[~is_empty] for values in (order, ordered, starts, stops, targets, is_split)
+            )
+        chunks = _Chunks.of(starts, stops, length, self._indices.grid[0])
+
+        def consume(i: int, genes: NDArray[Any], values: NDArray[Any]) -> int:
+            begin, first, last = int(chunks.begins[i]), chunks.first[i], chunks.last[i]
+            here, flags = np.arange(first, last), 0
+            parts = is_split[first:last]
+            if parts.any():
+                of_split = here[parts]
+                ranges = starts[of_split], stops[of_split], targets[of_split]
+                flags |= int(gather.scatter_rows(genes, begin, *ranges, self._n_genes, split.indices))
+                flags |= int(gather.scatter_rows(values, begin, *ranges, None, split.data))
+                here = here[~parts]
+            if len(here):
+                cells = ordered[here]
+                indptr = self._indptr[cells[0] : cells[-1] + 2] - begin
+                take(CSRMatrix(indptr=indptr, indices=genes, data=values), cells - cells[0], order[here])
+            return flags
+
+        arrays = (self._indices, self._data)
+        request = ChunkRequest(arrays=arrays, key=_INDICES, numbers=chunks.numbers, sizes=chunks.sizes, consume=consume)
+        flags = fetch([request], self._cache)
+        if is_split.any():
+            take(split, np.arange(len(split.indptr) - 1), order[is_split])
+        return flags
+
+    def _split(self, rows: NDArray[np.int64]) -> CSRMatrix:
+        """Room for rows that are in several chunks."""
+        indptr = np.empty(len(rows) + 1, np.int64)
+        total = gather.row_offsets(self._indptr, rows, indptr)
+        return CSRMatrix(indptr=indptr, indices=np.empty(total, np.int32), data=np.empty(total, self._data.dtype))
+
 
 def empty_rows(
     indptr: NDArray[np.int64], rows: NDArray[np.int64], buffers: BufferPool, dtype: DTypeLike
@@ -154,23 +210,42 @@ _Ranges = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """Where rows start and stop in the stored arrays, ascending, and where they begin in the output."""
 
 
+class _Chunks(NamedTuple):
+    """The chunks of a one-dimensional array that hold some ranges of it."""
+
+    numbers: NDArray[np.int64]
+    begins: NDArray[np.int64]
+    """First place of each."""
+    sizes: NDArray[np.int64]
+    """Values that are needed of each, from its first on."""
+    first: NDArray[np.int64]
+    """First of the ranges in each."""
+    last: NDArray[np.int64]
+    """End of the ranges in each."""
+
+    @classmethod
+    def of(cls, starts: NDArray[np.int64], stops: NDArray[np.int64], length: int, n_chunks: int) -> _Chunks:
+        """The chunks of ``length`` values that hold the ranges, which ascend and are not empty."""
+        edges = np.bincount(starts // length, minlength=n_chunks + 1)
+        edges -= np.bincount((stops - 1) // length + 1, minlength=n_chunks + 1)
+        numbers = np.flatnonzero(np.cumsum(edges[:-1]) > 0)
+        begins = numbers * length
+        first = np.searchsorted(stops, begins, side="right")
+        last = np.searchsorted(starts, begins + length, side="left")
+        return cls(numbers, begins, np.minimum(stops[last - 1] - begins, length), first, last)
+
+
 def _request(array: ChunkedArray, key: int, ranges: _Ranges, n_genes: int | None, out: NDArray[Any]) -> ChunkRequest:
     """A request for the chunks of a one-dimensional array that hold the ranges; ``n_genes`` is that of the kernel."""
-    (starts, stops, targets), length, (n_chunks,) = ranges, array.chunk_shape[0], array.grid
-    edges = np.bincount(starts // length, minlength=n_chunks + 1)
-    edges -= np.bincount((stops - 1) // length + 1, minlength=n_chunks + 1)
-    numbers = np.flatnonzero(np.cumsum(edges[:-1]) > 0)
-    begins = numbers * length
-    first = np.searchsorted(stops, begins, side="right")
-    last = np.searchsorted(starts, begins + length, side="left")
-    sizes = np.minimum(stops[last - 1] - begins, length)
+    starts, stops, targets = ranges
+    chunks = _Chunks.of(starts, stops, array.chunk_shape[0], array.grid[0])
 
     def consume(i: int, values: NDArray[Any]) -> int:
-        inside = slice(first[i], last[i])
+        inside = slice(chunks.first[i], chunks.last[i])
         ranges = starts[inside], stops[inside], targets[inside]
-        return int(gather.scatter_rows(values, int(begins[i]), *ranges, n_genes, out))
+        return int(gather.scatter_rows(values, int(chunks.begins[i]), *ranges, n_genes, out))
 
-    return ChunkRequest(array=array, key=key, numbers=numbers, sizes=sizes, consume=consume)
+    return ChunkRequest(arrays=(array,), key=key, numbers=chunks.numbers, sizes=chunks.sizes, consume=consume)
 
 
 class MappedDense(DenseReader):
@@ -251,7 +326,7 @@ class ChunkedDense(DenseReader):
         height, width = self._array.chunk_shape
         numbers = (bands[:, None] * across + np.arange(across)).reshape(-1)
         sizes = np.repeat((cells[edges[1:] - 1] - bands * height + 1) * width, across)
-        request = ChunkRequest(array=self._array, key=0, numbers=numbers, sizes=sizes, consume=consume, unit=across)
+        request = ChunkRequest(arrays=(self._array,), key=0, numbers=numbers, sizes=sizes, consume=consume, unit=across)
         fetch([request], self._cache)
         return back.astype(np.int64)
 
