@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.genes.alignment import AlignedSource
 from scdataloader.genes.vocabulary import GeneMap
-from scdataloader.kernels.rows.align import BAD_INDEX, OK, align_rows
+from scdataloader.kernels.rows.align import BAD_INDEX, OK, align_rows, scratch_size
 from scdataloader.protocols import (
     HasMatrix,
     HasReadCost,
@@ -25,10 +25,12 @@ from scdataloader.protocols import (
     Source,
     SourceSelection,
 )
+from scdataloader.runtime.memory import BufferPool
 from scdataloader.runtime.read_ahead import read_ahead
 from scdataloader.sources.contract import check_unchanged, stored_rows_of
 from scdataloader.types import CSRMatrix, RowBuffers
 
+_SCRATCH = BufferPool()
 _MAPPED = ReadCost(cell=2.0, neighbour=2.0)
 _UNKNOWN = ReadCost(cell=100.0, neighbour=2.0)
 """A source that states no cost is read in large windows."""
@@ -64,6 +66,7 @@ def write_aligned(
         rows.data,
         rows.sizes,
         rows.depth,
+        _SCRATCH.take(scratch_size(n_genes, genes.lut), np.float32),
     )
     return status, at
 

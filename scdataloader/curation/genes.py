@@ -15,7 +15,7 @@ from scdataloader.genes.names import SYMBOL_COLUMNS, are_ids, gene_names, withou
 from scdataloader.genes.organisms import ENSEMBL_ID, infer_organism
 from scdataloader.genes.tables import find_gene_table, package_table
 from scdataloader.genes.vocabulary import GeneVocabulary
-from scdataloader.kernels.rows.align import OK, align_rows, close_gaps
+from scdataloader.kernels.rows.align import OK, align_rows, close_gaps, scratch_size
 from scdataloader.runtime.messages import shown
 from scdataloader.types import CSRRows
 
@@ -55,6 +55,7 @@ class CuratedGenes:
         status, at = align_rows(
             *(rows.indptr, rows.indices, rows.data, every, self.lut, n_genes, monotone, False, False),
             *(every, rows.indptr[:-1], indices, data, sizes, depth),
+            np.empty(scratch_size(n_genes, self.lut), np.float32),
         )
         if status != OK:  # the source has checked its gene numbers
             raise AssertionError(f"row {at}: status {status}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from scdataloader.errors import ForkError
 from scdataloader.protocols import (
@@ -30,6 +30,7 @@ from scdataloader.protocols import (
     NoticesChanges,
     ReadCost,
     ReadGroup,
+    ReadsParts,
     ReadsStored,
     ReadsTogether,
     Source,
@@ -292,6 +293,35 @@ class _SourceCheck:
             "read_stored(rows)", csr_matrix((got.data, got.indices, got.indptr), shape).astype(np.float32), place
         )
 
+    def parts(self) -> None:
+        """`ReadsParts`."""
+        place = self.rng.permutation(len(self.rows))
+        rows, width = self.rows[place], self.values.shape[1]
+        sizes = self.about.call("stored_sizes(rows)", self.source.stored_sizes, rows)
+        if sizes is None:
+            return
+        is_right = isinstance(sizes, np.ndarray) and sizes.shape == (len(rows),) and sizes.dtype == np.int64
+        self.about.require(is_right, "stored_sizes(rows)", f"a vector of {len(rows)} int64", sizes)
+        parts: list[tuple[csr_matrix, NDArray[np.int64]]] = []
+
+        def take(matrix: CSRMatrix, at: NDArray[np.int64], of: NDArray[np.int64]) -> None:
+            begins, ends = matrix.indptr[at], matrix.indptr[at + 1]
+            values = [np.arange(begin, end) for begin, end in zip(begins, ends, strict=True)]
+            inside = np.concatenate([*values, np.empty(0, np.int64)])
+            indptr = np.append(0, np.cumsum(ends - begins))
+            arrays = matrix.data[inside].astype(np.float32), matrix.indices[inside].astype(np.int32), indptr
+            parts.append((csr_matrix(arrays, (len(at), width)), np.array(of)))
+
+        self.about.call("read_parts(rows, take)", self.source.read_parts, rows, take)
+        taken = np.concatenate([of for _, of in parts]) if parts else np.empty(0, np.int64)
+        once = np.array_equal(np.sort(taken), np.arange(len(rows)))
+        self.about.require(once, "read_parts(rows, take)", f"each of {len(rows)} cells once", np.sort(taken))
+        if parts:
+            together = vstack([matrix for matrix, _ in parts], "csr")[np.argsort(taken)]
+            self.compare_rows("read_parts(rows, take)", together, place)
+            are_equal = np.array_equal(np.diff(together.indptr), sizes)
+            self.about.require(are_equal, "stored_sizes(rows)", "the sizes of read_parts", sizes)
+
     def sizes(self) -> None:
         """`HasSizes`."""
         sizes = self.about.call("nnz()", self.source.nnz)
@@ -502,6 +532,7 @@ _CAPABILITIES: dict[type, Callable[[_SourceCheck], None]] = {
     HasMatrix: _SourceCheck.matrix,
     NoticesChanges: _SourceCheck.changes,
     ReadsStored: _SourceCheck.stored,
+    ReadsParts: _SourceCheck.parts,
     HasSizes: _SourceCheck.sizes,
     HasMatrices: _SourceCheck.matrices,
     HasMatrixColumns: _SourceCheck.columns,

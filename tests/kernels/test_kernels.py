@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from scdataloader.kernels.draws.random import below, derive_key, permute_range, philox, unit
-from scdataloader.kernels.rows.align import BAD_INDEX, NOT_A_GENE, NOT_COUNT, OK, align_rows, close_gaps
+from scdataloader.kernels.rows.align import BAD_INDEX, NOT_A_GENE, NOT_COUNT, OK, align_rows, close_gaps, scratch_size
 from scdataloader.kernels.rows.densify import densify, densify_given
 from scdataloader.kernels.rows.select import fill_unexpressed, select_largest, select_random
 
@@ -121,7 +121,8 @@ def run_align(indptr, indices, data, take, lut, n_genes, *, monotone=False, coun
     kept, depth = np.zeros(len(take), np.int64), np.zeros(len(take), np.float32)
     place = np.arange(len(take))
     arguments = (indptr, indices, data, take, lut, n_genes, monotone, counts_only, genes_only, place, starts)
-    status, at = align_rows(*arguments, out_indices, out_data, kept, depth)
+    scratch = np.full(scratch_size(n_genes, lut), np.nan, np.float32)
+    status, at = align_rows(*arguments, out_indices, out_data, kept, depth, scratch)
     if status != OK:
         return status, at
     packed = close_gaps(starts, kept, out_indices, out_data)

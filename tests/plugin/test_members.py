@@ -43,6 +43,7 @@ SOURCE = documented(
     "HasMatrix",
     "NoticesChanges",
     "ReadsStored",
+    "ReadsParts",
     "HasSizes",
     "HasMatrices",
     "HasMatrixColumns",

@@ -86,6 +86,53 @@ def test_datasets_are_sources_in_order(collections, kind):
     assert collection.read(rows).to_scipy().has_canonical_format
 
 
+@pytest.mark.parametrize("chunk", [64, 700, 5000])
+@pytest.mark.parametrize("index", ["uint16", "int64"])
+def test_cells_are_aligned_in_their_chunks(tmp_path, chunk, index):
+    """Cells in one or several chunks, empty or repeated; genes in another order, dropped or twice; antibodies."""
+    adata = dataset(0)
+    adata.var_names = [*adata.var_names[:-2], adata.var_names[5], adata.var_names[-1]]  # one gene twice
+    adata.var["feature_types"] = ["Antibody Capture" if i % 50 == 7 else "Gene Expression" for i in range(N_VARS)]
+    adata.write_zarr(tmp_path / "a.zarr")
+    group = zarr.open_group(tmp_path / "a.zarr")["X"]
+    for name, values in (("data", adata.X.data), ("indices", adata.X.indices.astype(index))):
+        del group[name]
+        group.create_array(name, data=values, chunks=(chunk,), shards=(4 * chunk,))
+    zarr.consolidate_metadata(tmp_path / "a.zarr")
+    source = scd.open_source(tmp_path / "a.zarr")
+    rows = np.array([8, 0, 3, 3, 7, 1, 0, 2])
+    assert source.stored_sizes(rows).tolist() == np.diff(adata.X.indptr)[rows].tolist()
+    check_source(source)
+    dense = pd.DataFrame(adata.X.toarray()[:, adata.var["feature_types"] == "Gene Expression"])
+    dense.columns = adata.var_names[adata.var["feature_types"] == "Gene Expression"]
+    dense = dense.T.groupby(level=0).sum().T
+    for genes in (list(dense.columns), list(dense.columns[::-1]), list(dense.columns[3:200])):
+        batch = scd.Collection.open(source, genes=scd.GeneAlignment(vocabulary=genes, organisms="human")).cells(rows)
+        assert batch.x.to_scipy().has_canonical_format
+        assert np.array_equal(batch.x.to_scipy().toarray(), dense[genes].to_numpy()[rows])
+        assert np.array_equal(batch.depth, dense.sum(1).to_numpy()[rows])
+
+
+def test_faults_in_a_chunk_name_the_cell(tmp_path):
+    for fault in (-1, N_VARS):
+        (-1, "has a gene number outside 0 to 299 in cell 4"),
+        (N_VARS, "outside 0 to 299 in cell 4"),
+    ):
+        adata, folder = dataset(0), tmp_path / f"{fault}.zarr"
+        adata.write_zarr(folder)
+        group = zarr.open_group(folder)["X"]
+        indices = adata.X.indices.astype(np.int64)
+        indices[adata.X.indptr[4]] = fault
+        del group["indices"], group["data"]
+        for name, values in (("data", adata.X.data), ("indices", indices)):
+            group.create_array(name, data=values, chunks=(1000,))
+        zarr.consolidate_metadata(folder)
+        collection = scd.Collection.open(folder)
+        collection.read(np.array([3, 5]))
+        with pytest.raises(SourceFormatError, match="gene number outside 0 to 299 in cell 4"):
+            collection.read(np.array([3, 4]))
+
+
 def test_the_file_of_a_cell_is_a_column(collections):
     collection = scd.Collection.open(collections["zarr"])
     files = collection.obs(["src_path"])["src_path"][7:11].tolist()

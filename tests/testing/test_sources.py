@@ -42,6 +42,14 @@ class Good(MemorySource):
         part = self._rows[rows]
         return CSRMatrix(indptr=part.indptr, indices=part.indices, data=part.data.astype(np.int64))
 
+    def stored_sizes(self, rows):
+        return np.diff(self._rows.indptr).astype(np.int64)[rows]
+
+    def read_parts(self, rows, take):
+        matrix = CSRMatrix(indptr=self._rows.indptr, indices=self._rows.indices, data=self._rows.data)
+        for place in (np.flatnonzero(rows % 2 == 1), np.flatnonzero(rows % 2 == 0)):
+            take(matrix, rows[place], place)
+
     def nnz(self):
         return np.diff(self._rows.indptr).astype(np.int64)
 
@@ -276,6 +284,21 @@ class OtherStored(Good):
         return super().read_stored(np.sort(rows))
 
 
+class PartsInOtherOrder(Good):
+    def read_parts(self, rows, take):
+        super().read_parts(np.sort(rows), take)
+
+
+class LostPart(Good):
+    def read_parts(self, rows, take):
+        super().read_parts(rows[1:], take)
+
+
+class OtherStoredSizes(Good):
+    def stored_sizes(self, rows):
+        return super().stored_sizes(rows) + 1
+
+
 class OtherSizes(Good):
     def nnz(self):
         return super().nnz() + 1
@@ -387,6 +410,9 @@ BROKEN = {
     OtherProcess: "forked process: .* another process",
     OtherMatrix: "matrix: expected cell",
     OtherStored: "read_stored",
+    PartsInOtherOrder: "read_parts.*expected cell",
+    LostPart: "read_parts.* each of 60 cells once",
+    OtherStoredSizes: "stored_sizes.* the sizes of read_parts",
     OtherSizes: r"nnz\(\)",
     LayerInOtherOrder: "read_matrix.*layers/spliced",
     SparseEmbedding: r"obsm/X_pca.*float32",

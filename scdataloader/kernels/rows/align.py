@@ -15,7 +15,12 @@ OK, BAD_INDEX, NOT_COUNT = 0, 1, 2
 NOT_A_GENE = -2
 """Entry of a look-up table for a feature, such as an antibody, that does not count towards the depth of a cell."""
 _PADDING = 128
-"""Entries after a dense row that may be read, and are of no gene."""
+"""Entries after a dense row that are read, and are of no gene."""
+
+
+def scratch_size(n_genes: int, lut: NDArray[np.int32]) -> int:
+    """Entries of ``scratch`` that `align_rows` uses."""
+    return max(n_genes, len(lut)) + _PADDING
 
 
 @nb.njit(nogil=True, cache=True)
@@ -35,6 +40,7 @@ def align_rows(
     out_data: NDArray[np.float32],
     out_size: NDArray[np.int64],
     out_depth: NDArray[np.float32],
+    scratch: NDArray[np.float32],
 ) -> tuple[int, int]:
     """Write rows ``take`` of a CSR matrix, with genes renumbered by ``lut``, to slots of the output.
 
@@ -42,15 +48,13 @@ def align_rows(
     ``out_data`` from ``starts[p]`` on (the slot has room for all stored entries), their number to ``out_size[p]``, and
     the total over all genes, including dropped ones, to ``out_depth[p]``. Stored zeros and entries whose ``lut`` is
     negative are dropped; entries of the same gene are summed. ``monotone`` states that ``lut`` without these strictly
-    ascends, so that rows stored in ascending order need no sorting; ``genes_only``, that some are `NOT_A_GENE`.
+    ascends, so that rows stored in ascending order need no sorting; ``genes_only``, that some are `NOT_A_GENE`. Of
+    ``scratch``, `scratch_size` entries are used, of any content.
 
     Returns (status, i): `OK`, or the defect of row ``take[i]``. Nothing outside the slots is written, whatever
     ``indices`` contains.
     """
-    width = max(n_genes, len(lut))
-    scratch = np.zeros(width + _PADDING, np.float32)
-    present = np.zeros(width // 64 + 1, np.uint64)
-    padded = _padded(lut if monotone else lut[:0])
+    present = np.zeros(max(n_genes, len(lut)) // 64 + 1, np.uint64)
     for i in range(len(take)):
         begin, end = indptr[take[i]], indptr[take[i] + 1]
         if i + 1 < len(take):
@@ -73,7 +77,7 @@ def align_rows(
             size = renumber(row_indices, row_data, lut, out_indices[room], out_data[room])
         else:
             size = _sorted(
-                row_indices, row_data, lut, padded, n_genes, scratch, present, out_indices[room], out_data[room]
+                row_indices, row_data, lut, monotone, n_genes, scratch, present, out_indices[room], out_data[room]
             )
         if zeros:
             size = _without_zeros(out_indices[room], out_data[room], size)
@@ -187,29 +191,19 @@ def _sorted(
     indices: NDArray[Any],
     data: NDArray[Any],
     lut: NDArray[np.int32],
-    padded: NDArray[np.int32],
+    monotone: bool,
     n_genes: int,
     scratch: NDArray[np.float32],
     present: NDArray[np.uint64],
     out_indices: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> int:
-    """As `scatter`, by `scatter_stored` if possible; ``padded`` has only the padding if ``lut`` does not ascend."""
-    size = -1
-    if len(padded) > _PADDING:
-        size = scatter_stored(indices, data, padded, present, scratch, out_indices, out_data)
+    """As `scatter`, by `scatter_stored` if possible: if ``lut`` ascends."""
+    size = scatter_stored(indices, data, lut, present, scratch, out_indices, out_data) if monotone else -1
     if size < 0:
         words = present[: n_genes // 64 + 1]
         size = scatter(indices, data, lut, n_genes, scratch, words, out_indices, out_data)
     return size
-
-
-@nb.njit(nogil=True, cache=True)
-def _padded(lut: NDArray[np.int32]) -> NDArray[np.int32]:
-    """A look-up table with room for the numbers that `scatter_stored` reads beyond it."""
-    padded = np.zeros(len(lut) + _PADDING, np.int32)
-    padded[: len(lut)] = lut
-    return padded
 
 
 @nb.njit(nogil=True, cache=True)
@@ -224,24 +218,24 @@ def scatter_stored(
 ) -> int:
     """As `scatter`, for a ``lut`` that ascends: sorts by stored gene, so that only sorted genes are looked up.
 
-    Returns -1, and nothing, if a gene has several entries. ``present`` has a bit for each entry of ``lut`` before its
-    padding; ``scratch`` is as long as ``lut``, or longer.
+    Returns -1, and nothing, if a gene has several entries. ``present`` has a bit for each entry of ``lut``, ``scratch``
+    65 entries more.
     """
     one, kept, size = np.uint64(1), np.uint64(0), np.uint64(0)
     for j in range(len(indices)):
         gene = np.uint64(indices[j])
         scratch[gene] = data[j]
         present[gene >> np.uint64(6)] |= one << (gene & np.uint64(63))
-    capacity = np.uint64(len(out_indices))
-    for word in range((len(lut) - _PADDING + 63) >> 6):
+    capacity, last = np.uint64(len(out_indices)), np.uint64(len(lut) - 1)
+    for word in range((len(lut) + 63) >> 6):
         bits, base = present[word], np.uint64(word << 6)
         present[word] = 0
         size += count_ones(bits)
         at = kept
         if at + np.uint64(USUAL_PER_WORD) <= capacity:
-            for _ in range(USUAL_PER_WORD):  # see `drain`; beyond the last bit, the padding is read
+            for _ in range(USUAL_PER_WORD):  # see `drain`; without a bit, 64 is counted
                 gene = base + count_trailing_zeros(bits)
-                out_indices[at], out_data[at] = lut[gene], scratch[gene]
+                out_indices[at], out_data[at] = lut[min(gene, last)], scratch[gene]
                 bits &= bits - one
                 at += one
         while bits:

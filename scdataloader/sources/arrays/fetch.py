@@ -19,7 +19,9 @@ from scdataloader.sources.arrays.arrays import ChunkedArray
 
 CACHE_BYTES = 256 << 20
 """Decoded chunks that all sources of a process keep together, in equal shares."""
-_TASK_BYTES = 1 << 20
+_TASK_BYTES = 4 << 20
+_TASKS_PER_THREAD = 4
+"""Fewest tasks for each thread, of reads that are not larger than that many `_TASK_BYTES`."""
 _MAX_THREADS = 8
 
 
@@ -133,11 +135,12 @@ class ChunkRequest:
         object.__setattr__(self, "worth_keeping", any(array.worth_keeping for array in self.arrays))
 
     def tasks(self) -> Iterator[range]:
-        """Positions in ``numbers``, about a megabyte at a time."""
+        """Positions in ``numbers``, a few megabytes at a time, or so few that all threads have work."""
         if not len(self.numbers):
             return
         chunk_bytes = max(1, self.n_bytes // len(self.numbers))
-        step = max(1, _TASK_BYTES // chunk_bytes // self.unit) * self.unit
+        most = min(_TASK_BYTES // chunk_bytes, len(self.numbers) // (_TASKS_PER_THREAD * n_cores()))
+        step = max(1, most // self.unit) * self.unit
         for start in range(0, len(self.numbers), step):
             yield range(start, min(start + step, len(self.numbers)))
 
