@@ -12,6 +12,10 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from scdataloader.kernels.machine.bits import drain
+
+_PER_VALUE = 64
+"""Genes for each value of a row up to which a bit set sorts faster than comparisons."""
 UNSORTED, OUT_OF_RANGE, NOT_COUNTS = 1, 2, 4
 FLAGS = {
     UNSORTED: "the genes of a row do not strictly ascend",
@@ -181,16 +185,39 @@ def _sort_row(genes: NDArray[np.int32], values: NDArray[Any]) -> int:
 
 
 @nb.njit(nogil=True, cache=True)
+def _sort_by_bits(
+    genes: NDArray[np.int32], values: NDArray[Any], dense: NDArray[Any], present: NDArray[np.uint64]
+) -> int:
+    """As `_sort_row`, with a dense row and a bit set, both all zero before and after."""
+    for j in range(genes.size):
+        gene = np.uint64(genes[j])
+        dense[gene] += values[j]
+        present[gene >> np.uint64(6)] |= np.uint64(1) << (gene & np.uint64(63))
+    size = int(drain(present, genes))
+    for k in range(size):
+        values[k] = dense[genes[k]]
+        dense[genes[k]] = 0
+    return size
+
+
+@nb.njit(nogil=True, cache=True)
 def sort_rows(indptr: NDArray[np.int64], indices: NDArray[np.int32], data: NDArray[Any]) -> None:
     """Sort every row by gene and sum repeated genes, all three arrays in place.
 
     Rows move forward if genes are summed: ``indptr[-1]`` is then the used length of ``indices`` and ``data``.
     """
-    kept, start = 0, 0
+    kept, start, low, n_genes = 0, indptr[0], 0, 0
+    for j in range(start, indptr[-1]):
+        low, n_genes = min(low, int(indices[j])), max(n_genes, int(indices[j]) + 1)
+    dense = np.zeros(n_genes if low == 0 else 0, data.dtype)
+    present = np.zeros(n_genes // 64 + 1, np.uint64)
     for i in range(indptr.size - 1):
         stop = indptr[i + 1]
         genes, values = indices[start:stop], data[start:stop]
-        size = genes.size if _ascends(genes) else _sort_row(genes, values)
+        size = genes.size
+        if not _ascends(genes):
+            is_full = low == 0 and n_genes <= _PER_VALUE * genes.size
+            size = _sort_by_bits(genes, values, dense, present) if is_full else _sort_row(genes, values)
         for j in range(size):
             indices[kept + j], data[kept + j] = genes[j], values[j]
         kept, start = kept + size, stop
