@@ -79,7 +79,7 @@ class Collection:
         self._first_part = np.cumsum([0, *(n_parts for _, n_parts in groups)])
         self._part_starts = np.cumsum([0, *(part.n_obs for part in self.parts)])
         self._starts = self._part_starts[self._first_part]
-        self._buffers = BufferPool(1 << 30)
+        self._buffers = BufferPool()
         self._names: dict[int, pa.Array] = {}
 
     @classmethod

@@ -154,9 +154,11 @@ def fetch(requests: Sequence[ChunkRequest], cache: ChunkCache[NDArray[Any]]) -> 
     evict = sum(request.n_bytes for request in requests if request.worth_keeping) <= cache.max_bytes
     tasks = [(request, positions) for request in requests for positions in request.tasks()]
     for request in requests:
-        if not request.array.chunks.is_local:
-            missing = [number for number in request.numbers.tolist() if cache.get((request.key, number), 0) is None]
-            request.array.chunks.start(missing)
+        for key, array in enumerate(request.arrays, request.key):
+            if not array.chunks.is_local:
+                array.chunks.start(
+                    [number for number in request.numbers.tolist() if cache.get((key, number), 0) is None]
+                )
 
     def run(task: tuple[ChunkRequest, range]) -> int:
         return _consume(*task, cache, evict=evict)
