@@ -54,8 +54,8 @@ class Mirror:
 
         A file that has not the ETag of ``etags`` any more raises SourceChangedError when it is fetched.
         """
-        self.bucket = bucket
-        self._version, self._files, self._etags = version, dict(files), dict(etags or {})
+        self.bucket, self.version = bucket, version
+        self._files, self._etags = dict(files), dict(etags or {})
         self.paths, self._n_bytes = list(files), np.array([*files.values()], np.int64)
         self._number = {path: number for number, path in enumerate(files)}
         room = -(-self._n_bytes // SEGMENT_BYTES) + 1  # a segment between files, so that no request is of two
@@ -202,7 +202,7 @@ class Mirror:
             out[starts[i] : starts[i] + n] = content[run][at : at + n]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Mirror, (self.bucket, self._version, self._files, self._etags)
+        return Mirror, (self.bucket, self.version, self._files, self._etags)
 
 
 def _segments(first: int, last: int) -> range:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scdataloader.errors import NotCountsError, StoreFormatError
+from scdataloader.errors import NotCountsError, SourceChangedError, StoreFormatError
 from scdataloader.kernels.records.decode import OK, decode_records
 from scdataloader.kernels.records.format import Records
 from scdataloader.kernels.records.unpack import BAD_GENE, unpack_records
@@ -58,6 +58,10 @@ def open_stores(paths: Sequence[Path], options: OpenOptions) -> Iterator[StoreSo
                 "are, or convert the sources again"
             )
         yield from sources
+
+
+def _version(manifest: bytes) -> str:
+    return blake2b(manifest, digest_size=16).hexdigest()
 
 
 class Store:
@@ -106,7 +110,7 @@ class Store:
         for problem in manifest.contradictions(path):
             raise StoreFormatError(problem)
         files = {file.path: file.n_bytes for file in manifest.files}
-        mirror = Mirror(bucket, blake2b(content, digest_size=16).hexdigest(), files)
+        mirror = Mirror(bucket, _version(content), files)
         start_tables(mirror, manifest)
         return cls(path, manifest, mirror)
 
@@ -197,7 +201,11 @@ class Store:
         """
         shards = self.mapped(key)
         shard = self._shard_of(rows)
-        records, at = shards.locate(shard, rows - self._shard_start[shard])
+        try:
+            records, at = shards.locate(shard, rows - self._shard_start[shard])
+        except StoreFormatError:
+            self._check_current()
+            raise
         if at >= 0:
             why = "the index of its shard gives an impossible position or size of its record"
             self.refuse(int(rows[at]), why, shards)
@@ -263,10 +271,20 @@ class Store:
         """
         shard, shards = int(self._shard_of(np.array([row]))[0]), shards or self.shards
         shards.check_unchanged(np.array([shard]))
+        self._check_current()
         raise StoreFormatError(
             f"{shards.path(shard)} is damaged at cell {row - self._shard_start[shard]} "
             f"(cell {row} of the store): {why}; copy or convert the store again"
         )
+
+    def _check_current(self) -> None:
+        """Check that a remote store is as it was when it was opened.
+
+        Raises:
+            SourceChangedError: it has another manifest.
+        """
+        if self.mirror is not None and _version(self.mirror.bucket.read(MANIFEST)) != self.mirror.version:
+            raise SourceChangedError(f"{self.path} was written after it was opened; open it again in a new run")
 
     def _shard_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.searchsorted(self._shard_start, rows, side="right") - 1
