@@ -11,7 +11,6 @@ import pytest
 
 import scdataloader
 from scdataloader.commands.main import main
-from scdataloader.errors import NotCountsError
 from scdataloader.store.convert import convert
 from scdataloader.store.reader import Store
 from tests.store.conversions import Stored, counted, here, tree, write_files
@@ -35,25 +34,6 @@ def test_other_executors_write_the_same(tmp_path, out):
     with ThreadPoolExecutor(3) as executor:
         convert(paths, tmp_path / "c.cells", executor=executor, cells_per_shard=5, progress=False)
     assert tree(tmp_path / "c.cells") == expected
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")
-def test_a_dask_cluster_writes_the_same(tmp_path, out):
-    distributed = pytest.importorskip("distributed")
-    paths = write_files(tmp_path)
-    expected = tree(here(paths, out).path)
-    with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        executor = client.get_executor()
-        convert(paths, tmp_path / "b.cells", executor=executor, cells_per_shard=5, progress=False)
-        source = counted("bad", 13, 40, 0)
-        source.x.data[70] = -1
-        with pytest.raises(NotCountsError, match=r"bad: -1\.0 at cell"):
-            convert([source], tmp_path / "c.cells", executor=executor, cells_per_shard=5, progress=False)
-    assert tree(tmp_path / "b.cells") == expected
 
 
 def test_an_executor_and_a_number_of_processes(out):

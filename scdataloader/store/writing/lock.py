@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
 
 from scdataloader.runtime.files import try_lock, writing
 
@@ -54,10 +55,15 @@ class Claim:
 
         Raises:
             ConversionStoppedError: the conversion has ended.
+            FileNotFoundError: this machine does not have the folder.
         """
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError as error:
+            if not self.path.parent.is_dir():
+                raise FileNotFoundError(
+                    f"{self.path.parent}, into which the conversion writes, does not exist on {gethostname()}"
+                ) from error
             raise ConversionStoppedError(f"the conversion into {self.path.parent} has been stopped") from error
         try:
             if not try_lock(descriptor, shared=True):

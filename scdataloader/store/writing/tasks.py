@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.errors import NotCountsError, ScDataLoaderError, UnsupportedDataError
+from scdataloader.errors import NotCountsError, ScDataLoaderError, SourceChangedError, UnsupportedDataError
 from scdataloader.kernels.records.encode import first_unfit
 from scdataloader.kernels.rows import gather
 from scdataloader.kernels.rows.align import row_starts
@@ -75,6 +75,7 @@ def run_task(task: Task) -> None:
 
     Raises:
         ConversionStoppedError: the conversion has ended.
+        FileNotFoundError: this machine does not have the folder.
         WriteError: the file cannot be written.
     """
     with task.place.claim.shared():
@@ -96,6 +97,10 @@ def workers(executor: Executor | None, n_processes: int | None, n_tasks: int) ->
         yield own
 
 
+def _is_local(executor: Executor) -> bool:
+    return isinstance(executor, ThreadPoolExecutor | ProcessPoolExecutor | ProcessPool)
+
+
 def run_tasks(tasks: Sequence[Task], executor: Executor, claim: Claim, on_progress: Callable[[int], None]) -> None:
     """Run all tasks; ``on_progress`` regularly receives the number of their cells that are done.
 
@@ -113,6 +118,10 @@ def run_tasks(tasks: Sequence[Task], executor: Executor, claim: Claim, on_progre
             done, pending = wait(pending, timeout=_SECONDS_PER_LOOK, return_when=FIRST_EXCEPTION)
             for future in done:
                 error = future.exception()
+                if isinstance(error, FileNotFoundError | SourceChangedError) and not _is_local(executor):
+                    error.add_note(
+                        "a worker may lack the path: start workers where sources and store have the same paths"
+                    )
                 if isinstance(error, ScDataLoaderError):
                     raise error  # from here, so that it reads as an error of this process
                 future.result()
