@@ -317,6 +317,9 @@ class _SourceCheck:
         once = np.array_equal(np.sort(taken), np.arange(len(rows)))
         self.about.require(once, "read_parts(rows, take)", f"each of {len(rows)} cells once", np.sort(taken))
         if parts:
+            numbers = np.concatenate([matrix.indices for matrix, _ in parts])
+            in_range = bool(((numbers >= 0) & (numbers < width)).all())
+            self.about.require(in_range, "read_parts(rows, take): indices", f"gene numbers in [0, {width})", numbers)
             together = vstack([matrix for matrix, _ in parts], "csr")[np.argsort(taken)]
             self.compare_rows("read_parts(rows, take)", together, place)
             are_equal = np.array_equal(np.diff(together.indptr), sizes)

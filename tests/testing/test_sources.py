@@ -294,6 +294,12 @@ class LostPart(Good):
         super().read_parts(rows[1:], take)
 
 
+class GeneOutOfRangeInPart(Good):
+    def read_parts(self, rows, take):
+        matrix = CSRMatrix(indptr=self._rows.indptr, indices=self._rows.indices + 30, data=self._rows.data)
+        take(matrix, rows, np.arange(len(rows)))
+
+
 class OtherStoredSizes(Good):
     def stored_sizes(self, rows):
         return super().stored_sizes(rows) + 1
@@ -412,6 +418,7 @@ BROKEN = {
     OtherStored: "read_stored",
     PartsInOtherOrder: "read_parts.*expected cell",
     LostPart: "read_parts.* each of 60 cells once",
+    GeneOutOfRangeInPart: r"read_parts.* gene numbers in \[0, 30\)",
     OtherStoredSizes: "stored_sizes.* the sizes of read_parts",
     OtherSizes: r"nnz\(\)",
     LayerInOtherOrder: "read_matrix.*layers/spliced",
