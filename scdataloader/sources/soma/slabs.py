@@ -127,11 +127,11 @@ class SlabCache:
                 self._slabs[key] = slab
                 self.n_bytes += slab.nbytes
 
-    def clear(self) -> None:
-        """Drop everything."""
+    def keep_latest(self) -> None:
+        """Drop all but the slab that was used last."""
         with self._lock:
-            self._slabs.clear()
-            self.n_bytes = 0
+            while len(self._slabs) > 1:
+                self.n_bytes -= self._slabs.popitem(last=False)[1].nbytes
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

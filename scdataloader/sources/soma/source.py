@@ -211,8 +211,8 @@ class SomaSource:
         return ReadCost(cell=max(1, min(slabs.step, slabs.n_rows) // 2) * neighbour, neighbour=neighbour)
 
     def release(self) -> None:
-        """Drop decoded rows; later reads decode them again."""
-        self._cache.clear()
+        """Drop decoded rows, but for the slab that was read last: a scan goes on in it."""
+        self._cache.keep_latest()
 
     def close(self) -> None:
         """Close the experiment, and drop everything that can be read again; a later read opens it again."""

@@ -98,6 +98,18 @@ def test_a_slab_is_decoded_once_for_all_of_its_cells(uri, monkeypatch):
     assert read == [(0, 15), (16, 31), (32, 47), (48, 49)]
 
 
+def test_a_scan_in_stored_order_decodes_each_slab_once(uri, monkeypatch):
+    read = []
+    source = open_soma(uri)
+    coordinates = source._coordinates
+    monkeypatch.setattr(source, "_coordinates", lambda *given: read.append(given[1:]) or coordinates(*given))
+    source.close()
+    for start in range(0, 50, 5):
+        source.read(np.arange(start, start + 5))
+        source.release()
+    assert read == [(0, 15), (16, 31), (32, 47), (48, 49)]
+
+
 def test_further_layers_and_obsm_are_read(uri, adata):
     source = open_soma(uri)
     assert source.matrix_keys == ["layers/log", "layers/raw", "obsm/X_pca"]
