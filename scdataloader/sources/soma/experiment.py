@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scdataloader.errors import ForkError, SourceFormatError
+from scdataloader.errors import ForkError, ScDataLoaderError, SourceFormatError
 from scdataloader.runtime.files import is_url, local_path
 from scdataloader.runtime.messages import nearest, shown, suggestion
 from scdataloader.sources.soma.slabs import Coordinates
@@ -65,9 +65,12 @@ def explained(what: str) -> Iterator[None]:
     Raises:
         SourceFormatError: for any error of the library.
     """
+    soma = library()
     try:
         yield
-    except library().SOMAError as error:
+    except (soma.SOMAError, RuntimeError) as error:  # TileDB's own errors are RuntimeError
+        if isinstance(error, ScDataLoaderError):
+            raise
         raise SourceFormatError(f"{what}: {first_line(error)}") from error
 
 
@@ -99,16 +102,17 @@ class ExperimentFile:
         """
         soma = library()
         uri = address if is_url(address) else str(_existing(address))
-        try:
-            with soma.open(uri, tiledb_timestamp=timestamp) as opened:
+        with explained(f"{address} cannot be opened"):
+            try:
+                opened = soma.open(uri, tiledb_timestamp=timestamp)
+            except soma.DoesNotExistError as error:
+                raise SourceFormatError(
+                    f"{address} is not an experiment of TileDB-SOMA; give the folder that holds obs and ms"
+                ) from error
+            with opened:
                 if not isinstance(opened, soma.Experiment):
                     raise SourceFormatError(_not_an_experiment(address, opened))
                 return cls(uri=uri, timestamp=opened.tiledb_timestamp_ms, config={})
-        except soma.SOMAError as error:
-            reason = f": {first_line(error)}" if is_url(address) else ""
-            raise SourceFormatError(
-                f"{address} is not an experiment of TileDB-SOMA{reason}; give the folder that holds obs and ms"
-            ) from error
 
     @classmethod
     def of(cls, experiment: Any) -> ExperimentFile:

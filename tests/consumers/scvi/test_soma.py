@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import anndata as ad
@@ -165,6 +166,20 @@ def test_later_writes_are_seen_when_the_experiment_is_opened_again(tmp_path, ada
     np.testing.assert_array_equal(dense(after), expected)
 
 
+def test_an_experiment_that_is_gone_ends_in_one_line(tmp_path, adata):
+    uri = soma_files.write(tmp_path / "exp", adata)
+    source = open_soma(uri)
+    source.close()
+    next((tmp_path / "exp/ms/RNA/X/raw/__fragments").glob("*/d1.tdb")).unlink()
+    with pytest.raises(SourceFormatError, match=r"exp cannot be read: ") as raised:
+        source.read(np.arange(3))
+    assert len(str(raised.value).splitlines()) == 1
+    source.close()
+    shutil.rmtree(uri)
+    with pytest.raises(SourceFormatError, match=r"exp cannot be read: .*does not exist"):
+        source.read(np.arange(3))
+
+
 def test_a_forked_process_is_refused_at_once(uri):
     source = open_soma(uri)
     source.read(np.arange(50))  # all are in memory
@@ -217,10 +232,15 @@ def test_a_wrong_address_is_one_line_that_says_what_to_do(uri, options, error, m
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_what_is_no_experiment_is_refused(uri, tmp_path):
+def test_what_is_no_experiment_is_refused(uri, tmp_path, monkeypatch):
+    monkeypatch.setenv("TILEDB_VFS_S3_ENDPOINT_OVERRIDE", "127.0.0.1:1")  # where nothing answers
+    monkeypatch.setenv("TILEDB_VFS_S3_CONNECT_MAX_TRIES", "1")
     (tmp_path / "folder").mkdir()
     with pytest.raises(SourceFormatError, match="not an experiment of TileDB-SOMA; give the folder"):
         open_soma(tmp_path / "folder")
+    with pytest.raises(SourceFormatError, match=r"s3://bucket/exp cannot be opened: S3") as raised:
+        scd.Collection.open("soma:s3://bucket/exp")
+    assert len(str(raised.value).splitlines()) == 1
     with tiledbsoma.Experiment.open(uri) as experiment:
         with pytest.raises(TypeError, match=r"axis_query.*got Measurement"):
             scd.Collection.open(experiment.ms["RNA"])
