@@ -22,6 +22,11 @@ COUNTS[TYPES == "T cell", 0] += 20
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # OnePassMeanVarStd writes its result to the working directory
+
+
 def module(collate, kind=scd.DataModule, **options):
     obs = {"type": TYPES, "donor": [f"d{i // 2 % 3}" for i in range(N_CELLS)]}
     source = MemorySource("cells", COUNTS, GENES, obs=obs)
