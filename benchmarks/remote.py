@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ def measure_opening(data: str) -> None:
     before, start = memory(), time.perf_counter()
     store = Store.open(data)
     record: dict[str, Any] = {"open_s": time.perf_counter() - start, "n_cells": store.n_obs}
+    with urllib.request.urlopen(f"{data.rpartition('/')[0]}/-/counts") as answer:
+        record["open_bytes"] = json.load(answer)["bytes"]
     start = time.perf_counter()
     dm = scd.DataModule(
         data, labels=[LABEL], sampling=scd.Sampling(by=[LABEL], scheme="uniform"), collate=scd.Sparse(), batch_size=64
@@ -119,8 +122,9 @@ def opening(store: Path, folder: Path, n_cells: int, delay: float, cache: Path) 
                 counts = server.counts()
                 index = sum(file.stat().st_size for file in cache.glob("*/state"))
                 print(
-                    f"opening {found['n_cells']:,} cells, {attempt}: store {found['open_s']:.2f} s, DataModule and "
-                    f"first batch {found['datamodule_s']:.2f} s, {counts['requests']:,} requests, "
+                    f"opening {found['n_cells']:,} cells, {attempt}: store {found['open_s']:.2f} s and "
+                    f"{found['open_bytes'] / 1e6:.1f} MB, DataModule and first batch "
+                    f"{found['datamodule_s']:.2f} s, {counts['requests']:,} requests, "
                     f"{counts['bytes'] / 1e6:,.0f} MB, anonymous memory {found['anon_mib']} MiB, index of the mirror "
                     f"{index / found['n_cells']:.3f} bytes per cell",
                     flush=True,
