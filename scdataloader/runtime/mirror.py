@@ -121,8 +121,11 @@ class Mirror:
             todo = todo[~self._copy.copy(first[todo], last[todo], starts[todo], out)]
             if not len(todo) or not self._copy.is_writable:
                 break
-            for request in self._fetch(first[todo], last[todo]):
+            fetched = self._fetch(first[todo], last[todo])
+            for request in fetched:
                 request.done.result()
+            if not fetched:
+                self._copy.repair()
         if len(todo):
             self._fetch_past(first[todo], last[todo], starts[todo], out)
         return out, starts

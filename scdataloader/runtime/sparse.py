@@ -89,13 +89,15 @@ class SparseCopy:
         self._data = os.open(self._folder / DATA, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._limit_at = 0.0
         with self._exclusive():
-            if not (self._folder / CONTENT).is_file():
+            n_state, state_file = 8 * _HEAD + n_segments * _STATE_BYTES, self._folder / STATE
+            if not ((self._folder / CONTENT).is_file() and _size(state_file) == n_state):  # new, or parts were removed
                 _remove_unused(self._folder)
                 os.ftruncate(self._data, max(1, n_segments) * SEGMENT_BYTES)
-                with (self._folder / STATE).open("wb") as file:  # all of it now: a page of a map must never lack space
-                    os.posix_fallocate(file.fileno(), 0, 8 * _HEAD + n_segments * _STATE_BYTES)
+                state_file.unlink(missing_ok=True)
+                with state_file.open("wb") as file:  # all of it now: a page of a map must never lack space
+                    os.posix_fallocate(file.fileno(), 0, n_state)
                 write_atomically(self._folder / CONTENT, json.dumps(content, indent=1).encode())
-            with (self._folder / STATE).open("r+b") as file:
+            with state_file.open("r+b") as file:
                 state = mmap.mmap(file.fileno(), 0)
             self._map = map_file(self._folder / DATA)
             self.base = np.frombuffer(self._map, np.uint8).ctypes.data
@@ -210,6 +212,11 @@ class SparseCopy:
         self._changes[gone] += 1
         return True
 
+    def repair(self) -> None:
+        """Finish removals that a process began and did not end, and wait for those that go on."""
+        with self._exclusive():
+            self._repair()
+
     def _repair(self) -> None:
         """Finish removals that a process began and did not end. Called with the lock."""
         left = np.flatnonzero(self._changes & 1)
@@ -274,6 +281,10 @@ def _remove_unused(own: Path) -> None:
 
 def _last_use(folder: Path) -> float:
     return (folder / STATE).stat().st_mtime if (folder / STATE).is_file() else 0.0
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else -1
 
 
 def _used_by_others(own: Path) -> int:

@@ -30,7 +30,7 @@ from scdataloader.errors import SourceChangedError, StoreFormatError
 from scdataloader.runtime import buckets, options, sparse
 from scdataloader.runtime.buckets import Bucket
 from scdataloader.runtime.mirror import Mirror
-from scdataloader.runtime.sparse import DATA, STATE
+from scdataloader.runtime.sparse import CONTENT, DATA, STATE
 from scdataloader.sampling.options import Sampling
 from scdataloader.store.export import to_anndata
 from scdataloader.store.manifest import file_record
@@ -248,9 +248,12 @@ def test_a_damaged_cache_is_repaired(server: RangeServer, folder: Path, cache: P
             file.seek(at)
             file.write(b"\xa5" * 5000)
     same(Collection.open(f"{server.url}/plain.cells").read(rows), near.read(rows))
-    next(cache.rglob(STATE)).unlink()
-    with pytest.raises(FileNotFoundError, match=STATE):
-        Collection.open(f"{server.url}/plain.cells")
+    for name in (STATE, CONTENT):
+        next(cache.rglob(name)).unlink()
+        same(Collection.open(f"{server.url}/plain.cells").read(rows), near.read(rows))
+    with next(cache.rglob(STATE)).open("r+b") as file:
+        file.truncate(100)
+    same(Collection.open(f"{server.url}/plain.cells").read(rows), near.read(rows))
 
 
 @contextmanager
