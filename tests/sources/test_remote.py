@@ -82,7 +82,7 @@ def test_a_url_is_read_as_a_file(server: RangeServer, folder: Path, form: str) -
     assert str(remote.path) == f"{server.url}/{form}"
 
 
-@pytest.mark.parametrize("form", ["chunked.h5ad", "gzip.h5ad", "sharded.zarr", "v2.zarr"])
+@pytest.mark.parametrize("form", ["chunked.h5ad", "sharded.zarr", "v2.zarr"])
 def test_failing_answers_are_asked_again(server: RangeServer, folder: Path, form: str) -> None:
     expected = open_source(folder / form).read(ROWS)
     for seed in range(2):
@@ -148,25 +148,25 @@ def test_what_is_not_an_anndata(tmp_path: Path) -> None:
 def test_globs_of_a_bucket(folder: Path) -> None:
     with s3_server():
         bucket = Bucket.open("s3://atlas/data")
-        for form in ("chunked.h5ad", "gzip.h5ad", "v2.zarr"):
+        for form in ("chunked.h5ad", "gzip.h5ad", "sharded.zarr"):
             files = [file for file in (folder / form).rglob("*") if file.is_file()] or [folder / form]
             for file in files:
                 bucket.upload(file, file.relative_to(folder).as_posix())
         found = Collection.open(["s3://atlas/data/*.h5ad", "s3://atlas/data/*.zarr"])
-        assert [part.source.name for part in found.parts] == ["chunked.h5ad", "gzip.h5ad", "v2.zarr"]
-        local = Collection.open([folder / "chunked.h5ad", folder / "gzip.h5ad", folder / "v2.zarr"])
+        assert [part.source.name for part in found.parts] == ["chunked.h5ad", "gzip.h5ad", "sharded.zarr"]
+        local = Collection.open([folder / "chunked.h5ad", folder / "gzip.h5ad", folder / "sharded.zarr"])
         with pytest.raises(FileNotFoundError, match=r"chunkt.h5ad .*did you mean 'chunked.h5ad'"):
             open_source("s3://atlas/data/chunkt.h5ad")
-        with pytest.raises(FileNotFoundError, match=r"v2.zar .*did you mean 'v2.zarr'"):
-            open_source("s3://atlas/data/v2.zar")
+        with pytest.raises(FileNotFoundError, match=r"sharded.zar .*did you mean 'sharded.zarr'"):
+            open_source("s3://atlas/data/sharded.zar")
         rows = np.array([0, 80, 182, 121])
         same(found.read(rows), local.read(rows))
-        for file in (folder / "v3.zarr").rglob("*"):
+        for file in (folder / "sharded.zarr").rglob("*"):
             if file.is_file():
-                bucket.upload(file, f"all.zarr/dataset_0/{file.relative_to(folder / 'v3.zarr').as_posix()}")
+                bucket.upload(file, f"all.zarr/dataset_0/{file.relative_to(folder / 'sharded.zarr').as_posix()}")
         with pytest.raises(SourceFormatError, match=r"s3://atlas/data/all.zarr is an unfinished collection"):
             Collection.open("s3://atlas/data/all.zarr")
         marker = {"zarr_format": 3, "node_type": "group", "attributes": {"encoding-type": "annbatch-preshuffled"}}
         bucket.replace("all.zarr/zarr.json", json.dumps(marker).encode(), None)
         found = Collection.open("s3://atlas/data/all.zarr")
-        same(found.read(rows % 61), Collection.open(folder / "v3.zarr").read(rows % 61))
+        same(found.read(rows % 61), Collection.open(folder / "sharded.zarr").read(rows % 61))
