@@ -490,9 +490,9 @@ class DataModule(DataConfig, LightningDataModule):
         if cost.is_steep and window is None:
             rate = cost.cells_per_second(len(self.collection), self.window or STEEP_WINDOW)
             logger.warning(
-                "these data are decoded thousands of cells at a time, and single cells are drawn: about %s cells/s; "
-                "draw neighbours together with Sampling(block_size=64), or convert the data once with scdataloader "
-                "convert, or scd.convert(data, 'data.cells')",
+                "single cells are drawn of data that are decoded thousands of cells at a time: about %s cells/s as "
+                "long as they are not in memory; draw neighbours together with Sampling(block_size=64), or convert "
+                "the data once with scdataloader convert, or scd.convert(data, 'data.cells')",
                 f"{float(f'{rate:.2g}'):,.0f}",
             )
         return sampler
