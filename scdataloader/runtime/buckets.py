@@ -331,6 +331,11 @@ _users: set[int] = set()
 """Processes that have used obstore: this one, and its parents before they were forked."""
 
 
+def note_use() -> None:
+    """Remember that this process uses obstore."""
+    _users.add(os.getpid())
+
+
 def is_usable() -> bool:
     """Whether this process can make requests: obstore hangs in a process that was forked after its first use."""
     return not _users - {os.getpid()}
@@ -357,7 +362,7 @@ def explained(url: str) -> Iterator[None]:
             f"{public_url(url)} cannot be opened here: this process was forked from one that has used object storage; "
             "open it before, or start processes by 'spawn' or 'forkserver'"
         )
-    _users.add(os.getpid())
+    note_use()
     try:
         yield
     except (base, FileNotFoundError, TimeoutError, ConnectionError) as error:

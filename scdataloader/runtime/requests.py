@@ -13,11 +13,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, partial
 from importlib import import_module
 from itertools import count
 from multiprocessing import Pipe
@@ -71,39 +72,51 @@ class _Requester:
     """The background thread of a process."""
 
     def __init__(self) -> None:
+        buckets.note_use()
         self._most = RemoteOptions.of_environment().requests
+        self._queue: deque[tuple[Bucket, Request]] = deque()
+        self._n_running = 0
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         threading.Thread(target=self._loop.run_forever, name="scdataloader-requests", daemon=True).start()
         atexit.register(lambda: self._loop.call_soon_threadsafe(self._loop.stop))
-
-    @cached_property
-    def _in_flight(self) -> asyncio.Semaphore:
-        return asyncio.Semaphore(self._most)
 
     def start(self, bucket: Bucket, requests: Sequence[Request]) -> None:
         """As `start`."""
         self._loop.call_soon_threadsafe(self._create, bucket, requests)
 
     def _create(self, bucket: Bucket, requests: Sequence[Request]) -> None:
-        for request in requests:
-            task = self._loop.create_task(self._run(bucket, request))
+        self._queue.extend((bucket, request) for request in requests)
+        new = min(len(requests), self._most - self._n_running)
+        self._n_running += new
+        for _ in range(new):
+            task = self._loop.create_task(self._run())
             self._tasks.add(task)  # the loop has weak references only
             task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, bucket: Bucket, request: Request) -> None:
-        try:
-            async with self._in_flight:
-                with explained(bucket.url_of(request.path)):
-                    content = await _content(bucket.store, request)
-        except BaseException as error:  # noqa: BLE001 (raised where the bytes are needed)
-            content = error
-        request.end_with(content)
+    async def _run(self) -> None:
+        """Make requests of the queue until it is empty."""
+        while self._queue:
+            bucket, request = self._queue.popleft()
+            try:
+                content = await _content(bucket.store, request)
+            except BaseException as error:  # noqa: BLE001 (raised where the bytes are needed)
+                content = _explained(error, bucket.url_of(request.path))
+            request.end_with(content)
+        self._n_running -= 1  # here, so that nobody counts on a task that has just found the queue empty
+
+
+def _explained(error: BaseException, url: str) -> BaseException:
+    try:
+        with explained(url):
+            raise error  # noqa: TRY301
+    except BaseException as better:  # noqa: BLE001
+        return better
 
 
 async def _content(store: Any, request: Request) -> Any:
     """The bytes of a range. A server may send too few without an error, or break off; then it is asked again."""
-    generic, n_bytes = import_module("obstore.exceptions").GenericError, request.end - request.begin
+    generic, n_bytes = _obstore().exceptions.GenericError, request.end - request.begin
     last, pause = time.monotonic() + buckets.RETRY_S, _FIRST_PAUSE
     while True:
         failure: Exception
@@ -123,8 +136,14 @@ async def _content(store: Any, request: Request) -> Any:
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
+@cache
+def _obstore() -> Any:
+    import_module("obstore.exceptions")
+    return import_module("obstore")
+
+
 async def _answer(store: Any, request: Request) -> Any:
-    obstore = import_module("obstore")
+    obstore = _obstore()
     if request.etag is None:
         return await obstore.get_range_async(store, request.path, start=request.begin, end=request.end)
     options = {"range": (request.begin, request.end), "if_match": request.etag}
