@@ -44,6 +44,7 @@ def main(args: Sequence[str]) -> None:
             layers=options.layers,
             obsm=options.obsm,
             obsp=options.obsp,
+            compact=options.compact,
             seed=options.seed,
             progress=options.progress,
         )
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--layers", nargs="+", metavar="NAME", help="layers that the store keeps too, such as spliced unspliced")
     add("--obsm", nargs="+", metavar="NAME", help="matrices of obsm that the store keeps too, such as X_pca")
     add("--obsp", nargs="+", metavar="NAME", help="matrices of obsp that the store keeps too, such as distances")
+    add("--compact", action="store_true", help="about a tenth fewer bytes, and slower to read: for object storage")
     add("--processes", "--num-workers", type=int, metavar="N", help="default: one per core")
     add("--dask", metavar="ADDRESS", help="scheduler of a dask cluster that runs the tasks, such as tcp://host:8786")
     add("--cells_per_shard", type=int, metavar="N", help=f"default: that of the store, else {CELLS_PER_SHARD}")

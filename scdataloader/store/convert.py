@@ -39,6 +39,7 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
     layers: Sequence[str] | None = None,
     obsm: Sequence[str] | None = None,
     obsp: Sequence[str] | None = None,
+    compact: bool = False,
     seed: int | None = None,
     progress: bool | None = None,
 ) -> Store:
@@ -64,6 +65,8 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
             further matrices are those of the store.
         obsm: Names of matrices of obsm, such as ["X_pca"], as float32; names of columns are kept.
         obsp: Names of matrices of obsp, such as ["distances"], as float32.
+        compact: Whether cells take as few bytes as they can, about a tenth less, and are read more slowly: for object
+            storage and slow disks.
         seed: Seed of the shuffled order; None for that of the store, or 0 for a new one.
         progress: Whether to show a bar on standard error; None for only on a terminal.
 
@@ -91,6 +94,7 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
         kind="counts" if values == "counts" else "float32",
         cells_per_shard=cells_per_shard,
         matrices=_keys(layers=layers, obsm=obsm, obsp=obsp),
+        compact=compact,
     )
     has_bar = sys.stderr.isatty() if progress is None else progress
     start = time.perf_counter()

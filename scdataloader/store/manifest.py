@@ -26,8 +26,8 @@ from typing import Any, Literal, Self
 from scdataloader.errors import StoreFormatError
 from scdataloader.runtime.files import write_atomically
 
-VERSION, MATRICES_VERSION = 1, 2
-"""Versions of the format: of stores without and with further matrices."""
+VERSION, MATRICES_VERSION, PACKED_VERSION = 1, 2, 3
+"""Versions of the format: of stores without and with further matrices; of stores that may have packed records."""
 MANIFEST = "manifest.json"
 SUFFIX = ".cells"
 _TABLE_NAME = re.compile(r"(obs|var|genes)/[0-9a-f]{5,32}\.parquet")
@@ -39,8 +39,8 @@ _KEY = re.compile(f"({LAYERS}|{OBSM}|{OBSP}).+", re.DOTALL)
 _END = b'"\n}'
 """Bytes after the manifest's checksum, which covers all bytes before it."""
 _READ_AT_ONCE = 1 << 20
-_CELL_BYTES, _VALUE_BYTES = 16 + 8 + 4, 2
-"""Least bytes of a cell and of a value: they bound the memory that a wrong number can ask for."""
+_CELL_BYTES, _VALUES_PER_BYTE = 16 + 8 + 4, 3
+"""Least bytes of a cell, and more values than a byte holds: they bound the memory that a wrong number can ask for."""
 _MOST_GENES = (1 << 31) - 1
 
 Kind = Literal["counts", "float32", "either"]
@@ -148,7 +148,9 @@ class Manifest:
     shards: tuple[ShardRecord, ...]
     """In the order of the cells."""
     matrices: tuple[MatrixRecord, ...] = ()
-    """Further matrices; only of version 2, which has at least one."""
+    """Further matrices; at least one in version 2, and none in version 1."""
+    release: str | None = None
+    """The release of this package that wrote it, from version 3 on."""
 
     @property
     def n_cells(self) -> int:
@@ -177,6 +179,8 @@ class Manifest:
         found = asdict(self)
         if self.version == VERSION:
             del found["matrices"]
+        if self.version < PACKED_VERSION:
+            del found["release"]
         content = json.dumps({**found, "manifest": ""}, indent=1).encode().removesuffix(_END)
         write_atomically(folder / MANIFEST, content + _checksum(content) + _END)
 
@@ -225,12 +229,16 @@ class Manifest:
     @classmethod
     def _parsed(cls, found: Any, content: bytes) -> Self:
         version = found["version"]
-        if type(version) is not int or version not in (VERSION, MATRICES_VERSION):
+        if type(version) is not int or not VERSION <= version <= PACKED_VERSION:
+            by = f", and release {found['release']} wrote it" if isinstance(found.get("release"), str) else ""
             raise ValueError(
-                f"its version is {version!r}; this release reads versions {VERSION} and {MATRICES_VERSION}"
+                f"its version is {version!r}{by}; this release reads versions {VERSION} to {PACKED_VERSION}; install a "
+                "newer one"
             )
-        if ("matrices" in found) != (version == MATRICES_VERSION):
-            raise ValueError(f"a manifest of version {MATRICES_VERSION}, and no other, lists further matrices")
+        if ("matrices" in found) != (version >= MATRICES_VERSION) or ("release" in found) != (
+            version == PACKED_VERSION
+        ):
+            raise ValueError(f"its keys are not those of version {version}")
         stated = found.pop("manifest").encode() + _END
         if not content.endswith(stated) or stated != _checksum(content.removesuffix(stated)) + _END:
             raise ValueError("its checksum does not match; copy or convert the store again")
@@ -281,7 +289,7 @@ class Manifest:
             if space.n_genes > _MOST_GENES:
                 yield f"{space.file.path} cannot have {space.n_genes:,} genes"
         for shard in self.all_shards:
-            if shard.n_cells * _CELL_BYTES + shard.n_values * _VALUE_BYTES > shard.file.n_bytes:
+            if shard.n_cells * _CELL_BYTES + shard.n_values // _VALUES_PER_BYTE > shard.file.n_bytes:
                 held = f"{shard.n_cells:,} cells and {shard.n_values:,} values"
                 yield f"{held} do not fit into the {shard.file.n_bytes:,} bytes of {shard.file.path}"
             if shard.source is not None and shard.source >= len(self.sources):
@@ -299,7 +307,8 @@ class Manifest:
         yield from self._wrong_matrices()
 
     def _wrong_matrices(self) -> Iterator[str]:
-        if (self.version == MATRICES_VERSION) != bool(self.matrices) or len(set(self.matrix_keys)) < len(self.matrices):
+        wrong = {VERSION: bool(self.matrices), MATRICES_VERSION: not self.matrices}
+        if wrong.get(self.version, False) or len(set(self.matrix_keys)) < len(self.matrices):
             yield f"it has the further matrices {list(self.matrix_keys)}"
         cells = [(shard.n_cells, shard.source) for shard in self.shards]
         for matrix in self.matrices:

@@ -3,7 +3,7 @@
 | bytes        | content                                                                                            |
 |--------------|----------------------------------------------------------------------------------------------------|
 | 8            | ``SCDCELLS``                                                                                       |
-| 4            | version of the format                                                                              |
+| 4            | version of the format: 3 if records may be packed, else 2 with bit 2 below, 1 without              |
 | 4            | bit 0: values are float32, not counts; bit 1: cells of several sources; bit 2: values are float32, |
 |              | and a cell whose values are counts may be stored as one of counts                                  |
 | …            | records, each at a multiple of 8; see `kernels.records.format`                                      |
@@ -34,14 +34,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
-from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD, OK, locate_records, wrong_checksums
-from scdataloader.kernels.records.encode import COUNTS, EITHER, FLOATS, encode_rows, first_unfit, most_words
+from scdataloader.kernels.records.decode import (
+    BAD_CHECKSUM,
+    BAD_RECORD,
+    MOST_PER_BYTE,
+    OK,
+    locate_records,
+    wrong_checksums,
+)
+from scdataloader.kernels.records.encode import COMPACT, COUNTS, EITHER, FLOATS, encode_rows, first_unfit, most_words
 from scdataloader.kernels.records.format import HEADER, Records
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_GENE, BAD_KIND
 from scdataloader.runtime.bytes import FileBytes, MappedBytes, MirroredBytes
 from scdataloader.runtime.files import PARTIAL, sync
 from scdataloader.runtime.mirror import Mirror
-from scdataloader.store.manifest import MATRICES_VERSION, VERSION, FileRecord, Kind, ShardRecord
+from scdataloader.store.manifest import MATRICES_VERSION, PACKED_VERSION, VERSION, FileRecord, Kind, ShardRecord
 
 _HEAD = struct.Struct("<8sII")
 _DIGEST = 16
@@ -63,11 +70,10 @@ _EXACT = 1 << 53
 KINDS: dict[Kind, int] = {"counts": COUNTS, "float32": FLOATS, "either": EITHER}
 """Kinds of values, as in kernels."""
 _FLAG_OF = {COUNTS: 0, FLOATS: _FLOATS, EITHER: _EITHER}
-_VERSION_OF = {COUNTS: VERSION, FLOATS: VERSION, EITHER: MATRICES_VERSION}
 WHY = {
     BAD_CHECKSUM: "its checksum does not match",
     BAD_RECORD: "its parts contradict each other",
-    BAD_KIND: "it has float32 values in a shard of counts, or the reverse",
+    BAD_KIND: "it has float32 values in a shard of counts, or the reverse, or is packed in an old shard",
     BAD_GENE: "it has a gene that its source does not have",
     BAD_FORM: "it has a needless exception, a stored zero, or padding that is not zero",
 }
@@ -85,12 +91,16 @@ class ShardWriter:
     A context manager: leaving it without `finish` removes the file.
     """
 
-    def __init__(self, folder: Path, path: str, *, kind: Kind, n_genes: int, mixed: bool = False) -> None:
+    def __init__(
+        self, folder: Path, path: str, *, kind: Kind, n_genes: int, mixed: bool = False, compact: bool = False
+    ) -> None:
         """Begin the shard ``path`` of the store in ``folder``.
 
         ``n_genes`` is the number of genes of its source's gene space. A ``mixed`` shard has cells of several sources.
-        Further matrices are of the kind "either".
+        Further matrices are of the kind "either". ``compact`` records are packed.
         """
+        self._compact = COMPACT * compact
+        version = PACKED_VERSION if compact else MATRICES_VERSION if kind == "either" else VERSION
         self._folder, self._path = folder, path
         self._kind, self._n_genes, self._mixed = KINDS[kind], 0 if mixed else n_genes, mixed
         self._floats = self._kind != COUNTS
@@ -102,7 +112,7 @@ class ShardWriter:
         self._sizes: list[NDArray[np.uint32]] = []
         self._sources: list[NDArray[np.uint32]] = []
         self.n_cells = 0
-        self._write(_HEAD.pack(_MAGIC, _VERSION_OF[self._kind], _FLAG_OF[self._kind] | _MIXED * mixed))
+        self._write(_HEAD.pack(_MAGIC, version, _FLAG_OF[self._kind] | _MIXED * mixed))
 
     def append(
         self, indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any], rank: NDArray[np.int32]
@@ -125,7 +135,8 @@ class ShardWriter:
         n = len(indptr) - 1
         words = np.empty(most_words(n, len(data)), np.uint64)
         offsets, sizes = np.empty(n, np.int64), np.empty(n, np.uint32)
-        n_words = encode_rows(indptr, indices, bits, rank, self._kind, self.n_cells, words, offsets, sizes)
+        kind = self._kind | self._compact
+        n_words = encode_rows(indptr, indices, bits, rank, kind, self.n_cells, words, offsets, sizes)
         if n_words < 0:
             raise ValueError(f"cell {-1 - n_words} has a gene number outside 0 to {len(rank) - 1}, or one twice")
         self.append_records(words[:n_words], offsets, sizes)
@@ -314,7 +325,7 @@ class MappedShards:
         begin, end = offsets.T
         length = end - begin
         fits = (begin >= 0) & (end <= self.index[shard]) & (length >= HEADER) & ((begin | end) & 7 == 0)
-        wrong = ~(fits & (2 * sizes.astype(np.int64) <= length))
+        wrong = ~(fits & (sizes.astype(np.int64) <= MOST_PER_BYTE * length))
         records.address[:], records.length[:], records.size[:] = begin, length, sizes
         return records, int(np.argmax(wrong)) if wrong.any() else -1
 
@@ -427,6 +438,10 @@ class MappedShards:
         """The file of a shard."""
         return self._folder / self._shards[shard].file.path
 
+    def may_be_packed(self, shard: int) -> bool:
+        """Whether records of a shard may be packed."""
+        return bool(_HEAD.unpack(self.bytes.part(shard, 0, _HEAD.size).data)[1] == PACKED_VERSION)
+
     def stated(self, shard: int) -> tuple[Kind, bytes]:
         """The kind of a shard's values, and the stored BLAKE2b of all bytes before its index."""
         flags = _HEAD.unpack(self.bytes.part(shard, 0, _HEAD.size).data)[2]
@@ -445,9 +460,10 @@ class MappedShards:
         _, n_cells, n_values, genes, index = _FOOT.unpack(foot.data)
         mixed = shard.source is None
         known = 0 if shard.source is None else self._n_genes[shard.source]
+        oldest = MATRICES_VERSION if further else VERSION
         expected = {
             "first bytes": (magic, _MAGIC),
-            "format version": (version, MATRICES_VERSION if further else VERSION),
+            "format version": (version, version if version == PACKED_VERSION else oldest),
             "number of cells": (n_cells, shard.n_cells),
             "number of values": (n_values, shard.n_values),
             "number of genes": (genes, known),

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
-from scdataloader.kernels.records.decode import OK
+from scdataloader.kernels.records.decode import MOST_PER_BYTE, OK
+from scdataloader.kernels.records.encode import COMPACT
 from scdataloader.kernels.records.format import HEADER, Records
 from scdataloader.kernels.records.unpack import check_records
 from scdataloader.protocols import OpenOptions
@@ -354,7 +355,9 @@ class _ShardCheck:
         self._is_of_source = self._source < len(sources)
         self.cells_of = np.bincount(self._source[self._is_of_source], minlength=len(sources))
         in_file = (offsets >= FIRST_RECORD) & (offsets <= self._end) & (offsets % 8 == 0)
-        self._is_in_file = in_file[:-1] & in_file[1:] & (self._length >= HEADER) & (2 * self._size <= self._length)
+        self._is_in_file = (
+            in_file[:-1] & in_file[1:] & (self._length >= HEADER) & (self._size <= MOST_PER_BYTE * self._length)
+        )
 
     def wrong_in_index(self) -> Iterator[str]:
         """Contradictions within the index, and between the index and the manifest."""
@@ -399,7 +402,7 @@ class _ShardCheck:
             genes.table[source],
             genes.has,
             genes.start,
-            KINDS[self._kind],
+            KINDS[self._kind] | COMPACT * self._mapped.may_be_packed(0),
             status,
         )
         return status

@@ -12,14 +12,15 @@ from scdataloader.kernels.records.decode import (
     BAD_INDEX,
     COMPLETE,
     IN_ORDER,
+    MOST_PER_BYTE,
     OK,
     SHIFTED,
     LookUpTables,
     decode_records,
     locate_records,
 )
-from scdataloader.kernels.records.encode import encode_rows, most_words
-from scdataloader.kernels.records.format import F32, WIDTH_SHIFT, Records, record_checksum
+from scdataloader.kernels.records.encode import COMPACT, encode_rows, most_words
+from scdataloader.kernels.records.format import F32, Records, parts_of, record_checksum
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND, check_records, unpack_records
 from scdataloader.types import RowBuffers
 from tests.store.fuzz_files import FOOT, HEAD, change, places, put
@@ -36,7 +37,11 @@ _MARK = -858993460
 
 
 def sample_records() -> list[np.ndarray]:
-    """Records of every width of values, with and without exceptions, as 64-bit words."""
+    """Records of bytes, and packed ones, of every width of values, with and without exceptions, as 64-bit words."""
+    return [*_samples(0), *_samples(COMPACT)]
+
+
+def _samples(flag: int) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     made = []
     for n, top, n_large, n_far, floats in (
@@ -61,9 +66,13 @@ def sample_records() -> list[np.ndarray]:
         words = np.empty(most_words(1, n), np.uint64)
         offsets, sizes = np.empty(1, np.int64), np.empty(1, np.uint32)
         order = np.arange(N_GENES, dtype=np.int32)
-        n_words = encode_rows(np.array([0, n]), genes, bits.astype(np.uint32), order, floats, 7, words, offsets, sizes)
-        _, found_far, found_large = words.view(np.uint32)[1:4]
-        assert (found_far, found_large & ((1 << 30) - 1)) == (n_far, n_large)
+        n_words = encode_rows(
+            np.array([0, n]), genes, bits.astype(np.uint32), order, floats | flag, 7, words, offsets, sizes
+        )
+        parts = parts_of(words[:n_words])
+        assert bool(flag) == parts.is_packed
+        if not flag:
+            assert (parts.n_gaps, parts.n_large) == (n_far, n_large)
         made.append(words[:n_words].copy())
     return made
 
@@ -109,10 +118,11 @@ class RecordFuzzer:
 
     def _record_case(self, case: dict[str, Any]) -> str:
         words = self._samples[case["sample"] % len(self._samples)]
-        floats = int(words.view(np.uint32)[3] >> 30) == F32
+        parts = parts_of(words)
+        floats = parts.code == F32
         content = bytearray(words.tobytes())
         size = int(words.view(np.uint32)[1])
-        n_exceptions = int(words.view(np.uint32)[2]) + int(words.view(np.uint32)[3] & np.uint32((1 << 30) - 1))
+        n_exceptions = parts.n_gaps + parts.n_large
         where = [(4, 4), (8, 4), (12, 4), *((at, 4) for at in range(16, 16 + 8 * n_exceptions, 4))]
         other = [(at, 1) for at in range(16 + 8 * n_exceptions, len(content))]
         where = where * (len(other) // len(where) + 1) + other
@@ -121,8 +131,8 @@ class RecordFuzzer:
         content = content[: max(16, len(content) + 8 * case["longer"])]
         content += bytes(8 * max(0, case["longer"]))
         put(content, 0, 4, int(record_checksum(np.frombuffer(bytes(content), np.uint64), 7)))
-        # As an index may say it: no more than half the bytes.
-        size = min(max(0, size + case["size"]), len(content) // 2)
+        # As an index may say it.
+        size = min(max(0, size + case["size"]), len(content) * MOST_PER_BYTE)
         for at_end in (True, False):
             placed = self._record.filled(np.frombuffer(bytes(content), np.uint8), at_end=at_end)
             address = np.array([placed.ctypes.data], np.int64)
@@ -161,12 +171,13 @@ class RecordFuzzer:
         self._see(starts, size, indices, data, "unpack_records")
         per_record = np.zeros(n, np.uint8)
         known = np.zeros(n, np.int64), np.ones(N_GENES, np.bool_), np.array([0, N_GENES])
-        check_records(records, np.full(n, N_GENES), *known, floats, per_record)
+        check_records(records, np.full(n, N_GENES), *known, floats | COMPACT, per_record)
         statuses.append(OK if per_record[0] in {BAD_FORM, BAD_KIND} else per_record[0])
         assert len(set(statuses)) == 1, f"decoders disagree: {statuses}"
         room = slice(starts[0], starts[0] + size[0])
         if statuses[0] == OK:
-            is_float = ctypes.c_uint32.from_address(int(address[0]) + 12).value >> WIDTH_SHIFT == F32
+            words = np.frombuffer(ctypes.string_at(int(address[0]), int(length[0])), np.uint64)
+            is_float = parts_of(words).code == F32
             as_float = data[room] if is_float else data[room].view(np.uint32).astype(np.float32).view(np.int32)
             self._see_same(decoded, indices[room], as_float)
         values = data[room].view(np.float32 if floats else np.uint32).tolist()
@@ -211,7 +222,7 @@ class RecordFuzzer:
             address, length, size = found
             assert base[0] <= address[0] <= base[0] + index - length[0], "a record beyond the index"
             assert length[0] >= 16
-            assert 0 <= size[0] <= length[0] // 2
+            assert 0 <= size[0] <= length[0] * MOST_PER_BYTE
             words = placed[address[0] - base[0] :][: length[0]].view(np.uint64)
             words.view(np.uint32)[0] = record_checksum(words, cell)
             said.append(self._decode(address, length, size, one, False)[0])

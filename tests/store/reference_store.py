@@ -67,8 +67,8 @@ def read_store(folder: Path) -> list[Cells]:
     assert end[:32].decode() == digest(content[:-35])
     manifest = json.loads(content.decode("ascii"))
     keys = {"version", "layout", "sources", "genes", "spaces", "shards", "manifest"}
-    assert set(manifest) == keys | ({"matrices"} if manifest["version"] == 2 else set())
-    assert manifest["version"] in {1, 2}
+    more = {1: set(), 2: {"matrices"}, 3: {"matrices", "release"}}
+    assert set(manifest) == keys | more[manifest["version"]]
     spaces = []
     for space in manifest["spaces"]:
         spaces.append(read_table(folder, space["file"])["gene"].tolist())
@@ -145,7 +145,8 @@ def read_shard(folder: Path, shard: dict[str, Any], sources: list[Cells], matrix
     pattern = r"shards/[0-9a-f]{5,32}\.cells" if matrix is None else r"matrices/[0-9a-f]{5,32}-[0-9a-f]{5,32}\.cells"
     content = read_file(folder, shard["file"], pattern)
     magic, version, flags = struct.unpack("<8sII", content[:16])
-    assert (magic, version) == (b"SCDCELLS", 1 if matrix is None else 2)
+    assert magic == b"SCDCELLS"
+    assert version in {1 if matrix is None else 2, 3}
     floats, mixed, further = flags & 1, flags >> 1 & 1, flags >> 2
     assert (further, floats and further) == (matrix is not None, 0)
     assert mixed == (shard["source"] is None)
@@ -171,6 +172,7 @@ def read_shard(folder: Path, shard: dict[str, Any], sources: list[Cells], matrix
         source = sources[number]
         is_graph = matrix is not None and matrix["key"].startswith("obsp/")
         record = content[offsets[cell] : offsets[cell + 1]]
+        assert version == 3 or not record[11] >> 7
         found = read_record(record, cell, None if further else floats, as_bits=is_graph)
         assert len(found) == tables[0][cell]
         if matrix is not None:
@@ -200,6 +202,8 @@ def read_record(record: bytes, cell: int, floats: int | None, *, as_bits: bool =
     """{gene: value} of a cell; None for floats of records that may have either kind."""
     stated, n, n_gaps, last = struct.unpack("<IIII", record[:16])
     assert stated == checksum(struct.unpack(f"<{len(record) // 8}Q", record), cell)
+    if n_gaps >> 31:
+        return read_packed(record, floats, as_bits=as_bits)
     n_large, width = last % 2**30, last >> 30
     assert floats in {None, int(width == 3)}
     assert n_large == 0 or width < 2
@@ -236,3 +240,66 @@ def read_record(record: bytes, cell: int, floats: int | None, *, as_bits: bool =
         found[gene] = values[place]
     assert all(long_gaps.values())
     return found
+
+
+def read_packed(record: bytes, floats: int | None, *, as_bits: bool) -> dict[int, float]:
+    """{gene: value} of a packed record."""
+    _, n, third, fourth = struct.unpack("<IIII", record[:16])
+    n_raised, n_large, code, low = third % 2**31, fourth % 2**24, fourth >> 24 & 15, 2 ** (fourth >> 28)
+    assert low in {2, 4, 8, 16}
+    bits = (8, 16, 32, 32, 2, 4)[code] if code < 6 else 0
+    assert bits
+    assert floats in {None, int(code == 3)}
+    assert not as_bits or n == 0 or code == 3
+    large = dict(struct.iter_unpack("<II", record[16 : 16 + 8 * n_large]))
+    assert list(large) == sorted(large)
+    assert len(large) == n_large
+    fixed = (n * bits + 7) // 8 + (n * low + 7) // 8 + 2 * n_raised
+    at, m = 16 + 8 * n_large, (len(record) - 16 - 8 * n_large - fixed) // 8
+    assert m >= 0
+    upper = int.from_bytes(record[at : at + 8 * m], "little")
+    places = [place for place in range(64 * m) if upper >> place & 1]
+    assert len(places) == n
+    assert m == (max(places, default=-1) + 64) // 64
+    at += 8 * m
+    found = read_fields(record[at : at + (n * bits + 7) // 8], n, bits)
+    at += (n * bits + 7) // 8
+    lower = read_fields(record[at : at + (n * low + 7) // 8], n, low)
+    at += (n * low + 7) // 8
+    genes = [(place - j << low) + lower[j] for j, place in enumerate(places)]
+    assert genes == sorted(set(genes))
+    is_raised = bits < 9
+    assert is_raised or not n_raised
+    assert code in {0, 1, 4, 5} or not n_large
+    values: list[float] = [value + is_raised for value in found]
+    place, is_step, last = 0, True, -1
+    for step, more in zip(record[at : at + n_raised], record[at + n_raised :][:n_raised], strict=True):
+        place += step
+        is_step = more == 0
+        assert is_step == (step == 255)
+        assert last < place < n
+        if more:
+            values[place] += more << bits
+            last = place
+    assert not n_raised or not is_step
+    assert record[at + 2 * n_raised :] == bytes(-fixed % 8)
+    for place, value in large.items():
+        assert place < n
+        assert found[place] == 0
+        assert values[place] == is_raised
+        assert (value - 1 >> bits) >= 256 if is_raised else value >= 65536
+        values[place] = value
+    if code == 3 and not as_bits:
+        values = list(struct.unpack(f"<{n}f", struct.pack(f"<{n}I", *found)))
+    assert all(values)
+    return dict(zip(genes, values, strict=True))
+
+
+def read_fields(planes: bytes, n: int, bits: int) -> list[int]:
+    """Fields of some bits; those beyond the last are 0."""
+    if bits > 8:
+        return [int.from_bytes(planes[at : at + bits // 8], "little") for at in range(0, len(planes), bits // 8)]
+    q = len(planes)
+    fields = [planes[j % q] >> bits * (j // q) & 2**bits - 1 for j in range(q * 8 // bits)]
+    assert not any(fields[n:])
+    return fields[:n]

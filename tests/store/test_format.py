@@ -128,13 +128,21 @@ def test_the_kept_stores_are_small():
     assert sum(file.stat().st_size for file in DATA.rglob("*") if file.is_file()) < 90_000
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", True, None])
+@pytest.mark.parametrize("version", [0, 4, "1", True, None])
 def test_another_version_is_refused_and_both_are_named(tmp_path, version):
     store = make_store(tmp_path / "a.cells", [given_counts("a", 3, 40, 0)])
     manifest = json.loads((store / "manifest.json").read_bytes())
     manifest["version"] = version
     (store / "manifest.json").write_bytes(sealed(manifest))
-    with pytest.raises(StoreFormatError, match=rf"version is {version!r}; this release reads versions 1 and 2"):
+    with pytest.raises(StoreFormatError, match=rf"version is {version!r}; this release reads versions 1 to 3"):
+        Store.open(store)
+
+
+def test_a_newer_version_names_the_release_that_wrote_it(tmp_path):
+    store = make_store(tmp_path / "a.cells", [given_counts("a", 3, 40, 0)])
+    manifest = json.loads((store / "manifest.json").read_bytes())
+    (store / "manifest.json").write_bytes(sealed({"release": "7.8.9", **manifest, "version": 4}))
+    with pytest.raises(StoreFormatError, match=r"version is 4, and release 7\.8\.9 wrote it; .* install a newer one"):
         Store.open(store)
 
 
@@ -168,7 +176,7 @@ def test_a_shard_of_another_store_is_refused_though_its_numbers_are_the_same(tmp
     ("at", "width", "value", "what"),
     [
         (0, 1, 0, "first bytes"),
-        (8, 4, 3, "format version"),
+        (8, 4, 4, "format version"),
         (12, 4, 2, "flags"),
         (12, 4, 4, "flags"),
         (-32, 8, 5, "number of cells"),

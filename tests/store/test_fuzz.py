@@ -147,7 +147,7 @@ def test_damage_that_no_checksum_shows_ends_in_an_error_or_in_other_values(child
 @cases(1500)
 @given(
     which=st.integers(0, 2),
-    sample=st.integers(-6, 9),
+    sample=st.integers(-6, 19),
     damage=st.lists(st.fixed_dictionaries(changes), min_size=1, max_size=3),
     longer=st.integers(-3, 3) | st.just(0),
     size=st.integers(-1, 1) | st.integers(-1 << 20, 1 << 20),

@@ -10,7 +10,7 @@ import pytest
 
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import locate_records, reach
-from scdataloader.kernels.records.format import Records
+from scdataloader.kernels.records.format import Records, parts_of
 from scdataloader.store.reader import Store
 from tests.store.store_damage import SHARD, index_of, patch
 from tests.store.stores import given_counts, make_store
@@ -52,8 +52,8 @@ def test_what_can_be(begin, end, size):
         (20, 40, 0),
         (16, 36, 0),
         (20, 36, 0),
-        (16, 32, 9),
-        (16, 40, 24),
+        (16, 32, 49),
+        (16, 40, 73),
         (16, 32, (1 << 32) - 1),
     ],
 )
@@ -79,7 +79,8 @@ def test_gaps_that_come_to_more_than_32_bits():
     words = np.zeros(16 + 2 * n, np.uint8)
     words[16 + n :] = 255
     words.view(np.uint32)[1] = n
-    assert reach(words.view(np.uint64), n) == 256 * n > 1 << 32
+    words = words.view(np.uint64)
+    assert reach(words, parts_of(words)) == 256 * n > 1 << 32
 
 
 def test_a_damaged_index_is_refused_where_all_of_it_is_read(tmp_path):

@@ -289,7 +289,7 @@ def test_shards_of_other_matrices_are_refused(damaged):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda m: m.update(version=1), "lists further matrices"),
+        (lambda m: m.update(version=1), "its keys are not those of version 1"),
         (lambda m: m.update(matrices=[]), "it has the further matrices"),
         (lambda m: m["matrices"][0].update(key="layers/"), "'layers/' cannot be the key"),
         (lambda m: m["matrices"][0].update(key="layers/whole"), "it has the further matrices"),

@@ -54,6 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     adata = make(stored_as(x.astype(np.float32), "csr"), spliced=stored_as((x // 2).astype(np.float32), "csr"))
     adata.obsm["X_pca"] = np.arange(2.0 * N_OBS).reshape(-1, 2).astype(np.float32)
     here(adata, made / "plain.cells", cells_per_shard=700, **MORE)
+    here(adata, made / "compact.cells", compact=True, **MORE)
     here([adata[:1500], adata[1500:]], made / "shuffled.cells", cells_per_shard=700, layout="shuffled", **MORE)
     return made
 
@@ -78,7 +79,7 @@ def same(read: CSRRows, expected: CSRRows) -> None:
         assert_array_equal(getattr(read, part), getattr(expected, part))
 
 
-@pytest.mark.parametrize("name", ["plain.cells", "shuffled.cells"])
+@pytest.mark.parametrize("name", ["plain.cells", "shuffled.cells", "compact.cells"])
 def test_a_url_is_read_as_a_folder(server: RangeServer, folder: Path, name: str) -> None:
     far, near = Collection.open(f"{server.url}/{name}"), Collection.open(folder / name)
     rows = np.random.default_rng(1).integers(0, N_OBS, 900)

@@ -1,7 +1,7 @@
 """Decoder: records to rows in the vocabulary's genes, in one pass that is safe for any bytes.
 
 Array accesses are not bounds-checked, so every record is checked first: its length against its header, the positions of
-its exceptions (long gaps and large values), and, by the sum of its gaps, that no gene number is too high.
+its exceptions (long gaps, raised and large values), and that no gene number is too high.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from scdataloader.kernels.machine.memory import pointer, prefetch, prefetch_byte
 from scdataloader.kernels.records.format import (
     F32,
     HEADER,
-    LARGE_MASK,
+    U4,
     U8,
     U16,
-    WIDTH_SHIFT,
+    U32,
+    Parts,
     Records,
+    field_bytes,
+    parts_of,
     record_checksum,
-    record_length,
-    value_width,
+    value_bits,
 )
 from scdataloader.kernels.records.gaps import look_up_genes, number_genes
+from scdataloader.kernels.records.packed import SPARE, ascending_numbers, sum_fields, widen_fields
 from scdataloader.kernels.rows.align import renumber, scatter, total_of_genes
 
 OK, BAD_INDEX, BAD_RECORD, BAD_CHECKSUM = 0, 1, 2, 3
@@ -35,6 +38,11 @@ IN_ORDER, COMPLETE, SHIFTED, GENES_ONLY = 1, 2, 4, 8
 from those in the records by one constant, as where the vocabulary is made of the genes of the store; some of its
 features are `NOT_A_GENE`."""
 
+MOST_PER_BYTE = 3
+"""A byte holds fewer values than these: each takes a bit and two fields of 2 bits or more."""
+_LONGEST_LOW = 16
+_MOST_BYTES = 1 << 28
+"""Of upper parts of gene numbers, whose bits are counted in 32 bits."""
 _AHEAD = 16
 """Distance, in records, at which index entries are prefetched, so that their cache misses overlap."""
 _IN_FLIGHT = 2048
@@ -67,7 +75,7 @@ def locate_records(
         if not 0 <= begin < end <= index[s] or end - begin < HEADER or (begin | end) & 7:
             return i
         address[i], length[i], size[i] = base[s] + begin, end - begin, sizes[0]
-        if 2 * size[i] > length[i]:  # bounds the memory that a wrong size can ask for
+        if size[i] > MOST_PER_BYTE * length[i]:  # bounds the memory that a wrong size can ask for
             return i
     return -1
 
@@ -117,7 +125,9 @@ def decode_records(
     cell, address, length, size = records
     luts, lut_start, how, n_genes = tables
     starts, out_indices, out_data, out_size, out_depth = out
-    most = size.max() if len(size) and (how & (COMPLETE | IN_ORDER) != COMPLETE | IN_ORDER).any() else 0
+    largest = size.max() if len(size) else 0
+    bits = np.empty(largest + SPARE, np.int32)
+    most = largest if (how & (COMPLETE | IN_ORDER) != COMPLETE | IN_ORDER).any() else 0
     genes, values = np.empty(most, np.int32), np.empty(most, np.float32)
     dense = np.zeros(n_genes + 1 if most else 0, np.float32)
     present = np.zeros(n_genes // 64 + 1, np.uint64)
@@ -130,23 +140,29 @@ def decode_records(
         prefetch_bytes(address[following], half)
         words = carray(pointer(np.uintp(address[i])), (length[i] // 8,), np.uint64)
         bit = np.uint8(1 << (row[i] & 7))
-        if not checked[row[i] >> 3] & bit:
-            if np.uint32(words[0] & np.uint64(0xFFFFFFFF)) != record_checksum(words, cell[i]):
-                return BAD_CHECKSUM, i
-            checked[row[i] >> 3] |= bit
+        is_new = not checked[row[i] >> 3] & bit
+        if is_new and np.uint32(words[0] & np.uint64(0xFFFFFFFF)) != record_checksum(words, cell[i]):
+            return BAD_CHECKSUM, i
         p = table[i]
         lut = luts[lut_start[p] : lut_start[p + 1]]
         n, slot = size[i], place[i]
         room = slice(starts[slot], starts[slot] + n)
         in_place = how[p] & COMPLETE and how[p] & IN_ORDER
-        if in_place:
-            good = fits(words, n, len(lut)) and _look_up(words, n, lut, how[p] & SHIFTED, out_indices[room])
+        numbers, parts = out_indices[room] if in_place else genes[:n], parts_of(words)
+        if not fits(words, parts, n, len(lut)):
+            return BAD_RECORD, i
+        if in_place and not parts.is_packed:
+            good = _look_up_gaps(words, parts, lut, how[p] & SHIFTED, numbers)
         else:
-            good = fits(words, n, len(lut)) and bool(gene_numbers(words, n, np.int64(0), genes[:n]) <= len(lut))
+            plus = np.int64(lut[0]) if in_place and how[p] & SHIFTED and n else np.int64(0)
+            good = gene_numbers(words, parts, plus, bits, numbers) <= len(lut) and not (is_new and not ascend(numbers))
+            if good and in_place and not how[p] & SHIFTED:
+                look_up(lut, numbers)
         if not good:
             return BAD_RECORD, i
+        checked[row[i] >> 3] |= bit
         prefetch_bytes(address[following] + half, length[following] - half)
-        out_depth[slot] = _values(words, n, out_data[room] if in_place else values[:n])
+        out_depth[slot] = write_values(words, parts, out_data[room] if in_place else values[:n])
         if in_place:
             out_size[slot] = n
             continue
@@ -161,33 +177,26 @@ def decode_records(
     return OK, 0
 
 
-@nb.njit(inline="always", cache=True)
-def header(words: NDArray[np.uint64]) -> tuple[int, int, int, int]:
-    """Numbers of values, of long gaps and of large values of a record, and the width of a value."""
-    head = words.view(np.uint32)
-    return int(head[1]), int(head[2]), int(head[3]) & LARGE_MASK, int(head[3]) >> WIDTH_SHIFT
-
-
 @nb.njit(nogil=True, cache=True)
-def is_valid(words: NDArray[np.uint64], size: int, n_genes: int) -> bool:
-    """Whether all parts of a record are within it, and all gene numbers below ``n_genes``."""
-    return bool(fits(words, size, n_genes) and reach(words, size) <= n_genes)
-
-
-@nb.njit(nogil=True, cache=True)
-def fits(words: NDArray[np.uint64], size: int, n_genes: int) -> bool:
+def fits(words: NDArray[np.uint64], parts: Parts, size: int, n_genes: int) -> bool:
     """Whether all parts of a record are within it, whatever its gene numbers are."""
-    n, n_gaps, n_large, code = header(words)
-    if n != size or n > n_genes or record_length(n, n_gaps, n_large, code) != 8 * len(words):
+    room = 8 * len(words)
+    if parts.n != size or parts.n > n_genes or not room - 8 < parts.end <= room:
         return False
-    head, first = words.view(np.uint32), HEADER // 4
-    return _ascend(head[first : first + 2 * n_gaps], n) and _ascend(
-        head[first + 2 * n_gaps : first + 2 * (n_gaps + n_large)], n
-    )
+    head = words.view(np.uint32)
+    gaps = head[HEADER // 4 : HEADER // 4 + 2 * parts.n_gaps]
+    large = head[parts.large // 4 : parts.large // 4 + 2 * parts.n_large]
+    if not (_positions_ascend(gaps, parts.n) and _positions_ascend(large, parts.n)):
+        return False
+    if not parts.is_packed:
+        return True
+    steps = words.view(np.uint8)[parts.raised : (parts.raised + parts.end) // 2]
+    is_known = parts.code <= U4 and 1 < parts.low <= _LONGEST_LOW and parts.values - parts.large < _MOST_BYTES
+    return bool(is_known and (len(steps) == 0 or sum_fields(steps, 8) < parts.n))
 
 
 @nb.njit(nogil=True, cache=True)
-def _ascend(exceptions: NDArray[np.uint32], n: int) -> bool:
+def _positions_ascend(exceptions: NDArray[np.uint32], n: int) -> bool:
     """Whether the positions of exceptions ascend and are below ``n``."""
     last = -1
     for k in range(0, len(exceptions), 2):
@@ -198,100 +207,117 @@ def _ascend(exceptions: NDArray[np.uint32], n: int) -> bool:
 
 
 @nb.njit(nogil=True, cache=True)
-def reach(words: NDArray[np.uint64], n: int) -> int:
-    """The last gene number of a record that `fits`, plus 1; below 2^63, as it has at most 2^32 gaps of 32 bits."""
-    head, total = words.view(np.uint32), np.int64(n)
-    for k in range(HEADER // 4, HEADER // 4 + 2 * int(head[2]), 2):
-        total += np.int64(head[k + 1])
-    return int(total + _sum(_gaps(words, n)))
+def ascend(genes: NDArray[np.int32]) -> bool:
+    """Whether each number is above the one before."""
+    falls = np.uint32(0)
+    for k in range(1, len(genes)):
+        falls += np.uint32(genes[k - 1] >= genes[k])
+    return bool(falls == 0)
 
 
 @nb.njit(nogil=True, cache=True)
-def _sum(values: NDArray[np.uint8]) -> np.int64:
-    total = np.int64(0)
-    for begin in range(0, len(values), 1 << 16):  # 32 bits suffice then, and are faster
-        some = np.uint32(0)
-        for value in values[begin : begin + (1 << 16)]:
-            some += np.uint32(value)
-        total += np.int64(some)
-    return total
+def gene_numbers(
+    words: NDArray[np.uint64], parts: Parts, plus: np.int64, bits: NDArray[np.int32], out: NDArray[np.int32]
+) -> int:
+    """Write the gene numbers of a record that `fits`, each plus ``plus``; returns the largest plus 1, without ``plus``.
 
-
-@nb.njit(inline="always", cache=True)
-def _gaps(words: NDArray[np.uint64], n: int) -> NDArray[np.uint8]:
-    """The gap bytes of a record of ``n`` values."""
-    _, n_gaps, n_large, code = header(words)
-    first = HEADER + 8 * (n_gaps + n_large) + n * value_width(code)
-    return words.view(np.uint8)[first : first + n]
-
-
-@nb.njit(nogil=True, cache=True)
-def gene_numbers(words: NDArray[np.uint64], n: int, shift: np.int64, out: NDArray[np.int32]) -> np.int64:
-    """Write the gene numbers of a record, each plus ``shift``; returns the last one plus 1."""
-    gaps, head, at, begin = _gaps(words, n), words.view(np.uint32), shift, 0
-    for k in range(HEADER // 4, HEADER // 4 + 2 * int(head[2]), 2):
+    ``bits`` are n + `SPARE` entries for temporary use. If the result is too large for a gene, ``out`` has any numbers.
+    """
+    genes, head = words.view(np.uint8)[parts.genes : parts.raised], words.view(np.uint32)
+    if parts.is_packed:
+        upper = words[parts.large // 8 + parts.n_large : parts.values // 8]
+        return int(ascending_numbers(upper, genes, parts.low, plus, bits, out))
+    at, begin = plus, 0
+    for k in range(HEADER // 4, HEADER // 4 + 2 * parts.n_gaps, 2):
         end = int(head[k])
-        at = number_genes(gaps[begin:end], at, out[begin:end]) + np.int64(head[k + 1])
+        at = number_genes(genes[begin:end], at, out[begin:end]) + np.int64(head[k + 1])
         begin = end
-    return number_genes(gaps[begin:], at, out[begin:n])
+    return int(number_genes(genes[begin:], at, out[begin : parts.n]) - plus)
 
 
 @nb.njit(nogil=True, cache=True)
-def _look_up(words: NDArray[np.uint64], n: int, lut: NDArray[np.int32], shifted: bool, out: NDArray[np.int32]) -> bool:
-    """Look up the genes of a record if all are below ``len(lut)``; ``shifted`` is the flag `SHIFTED` of the table."""
-    if shifted and n:
-        first = np.int64(lut[0])
-        return bool(gene_numbers(words, n, first, out) - first <= len(lut))
-    if reach(words, n) > len(lut):
+def reach(words: NDArray[np.uint64], parts: Parts) -> int:
+    """The last gene number of a record of bytes that `fits`, plus 1; below 2^63, as it has at most 2^32 gaps."""
+    head, total = words.view(np.uint32), np.int64(parts.n)
+    for k in range(HEADER // 4, HEADER // 4 + 2 * parts.n_gaps, 2):
+        total += np.int64(head[k + 1])
+    return int(total + sum_fields(words.view(np.uint8)[parts.genes : parts.end], 8))
+
+
+@nb.njit(nogil=True, cache=True)
+def _look_up_gaps(
+    words: NDArray[np.uint64], parts: Parts, lut: NDArray[np.int32], shifted: bool, out: NDArray[np.int32]
+) -> bool:
+    """Look up the genes of a record of bytes if all are below ``len(lut)``; ``shifted`` is the flag `SHIFTED`."""
+    if shifted and parts.n:
+        return gene_numbers(words, parts, np.int64(lut[0]), out[:0], out) <= len(lut)
+    if reach(words, parts) > len(lut):
         return False
-    look_up(words, n, lut, out)
+    gaps, head, at, begin = words.view(np.uint8)[parts.genes : parts.end], words.view(np.uint32), np.int64(0), 0
+    for k in range(HEADER // 4, HEADER // 4 + 2 * parts.n_gaps, 2):
+        end = int(head[k])
+        at = look_up_genes(gaps[begin:end], at, lut, out[begin:end]) + np.int64(head[k + 1])
+        begin = end
+    look_up_genes(gaps[begin:], at, lut, out[begin : parts.n])
     return True
 
 
 @nb.njit(nogil=True, cache=True)
-def look_up(words: NDArray[np.uint64], n: int, lut: NDArray[np.int32], out: NDArray[np.int32]) -> None:
-    """Write the ``lut`` entries of a record's genes, which must be below ``len(lut)``."""
-    gaps, head, at, begin = _gaps(words, n), words.view(np.uint32), np.int64(0), 0
-    for k in range(HEADER // 4, HEADER // 4 + 2 * int(head[2]), 2):
-        end = int(head[k])
-        at = look_up_genes(gaps[begin:end], at, lut, out[begin:end]) + np.int64(head[k + 1])
-        begin = end
-    look_up_genes(gaps[begin:], at, lut, out[begin:n])
+def look_up(lut: NDArray[np.int32], numbers: NDArray[np.int32]) -> None:
+    """Replace numbers below ``len(lut)`` by their entries."""
+    for j in range(len(numbers)):
+        numbers[j] = lut[np.uint32(numbers[j])]  # unsigned numbers avoid a test for negative ones
 
 
 @nb.njit(nogil=True, cache=True)
-def _values(words: NDArray[np.uint64], n: int, out: NDArray[np.float32]) -> float:
-    """Write the values of a record as float32; returns their sum."""
-    _, n_gaps, n_large, code = header(words)
-    head = words.view(np.uint32)
-    exceptions = HEADER // 4 + 2 * n_gaps
-    first = 4 * (exceptions + 2 * n_large)
-    if code == U8:
-        total = float(_widened(words.view(np.uint8)[first : first + n], out))
-    elif code == U16:
-        total = float(_widened(words.view(np.uint16)[first // 2 : first // 2 + n], out))
-    elif code == F32:
-        total = 0.0
-        for j in range(n):
-            out[j] = words.view(np.float32)[first // 4 + j]
-            total += np.float64(out[j])
+def write_values(words: NDArray[np.uint64], parts: Parts, out: NDArray[Any]) -> float:
+    """Write the values of a record that `fits`: as float32, or their bits as uint32; returns the sum of all."""
+    content = words.view(np.uint8)[parts.values : parts.values + field_bytes(parts.n, value_bits(parts.code))]
+    if parts.is_packed and parts.code not in {U16, U32, F32}:
+        bits = value_bits(parts.code)
+        widen_fields(content, bits, out)
+        total = float(parts.n + sum_fields(content, bits))
+        total += _raise_values(words.view(np.uint8)[parts.raised : parts.end], bits, out)
+    elif parts.code == U8:
+        total = float(_widened(content, out))
+    elif parts.code == U16:
+        total = float(_widened(content.view(np.uint16), out))
+    elif parts.code == U32:
+        total = float(_widened(content.view(np.uint32), out))
     else:
-        total = float(_widened(head[first // 4 : first // 4 + n], out))
-    for k in range(exceptions, exceptions + 2 * n_large, 2):
-        out[head[k]] = np.float32(head[k + 1])
-        total += float(head[k + 1])
+        out.view(np.uint32)[:] = content.view(np.uint32)
+        total = 0.0
+        for value in content.view(np.float32):
+            total += np.float64(value)
+    head = words.view(np.uint32)
+    for k in range(parts.large // 4, parts.large // 4 + 2 * parts.n_large, 2):
+        total += float(head[k + 1]) - float(out[head[k]])
+        out[head[k]] = head[k + 1]
     return total
 
 
+@nb.njit(nogil=True, cache=True)
+def _raise_values(raised: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> float:
+    """Add to values that do not fit into ``bits`` bits; returns what is added in all."""
+    n, total, at = len(raised) // 2, np.int64(0), np.uint64(0)
+    steps, parts = raised[:n], raised[n:]
+    for k in range(n):
+        more = np.int32(parts[k]) << bits
+        at += np.uint64(steps[k])
+        out[at] += more
+        total += more
+    return float(total)
+
+
 @nb.njit(inline="always", cache=True)
-def _widened(values: NDArray[Any], out: NDArray[np.float32]) -> np.int64:
-    """Write values as float32; returns their sum. 32 bits hold the sum of 2^16 values of up to 16 bits."""
+def _widened(values: NDArray[Any], out: NDArray[Any]) -> np.int64:
+    """Write values as float32 or uint32; returns their sum. 32 bits hold the sum of 2^16 values of up to 16 bits."""
     total = np.int64(0)
     step = 1 << 16 if values.itemsize <= 2 else 1  # noqa: PLR2004 (bytes)
     for begin in range(0, len(values), step):
         some, room, part = np.uint32(0), out[begin : begin + step], values[begin : begin + step]
         for j in range(len(part)):
-            room[j] = np.float32(part[j])
+            room[j] = part[j]
             some += np.uint32(part[j])
         total += np.int64(some)
     return total

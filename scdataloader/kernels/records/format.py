@@ -1,6 +1,7 @@
 """Record format: the bytes that hold one cell, their length and their checksum.
 
 A record begins at a multiple of 8 bytes. All numbers are little-endian.
+Records of bytes:
 
 | bytes | content                                                                                                    |
 |-------|------------------------------------------------------------------------------------------------------------|
@@ -13,6 +14,25 @@ A record begins at a multiple of 8 bytes. All numbers are little-endian.
 | wn    | values of w bytes each, in the order of their genes                                                        |
 | n     | gaps: the number of the first gene, then the count of numbers skipped before each further gene             |
 | to 8  | zeros                                                                                                      |
+
+Packed records, which shards of version 3 may have; planes are described in `packed`:
+
+| bytes   | content                                                                                                  |
+|---------|----------------------------------------------------------------------------------------------------------|
+| 4       | checksum of the rest of the record and of the cell's number in its shard                                 |
+| 4       | n, number of values                                                                                      |
+| 4       | lower 31 bits: r, number of raised values; upper bit: 1                                                  |
+| 4       | lower 24 bits: b, number of large values; 4 bits: width of a value (a code below); 4 bits: log2 of the   |
+|         | width l of the lower part of a gene number, which is 2, 4, 8 or 16 bits                                  |
+| 8b      | large values: position j and the value, as two u32; j ascending; their entry among the values is 0       |
+| 8m      | upper parts of the gene numbers: bit j + (gene number j >> l) is 1 for each j; m is what fits            |
+| wn / 8  | values: of `U2`, `U4` and `U8` the lower bits of each minus 1, in planes; others as they are             |
+| ln / 8  | lower l bits of the gene numbers, in planes; 16 bits as u16                                              |
+| r       | raised values: the position minus that of the one before, or minus 0; 255 where there is more to add     |
+| r       | what is to be added to the value, as a multiple of 2^w; 0 with a mere step of 255                        |
+| to 8    | zeros                                                                                                    |
+
+Since n and a are below 2^31, the upper bit of the third number tells one from the other.
 """
 
 from __future__ import annotations
@@ -27,10 +47,14 @@ from scdataloader.kernels.draws.random import GAMMA, mix
 
 HEADER = 16
 """Bytes before the exceptions."""
-U8, U16, U32, F32 = 0, 1, 2, 3
-"""Widths of values: counts in 1, 2 or 4 bytes, of which the first two can have large values; float32."""
+U8, U16, U32, F32, U2, U4 = range(6)
+"""Widths of values: counts in 8, 16 or 32 bits; float32; in packed records also counts in 2 or 4 bits."""
+MOST_LARGE = 1 << 24
+"""A packed record has fewer large values."""
+PACKED = 1 << 31
+"""In the third number of a packed record."""
 WIDTH_SHIFT = 30
-LARGE_MASK = (1 << WIDTH_SHIFT) - 1
+_WIDTH_AT, _LOW_AT = 24, 28
 _PRIME = np.uint64(0xD6E8FEB86659FD93)
 """Odd multiplier that mixes well (from the "rrmxmx" mixer of P. Evensen)."""
 _LANES = 4
@@ -49,16 +73,70 @@ class Records(NamedTuple):
     """``(m,)`` number of values."""
 
 
-@nb.njit(inline="always", cache=True)
-def value_width(code: int) -> int:
-    """Bytes of a value."""
-    return 1 if code == U8 else 2 if code == U16 else 4
+class Parts(NamedTuple):
+    """Where the parts of a record are, as its header states them."""
+
+    n: int
+    """Number of values."""
+    is_packed: int
+    """0 or 1."""
+    n_gaps: int
+    """Number of long gaps; 0 of packed records."""
+    n_large: int
+    code: int
+    """Width of a value."""
+    low: int
+    """Bits of the lower part of a gene number; 0 of records that are not packed."""
+    large: int
+    """Offset of the large values, in bytes."""
+    values: int
+    """Offset of the values."""
+    genes: int
+    """Offset of the lower parts of the gene numbers, or of the gaps."""
+    raised: int
+    """Offset of the raised values."""
+    end: int
+    """Offset of the padding."""
 
 
 @nb.njit(inline="always", cache=True)
-def record_length(n: int, n_gaps: int, n_large: int, code: int) -> int:
-    """Bytes of a record, including padding."""
-    return (HEADER + 8 * (n_gaps + n_large) + n * (value_width(code) + 1) + 7) // 8 * 8
+def value_bits(code: int) -> int:
+    """Bits of a value."""
+    return 2 if code == U2 else 4 if code == U4 else 8 if code == U8 else 16 if code == U16 else 32
+
+
+@nb.njit(inline="always", cache=True)
+def field_bytes(n: int, bits: int) -> int:
+    """Bytes of ``n`` fields of ``bits`` bits."""
+    return (n * bits + 7) >> 3
+
+
+@nb.njit(nogil=True, cache=True)
+def parts_of(words: NDArray[np.uint64]) -> Parts:
+    """The parts of a record, which may be beyond its end; `fits` checks that they are not."""
+    head, room = words.view(np.uint32), 8 * len(words)
+    n, third, fourth = int(np.int64(head[1])), int(np.int64(head[2])), int(np.int64(head[3]))
+    if third < PACKED:
+        n_large, code = fourth & ((1 << WIDTH_SHIFT) - 1), fourth >> WIDTH_SHIFT
+        large = HEADER + 8 * third
+        values = large + 8 * n_large
+        genes = values + field_bytes(n, value_bits(code))
+        return Parts(n, 0, third, n_large, code, 0, large, values, genes, genes + n, genes + n)
+    n_large, code, low = fourth & (MOST_LARGE - 1), fourth >> _WIDTH_AT & 15, 1 << (fourth >> _LOW_AT)
+    upper = HEADER + 8 * n_large
+    fixed = field_bytes(n, value_bits(code)) + field_bytes(n, low) + 2 * (third - PACKED)
+    values = upper + (max(0, room - upper - fixed) & -8)
+    genes = values + field_bytes(n, value_bits(code))
+    return Parts(n, 1, 0, n_large, code, low, HEADER, values, genes, genes + field_bytes(n, low), values + fixed)
+
+
+@nb.njit(nogil=True, cache=True)
+def write_header(words: NDArray[np.uint64], n: int, n_raised: int, n_large: int, code: int, low: int) -> None:
+    """Write the header of a packed record but for its checksum; ``low`` is 2, 4, 8 or 16."""
+    head = words.view(np.uint32)
+    log = 1 if low == 2 else 2 if low == 4 else 3 if low == 8 else 4  # noqa: PLR2004 (bits)
+    head[1], head[2] = n, n_raised | PACKED
+    head[3] = n_large | code << _WIDTH_AT | log << _LOW_AT
 
 
 @nb.njit(nogil=True, cache=True)

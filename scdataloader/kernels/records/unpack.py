@@ -9,9 +9,19 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.machine.bits import drain
 from scdataloader.kernels.machine.memory import pointer
-from scdataloader.kernels.records.decode import BAD_CHECKSUM, BAD_RECORD, OK, gene_numbers, header, is_valid, look_up
-from scdataloader.kernels.records.encode import COUNTS, EITHER, FLOATS
-from scdataloader.kernels.records.format import F32, HEADER, U8, U16, Records, record_checksum, value_width
+from scdataloader.kernels.records.decode import (
+    BAD_CHECKSUM,
+    BAD_RECORD,
+    OK,
+    ascend,
+    fits,
+    gene_numbers,
+    look_up,
+    write_values,
+)
+from scdataloader.kernels.records.encode import COMPACT, COUNTS, EITHER, FLOATS, write_record
+from scdataloader.kernels.records.format import F32, HEADER, U8, U16, Parts, Records, parts_of, record_checksum
+from scdataloader.kernels.records.packed import SPARE
 
 BAD_FORM, BAD_KIND, BAD_GENE = 4, 5, 6
 _BYTE, _TWO_BYTES = 1 << 8, 1 << 16
@@ -31,31 +41,36 @@ def check_records(
 ) -> int:
     """Check every rule of the format for every record: ``status[i]`` is `OK`, or the first rule that record i breaks.
 
-    Record i is in a space of ``n_genes[i]`` genes and a shard of records of this ``kind``; see `encode_rows`.
+    Record i is in a space of ``n_genes[i]`` genes and a shard of records of this ``kind``; see `encode_rows`. With the
+    flag `COMPACT`, records may be packed.
     ``known[known_start[p]:known_start[p + 1]]``, p = ``table[i]``, is True for the genes that its source has; if it is
     empty, any gene is accepted. Returns the largest of all counts.
     """
     cell, address, length, size = records
-    largest = np.uint32(0)
+    largest, most = np.uint32(0), size.max() if len(size) else 0
+    bits = np.empty(most + SPARE, np.int32)
+    again = np.empty((length.max() if len(length) else 0) // 8, np.uint64)
     for i in range(len(address)):
         words = carray(pointer(np.uintp(address[i])), (length[i] // 8,), np.uint64)
+        parts, genes = parts_of(words), np.empty(size[i], np.int32)
         status[i] = OK
         if np.uint32(words[0] & np.uint64(0xFFFFFFFF)) != record_checksum(words, cell[i]):
             status[i] = BAD_CHECKSUM
-        elif not is_valid(words, size[i], n_genes[i]):
+        elif not _are_genes(words, parts, size[i], n_genes[i], bits, genes):
             status[i] = BAD_RECORD
-        elif kind != EITHER and (header(words)[3] == F32) != (kind == FLOATS):
+        elif (parts.is_packed and not kind & COMPACT) or not _is_of_kind(parts, kind & ~COMPACT):
             status[i] = BAD_KIND
         else:
             has = known[known_start[table[i]] : known_start[table[i] + 1]]
-            if len(has) and not _are_known(words, size[i], has):
+            if len(has) and not has[genes].all():
                 status[i] = BAD_GENE
             values = np.empty(size[i], np.uint32)
-            if not (_exceptions_are_due(words) and _is_padded(words) and _values(words, values)):
-                status[i] = BAD_FORM
-            if kind == COUNTS:
+            write_values(words, parts, values)
+            if kind & ~COMPACT == COUNTS:
                 for value in values:
                     largest = max(largest, value)
+            if not _is_in_form(words, parts, genes, values, again):
+                status[i] = BAD_FORM
     return int(largest)
 
 
@@ -75,24 +90,34 @@ def unpack_records(
     """
     cell, address, length, size = records
     dense, present = np.empty(len(order), np.uint32), np.zeros(len(order) // 64 + 1, np.uint64)
+    temporary = np.empty((size.max() if len(size) else 0) + SPARE, np.int32)
     for i in range(len(address)):
         words = carray(pointer(np.uintp(address[i])), (length[i] // 8,), np.uint64)
         if np.uint32(words[0] & np.uint64(0xFFFFFFFF)) != record_checksum(words, cell[i]):
             return BAD_CHECKSUM, i
-        n = size[i]
-        if not is_valid(words, n, len(order)):
-            return BAD_RECORD, i
-        room = slice(starts[i], starts[i] + n)
+        parts, room = parts_of(words), slice(starts[i], starts[i] + size[i])
         genes, bits = out_indices[room], out_bits[room]
-        look_up(words, n, order, genes)
-        if n and genes.min() < 0:
+        if not _are_genes(words, parts, size[i], len(order), temporary, genes):
+            return BAD_RECORD, i
+        look_up(order, genes)
+        if size[i] and genes.min() < 0:
             return BAD_GENE, i
-        _values(words, bits)
-        if floats and header(words)[3] != F32:
+        write_values(words, parts, bits)
+        if floats and parts.code != F32:
             _as_floats(bits)
-        if not _ascend(genes):
+        if not ascend(genes):
             _sort(genes, bits, dense, present)
     return OK, 0
+
+
+@nb.njit(nogil=True, cache=True)
+def _are_genes(
+    words: NDArray[np.uint64], parts: Parts, size: int, n_genes: int, bits: NDArray[np.int32], genes: NDArray[np.int32]
+) -> bool:
+    """Whether all of a record is within it, and its genes, which are written, ascend and are below ``n_genes``."""
+    if not fits(words, parts, size, n_genes):
+        return False
+    return gene_numbers(words, parts, np.int64(0), bits, genes) <= n_genes and ascend(genes)
 
 
 @nb.njit(nogil=True, cache=True)
@@ -101,14 +126,6 @@ def _as_floats(bits: NDArray[np.uint32]) -> None:
     values = bits.view(np.float32)
     for k in range(len(bits)):
         values[k] = np.float32(bits[k])
-
-
-@nb.njit(nogil=True, cache=True)
-def _ascend(genes: NDArray[np.int32]) -> bool:
-    ascending = True
-    for k in range(1, len(genes)):
-        ascending &= genes[k - 1] < genes[k]
-    return ascending
 
 
 @nb.njit(nogil=True, cache=True)
@@ -124,58 +141,47 @@ def _sort(
         bits[k] = dense[genes[k]]
 
 
-@nb.njit(nogil=True, cache=True)
-def _are_known(words: NDArray[np.uint64], n: int, has: NDArray[np.bool_]) -> bool:
-    """Whether a valid record has only genes that ``has`` marks."""
-    genes = np.empty(n, np.int32)
-    gene_numbers(words, n, np.int64(0), genes)
-    known = True
-    for gene in genes:
-        known &= has[gene]
-    return known
+@nb.njit(inline="always", cache=True)
+def _is_of_kind(parts: Parts, kind: int) -> bool:
+    return kind == EITHER or (parts.code == F32) == (kind == FLOATS)
 
 
 @nb.njit(nogil=True, cache=True)
-def _values(words: NDArray[np.uint64], out: NDArray[np.uint32]) -> bool:
-    """Write the values of a valid record as bits; whether none is zero, and the entries of large values are."""
-    _, n_gaps, n_large, code = header(words)
-    head = words.view(np.uint32)
-    exceptions, n = HEADER // 4 + 2 * n_gaps, len(out)
-    first = exceptions + 2 * n_large
-    if code == U8:
-        out[:] = words.view(np.uint8)[4 * first : 4 * first + n]
-    elif code == U16:
-        out[:] = words.view(np.uint16)[2 * first : 2 * first + n]
-    else:
-        out[:] = head[first : first + n]
-    in_form = True
-    for k in range(exceptions, first, 2):
-        in_form &= out[head[k]] == 0
-        out[head[k]] = head[k + 1]
-    for j in range(n):
-        in_form &= out[j] != 0 and not (code == F32 and out[j] == _MINUS_ZERO)
-    return in_form
+def _is_in_form(
+    words: NDArray[np.uint64],
+    parts: Parts,
+    genes: NDArray[np.int32],
+    values: NDArray[np.uint32],
+    again: NDArray[np.uint64],
+) -> bool:
+    """Whether a record has no zeros among its ``values``, and is what is written for its genes and values.
+
+    ``values`` and ``again``, which is as long as the record or longer, are overwritten.
+    """
+    for value in values:
+        if value == 0 or (parts.code == F32 and value == _MINUS_ZERO):
+            return False
+    if not parts.is_packed:
+        return _exceptions_are_due(words, parts) and _is_padded(words, parts)
+    n_words = write_record(genes, values, parts.code, parts.low, 0, again[: len(words)])
+    return n_words == len(words) and bool((again[1:n_words] == words[1:]).all())
 
 
 @nb.njit(nogil=True, cache=True)
-def _exceptions_are_due(words: NDArray[np.uint64]) -> bool:
-    """Whether all exceptions of a valid record are needed: their gaps and values do not fit otherwise."""
-    _, n_gaps, n_large, code = header(words)
-    head = words.view(np.uint32)
-    first = HEADER // 4
-    due = code <= U16 or n_large == 0
-    for k in range(first, first + 2 * n_gaps, 2):
+def _exceptions_are_due(words: NDArray[np.uint64], parts: Parts) -> bool:
+    """Whether all exceptions of a record of bytes are needed, and the entries of large values are 0."""
+    head, first = words.view(np.uint32), parts.large // 4
+    due = parts.code <= U16 or parts.n_large == 0
+    for k in range(HEADER // 4, first, 2):
         due &= head[k + 1] >= _BYTE and head[k + 1] % _BYTE == 0
-    for k in range(first + 2 * n_gaps, first + 2 * (n_gaps + n_large), 2):
-        due &= head[k + 1] >= (_BYTE if code == U8 else _TWO_BYTES)
+    for k in range(first, parts.values // 4, 2):
+        due &= head[k + 1] >= (_BYTE if parts.code == U8 else _TWO_BYTES)
+        at = parts.values + head[k] * (1 if parts.code == U8 else 2)
+        due &= words.view(np.uint8)[at] == 0 and (parts.code == U8 or words.view(np.uint8)[at + 1] == 0)
     return due
 
 
 @nb.njit(nogil=True, cache=True)
-def _is_padded(words: NDArray[np.uint64]) -> bool:
-    """Whether the padding of a valid record is zeros."""
-    n, n_gaps, n_large, code = header(words)
-    padded = True
-    for byte in words.view(np.uint8)[HEADER + 8 * (n_gaps + n_large) + n * (value_width(code) + 1) :]:
-        padded &= byte == 0
-    return padded
+def _is_padded(words: NDArray[np.uint64], parts: Parts) -> bool:
+    """Whether the padding of a record of bytes is zeros."""
+    return bool((words.view(np.uint8)[parts.end :] == 0).all())

@@ -28,7 +28,7 @@ ORDER, PLACES = "order.npy", "places.npy"
 GROUPED = "grouped:"
 """Prefix of the layout by an obs column."""
 FOLDERS = ("obs", "var", "genes", "shards", "matrices")
-_VERSION = 3
+_VERSION = 4
 _MOST_VALUES = 1 << 32
 """Largest number of values of a shard."""
 _OWN_FILE = re.compile(r"[0-9a-f]{5,32}(-[0-9a-f]{5,32})?\.(parquet|cells|json)(\.partial|\.progress)?")
@@ -82,6 +82,8 @@ class Plan:
     """At most."""
     matrices: tuple[str, ...]
     """Keys of the further matrices, sorted."""
+    compact: bool
+    """Whether records take as few bytes as they can."""
     appended_to: str | None
     """Digest of the manifest of the store that the sources are written to; None for a new store."""
     numbers: tuple[int, ...]

@@ -70,6 +70,7 @@ def reorder_tasks(
                 first=first,
                 last=last,
                 kind=plan.kind if number < 0 else "either",
+                compact=plan.compact,
             )
             for i, (first, last) in enumerate(ranges)
         ]
@@ -91,6 +92,8 @@ class CopyCells:
     first: int
     last: int
     kind: Kind
+    compact: bool
+    """Whether records may be packed."""
 
     @property
     def n_cells(self) -> int:
@@ -107,7 +110,8 @@ class CopyCells:
         order = np.load(self.unordered / ORDER, mmap_mode="r")[self.first : self.last]
         shards = _Records(self.unordered, self.records, self.n_genes, further=self.kind == "either")
         folder, path = self.place.folder, self.path
-        with noting(self.place, path) as note, shard_writer(folder, path, self.kind, 0, mixed=True) as writer:
+        shard = shard_writer(folder, path, self.kind, 0, mixed=True, compact=self.compact)
+        with noting(self.place, path) as note, shard as writer:
             for start, stop in blocks(len(order), shards.offsets(order), 0):
                 words, offsets, sizes, sources = shards.copied(order[start:stop], writer.n_cells)
                 with writing(folder / path):

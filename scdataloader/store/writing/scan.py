@@ -44,6 +44,8 @@ class Options:
     """At most; None for those of the store, or `CELLS_PER_SHARD`."""
     matrices: tuple[str, ...] | None = None
     """Keys of further matrices, sorted; None for those of the store that is appended to, else none."""
+    compact: bool = False
+    """Whether records take as few bytes as they can."""
 
     def __post_init__(self) -> None:
         if self.seed is not None:

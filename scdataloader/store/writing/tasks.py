@@ -157,6 +157,8 @@ class EncodeCells:
     """``(n_genes,)`` position of each gene in the gene space; number of each column of other matrices."""
     n_space: int
     """Number of genes of the space, or of columns."""
+    compact: bool
+    """Whether records take as few bytes as they can."""
 
     @property
     def n_cells(self) -> int:
@@ -173,7 +175,8 @@ class EncodeCells:
             WriteError: the shard cannot be written.
         """
         source, folder = self.source, self.place.folder
-        with noting(self.place, self.path) as note, shard_writer(folder, self.path, self.kind, self.n_space) as writer:
+        shard = shard_writer(folder, self.path, self.kind, self.n_space, compact=self.compact)
+        with noting(self.place, self.path) as note, shard as writer:
             for first, last, rows in self._blocks():
                 self._append(writer, rows, first)
                 check_unchanged(source)
@@ -288,14 +291,16 @@ def blocks(n_cells: int, offsets: NDArray[np.int64] | None, n_genes: int) -> Ite
 
 
 @contextmanager
-def shard_writer(folder: Path, path: str, kind: Kind, n_genes: int, *, mixed: bool = False) -> Iterator[ShardWriter]:
+def shard_writer(
+    folder: Path, path: str, kind: Kind, n_genes: int, *, mixed: bool = False, compact: bool = False
+) -> Iterator[ShardWriter]:
     """Begin a shard; an exception removes it.
 
     Raises:
         WriteError: it cannot be written.
     """
     with writing(folder / path):
-        writer = ShardWriter(folder, path, kind=kind, n_genes=n_genes, mixed=mixed)
+        writer = ShardWriter(folder, path, kind=kind, n_genes=n_genes, mixed=mixed, compact=compact)
     with writer:
         yield writer
 

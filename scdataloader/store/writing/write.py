@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from scdataloader.store.gene_spaces import GENE, GeneNumbers, GeneSpace, SpaceSe
 from scdataloader.store.manifest import (
     LAYERS,
     MATRICES_VERSION,
+    PACKED_VERSION,
     VERSION,
     FileRecord,
     Manifest,
@@ -217,6 +219,7 @@ def _plan(state: FolderState, job: _Job, spaces: SpaceSelection, options: Option
         kind=options.kind,
         cells_per_shard=options.cells_per_shard or CELLS_PER_SHARD,
         matrices=options.matrices or (),
+        compact=options.compact,
         appended_to=state.digest,
         numbers=tuple(job.numbers),
         first_table=0 if manifest is None else _next_number(source.obs for source in manifest.sources),
@@ -353,6 +356,7 @@ class _Conversion:
                 kind=plan.kind,
                 rank=self._spaces.ranks[shard.source],
                 n_space=self._spaces.n_genes[shard.source],
+                compact=plan.compact,
             )
             for i, shard in enumerate(plan.shards)
         ]
@@ -432,8 +436,11 @@ class _Conversion:
             SpaceRecord(file=file_record(folder, plan.space_path(i)), n_genes=len(ids))
             for i, ids in enumerate(self._spaces.new)
         )
+        needed = PACKED_VERSION if plan.compact else MATRICES_VERSION if plan.matrices else VERSION
+        needed = max(needed, kept.version)
         return Manifest(
-            version=MATRICES_VERSION if plan.matrices else VERSION,
+            version=needed,
+            release=version("scdataloader") if needed == PACKED_VERSION else None,
             layout=plan.layout,
             sources=tuple(sources[number] for number in sorted(sources)),
             genes=genes,
