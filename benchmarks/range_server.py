@@ -3,8 +3,8 @@
     python benchmarks/range_server.py DIR --delay 0.02
 
 Prints its port. Connections stay open, files are mapped, and one event loop answers all requests. ``GET /-/counts``
-returns the numbers of requests and bytes, ``GET /-/set?delay=0.02&seed=1&reset=0.05`` changes the settings and sets the
-counts to zero. `RangeServer` starts one, for tests and `remote.py`.
+returns the numbers of requests and bytes, ``/-/zero`` sets them to zero, ``/-/set?delay=0.02&seed=1&reset=0.05`` does so
+and changes the settings. `RangeServer` starts one, for tests and `remote.py`.
 """
 
 from __future__ import annotations
@@ -135,6 +135,8 @@ class Connection(asyncio.Protocol):
         if address.path.startswith("/-/"):
             if address.path == "/-/set":
                 state.set(dict(parse_qsl(address.query)))
+            elif address.path == "/-/zero":
+                state.counts.clear()
             content = json.dumps(state.counts).encode()
             self.send(200, [], memoryview(content), has_body=True, delay=0)
             return
