@@ -3,8 +3,8 @@
     python benchmarks/range_server.py DIR --delay 0.02
 
 Prints its port. Connections stay open, files are mapped, and one event loop answers all requests. ``GET /-/counts``
-returns the numbers of requests and bytes, ``/-/zero`` sets them to zero, ``/-/set?delay=0.02&seed=1&reset=0.05`` does so
-and changes the settings. `RangeServer` starts one, for tests and `remote.py`.
+returns the numbers of requests and bytes, ``/-/zero`` sets them to zero, and ``/-/set?delay=0.02&seed=1&reset=0.05``
+changes the settings, too. `RangeServer` starts one, for tests and `remote.py`.
 """
 
 from __future__ import annotations
