@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     adata = make(stored_as(x.astype(np.float32), "csr"), spliced=stored_as((x // 2).astype(np.float32), "csr"))
     adata.obsm["X_pca"] = np.arange(2.0 * N_OBS).reshape(-1, 2).astype(np.float32)
     here(adata, made / "plain.cells", cells_per_shard=700, **MORE)
-    here(adata, made / "compact.cells", compact=True, **MORE)
+    here(adata, made / "compact.cells", cells_per_shard=700, compact=True, **MORE)
     here([adata[:1500], adata[1500:]], made / "shuffled.cells", cells_per_shard=700, layout="shuffled", **MORE)
     return made
 
