@@ -94,6 +94,7 @@ def test_a_table_that_changes(stores):
     store, other = stores
     source = store.sources[0]
     column = source.obs_columns[0]
+    source.obs([column])
     shutil.copyfile(other / "obs" / "00000.parquet", store.path / "obs" / "00000.parquet")
     with pytest.raises(SourceChangedError, match=r"obs/00000.parquet has changed"):
         source.obs([column])
