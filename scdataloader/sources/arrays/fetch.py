@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from scdataloader.runtime.processes import n_cores
 from scdataloader.sources.arrays.arrays import ChunkedArray
 
-CACHE_BYTES = 256 << 20
-"""Decoded chunks that all sources of a process keep together, in equal shares."""
+CACHE_BYTES = 512 << 20
+"""Decoded chunks that all sources of a process keep together, in equal shares: as many as a window of draws in blocks
+of 512 spreads over, of which each read has a part of every block."""
 _TASK_BYTES = 4 << 20
 _TASKS_PER_THREAD = 4
 """Fewest tasks for each thread, of reads that are not larger than that many `_TASK_BYTES`."""
@@ -61,7 +62,6 @@ class ChunkCache(Generic[_K]):
         self._lock = threading.Lock()
         self._chunks: OrderedDict[tuple[int, int], _K] = OrderedDict()
         self._bytes = 0
-        self._missed: OrderedDict[tuple[int, int], None] = OrderedDict()
 
     def get(self, key: tuple[int, int], size: int) -> _K | None:
         """The chunk, if at least its first ``size`` values are cached."""
@@ -74,16 +74,12 @@ class ChunkCache(Generic[_K]):
             return values
 
     def put(self, key: tuple[int, int], values: _K, *, evict: bool) -> None:
-        """Keep a chunk; older ones make room for it only if ``evict``, and if it was put not long ago.
-
-        Data of many times the size of the cache would otherwise pass through it without ever being found: fresh memory
-        for each chunk costs more than decoding it.
-        """
+        """Keep a chunk; older ones make room for it only if ``evict``."""
         self._after_fork()
         with self._lock:
             old = self._chunks.get(key)
             room = self.max_bytes - self._bytes + (0 if old is None else old.nbytes)
-            if values.nbytes > room and not (evict and values.nbytes <= self.max_bytes and self._is_missed_again(key)):
+            if values.nbytes > (self.max_bytes if evict else room):
                 return
             if old is not None:
                 self._bytes -= self._chunks.pop(key).nbytes
@@ -91,16 +87,6 @@ class ChunkCache(Generic[_K]):
             self._bytes += values.nbytes
             while self._bytes > self.max_bytes:
                 self._bytes -= self._chunks.popitem(last=False)[1].nbytes
-
-    def _is_missed_again(self, key: tuple[int, int]) -> bool:
-        """Whether a chunk was put before, among as many others as the cache has chunks."""
-        if key in self._missed:
-            del self._missed[key]
-            return True
-        self._missed[key] = None
-        while len(self._missed) > len(self._chunks) + 1:
-            self._missed.popitem(last=False)
-        return False
 
     def _after_fork(self) -> None:
         # Another thread may have held the lock, or been half-way through a change, when this process was forked.
