@@ -10,6 +10,7 @@ import pytest
 from scdataloader.commands.main import main
 from scdataloader.errors import NotCountsError, SourceChangedError
 from scdataloader.store.convert import convert
+from scdataloader.store.writing.lock import ConversionStoppedError
 from tests.store.conversions import counted, here, tree, write_files
 
 distributed = pytest.importorskip("distributed")
@@ -60,7 +61,7 @@ def test_workers_that_lack_the_paths_are_named(tmp_path, hidden):
             deadline = time.monotonic() + 60
             while not client.scheduler_info()["workers"] and time.monotonic() < deadline:
                 time.sleep(0.1)
-            with pytest.raises((FileNotFoundError, SourceChangedError), match=rf"/{hidden}/") as error:
+            with pytest.raises((ConversionStoppedError, SourceChangedError), match=rf"/{hidden}/") as error:
                 convert(paths, tmp_path / "store" / "d.cells", executor=client.get_executor(), progress=False)
             assert any("a worker may lack the path" in note for note in error.value.__notes__)
         finally:

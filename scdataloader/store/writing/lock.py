@@ -54,17 +54,14 @@ class Claim:
         """Hold the lock for a task, so that no other conversion begins while its process lives.
 
         Raises:
-            ConversionStoppedError: the conversion has ended.
-            FileNotFoundError: this machine does not have the folder.
+            ConversionStoppedError: the conversion has ended, or this machine does not have its folder.
         """
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            if not self.path.parent.is_dir():
-                raise FileNotFoundError(
-                    f"{self.path.parent}, into which the conversion writes, does not exist on {gethostname()}"
-                ) from error
-            raise ConversionStoppedError(f"the conversion into {self.path.parent} has been stopped") from error
+            raise ConversionStoppedError(
+                f"the conversion into {self.path.parent} has been stopped, or {gethostname()} does not have this folder"
+            ) from error
         try:
             if not try_lock(descriptor, shared=True):
                 raise ConversionStoppedError(f"another conversion into {self.path.parent} has begun")

@@ -25,7 +25,7 @@ from scdataloader.sources.contract import check_unchanged, rows_of
 from scdataloader.store.manifest import Kind
 from scdataloader.store.shard import ShardWriter
 from scdataloader.store.tables import whole_obs, write_table
-from scdataloader.store.writing.lock import Claim
+from scdataloader.store.writing.lock import Claim, ConversionStoppedError
 from scdataloader.store.writing.matrices import matrix_blocks
 from scdataloader.store.writing.plan import save_record
 from scdataloader.types import CSRMatrix
@@ -37,6 +37,8 @@ _VALUES_PER_BLOCK = 1 << 21
 _SECONDS_PER_NOTE = 0.5
 _SECONDS_PER_LOOK = 0.25
 _LARGEST = (1 << 32) - 1
+_LOST = (FileNotFoundError, SourceChangedError, ConversionStoppedError)
+"""Errors of tasks on machines that do not have the paths of the conversion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,8 +76,7 @@ def run_task(task: Task) -> None:
     """Run a task under the lock of its conversion.
 
     Raises:
-        ConversionStoppedError: the conversion has ended.
-        FileNotFoundError: this machine does not have the folder.
+        ConversionStoppedError: the conversion has ended, or this machine does not have its folder.
         WriteError: the file cannot be written.
     """
     with task.place.claim.shared():
@@ -118,7 +119,7 @@ def run_tasks(tasks: Sequence[Task], executor: Executor, claim: Claim, on_progre
             done, pending = wait(pending, timeout=_SECONDS_PER_LOOK, return_when=FIRST_EXCEPTION)
             for future in done:
                 error = future.exception()
-                if isinstance(error, FileNotFoundError | SourceChangedError) and not _is_local(executor):
+                if isinstance(error, _LOST) and not _is_local(executor):
                     error.add_note(
                         "a worker may lack the path: start workers where sources and store have the same paths"
                     )
