@@ -15,7 +15,7 @@ from scdataloader.genes.names import SYMBOL_COLUMNS, are_ids, gene_names, withou
 from scdataloader.genes.organisms import ENSEMBL_ID, infer_organism
 from scdataloader.genes.tables import find_gene_table, package_table
 from scdataloader.genes.vocabulary import GeneVocabulary
-from scdataloader.kernels.rows.align import OK, align_rows, close_gaps, scratch_size
+from scdataloader.kernels.rows.align import OK, align_rows, scratch_size
 from scdataloader.runtime.messages import shown
 from scdataloader.types import CSRRows
 
@@ -50,23 +50,23 @@ class CuratedGenes:
         n, n_genes = len(rows), len(self.var)
         indices, data = np.empty(len(rows.indices), np.int32), np.empty(len(rows.data), np.float32)
         sizes, depth, every = np.zeros(n, np.int64), np.empty(n, np.float32), np.arange(n)
+        starts = rows.indptr.copy()
         known = self.lut[self.lut >= 0]
         monotone = bool((known[1:] > known[:-1]).all())
         status, at = align_rows(
             *(rows.indptr, rows.indices, rows.data, every, self.lut, n_genes, monotone, False, False),
-            *(every, rows.indptr[:-1], indices, data, sizes, depth),
+            *(every, starts, indices, data, sizes, depth),
             np.empty(scratch_size(n_genes, self.lut), np.float32),
         )
         if status != OK:  # the source has checked its gene numbers
             raise AssertionError(f"row {at}: status {status}")
-        indptr = close_gaps(rows.indptr[:-1], sizes, indices, data)
-        data = data[: indptr[-1]]
+        data = data[: starts[-1]]  # the rows were written in order, without gaps
         if len(data) and data.max() >= EXACT:
             raise ValueError(
                 f"{source} has a count of {data.max():,.0f}; float32 is exact up to {EXACT:,} only, and a cell hardly "
                 "has so many molecules of a gene"
             )
-        return csr_matrix((data, indices[: indptr[-1]], indptr), shape=(n, n_genes))
+        return csr_matrix((data, indices[: starts[-1]], starts), shape=(n, n_genes))
 
 
 def mitochondrial(var: pd.DataFrame) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from scdataloader.errors import NotCountsError, SourceChangedError, StoreFormatE
 from scdataloader.kernels.records.decode import OK, decode_records
 from scdataloader.kernels.records.format import Records
 from scdataloader.kernels.records.unpack import BAD_GENE, unpack_records
-from scdataloader.kernels.rows.align import row_starts
+from scdataloader.kernels.rows.align import is_sequence, row_starts
 from scdataloader.kernels.rows.densify import densify
 from scdataloader.kernels.rows.nearest import nearest
 from scdataloader.protocols import OpenOptions, ReadCost, SourceSelection
@@ -233,10 +233,12 @@ class Store:
             SourceChangedError: a shard has changed since it was mapped.
             StoreFormatError: a record is damaged.
         """
-        table = genes.of_source[source]
+        table, closed = genes.of_source[source], is_sequence(place, len(out.sizes))
 
         def decode(records: Records, rows: NDArray[np.int64], checked: NDArray[np.uint8], at: slice) -> tuple[int, int]:
-            result: tuple[int, int] = decode_records(records, rows, checked, genes.look_up, table[at], place[at], out)
+            result: tuple[int, int] = decode_records(
+                records, rows, checked, genes.look_up, table[at], place[at], closed, out
+            )
             return result
 
         located.run(decode)

@@ -92,7 +92,7 @@ def test_symbols_are_matched_by_the_table_of_the_package(tmp_path):
     np.testing.assert_array_equal(found.X.toarray(), raw.X.toarray()[:, [2, 0]])
     assert outcome.notes[:2] == (
         "genes without match, dropped: 1 (x)",
-        "features that are not genes, left out: a.h5ad 1 Antibody Capture by var['feature_types']",
+        "features that are not genes, left out: 1 Antibody Capture by var['feature_types']",
     )
 
 

@@ -125,8 +125,32 @@ def run_align(indptr, indices, data, take, lut, n_genes, *, monotone=False, coun
     status, at = align_rows(*arguments, out_indices, out_data, kept, depth, scratch)
     if status != OK:
         return status, at
+    np.testing.assert_array_equal(starts, np.concatenate([[0], np.cumsum(kept)]))  # rows in order leave no gaps
     packed = close_gaps(starts, kept, out_indices, out_data)
     return csr_matrix((out_data[: packed[-1]], out_indices[: packed[-1]], packed), (len(take), n_genes)), depth
+
+
+@given(matrices(), st.randoms())
+def test_align_writes_rows_in_another_order_to_their_slots(matrix, random):
+    indptr, indices, values, n_genes = matrix
+    n, lut = len(indptr) - 1, np.where(np.arange(n_genes) % 3, np.arange(n_genes), -1).astype(np.int32)
+    place = np.array(random.sample(range(n), n), np.int64)
+    sizes = np.empty(n, np.int64)
+    sizes[place] = np.diff(indptr)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    before, found = starts.copy(), np.zeros((n, n_genes))
+    kept, depth = np.zeros(n, np.int64), np.zeros(n, np.float32)
+    out_indices, out_data = np.full(starts[-1], -7, np.int32), np.full(starts[-1], -7, np.float32)
+    scratch = np.full(scratch_size(n_genes, lut), np.nan, np.float32)
+    rows = (indptr, indices, values, np.arange(n), lut, n_genes, False, True, False, place, starts)
+    assert align_rows(*rows, out_indices, out_data, kept, depth, scratch) == (OK, 0)
+    for i, slot in enumerate(place):
+        own = slice(starts[slot], starts[slot] + kept[slot])
+        found[i, out_indices[own]] = out_data[own]
+    expected = csr_matrix((values, indices, indptr), (n, n_genes)).toarray()
+    np.testing.assert_array_equal(found, np.where(lut >= 0, expected, 0))
+    if place.tolist() != sorted(place):
+        np.testing.assert_array_equal(starts, before)
 
 
 @given(matrices(), st.data())

@@ -158,7 +158,7 @@ class RecordFuzzer:
             tables = LookUpTables(lut, np.array([0, N_GENES]), np.array([how], np.uint8), N_GENES + _SHIFT)
             out = RowBuffers(starts, indices, data.view(np.float32), sizes, depth)
             first = np.zeros(n, np.int64)
-            status, _ = decode_records(records, np.arange(n), checked, tables, first, np.arange(n), out)
+            status, _ = decode_records(records, np.arange(n), checked, tables, first, np.arange(n), False, out)
             self._see(starts, size, indices, data, "decode_records")
             statuses.append(status)
             if status == OK:

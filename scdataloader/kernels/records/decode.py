@@ -112,13 +112,15 @@ def decode_records(
     tables: LookUpTables,
     table: NDArray[np.integer],
     place: NDArray[np.int64],
+    closed: bool,
     out: Any,
 ) -> tuple[int, int]:
     """Write records into row buffers in vocabulary genes, as `align_rows` does for matrices.
 
     Record i is looked up in table ``table[i]`` and written to row ``place[i]`` of ``out``, which are
-    `scdataloader.types.RowBuffers`. The checksum of a record is verified when its ``row`` is first read: ``checked``
-    has one bit per row.
+    `scdataloader.types.RowBuffers`. ``closed`` states that all rows are written in order, by this call or several; each
+    then begins where the one before ends. The checksum of a record is verified when its ``row`` is first read:
+    ``checked`` has one bit per row.
 
     Returns (status, i): `OK`, or the error of record i. Nothing outside the buffers is written.
     """
@@ -163,18 +165,33 @@ def decode_records(
         checked[row[i] >> 3] |= bit
         prefetch_bytes(address[following] + half, length[following] - half)
         out_depth[slot] = write_values(words, parts, out_data[room] if in_place else values[:n])
-        if in_place:
-            out_size[slot] = n
-            continue
-        if how[p] & GENES_ONLY:
-            out_depth[slot] = total_of_genes(genes[:n], values[:n], lut)
-        if how[p] & IN_ORDER:
-            out_size[slot] = renumber(genes[:n], values[:n], lut, out_indices[room], out_data[room])
-        else:
-            out_size[slot] = scatter(
-                genes[:n], values[:n], lut, n_genes, dense, present, out_indices[room], out_data[room]
+        out_size[slot] = n
+        if not in_place:
+            if how[p] & GENES_ONLY:
+                out_depth[slot] = total_of_genes(genes[:n], values[:n], lut)
+            out_size[slot] = _renumber(
+                genes[:n], values[:n], lut, how[p], n_genes, dense, present, out_indices[room], out_data[room]
             )
+        starts[slot + 1] = starts[slot] + out_size[slot] if closed else starts[slot + 1]
     return OK, 0
+
+
+@nb.njit(nogil=True, cache=True)
+def _renumber(
+    genes: NDArray[np.int32],
+    values: NDArray[np.float32],
+    lut: NDArray[np.int32],
+    how: int,
+    n_genes: int,
+    dense: NDArray[np.float32],
+    present: NDArray[np.uint64],
+    out_indices: NDArray[np.int32],
+    out_data: NDArray[np.float32],
+) -> int:
+    """Write a cell in vocabulary genes, as `renumber` or `scatter` do; returns the number of entries kept."""
+    if how & IN_ORDER:
+        return int(renumber(genes, values, lut, out_indices, out_data))
+    return int(scatter(genes, values, lut, n_genes, dense, present, out_indices, out_data))
 
 
 @nb.njit(nogil=True, cache=True)

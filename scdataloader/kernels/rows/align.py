@@ -51,9 +51,13 @@ def align_rows(
     ascends, so that rows stored in ascending order need no sorting; ``genes_only``, that some are `NOT_A_GENE`. Of
     ``scratch``, `scratch_size` entries are used, of any content.
 
+    Where all slots are written in order, each begins where the one before ends, and ``starts`` is set to that: to close
+    gaps afterwards would take as long as to write the rows.
+
     Returns (status, i): `OK`, or the defect of row ``take[i]``. Nothing outside the slots is written, whatever
     ``indices`` contains.
     """
+    closed = is_sequence(place, len(out_size))
     present = np.zeros(max(n_genes, len(lut)) // 64 + 1, np.uint64)
     for i in range(len(take)):
         begin, end = indptr[take[i]], indptr[take[i] + 1]
@@ -83,7 +87,18 @@ def align_rows(
             size = _without_zeros(out_indices[room], out_data[room], size)
         out_size[slot] = size
         out_depth[slot] = depth
+        if closed:
+            starts[slot + 1] = out + size
     return OK, 0
+
+
+@nb.njit(nogil=True, cache=True)
+def is_sequence(numbers: NDArray[np.int64], n: int) -> bool:
+    """Whether the numbers are 0, 1, … n - 1."""
+    others = 0
+    for i in range(len(numbers)):
+        others += int(numbers[i] != i)
+    return bool(others == 0 and len(numbers) == n)
 
 
 @nb.njit(nogil=True, cache=True)
