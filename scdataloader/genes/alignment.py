@@ -132,16 +132,17 @@ def align(
         distinct = {part.key: (part, names) for part, names in zip(parts, matched, strict=True)}
         vocabulary = GeneVocabulary.union((part.own(names.ids), part.organism) for part, names in distinct.values())
     aligned: list[AlignedSource] = []
-    maps: dict[Hashable, GeneMap] = {}
+    maps: dict[Hashable, tuple[GeneMap, GeneMap]] = {}
     for part, names in zip(parts, matched, strict=True):
         name = part.source.name
         with faults.of(name):
             if part.key not in maps:
-                maps[part.key] = vocabulary.map(names.ids, part.organism, source=name, min_overlap=how.min_overlap)
-                logger.info(maps[part.key].summary(name, names.ids, names.ambiguous))
-                if part.genes.left_out is not None:
-                    maps[part.key] = maps[part.key].among(part.genes.left_out.mask)
-            genes = maps[part.key]
+                found = vocabulary.map(names.ids, part.organism, source=name, min_overlap=how.min_overlap)
+                mask = None if part.genes.left_out is None else part.genes.left_out.mask
+                maps[part.key] = found, found if mask is None else found.among(mask)
+            of_names, genes = maps[part.key]
+            if logger.isEnabledFor(logging.INFO):
+                logger.info(of_names.summary(name, names.ids, names.ambiguous))
             aligned.append(AlignedSource(source=part.source, rows=part.rows, organism=part.organism, genes=genes))
     faults.check(usable=aligned)
     if given is None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import threading
 from concurrent.futures import CancelledError
 
-_thread = threading.local()
+
+class _Thread(threading.local):
+    event: threading.Event | None = None
+
+
+_thread = _Thread()
 
 
 def stops_with(event: threading.Event) -> None:
@@ -19,6 +24,5 @@ def check_stopped() -> None:
     Raises:
         CancelledError: the event of this thread is set.
     """
-    event = getattr(_thread, "event", None)
-    if event is not None and event.is_set():
+    if _thread.event is not None and _thread.event.is_set():
         raise CancelledError

@@ -248,8 +248,11 @@ def test_a_state_names_what_has_changed_of_the_data(tmp_path, caplog):
 
 
 def test_closing_leaves_no_thread(collection):
+    before = threading.enumerate()
+
     def threads():
-        return [thread for thread in threading.enumerate() if thread.name.startswith("scdataloader")]
+        running = [thread for thread in threading.enumerate() if thread not in before]
+        return [thread for thread in running if thread.name.startswith("scdataloader")]
 
     loader = Loader(collection, weighted(), Dense(), batch_size=4, window=8)
     running = iter(loader)

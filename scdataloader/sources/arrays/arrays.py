@@ -230,8 +230,7 @@ class LocalFiles:
                     if descriptor >= 0:
                         os.close(descriptor)
                         descriptor = -1
-                    with opening(extent.path):
-                        descriptor, opened = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC), extent.path
+                    descriptor, opened = self._open(extent.path), extent.path
                 raw = os.pread(descriptor, extent.size, extent.offset)
                 self._check(extent.path, os.fstat(descriptor))
                 if len(raw) < extent.size:
@@ -243,6 +242,14 @@ class LocalFiles:
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+    def _open(self, path: str) -> int:
+        try:
+            with opening(path):
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self.size(path)  # raises SourceChangedError if it was there when the folder was opened
+            raise
 
     def _check(self, path: str, info: os.stat_result) -> None:
         if self.watch is not None:
