@@ -21,6 +21,7 @@ from scdataloader.sources.anndata.containers import ADVICE, ADVICE_BY_CONTENT, f
 from scdataloader.sources.anndata.hdf5 import filters, is_plain, linked_files
 from scdataloader.sources.anndata.nodes import Node, check_array, required
 from scdataloader.sources.arrays.arrays import (
+    ArrayForm,
     ChunkedArray,
     EncodedChunks,
     Extent,
@@ -28,7 +29,6 @@ from scdataloader.sources.arrays.arrays import (
     MappedArray,
     StoredArray,
     library_array,
-    working_dtype,
 )
 from scdataloader.sources.arrays.codecs import Codecs, hdf5_codecs
 from scdataloader.sources.arrays.mapped import FileMap, FileMaps
@@ -40,9 +40,7 @@ _PARTS = ("X", "layers", "obs", "obsm", "raw", "var")
 def describe(files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | None = None) -> StoredArray:
     """How a dataset can be read: mapped, decoded chunk by chunk, or sliced by HDF5; ``dtype`` replaces its own."""
     node = root[location]
-    name = f"{files.path.name}: {location}"
-    working = dtype or working_dtype(node.dtype, name)
-    shape = (node.shape[0], math.prod(node.shape[1:])) if node.ndim > 1 else node.shape
+    name, working, shape = ArrayForm.of(node, files.path, location, dtype)
     if not node.size:
         return MappedArray(values=np.empty(shape, working))
     if is_plain(node):

@@ -33,12 +33,12 @@ from scdataloader.sources.anndata.hdf5 import filters, is_plain
 from scdataloader.sources.anndata.nodes import Node, check_array, required
 from scdataloader.sources.anndata.zarr import chunked_array
 from scdataloader.sources.arrays.arrays import (
+    ArrayForm,
     ChunkedArray,
     EncodedChunks,
     MappedArray,
     StoredArray,
     library_array,
-    working_dtype,
 )
 from scdataloader.sources.arrays.codecs import Codecs, hdf5_codecs
 from scdataloader.sources.arrays.mapped import FileMaps
@@ -151,9 +151,7 @@ class RemoteH5ad(RemoteFormat):
     def describe(self, files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | None = None) -> StoredArray:
         """As `Format.describe`."""
         node = root[location]
-        name = f"{files.path.name}: {location}"
-        working = dtype or working_dtype(node.dtype, name)
-        shape = (node.shape[0], math.prod(node.shape[1:])) if node.ndim > 1 else node.shape
+        name, working, shape = ArrayForm.of(node, files.path, location, dtype)
         if not node.size:
             return MappedArray(values=np.empty(shape, working))
         if node.is_virtual or node.external:
@@ -261,9 +259,7 @@ class RemoteZarr(RemoteFormat):
     def describe(self, files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | None = None) -> StoredArray:
         """As `Format.describe`."""
         node = root[location]
-        name = f"{files.path.name}: {location}"
-        working = dtype or working_dtype(node.dtype, name)
-        shape = (node.shape[0], math.prod(node.shape[1:])) if node.ndim > 1 else node.shape
+        name, working, shape = ArrayForm.of(node, files.path, location, dtype)
         if not node.size:
             return MappedArray(values=np.empty(shape, working))
         remote = RemoteFiles(self._mirror)

@@ -22,6 +22,7 @@ from scdataloader.runtime.messages import shown
 from scdataloader.sources.anndata.containers import find_anndata
 from scdataloader.sources.anndata.nodes import Node
 from scdataloader.sources.arrays.arrays import (
+    ArrayForm,
     ChunkedArray,
     ChunkFiles,
     EncodedChunks,
@@ -30,7 +31,6 @@ from scdataloader.sources.arrays.arrays import (
     MappedArray,
     StoredArray,
     library_array,
-    working_dtype,
 )
 from scdataloader.sources.arrays.codecs import Codecs, zarr_v2_codecs, zarr_v3_codecs
 from scdataloader.sources.arrays.mapped import FileMaps
@@ -100,9 +100,7 @@ def linked(root: Node) -> Iterable[Path]:  # noqa: ARG001 (as of the other forma
 def describe(files: FileMaps, root: Node, location: str, dtype: np.dtype[Any] | None = None) -> StoredArray:
     """How an array can be read: decoded chunk by chunk, or sliced by zarr; ``dtype`` replaces its own."""
     node, path = root[location], files.path
-    name = f"{path.name}: {location}"
-    working = dtype or working_dtype(node.dtype, name)
-    shape = (node.shape[0], math.prod(node.shape[1:])) if node.ndim > 1 else node.shape
+    name, working, shape = ArrayForm.of(node, path, location, dtype)
     if not node.size:
         return MappedArray(values=np.empty(shape, working))
     chunked = None

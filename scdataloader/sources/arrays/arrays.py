@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,28 @@ def working_dtype(stored: np.dtype[Any], name: str) -> np.dtype[Any]:
             f"{name} holds values of type {stored}, expected real numbers; write it again as numbers"
         )
     return stored.newbyteorder("=")
+
+
+class ArrayForm(NamedTuple):
+    """What is to be read of a stored array."""
+
+    name: str
+    """The file and the location, for messages."""
+    dtype: np.dtype[Any]
+    """Type of the values that are read."""
+    shape: tuple[int, ...]
+    """Shape of one or two axes: all but the first are one."""
+
+    @classmethod
+    def of(cls, array: Any, path: Path, location: str, dtype: np.dtype[Any] | None) -> Self:
+        """The form of an array of h5py or zarr; ``dtype`` replaces its own.
+
+        Raises:
+            SourceFormatError: its values are not real numbers.
+        """
+        name = f"{path.name}: {location}"
+        shape = (array.shape[0], math.prod(array.shape[1:])) if array.ndim > 1 else array.shape
+        return cls(name, dtype or working_dtype(array.dtype, name), shape)
 
 
 def read_only(values: NDArray[Any]) -> NDArray[Any]:
