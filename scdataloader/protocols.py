@@ -213,7 +213,7 @@ class HasOrganism(Protocol):
 
 @runtime_checkable
 class HasLabels(Protocol):
-    """A source that knows columns of obs without reading them."""
+    """A source that states columns of obs without reading them."""
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -262,7 +262,7 @@ class ReadCost:
     def cells_per_second(self, n_cells: int, draws: int) -> float:
         """Estimated rate at which ``draws`` single random cells of ``n_cells`` are read at once."""
         n_units = max(1.0, n_cells * self.neighbour / self.cell)
-        n_read = n_units * -np.expm1(-draws / n_units)  # the others have none of the draws
+        n_read = n_units * -np.expm1(-draws / n_units)  # the others are not drawn
         return float(1e6 * draws / (n_read * self.cell + draws * self.neighbour))
 
 

@@ -349,7 +349,7 @@ def explained(url: str) -> Iterator[None]:
 
     Raises:
         FileNotFoundError: the object or the bucket does not exist.
-        PermissionError: there are no credentials, or they do not suffice.
+        PermissionError: credentials are missing, or do not suffice.
         ConnectionError: the server does not answer, or answers with an error, after all tries.
         SourceChangedError: the object was written since its ETag was read.
         FileExistsError: the object exists, and was to be created.

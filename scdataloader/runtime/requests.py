@@ -103,7 +103,7 @@ class _Requester:
             except BaseException as error:  # noqa: BLE001 (raised where the bytes are needed)
                 content = _explained(error, bucket.url_of(request.path))
             request.end_with(content)
-        self._n_running -= 1  # here, so that nobody counts on a task that has just found the queue empty
+        self._n_running -= 1  # here, so that no caller relies on a task that has just found the queue empty
 
 
 def _explained(error: BaseException, url: str) -> BaseException:
@@ -115,7 +115,7 @@ def _explained(error: BaseException, url: str) -> BaseException:
 
 
 async def _content(store: Any, request: Request) -> Any:
-    """The bytes of a range. A server may send too few without an error, or break off; then it is asked again."""
+    """The bytes of a range. A server may send too few without an error, or break off; then they are requested again."""
     generic, n_bytes = _obstore().exceptions.GenericError, request.end - request.begin
     last, pause = time.monotonic() + buckets.RETRY_S, _FIRST_PAUSE
     while True:

@@ -13,8 +13,8 @@ lock          locked by all processes that use the folder, so that none removes 
 A page is present once its bit is set, after its bytes are written. To keep its size, any process removes segments that
 any other may be reading: it makes their number of changes odd, clears their bits, punches a hole, and makes it even.
 A reader uses what it made of the bytes only if the numbers were even and are the same after it (a sequence lock): so
-nothing is ever read from a hole, and nobody waits. Writing and removing exclude each other by a lock of ``data``, whose
-holder knows that an odd number was left by a process that ended.
+nothing is ever read from a hole, and readers do not wait. Writing and removing exclude each other by a lock of
+``data``, whose holder takes an odd number for one that was left by a process that ended.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def open_parquet(
     Raises:
         FileNotFoundError: a file does not exist.
         NotCountsError: the values are not counts.
-        SourceFormatError: not such a table, or damaged; genes are numbers, and there is no gene table.
+        SourceFormatError: not such a table, or damaged; genes are numbers, and a gene table is missing.
     """
     tables: dict[Path, _GeneTable] = {}
     sources: list[AnnDataSource] = []
@@ -166,7 +166,7 @@ class _CellTable:
         """Read the footer and the gene table; ``tables`` has those that have been read.
 
         Raises:
-            SourceFormatError: not a table of cells, or there is no gene table.
+            SourceFormatError: not a table of cells, or a gene table is missing.
         """
         with _opened(path) as file:
             schema, metadata = file.schema_arrow, file.metadata

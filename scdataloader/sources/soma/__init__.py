@@ -56,8 +56,8 @@ def open_soma(
         values: "counts" rejects values that are negative or fractions, also later while reading; "any" accepts all.
 
     Raises:
-        FileNotFoundError: there is no such path.
-        KeyError: there is no such measurement, layer or column; suggests the nearest ones.
+        FileNotFoundError: the path does not exist.
+        KeyError: a measurement, layer or column does not exist; suggests the nearest ones.
         NotCountsError: the layer, or every candidate, holds values that are not counts.
         SourceFormatError: not an experiment, or it cannot be read.
         TypeError: ``data`` is nothing of these, or a query with another one.
@@ -140,7 +140,7 @@ def _parsed(text: str) -> tuple[str, dict[str, str]]:
     """The path or URI, and the options, of an address.
 
     Raises:
-        ValueError: there is no such option; suggests the nearest one.
+        ValueError: an option does not exist; suggests the nearest one.
     """
     place, _, query = text.removeprefix(_PREFIX).partition("?")
     place = place.removeprefix("//") if text.startswith(_PREFIX) else place

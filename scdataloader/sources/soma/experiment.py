@@ -97,7 +97,7 @@ class ExperimentFile:
         """The experiment at a path or URI, as of a time in milliseconds; None is now.
 
         Raises:
-            FileNotFoundError: there is no such path; suggests the nearest ones.
+            FileNotFoundError: the path does not exist; suggests the nearest ones.
             SourceFormatError: it is not an experiment.
         """
         soma = library()

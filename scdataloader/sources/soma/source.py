@@ -74,7 +74,7 @@ class SomaSource:
             genes: As in `open_soma`.
 
         Raises:
-            KeyError: there is no such layer, or no such column of var.
+            KeyError: the layer, or a column of var, does not exist.
             NotCountsError: the layer, or every candidate, holds values that are not counts.
             SourceFormatError: the layer is dense, or var has no ids.
         """
