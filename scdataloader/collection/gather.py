@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -122,30 +121,45 @@ class SourceRead:
         """
         self._source, self._n_genes, self._rows = source, n_genes, rows
         self._part_of = part_of
-        self._lock = threading.Lock()
+        # Not cached_property: before Python 3.12, its lock would let one read at a time be made, of all sources.
+        self._lock = threading.RLock()
+        self._known: tuple[CSRMatrix, NDArray[np.int64]] | None = None
+        self._sizes: NDArray[np.int64] | None = None
 
     @property
     def member(self) -> NDArray[np.integer[Any]]:
         """Always 0."""
         return np.zeros(len(self._rows), np.int8)
 
-    @cached_property
+    @property
     def sizes(self) -> NDArray[np.int64]:
         """Sizes of the rows as stored."""
-        if self._part_sizes is not None:
-            return self._part_sizes
+        with self._lock:
+            if self._sizes is None:
+                self._sizes = self._find_sizes()
+            return self._sizes
+
+    def _find_sizes(self) -> NDArray[np.int64]:
+        if self._parts is not None and (sizes := self._parts.stored_sizes(self._rows)) is not None:
+            return sizes
         matrix, take = self._stored
         return matrix.indptr[take + 1] - matrix.indptr[take]
 
-    @cached_property
-    def _part_sizes(self) -> NDArray[np.int64] | None:
-        """Sizes of the rows, if they can be read in parts."""
+    @property
+    def _parts(self) -> ReadsParts | None:
+        """The source, if it may be read in parts."""
         source = self._source.source
-        return source.stored_sizes(self._rows) if isinstance(source, ReadsParts) and matrix_of(source) is None else None
+        return source if isinstance(source, ReadsParts) and matrix_of(source) is None else None
 
-    @cached_property
+    @property
     def _stored(self) -> tuple[CSRMatrix, NDArray[np.int64]]:
         """A matrix in memory and the row numbers of the cells in it: the whole matrix, or one read for these cells."""
+        with self._lock:
+            if self._known is None:
+                self._known = self._find_stored()
+            return self._known
+
+    def _find_stored(self) -> tuple[CSRMatrix, NDArray[np.int64]]:
         if self._part_of is not None:
             whole, start = self._part_of
             return whole.read_once(), np.arange(start, start + len(self._rows))
@@ -157,8 +171,7 @@ class SourceRead:
 
     def read_once(self) -> CSRMatrix:
         """The cells as stored; of several threads, the first one reads them."""
-        with self._lock:
-            return self._stored[0]
+        return self._stored[0]
 
     def slice(self, start: int, stop: int) -> SourceRead:
         """Some of the cells; where neighbours are much faster to read together, all are read with the first slice."""
@@ -198,12 +211,12 @@ class SourceRead:
             if status != OK:
                 faults.append((at if which is None else int(which[at]), status))
 
-        source = self._source.source
-        if self._part_sizes is not None and isinstance(source, ReadsParts):
-            source.read_parts(self._rows, write)
+        parts = self._parts
+        if parts is not None and parts.stored_sizes(self._rows) is not None:
+            parts.read_parts(self._rows, write)
         else:
             write(*self._stored)
-        check_unchanged(source)
+        check_unchanged(self._source.source)
         for at, status in faults:
             self._refuse(int(self._rows[at]), status)
 

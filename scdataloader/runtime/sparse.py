@@ -149,21 +149,23 @@ class SparseCopy:
                 if (self._changes[first // SEGMENT : last // SEGMENT + 1] & 1).any():
                     self._repair()
                 self._make_room(len(view))
+                busy = range(first // SEGMENT, last // SEGMENT + 1)
                 for a, z in absent_runs(first, last, self.present).tolist():
                     piece = view[(a - first) * PAGE : (z + 1 - first) * PAGE]
-                    self._write(piece, a * PAGE)
+                    self._write(piece, a * PAGE, busy)
                     set_pages(a, z, self.present, True)  # noqa: FBT003
         except OSError as error:
             if error.errno not in _FULL:
                 raise
             self._stop_writing(error)
 
-    def _write(self, piece: memoryview, at: int) -> None:
+    def _write(self, piece: memoryview, at: int, busy: range) -> None:
+        """Write at a byte of the copy; if the disk is full, segments other than the ``busy`` ones make room."""
         while len(piece):
             try:
                 n = os.pwrite(self._data, piece, at)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._remove(len(piece)):
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._remove(len(piece), busy):
                     raise
                 continue
             piece, at = piece[n:], at + n
@@ -173,6 +175,7 @@ class SparseCopy:
         if not self.is_writable:
             return
         with self._exclusive():
+            self._repair()
             self.removals += np.uint64(1)
             for begin, end in zip(first.tolist(), last.tolist(), strict=True):
                 a, z = begin // PAGE, (end - 1) // PAGE
@@ -191,13 +194,15 @@ class SparseCopy:
         if used + n_bytes > self._limit and not self._remove(used + n_bytes - self._limit + self._limit // _ROOM):
             raise OSError(errno.ENOSPC, "no page can be removed")
 
-    def _remove(self, n_bytes: int) -> bool:
-        """Remove segments with about ``n_bytes``; returns whether there were any. Called with the lock.
+    def _remove(self, n_bytes: int, busy: range = range(0)) -> bool:
+        """Remove segments with about ``n_bytes``, but ``busy`` ones; returns whether there were any. With the lock.
 
         They are chosen at random among those that are not in use, which keeps part of the data for the next epoch
         even if all do not fit; the least recently used would be those that come next.
         """
+        self._repair()  # another change to what a process left half removed would make its number even again
         held = np.flatnonzero((self.present != 0) & (self.used != KEPT))
+        held = held[(held < busy.start) | (held >= busy.stop)]
         idle = held[self.used[held] < time.time() - _IN_USE]
         idle = np.random.default_rng().permutation(idle) if len(idle) else held[np.argsort(self.used[held])]
         sizes = np.cumsum(np.bitwise_count(self.present[idle]).astype(np.int64)) * PAGE

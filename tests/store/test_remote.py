@@ -217,6 +217,7 @@ def test_any_reads_and_removals(server: RangeServer, folder: Path, reads: list[t
             copy.used[copy.used != sparse.KEPT] = 0
             copy._remove(removed)
             if crash:  # amid a removal
+                copy._repair()
                 held = np.flatnonzero((copy.present != 0) & (copy.used != sparse.KEPT))[:2]
                 copy._changes[held] += 1
                 copy.removals += np.uint64(1)

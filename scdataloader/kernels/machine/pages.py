@@ -90,10 +90,13 @@ def look(
         for segment in range(first // SEGMENT, last // SEGMENT + 1):
             low, high = max(first, segment * SEGMENT) % SEGMENT, min(last, segment * SEGMENT + SEGMENT - 1) % SEGMENT
             wanted = (~np.uint64(0) >> np.uint64(63 - high)) & (~np.uint64(0) << np.uint64(low))
-            if changes[segment] & np.uint32(1) or present[segment] & wanted != wanted:
+            n_changes = changes[
+                segment
+            ]  # read once, before the bits: a removal in between must show in the second look
+            if n_changes & np.uint32(1) or present[segment] & wanted != wanted:
                 seen[i] = -1
                 break
-            seen[i] += np.int64(changes[segment])
+            seen[i] += np.int64(n_changes)
 
 
 @nb.njit(nogil=True, cache=True)
