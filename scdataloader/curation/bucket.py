@@ -7,14 +7,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
 
 from scdataloader.curation.ledger import LEDGER
 from scdataloader.curation.report import REPORT, Outcome
-from scdataloader.runtime.buckets import Bucket, RemotePath
+from scdataloader.runtime.buckets import Bucket, RemotePath, staging_folder
 from scdataloader.runtime.files import write_atomically
-from scdataloader.runtime.options import RemoteOptions
 from scdataloader.runtime.progress import progress_bar
 
 _NOTE = "bucket.json"
@@ -82,10 +80,7 @@ def staged(url: str) -> Iterator[StagedFolder]:
         ValueError: it is a web server.
         ConnectionError: the bucket does not answer; the same command continues.
     """
-    if url.startswith("http"):
-        raise ValueError(f"{url} is a web server, which cannot be written to; give a bucket, such as s3://…")
-    name = blake2b(url.encode(), digest_size=8).hexdigest()
-    base = RemoteOptions.of_environment().cache / "uploads" / f"curated-{name}"
+    base = staging_folder(url, "curated-")
     try:
         yield StagedFolder(Bucket.open(url), base)
     except ConnectionError as error:

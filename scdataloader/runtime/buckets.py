@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
+from hashlib import blake2b
 from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path, PosixPath
@@ -22,6 +23,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from scdataloader.errors import SourceChangedError
+from scdataloader.runtime.options import RemoteOptions
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
 """Schemes of URLs that can be opened."""
@@ -275,6 +277,18 @@ def public_url(url: object) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+def staging_folder(url: str, prefix: str = "") -> Path:
+    """Folder of the cache in which what is written to a bucket is prepared.
+
+    Raises:
+        ValueError: it is a web server.
+    """
+    if url.startswith("http"):
+        raise ValueError(f"{url} is a web server, which cannot be written to; give a bucket, such as s3://…")
+    name = prefix + blake2b(url.encode(), digest_size=8).hexdigest()
+    return RemoteOptions.of_environment().cache / "uploads" / name
+
+
 def split_url(url: str) -> tuple[str, str]:
     """The folder of an object, and its name: "s3://a/b/c" is "s3://a/b" and "c"."""
     folder, _, name = checked_url(url).rpartition("/")
@@ -307,17 +321,19 @@ def _regex(pattern: str) -> str:
 
 
 def _is_plain_http(scheme: str) -> bool:
-    if scheme == "s3":
-        return next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "").startswith("http:")
-    return scheme == "http"
+    return _endpoint().startswith("http:") if scheme == "s3" else scheme == "http"
+
+
+def _endpoint() -> str:
+    """URL of the server of s3:// that the environment states; "" for that of AWS."""
+    return next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
 
 
 def _may_skip_tls(url: str) -> bool:
     """Whether the host of a URL, or of its endpoint, is this machine, or the user allows it."""
     if os.environ.get(ALLOW_HTTP) == "1":
         return True
-    endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
-    host = urlsplit(endpoint if url.startswith("s3:") else url).hostname or ""
+    host = urlsplit(_endpoint() if url.startswith("s3:") else url).hostname or ""
     if host == "localhost":
         return True
     try:

@@ -13,9 +13,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from scdataloader.errors import StoreFormatError
-from scdataloader.runtime.buckets import Bucket, ObjectState, RemotePath
+from scdataloader.runtime.buckets import Bucket, ObjectState, RemotePath, staging_folder
 from scdataloader.runtime.files import write_atomically, writing
-from scdataloader.runtime.options import RemoteOptions
 from scdataloader.runtime.progress import progress_bar
 from scdataloader.store.manifest import MANIFEST, FileRecord, Manifest
 from scdataloader.store.writing.lock import claimed
@@ -151,9 +150,7 @@ def staged(url: str) -> Iterator[StagedStore]:
         RuntimeError: another conversion on this machine writes to the same URL.
         ValueError: it is a web server.
     """
-    if url.startswith("http"):
-        raise ValueError(f"{url} is a web server, which cannot be written to; give a bucket, such as s3://…")
-    base = RemoteOptions.of_environment().cache / "uploads" / blake2b(url.encode(), digest_size=8).hexdigest()
+    base = staging_folder(url)
     with claimed(base, "lock"):
         stage = StagedStore(Bucket.open(url), base)
         try:
