@@ -168,7 +168,7 @@ class HasMatrices(Protocol):
         their entries is an edge, also one of value 0.
 
         Raises:
-            KeyError: there is no such matrix.
+            KeyError: the matrix does not exist.
         """
 
 

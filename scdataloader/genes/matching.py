@@ -74,10 +74,8 @@ class KnownNames:
         var = source.var
         key = id(var), column
         if key not in self._of_table:
-            self._of_table[key] = (
-                var,
-                self._found(var, source.name, column),
-            )  # with var, whose id is thus not used again
+            # with var, whose id is thus not used again
+            self._of_table[key] = var, self._found(var, source.name, column)
             if len(self._of_table) > _N_TABLES:
                 self._of_table.popitem(last=False)
         self._of_table.move_to_end(key)

@@ -36,7 +36,7 @@ class View:
     address: NDArray[np.int64]
     """``(m,)`` address of each range."""
     n_removals: int
-    """Removals from the mirror so far; what is known of its bytes is right as long as there are no more."""
+    """Removals from the mirror so far; what was found out about its bytes is right until the next one."""
     is_right: Callable[[], bool]
     """Whether all bytes have been there until now: called after they were used, before what was made of them is."""
 

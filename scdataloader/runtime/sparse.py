@@ -55,7 +55,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, err
 KEPT = int(np.iinfo(np.uint32).max)
 """Time of last use of segments that are never removed."""
 _IN_USE = 60
-"""Seconds after its last use in which a segment is removed only if there is no other."""
+"""Seconds after its last use in which a segment is removed only if all others are in use as well."""
 _ROOM = 16
 """A sixteenth is removed at once when the cache is full."""
 _PUNCH_HOLE = 0x03

@@ -485,7 +485,7 @@ class StoreSource:
         """Cells ``rows`` of a further matrix; cells of "obsp/…" are numbered as those of this source.
 
         Raises:
-            KeyError: there is no such matrix.
+            KeyError: the matrix does not exist.
             IndexError: a row is outside [0, n_obs).
             StoreFormatError: the store is damaged.
         """

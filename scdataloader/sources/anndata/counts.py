@@ -85,7 +85,7 @@ def choose_matrix(root: Node, counts: str, values: Values, name: str) -> MatrixL
         name: Name of the source in messages.
 
     Raises:
-        KeyError: there is no such matrix.
+        KeyError: the matrix does not exist.
         NotCountsError: the matrix, or every candidate, holds values that are not counts.
         SourceFormatError: a part of it is missing or contradicts another.
     """

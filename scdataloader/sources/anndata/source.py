@@ -63,7 +63,7 @@ class AnnDataSource(AnnDataFile):
         """Read names, sizes and a sample of the values.
 
         Raises:
-            KeyError: there is no such matrix.
+            KeyError: the matrix does not exist.
             NotCountsError: the matrix, or every candidate, holds values that are not counts.
             SourceFormatError: not an AnnData, or damaged.
         """
@@ -205,7 +205,7 @@ class AnnDataSource(AnnDataFile):
         A table of obsm is read whole when it is first used, and kept in memory until `close`.
 
         Raises:
-            KeyError: there is no such matrix.
+            KeyError: the matrix does not exist.
             IndexError: a row is outside [0, n_obs).
             SourceFormatError: the file is damaged.
         """

@@ -190,7 +190,7 @@ class Slabs:
             yield self._slab(number, int(own[0]), int(own[-1]), evict=evicts), own
 
     def _slab(self, number: int, first: int, last: int, *, evict: bool) -> Slab:
-        """The slab of this number, or, where there is no room to keep it, its rows [first, last]."""
+        """The slab of this number, or, where it does not fit into the cache, its rows [first, last]."""
         kept = self.cache.get((self.key, number))
         if kept is not None and kept.has(first, last):
             return kept

@@ -196,7 +196,7 @@ class SomaSource:
         """Cells ``rows`` of another matrix: ``(len(rows), D)`` values of "obsm/…", sparse rows of "layers/…".
 
         Raises:
-            KeyError: there is no such matrix.
+            KeyError: the matrix does not exist.
         """
         if key not in self.matrix_keys:
             raise KeyError(f"{self.name} has no matrix {key!r}; there are {shown(self.matrix_keys) or 'none'}")
