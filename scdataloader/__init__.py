@@ -131,7 +131,7 @@ _ROOMS = (
     "ontology",
     "protocols",
     "registry",
-    "report",
+    "reports",
     "sampling",
     "schema",
     "sources",

@@ -1,5 +1,7 @@
 """What `scdataloader inspect` says, against numbers counted by hand."""
 
+import re
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -9,8 +11,8 @@ from scipy.sparse import csr_matrix
 from scdataloader.collection.collection import Collection
 from scdataloader.commands.main import main
 from scdataloader.ontology.ontology import Ontology
-from scdataloader.report.tables import class_table, column_table, source_table
-from scdataloader.report.tree import tree_table
+from scdataloader.reports.tables import class_table, column_table, source_table
+from scdataloader.reports.tree import tree_table
 from scdataloader.sampling.options import Sampling
 from scdataloader.sampling.samplers import AFTER_CURRICULUM, SequentialSampler, Subset
 from scdataloader.sampling.splits import Split
@@ -101,6 +103,14 @@ def test_the_terminal_shows_it_all(files, capsys):
     assert "66.67%" in shown
     assert "4 cells of unknown label left out" in shown
     assert "middle" not in shown
+
+
+def test_a_split_is_given_by_its_options(files, capsys):
+    assert main(["inspect", *files, "--by", "cell_type", "--split", "val=0.2", "test=0.3", "seed=1"]) == 0
+    classes = capsys.readouterr().out.partition("cell_type: 3 classes")[2]
+    assert sum(int(n) for n in re.findall(r"(?:large|middle|small|unknown) +│ +(\d+)", classes)) == 50
+    assert main(["inspect", *files, "--split", "vall=0.2"]) == 2
+    assert "did you mean 'val'" in capsys.readouterr().err
 
 
 def epochs_of(files, sampling, epochs=(0,)):
