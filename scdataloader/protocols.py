@@ -248,6 +248,8 @@ class ReadCost:
     """Microseconds for a cell that is read alone."""
     neighbour: float
     """Microseconds for a cell whose neighbours are read with it."""
+    is_ahead: bool = False
+    """Whether the expensive part is done by ``read_ahead``; small reads then cost as little per cell as large ones."""
 
     @property
     def is_flat(self) -> bool:

@@ -174,8 +174,8 @@ class Prefetcher:
     def _cells_per_read(self) -> int:
         """Cells that one thread reads at once: the user's choice, or one task, or more to share chunks."""
         cost = self.collection.read_cost
-        # of a steep source, all cells that are drawn together have been read at once already
-        if cost.is_steep or (self.window is None and cost.is_flat):
+        # large reads have no use where all cells that are drawn together were fetched at once; they take more memory
+        if cost.is_steep or cost.is_ahead or (self.window is None and cost.is_flat):
             draws = min(self._cells_per_task, _MAPPED // self._reader.cells_per_draw)
             if self._reader.cells_per_draw > 1:  # to find the neighbours has a cost of its own in each read
                 draws = max(draws, _FEWEST)

@@ -39,7 +39,7 @@ X = "X"
 """Key of the counts, besides the keys of further matrices."""
 
 
-_MAPPED, _REMOTE = ReadCost(cell=1.0, neighbour=1.0), ReadCost(cell=200.0, neighbour=5.0)
+_MAPPED, _REMOTE = ReadCost(cell=1.0, neighbour=1.0), ReadCost(cell=200.0, neighbour=5.0, is_ahead=True)
 """Of a bucket: 128 requests in flight of 20 ms each, for one cell or a block."""
 
 
