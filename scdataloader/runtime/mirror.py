@@ -41,6 +41,19 @@ class View:
     """Whether all bytes have been there until now: called after they were used, before what was made of them is."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flight:
+    """A request in flight of pages ``first`` to ``last`` of the mirror."""
+
+    first: int
+    last: int
+    request: Request
+
+    @property
+    def segments(self) -> range:
+        return range(self.first // SEGMENT, self.last // SEGMENT + 1)
+
+
 class Mirror:
     """Bytes of files of a bucket, by number of the file and offset. Thread-safe; can be pickled and forked.
 
@@ -70,7 +83,7 @@ class Mirror:
         self._process, self._lock = os.getpid(), threading.Lock()
         self._coming = np.zeros(len(self._copy.present), np.uint64)
         """Bits of pages that are in flight."""
-        self._flights: dict[int, list[Request]] = {}
+        self._flights: dict[int, list[_Flight]] = {}
         """{segment: requests in flight of its pages}."""
         self._buffers = BufferPool()
 
@@ -161,32 +174,44 @@ class Mirror:
         with self._lock:
             touch(first, last, int(time.time()), self._copy.used)
             found, waited = missing_runs(first[order], last[order], self._copy.present, self._coming, _GAP, _RUN)
-            runs = found.tolist()
-            pending = {id(r): r for segment in waited.tolist() for r in self._flights.get(segment, ())}
-            new = [self._request(*run) for run in runs]
-            for request, run in zip(new, runs, strict=True):
-                for segment in _segments(*run):
-                    self._flights.setdefault(segment, []).append(request)
-        for request, run in zip(new, runs, strict=True):
-            request.write = partial(self._copy.write, *run)
-            request.done.add_done_callback(partial(self._landed, request, *run))
+            pending = self._in_flight(waited)
+            made = zip(found.tolist(), self._requests(found), strict=True)
+            new = [_Flight(first, last, request) for (first, last), request in made]
+            for flight in new:
+                for segment in flight.segments:
+                    self._flights.setdefault(segment, []).append(flight)
+        for flight in new:
+            flight.request.write = partial(self._copy.write, flight.first, flight.last)
+            flight.request.done.add_done_callback(partial(self._landed, flight))
+        fetched = [flight.request for flight in new]
         if new:
-            requests.start(self.bucket, new)
-        return [*pending.values(), *new]
+            requests.start(self.bucket, fetched)
+        return pending + fetched
 
-    def _request(self, first: int, last: int) -> Request:
-        """A request of pages, which are of one file."""
-        file = int(np.searchsorted(self._starts, first * PAGE, side="right")) - 1
-        begin = first * PAGE - int(self._starts[file])
-        end = min(begin + (last - first + 1) * PAGE, int(self._n_bytes[file]))
-        path = self.paths[file]
-        return Request(path=path, begin=begin, end=end, etag=self._etags.get(path))
+    def _in_flight(self, pages: NDArray[np.int64]) -> list[Request]:
+        """The requests in flight of pages, which ascend."""
+        segments = np.unique(pages // SEGMENT).tolist()
+        near = {id(flight): flight for segment in segments for flight in self._flights.get(segment, ())}
+        first, last = np.array([(flight.first, flight.last) for flight in near.values()], np.int64).reshape(-1, 2).T
+        is_waited = np.searchsorted(pages, first) < np.searchsorted(pages, last, side="right")
+        return [flight.request for flight, is_one in zip(near.values(), is_waited.tolist(), strict=True) if is_one]
 
-    def _landed(self, request: Request, first: int, last: int, _: object) -> None:
+    def _requests(self, runs: NDArray[np.int64]) -> list[Request]:
+        """Requests of runs of pages ``(r, 2)``, each of one file."""
+        begin, end = runs[:, 0] * PAGE, (runs[:, 1] + 1) * PAGE
+        file = np.searchsorted(self._starts, begin, side="right") - 1
+        start = self._starts[file]
+        ranges = np.stack([file, begin - start, np.minimum(end - start, self._n_bytes[file])], axis=1).tolist()
+        return [
+            Request(path=(path := self.paths[number]), begin=first, end=last, etag=self._etags.get(path))
+            for number, first, last in ranges
+        ]
+
+    def _landed(self, flight: _Flight, _: object) -> None:
         with self._lock:
-            set_pages(first, last, self._coming, False)  # noqa: FBT003
-            for segment in _segments(first, last):
-                self._flights[segment].remove(request)
+            set_pages(flight.first, flight.last, self._coming, False)  # noqa: FBT003
+            for segment in flight.segments:
+                self._flights[segment].remove(flight)
                 if not self._flights[segment]:
                     del self._flights[segment]
 
@@ -196,7 +221,7 @@ class Mirror:
         """Fetch ranges into ``out`` without keeping them."""
         order, nothing = np.argsort(first, kind="stable"), np.zeros(len(self._coming), np.uint64)
         runs, _ = missing_runs(first[order], last[order], nothing, nothing.copy(), _GAP, _UNBOUNDED)
-        made = [self._request(*run) for run in runs.tolist()]
+        made = self._requests(runs)
         requests.start(self.bucket, made)
         content = [np.frombuffer(request.done.result(), np.uint8) for request in made]
         run_of = np.searchsorted(runs[:, 0], first // PAGE, side="right") - 1
@@ -206,7 +231,3 @@ class Mirror:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Mirror, (self.bucket, self.version, self._files, self._etags)
-
-
-def _segments(first: int, last: int) -> range:
-    return range(first // SEGMENT, last // SEGMENT + 1)

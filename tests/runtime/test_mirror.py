@@ -143,6 +143,22 @@ def test_each_page_is_fetched_once(mirror: Mirror, server: RangeServer, content:
     assert mirror.read("c", 700_000, 10**9).tolist() == content["c"][700_000:].tolist()
 
 
+def test_a_read_waits_for_its_own_pages_alone(mirror: Mirror, server: RangeServer) -> None:
+    file, begin, length = np.zeros(1, np.int64), np.array([0]), np.array([4096])
+    server.set(delay=1)
+    mirror.start(file, begin + 40 * 4096, length)
+    deadline = time.monotonic() + 5
+    while not server.counts()["requests"]:
+        assert time.monotonic() < deadline
+    server.set(delay=0.1)
+    (slow,) = {id(one): one for ones in mirror._flights.values() for one in ones}.values()
+    mirror.start(file, begin, length)
+    assert mirror.view(file, begin, length) is not None
+    assert not slow.request.done.done()  # of another page of the same segment
+    assert mirror.view(file, begin + 40 * 4096, length) is not None
+    assert slow.request.done.done()
+
+
 def test_near_pages_are_fetched_together(mirror: Mirror, server: RangeServer) -> None:
     server.set()
     begin = np.array([0, 17 * 4096, 17 * 4096 + 18 * 4096])  # 16 pages between the first two, 17 before the third

@@ -32,7 +32,7 @@ def missing_runs(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """``(r, 2)`` first and last page of each run of pages to fetch, ascending; marks them in ``coming``.
 
-    The second result is the segments with pages of the ranges that were in ``coming`` before.
+    The second result is the pages of the ranges that were in ``coming`` before, ascending.
 
     Args:
         begin: ``(m,)`` first bytes of ranges, ascending.
@@ -53,9 +53,8 @@ def missing_runs(
             if present[word] & bit:
                 continue
             if coming[word] & bit:
-                if not n_waited or waited[n_waited - 1] != word:
-                    waited[n_waited] = word
-                    n_waited += 1
+                waited[n_waited] = page
+                n_waited += 1
                 continue
             coming[word] |= bit
             if n and page - runs[n - 1, 1] <= gap + 1 and page - runs[n - 1, 0] < most:
