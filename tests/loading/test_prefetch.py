@@ -80,6 +80,20 @@ def test_whole_windows_of_the_sampler_are_drawn_together(window, options, togeth
     assert pieces[-1] <= at_once
 
 
+@pytest.mark.parametrize("window", [None, 10_000])
+def test_what_was_read_ahead_is_read_in_small_pieces(window):
+    class Ahead(MemorySource):
+        read_cost = ReadCost(cell=200.0, neighbour=5.0, is_ahead=True)
+
+    cells = Collection.open(Ahead("ahead", named_values(N, 3), GENES))
+    prefetcher = loader(SequentialSampler(N), cells, batch_size=1, window=window)._ahead
+    drawn = prefetcher._drawn(0, 0, 1000, loader=None)
+    prefetcher._prepare(0, drawn.slice(0, 1))
+    assert {len(piece.located) for piece in prefetcher._pieces(drawn)} == {1000}
+    prefetcher._cells_per_task = 100  # as if a batch took more memory
+    assert {len(piece.located) for piece in prefetcher._pieces(drawn)} == {100}
+
+
 class Steep(MemorySource):
     """A source whose neighbours are much faster to read together."""
 
