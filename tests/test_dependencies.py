@@ -25,7 +25,7 @@ MODULES = {
 # Requirements that no line imports.
 BOUNDS = {"aiobotocore", "s3fs"}  # they bound what lamindb requires
 SERVER = {"flask", "flask-cors"}  # moto's server imports them
-PLUGINS = {"pytest-xdist", "setuptools"}  # pytest and pip load them
+PLUGINS = {"hatchling", "pytest-xdist", "setuptools"}  # pytest, pip and a command of tests load them
 # Environments of tests/consumers, and the modules of scdataloader.integrations that import what each offers.
 CONSUMERS = {"cellarium": ["cellarium"], "frameworks": ["huggingface", "jax"], "scprint": ["scprint"], "scvi": ["scvi"]}
 # Programs, and the line of the project's own files that runs or configures each of them.
