@@ -57,13 +57,14 @@ def main() -> None:
         train(folder, scheme, given.epochs)
 
     console.rule("4/4  on held-out cells", align="left")
-    results = {scheme: evaluate(folder, scheme) for scheme in SCHEMES}
-    console.print(comparison(results, *cells_per_class()))
+    module = data()
+    results = {scheme: evaluate(folder, scheme, module) for scheme in SCHEMES}
+    console.print(comparison(results, *cells_per_class(module)))
     console.print(
         "An illustration, not an estimate of the effect of weights: one split with few test cells, and settings that "
         "were tuned on other splits of the same cells.\n"
     )
-    console.print(f"loader: {cells_per_second():,.0f} cells/s on this machine (weighted draws, batches of 64)\n")
+    console.print(f"loader: {cells_per_second(module):,.0f} cells/s on this machine (weighted draws, batches of 64)\n")
     show_what_was_written(folder, instance)
     console.print(f"total: {time.perf_counter() - start:.0f} seconds")
 
@@ -100,18 +101,18 @@ def train(folder: Path, scheme: str, epochs: int | None) -> None:
         sys.exit(f"training failed with exit code {done.returncode}; see above")
 
 
-def data(scheme: str) -> Any:
-    """The DataModule of the configuration, with the given scheme."""
+def data() -> Any:
+    """The DataModule of the configuration, with draws that are uniform over the classes."""
     import yaml
 
     import scdataloader as scd
 
     section = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["data"]
-    sampling = scd.Sampling(**{**section.pop("sampling"), "scheme": scheme})
+    sampling = scd.Sampling(**{**section.pop("sampling"), "scheme": "uniform", "num_samples": N_MEASURED})
     return scd.DataModule(**{**section, "split": scd.Split(**section["split"])}, sampling=sampling)
 
 
-def evaluate(folder: Path, scheme: str) -> dict[str, float]:
+def evaluate(folder: Path, scheme: str, module: Any) -> dict[str, float]:
     """Metrics of the last checkpoint on the test cells: the same cells for both schemes."""
     from lightning.pytorch import Trainer
 
@@ -119,13 +120,12 @@ def evaluate(folder: Path, scheme: str) -> dict[str, float]:
 
     (checkpoint,) = folder.glob(f"{scheme}/**/*.ckpt")
     trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
-    (metrics,) = trainer.test(LabelClassifier.load_from_checkpoint(checkpoint), datamodule=data(scheme), verbose=False)
+    (metrics,) = trainer.test(LabelClassifier.load_from_checkpoint(checkpoint), datamodule=module, verbose=False)
     return dict(metrics)
 
 
-def cells_per_class() -> tuple[dict[str, int], dict[str, int]]:
+def cells_per_class(module: Any) -> tuple[dict[str, int], dict[str, int]]:
     """Training and test cells of each cell type."""
-    module = data("natural")
     labels = module.collection.obs([LABEL])[LABEL]
     train, test = (labels.iloc[rows].value_counts().to_dict() for rows in (module.splits.train, module.splits.test))
     return train, test
@@ -152,12 +152,8 @@ def comparison(results: dict[str, dict[str, float]], train: dict[str, int], test
     return table
 
 
-def cells_per_second() -> float:
+def cells_per_second(module: Any) -> float:
     """Speed of the loader for weighted draws, after its kernels are compiled."""
-    import scdataloader as scd
-
-    module = data("uniform")
-    module.sampling = scd.Sampling(by=[LABEL], scheme="uniform", num_samples=N_MEASURED)
     module.setup("fit")
     loader = module.train_dataloader()
     for _ in loader:
