@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scdataloader.labels.roll_up import RollUp
     from scdataloader.loading.loader import Loader
     from scdataloader.ontology.ontology import Ontology
+    from scdataloader.reports.report import report
     from scdataloader.sampling.groups import GroupedSampling
     from scdataloader.sampling.mixing import Mixture
     from scdataloader.sampling.options import Sampling
@@ -88,6 +89,7 @@ __all__ = [
     "convert",
     "open_source",
     "register",
+    "report",
     "write_predictions",
 ]
 
@@ -116,6 +118,7 @@ _MODULE_OF = {
     "Store": "store.reader",
     "convert": "store.convert",
     "open_source": "sources",
+    "report": "reports.report",
     "write_predictions": "collection.predictions",
 }
 _ROOMS = (
