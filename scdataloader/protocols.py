@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scdataloader.types import CellBatch, CSRMatrix, CSRRows, RowBuffers
+    from scdataloader.types import CellBatch, CSRMatrix, CSRRows, RowBuffers, SharedGenes
 
 # ------------------------------------------------------------------------------------------------------------- sources
 
@@ -92,6 +92,18 @@ class HasGenePositions(Protocol):
 
     def gene_positions(self) -> NDArray[np.int64]:
         """``(len(var),)`` position of each gene in the original source. A further conversion keeps that order."""
+
+
+@runtime_checkable
+class SharesGenes(Protocol):
+    """A source whose genes are some of a list that it shares with others, which is matched once for all of them."""
+
+    @property
+    def shared_genes(self) -> SharedGenes | None:
+        """The names of its genes, as `scdataloader.genes.names.gene_names` finds them in ``var``.
+
+        None if they have to be read from ``var``, as where some of its features are not genes.
+        """
 
 
 @runtime_checkable

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,49 @@ class CSRRows:
         from scipy.sparse import csr_matrix
 
         return csr_matrix((self.data, self.indices, self.indptr), shape=(len(self), self.n_genes))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class GenePlaces:
+    """Positions of the genes of a source in a longer list of genes, as a bit set."""
+
+    packed: NDArray[np.uint8]
+    """``(ceil(n_space / 8),)`` bit g % 8 of byte g // 8 is 1 if the source has gene g of the list."""
+    n_space: int
+    """Length of the list."""
+
+    @classmethod
+    def of(cls, place: NDArray[np.integer], n_space: int) -> Self:
+        """The genes at ``place`` of a list of ``n_space``."""
+        has = np.zeros(n_space, np.bool_)
+        has[place] = True
+        return cls(packed=np.packbits(has, bitorder="little"), n_space=n_space)
+
+    @classmethod
+    def all_of(cls, n_space: int) -> Self:
+        """All genes of the list."""
+        return cls.of(np.arange(n_space), n_space)
+
+    @property
+    def place(self) -> NDArray[np.int64]:
+        """``(n_genes,)`` positions, ascending; computed anew, since those of thousands of sources take gigabytes."""
+        return np.flatnonzero(np.unpackbits(self.packed, count=self.n_space, bitorder="little").view(np.bool_))
+
+    def spread(self, values: NDArray[Any], foreign: object) -> NDArray[Any]:
+        """``(n_space,)`` the ``values`` ``(n_genes,)`` by gene of the list; ``foreign`` for genes the source lacks."""
+        table = np.full(self.n_space, foreign, values.dtype)
+        table[self.place] = values
+        return table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SharedGenes:
+    """Genes of a source that are some of a list, which several sources share as one object."""
+
+    names: Sequence[str]
+    """Names of all genes of the list, each once."""
+    places: GenePlaces
+    """Which of them the source has, in the order of its ``var``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

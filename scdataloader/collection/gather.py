@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -240,11 +240,36 @@ def open_groups(sources: Sequence[AlignedSource], n_genes: int) -> list[tuple[Re
         first = members[0].source
         if isinstance(first, ReadsTogether):
             selections = [SourceSelection(source=member.source, rows=member.rows) for member in members]
-            luts = [member.genes.lut for member in members]
-            groups.append((first.open_group(selections, luts, n_genes), len(members)))
+            groups.append((first.open_group(selections, _LookUpTables(members), n_genes), len(members)))
         else:
             groups += [(SourceGroup(member, n_genes), 1) for member in members]
     return groups
+
+
+class _LookUpTables(Sequence[NDArray[np.int32]]):
+    """``luts`` of a group, which are created when they are needed: thousands of them take gigabytes.
+
+    Neighbouring members with the same genes have the same object.
+    """
+
+    def __init__(self, members: Sequence[AlignedSource]) -> None:
+        self._members = members
+        self._last: tuple[GeneMap, NDArray[np.int32]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @overload
+    def __getitem__(self, at: int) -> NDArray[np.int32]: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[NDArray[np.int32]]: ...
+    def __getitem__(self, at: int | slice) -> NDArray[np.int32] | list[NDArray[np.int32]]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(len(self))[at]]
+        genes = self._members[at].genes
+        if self._last is None or self._last[0] is not genes:
+            self._last = genes, genes.lut
+        return self._last[1]
 
 
 def _group_of(member: AlignedSource) -> object:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import GeneOverlapError
 from scdataloader.genes.gene_lists import gene_lists
-from scdataloader.genes.matching import GeneNames, KnownNames, NamedGenes, match_names
+from scdataloader.genes.matching import GeneNames, KnownNames, MatchedNames, NamedGenes, match_names
 from scdataloader.genes.names import without_version
+from scdataloader.genes.numbers import GeneNumbers
 from scdataloader.genes.organisms import UNSTATED, find_organisms, infer_organism, normalise_organism, remedy
 from scdataloader.genes.overlap import check_shared_genes
 from scdataloader.genes.tables import organisms_of_symbols
@@ -129,20 +130,15 @@ def align(
     vocabulary = None if given is None else _vocabulary(given, sorted({part.organism for part in parts}))
     matched = match_names(parts, tables, {} if vocabulary is None else vocabulary.genes_dict, how.min_overlap)
     if vocabulary is None:
-        distinct = {part.key: (part, names) for part, names in zip(parts, matched, strict=True)}
-        vocabulary = GeneVocabulary.union((part.own(names.ids), part.organism) for part, names in distinct.values())
+        vocabulary = _union(parts, matched, known.numbers)
     aligned: list[AlignedSource] = []
-    maps: dict[Hashable, tuple[GeneMap, GeneMap]] = {}
+    maps = _GeneMaps(vocabulary, known.numbers, how.min_overlap)
     for part, names in zip(parts, matched, strict=True):
         name = part.source.name
         with faults.of(name):
-            if part.key not in maps:
-                found = vocabulary.map(names.ids, part.organism, source=name, min_overlap=how.min_overlap)
-                mask = None if part.genes.left_out is None else part.genes.left_out.mask
-                maps[part.key] = found, found if mask is None else found.among(mask)
-            of_names, genes = maps[part.key]
+            of_names, genes = maps.of(part, names.genes)
             if logger.isEnabledFor(logging.INFO):
-                logger.info(of_names.summary(name, names.ids, names.ambiguous))
+                logger.info(of_names.summary(name, names.genes.names, names.ambiguous))
             aligned.append(AlignedSource(source=part.source, rows=part.rows, organism=part.organism, genes=genes))
     faults.check(usable=aligned)
     if given is None:
@@ -151,6 +147,58 @@ def align(
     if how.join == "inner":
         return align(selections, replace(how, vocabulary=_shared(vocabulary, aligned), join="outer"), faults)
     return vocabulary, aligned
+
+
+def _union(parts: Sequence[NamedGenes], matched: Sequence[MatchedNames], known: GeneNumbers) -> GeneVocabulary:
+    """All genes of the parts: organisms sorted, ids sorted within each; see `GeneVocabulary.union`."""
+    has: dict[str, NDArray[np.bool_]] = {}
+    distinct = {part.key: (part, names.genes) for part, names in zip(parts, matched, strict=True)}
+    for part, genes in distinct.values():
+        of_organism = has.setdefault(part.organism, np.zeros(len(known), np.bool_))
+        numbers = genes.numbers
+        of_organism[numbers[known.may_be_of(part.organism)[numbers]] if part.is_mixed else numbers] = True
+    names = known.names
+    return GeneVocabulary.from_dict(
+        {organism: sorted(names[at] for at in np.flatnonzero(has[organism])) for organism in sorted(has)}
+    )
+
+
+class _GeneMaps:
+    """The maps from the genes of sources to a vocabulary; sources with the same genes have one."""
+
+    def __init__(self, vocabulary: GeneVocabulary, known: GeneNumbers, min_overlap: float) -> None:
+        self._vocabulary, self._known, self._min_overlap = vocabulary, known, min_overlap
+        self._of_name: dict[str, NDArray[np.int32]] = {}
+        self._of_list: dict[tuple[str, int], NDArray[np.int32]] = {}
+        self._done: dict[Hashable, tuple[GeneMap, GeneMap]] = {}
+
+    def of(self, part: NamedGenes, genes: GeneNames) -> tuple[GeneMap, GeneMap]:
+        """The map of a part, whose genes have the names ``genes``; and that with its features that are not genes.
+
+        Raises:
+            GeneOverlapError: see `GeneVocabulary.map`.
+        """
+        if part.key not in self._done:
+            found, left_out = self._found(part, genes), part.genes.left_out
+            self._done[part.key] = found, found if left_out is None else found.among(left_out.mask)
+        return self._done[part.key]
+
+    def _found(self, part: NamedGenes, genes: GeneNames) -> GeneMap:
+        name, organism = part.source.name, part.organism
+        if organism not in self._of_name:
+            self._of_name[organism] = self._vocabulary.numbers(self._known.names, organism, source=name)
+        key = organism, id(genes.listed)  # which the parts refer to
+        if key not in self._of_list:
+            self._of_list[key] = self._of_name[organism][genes.listed]
+        return self._vocabulary.map_numbered(
+            self._of_list[key],
+            genes.places,
+            organism,
+            n_distinct=genes.n_distinct,
+            examples=lambda: genes.first,
+            source=name,
+            min_overlap=self._min_overlap,
+        )
 
 
 def _shared(vocabulary: GeneVocabulary, parts: Sequence[AlignedSource]) -> dict[str, list[str]]:

@@ -6,21 +6,24 @@ import logging
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import GeneOverlapError
-from scdataloader.genes.features import LeftOut, genes_of
-from scdataloader.genes.names import are_ids, gene_names, without_version
-from scdataloader.genes.organisms import infer_organism
+from scdataloader.genes.features import ALL, LeftOut, genes_of
+from scdataloader.genes.names import MOST, are_ids, gene_names, without_version
+from scdataloader.genes.numbers import GeneNumbers
+from scdataloader.genes.organisms import organism_of_prefixes
 from scdataloader.genes.tables import GeneTable, find_gene_table, package_table
-from scdataloader.protocols import Source
+from scdataloader.protocols import SharesGenes, Source
 from scdataloader.runtime.messages import shown
+from scdataloader.types import GenePlaces, SharedGenes
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     import pandas as pd
@@ -36,22 +39,62 @@ _N_TABLES = 16
 class GeneNames:
     """Names of the genes of sources. Sources with the same genes share one object, and what is found out about it."""
 
-    names: tuple[str, ...]
-    """Ids without version, or symbols."""
-    are_ids: bool
-    """Whether most names are Ensembl-style ids."""
+    known: GeneNumbers
+    """The names of the genes of all sources: ids without version, or symbols."""
+    listed: NDArray[np.int32]
+    """Numbers in ``known`` of its genes; with ``places``, of all genes of the list that these are positions in."""
+    places: GenePlaces | None = None
+    """Which genes of the list it has; None for all."""
     left_out: LeftOut | None = None
     """Features that are not genes, and have no name here."""
 
+    @property
+    def numbers(self) -> NDArray[np.int32]:
+        """``(n_genes,)`` number in ``known`` of each gene."""
+        return self.listed if self.places is None else self.listed[self.places.place]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``(n_genes,)`` the names; created anew, since those of thousands of sources take gigabytes."""
+        names = self.known.names
+        return tuple([names[number] for number in self.numbers.tolist()])
+
+    @property
+    def first(self) -> list[str]:
+        """Some names, as examples for messages."""
+        return [self.known.names[number] for number in self.numbers[:_N_EXAMPLES]]
+
     @cached_property
+    def _counts(self) -> tuple[int, dict[str | None, int]]:
+        """Number of different names, and {Ensembl prefix: number of names}; together, as numbers are created anew."""
+        numbers = self.numbers
+        return int(np.count_nonzero(np.bincount(numbers))), self.known.prefixes(numbers)
+
+    @property
+    def n_distinct(self) -> int:
+        """Number of different names."""
+        return self._counts[0]
+
+    @property
+    def are_ids(self) -> bool:
+        """Whether most names are Ensembl-style ids; see `names.are_ids`."""
+        times = self._counts[1]
+        n = sum(times.values())
+        return n > 0 and (n - times.get(None, 0)) / n > MOST
+
+    @property
     def organism(self) -> str | None:
         """The organism of the ids; see `infer_organism`."""
-        return infer_organism(self.names)
+        return organism_of_prefixes(self._counts[1])
 
     @cached_property
     def are_numbers(self) -> bool:
         """Whether the names are those that AnnData gives to genes without names: "0", "1", ..."""
-        return all(name == str(at) for at, name in enumerate(self.names))
+        return self.first[:1] in ([], ["0"]) and all(name == str(at) for at, name in enumerate(self.names))
+
+    def renamed(self, names: Iterable[str]) -> GeneNames:
+        """Genes with other names, ``(n_genes,)``."""
+        return GeneNames(self.known, self.known.numbers(names))
 
 
 class KnownNames:
@@ -59,9 +102,12 @@ class KnownNames:
 
     def __init__(self, feature_types: Sequence[str] | str | None) -> None:
         """``feature_types`` is the option of `GeneAlignment`."""
+        self.numbers = GeneNumbers()
         self._types = feature_types
         self._of_table: OrderedDict[tuple[int, str | None], tuple[pd.DataFrame, GeneNames]] = OrderedDict()
-        self._unique: dict[tuple[tuple[str, ...], bytes], GeneNames] = {}
+        self._unique: dict[tuple[bytes, bytes], GeneNames] = {}
+        self._lists: dict[int, tuple[Sequence[str], NDArray[np.int32]]] = {}
+        self._shared: dict[int, GeneNames] = {}
 
     def of(self, source: Source, column: str | None) -> GeneNames:
         """The names of the genes of a source, in ``column`` of its var if one is given.
@@ -71,6 +117,10 @@ class KnownNames:
             TypeError: var is not a DataFrame.
             ValueError: no feature is of the requested types.
         """
+        if column is None and self._types in (None, ALL) and isinstance(source, SharesGenes):
+            shared = source.shared_genes
+            if shared is not None:
+                return self._of_shared(shared)
         var = source.var
         key = id(var), column
         if key not in self._of_table:
@@ -81,11 +131,20 @@ class KnownNames:
         self._of_table.move_to_end(key)
         return self._of_table[key][1]
 
+    def _of_shared(self, genes: SharedGenes) -> GeneNames:
+        if id(genes.names) not in self._lists:
+            self._lists[id(genes.names)] = genes.names, self.numbers.numbers(without_version(genes.names))
+        key = id(genes.places)  # which the value refers to
+        if key not in self._shared:
+            self._shared[key] = GeneNames(self.numbers, self._lists[id(genes.names)][1], genes.places)
+        return self._shared[key]
+
     def _found(self, var: pd.DataFrame, name: str, column: str | None) -> GeneNames:
         genes, left_out = genes_of(var, name, self._types)
-        names = tuple(without_version(gene_names(genes, column=column, source=name)))
+        numbers = self.numbers.numbers(without_version(gene_names(genes, column=column, source=name)))
         mask = b"" if left_out is None else left_out.mask.tobytes()
-        return self._unique.setdefault((names, mask), GeneNames(names, are_ids(names), left_out))
+        key = blake2b(numbers.tobytes()).digest(), mask
+        return self._unique.setdefault(key, GeneNames(self.numbers, numbers, None, left_out))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,22 +164,11 @@ class NamedGenes:
         """Equal for parts whose genes have the same vocabulary numbers."""
         return self.genes, self.organism, self.is_mixed
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of its genes."""
-        return self.genes.names
-
-    def own(self, ids: Sequence[str]) -> Sequence[str]:
-        """The ids that are not those of another organism of the source."""
-        if not self.is_mixed:
-            return ids
-        return [gene for gene in ids if infer_organism([gene]) in {None, self.organism}]
-
 
 class MatchedNames(NamedTuple):
     """What the genes of a source are called in the vocabulary."""
 
-    ids: Sequence[str]
+    genes: GeneNames
     """Ids, or the vocabulary's own names; names without a match are unchanged."""
     ambiguous: frozenset[str] = frozenset()
     """Names that may mean several genes; see `GeneTable.match`."""
@@ -150,7 +198,7 @@ def match_names(
         matched.append(names)
         if missing and not part.genes.are_ids:
             some = ", ".join(missing[:_N_EXAMPLES])
-            unknown.append(f"{part.source.name} {len(missing):,} of {len(set(part.names)):,} ({some})")
+            unknown.append(f"{part.source.name} {len(missing):,} of {len(set(part.genes.names)):,} ({some})")
     if unknown:
         logger.warning("symbols that the gene table does not know keep their names: %s", shown(unknown))
     return matched
@@ -192,6 +240,7 @@ class _Matcher:
     min_overlap: float
     _renamings: dict[str, _Renaming] = field(default_factory=dict)
     _done: dict[tuple[str, GeneNames], tuple[MatchedNames, list[str]]] = field(default_factory=dict)
+    _tables: dict[tuple[str, bool], tuple[GeneTable | None, GeneTable | None]] = field(default_factory=dict)
 
     def match(self, part: NamedGenes) -> tuple[MatchedNames, list[str]]:
         """The matched names of a part, and those that neither the table nor the vocabulary has, sorted."""
@@ -200,21 +249,29 @@ class _Matcher:
             self._done[key] = self._match(part)
         return self._done[key]
 
+    def _tables_of(self, organism: str, has_ids: bool) -> tuple[GeneTable | None, GeneTable | None]:  # noqa: FBT001
+        """The user's table of an organism, and the one to use."""
+        if (organism, has_ids) not in self._tables:
+            own = find_gene_table(organism, self.tables)
+            used = own or _package_table(has_ids, self.wanted.get(organism), organism)
+            self._tables[organism, has_ids] = own, used
+        return self._tables[organism, has_ids]
+
     def _match(self, part: NamedGenes) -> tuple[MatchedNames, list[str]]:
-        own, of_vocabulary = find_gene_table(part.organism, self.tables), self.wanted.get(part.organism)
-        table = own or _package_table(part.genes.are_ids, of_vocabulary, part.organism)
+        own, table = self._tables_of(part.organism, part.genes.are_ids)
         if table is None:
-            return MatchedNames(part.names), []
-        ids, ambiguous = table.match(part.names)
+            return MatchedNames(part.genes), []
+        names, of_vocabulary = part.genes.names, self.wanted.get(part.organism)
+        ids, ambiguous = table.match(names)
         missing = set(ids).difference(table.symbols)
         if of_vocabulary is not None:
             if part.organism not in self._renamings:
                 self._renamings[part.organism] = _Renaming.of(of_vocabulary, table)
-            ids = self._renamings[part.organism].apply(part.names, ids)
+            ids = self._renamings[part.organism].apply(names, ids)
             missing = missing.intersection(ids).difference(of_vocabulary)
         if own is not None:
             _check_table(part, len(set(ids)), len(missing), len(own.symbols), self.min_overlap)
-        return MatchedNames(ids, ambiguous), sorted(missing)
+        return MatchedNames(part.genes.renamed(ids), ambiguous), sorted(missing)
 
 
 class _Renaming(NamedTuple):
@@ -242,6 +299,6 @@ def _check_table(part: NamedGenes, n_ids: int, n_missing: int, n_table: int, min
         return
     raise GeneOverlapError(
         f"{part.source.name} shares {n_known:,} of its {n_ids:,} genes with the gene table of {part.organism}, where "
-        f"{min_overlap:.1%} is needed; its genes look like {', '.join(part.names[:_N_EXAMPLES])}; give another table, "
+        f"{min_overlap:.1%} is needed; its genes look like {', '.join(part.genes.first)}; give another table, "
         "correct the organism, or lower min_overlap"
     )

@@ -22,6 +22,8 @@ ID_COLUMNS = ("ensembl_id", "ensembl_gene_id", "gene_ids", "gene_id", "feature_i
 SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_name", "feature_name")
 
 _OLD_COPY_ON_Y = re.compile(r"ENSGR([0-9]{10})(?:\.[0-9]+)?")
+MOST = 0.5
+"""Fraction of ids that names have to exceed to be ids."""
 _MIN_COLUMN_SHARE = 0.9
 """Minimum fraction of ids in a column of ``var`` that is found automatically."""
 
@@ -53,7 +55,7 @@ def gene_names(var: pd.DataFrame, *, column: str | None = None, source: str) -> 
 
 def are_ids(names: Iterable[str]) -> bool:
     """Whether more than half of the names are Ensembl-style ids; custom genes and spike-ins have none."""
-    return _share(tuple(names)) > 0.5  # noqa: PLR2004
+    return _share(tuple(names)) > MOST
 
 
 def without_version(ids: Iterable[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from scdataloader.runtime.messages import did_you_mean
 from scdataloader.schema import ORGANISMS, SUBSPECIES, is_unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -134,15 +135,24 @@ def infer_organism(ids: Iterable[str]) -> str | None:
 
     More than half of all ids must have the organism's prefix, and at least 90 % of those that have any prefix.
     """
-    counts: Counter[str | None] = Counter()
-    for name in ids:
-        match = ENSEMBL_ID.fullmatch(name)
-        counts[match[1].rstrip("0123456789") if match else None] += 1
-    n_ids = counts.total()
-    n_other = counts.pop(None, 0)
-    if not counts:
-        return None
-    prefix, n_agree = counts.most_common(1)[0]
-    if n_agree * 2 <= n_ids or n_agree < 0.9 * (n_ids - n_other) or prefix is None:
-        return None
+    return organism_of_prefixes(Counter(map(prefix_of, ids)))
+
+
+def prefix_of(name: str) -> str | None:
+    """The prefix of an Ensembl-style id, such as "ENSMUSG"; None for other names."""
+    match = ENSEMBL_ID.fullmatch(name)
+    return None if match is None else match[1].rstrip("0123456789")
+
+
+def organism_of_prefix(prefix: str) -> str | None:
+    """The organism whose gene ids have a prefix; None if it is unknown."""
     return _PREFIXES.get(prefix)
+
+
+def organism_of_prefixes(times: Mapping[str | None, int]) -> str | None:
+    """As `infer_organism`, of {prefix: number of ids that have it}, None for names that are not ids."""
+    n_ids, n_other = sum(times.values()), times.get(None, 0)
+    prefix, n_agree = max(((key, n) for key, n in times.items() if key), key=itemgetter(1), default=(None, 0))
+    if prefix is None or n_agree * 2 <= n_ids or n_agree < 0.9 * (n_ids - n_other):
+        return None
+    return organism_of_prefix(prefix)

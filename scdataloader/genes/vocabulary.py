@@ -22,20 +22,24 @@ from scdataloader.genes.names import without_version
 from scdataloader.genes.organisms import normalise_organism
 from scdataloader.kernels.rows.align import NOT_A_GENE
 from scdataloader.runtime.messages import shown
+from scdataloader.types import GenePlaces
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+_N_EXAMPLES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneMap:
     """The map from the genes of one source to a vocabulary."""
 
-    lut: NDArray[np.int32]
-    """``(n_source_genes,)`` vocabulary number of each gene of the source; -1 outside the vocabulary, and `NOT_A_GENE`
-    for features that are not genes."""
-    measured: NDArray[np.bool_]
-    """``(G,)`` True for the vocabulary genes that the source has."""
+    table: NDArray[np.int32]
+    """``lut``; or, with ``places``, that of all genes of the list that these are positions in."""
+    places: GenePlaces | None = None
+    """Which genes of a list that sources share it has; None for all."""
+    n_vocabulary: int
+    """G, the number of genes of the vocabulary."""
     organism: str
     """NCBITaxon id of the organism whose part of the vocabulary the genes are mapped to."""
     n_organism: int
@@ -51,16 +55,32 @@ class GeneMap:
     genes_only: bool = False
     """Whether some features of the source are `NOT_A_GENE`."""
 
+    @property
+    def lut(self) -> NDArray[np.int32]:
+        """``(n_source_genes,)`` vocabulary number of each gene of the source.
+
+        It is -1 outside the vocabulary, and `NOT_A_GENE` for features that are not genes. With ``places``, it is
+        created anew, since those of thousands of sources take gigabytes.
+        """
+        return self.table if self.places is None else self.table[self.places.place]
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """``(G,)`` True for the vocabulary genes that the source has; created anew."""
+        measured, lut = np.zeros(self.n_vocabulary, np.bool_), self.lut
+        measured[lut[lut >= 0]] = True
+        return measured
+
     def among(self, left_out: NDArray[np.bool_]) -> GeneMap:
         """The map of a source that also has features ``left_out``, ``(n_features,)``, which are not genes."""
         lut = np.full(len(left_out), NOT_A_GENE, np.int32)
         lut[~left_out] = self.lut
-        return replace(self, lut=lut, genes_only=True)
+        return replace(self, table=lut, places=None, genes_only=True)
 
     def summary(self, source: str, ids: Sequence[str], ambiguous: Collection[str] = ()) -> str:
         """One line for a log; the arguments are those of `coverage`."""
         matched = (
-            f"{source}: {len(self.lut) - self.n_dropped:,} of its {len(self.lut):,} genes are in the vocabulary "
+            f"{source}: {len(ids) - self.n_dropped:,} of its {len(ids):,} genes are in the vocabulary "
             f"({self.n_matched:,} of {self.n_organism:,} for {self.organism})"
         )
         return "; ".join([matched, *self.coverage(ids, ambiguous)])
@@ -181,6 +201,24 @@ class GeneVocabulary:
         Raises:
             GeneOverlapError: no gene is shared, or a smaller fraction than ``min_overlap``.
         """
+        ids = without_version(ids)
+        table = self.numbers(ids, organism, source=source)
+        return self.map_numbered(
+            table,
+            None,
+            organism,
+            n_distinct=len(set(ids)),
+            examples=lambda: ids[:_N_EXAMPLES],
+            source=source,
+            min_overlap=min_overlap,
+        )
+
+    def numbers(self, ids: Sequence[str], organism: str, *, source: str) -> NDArray[np.int32]:
+        """``(len(ids),)`` number of each gene in ``organism``'s part of the vocabulary; -1 for others.
+
+        Raises:
+            GeneOverlapError: the vocabulary has no genes of the organism; names the ``source``.
+        """
         organism = normalise_organism(organism)
         if organism not in self.organisms:
             raise GeneOverlapError(
@@ -188,26 +226,62 @@ class GeneVocabulary:
                 f"{', '.join(self.organisms) or 'no organism'} only; add the organism to the vocabulary, or correct "
                 "that of the source"
             )
+        return np.fromiter(map(self._index[organism].get, ids, repeat(-1)), dtype=np.int32, count=len(ids))
+
+    def map_numbered(
+        self,
+        table: NDArray[np.int32],
+        places: GenePlaces | None,
+        organism: str,
+        *,
+        n_distinct: int,
+        examples: Callable[[], Sequence[str]],
+        source: str,
+        min_overlap: float,
+    ) -> GeneMap:
+        """As `map`, of genes whose ``numbers`` are known.
+
+        Args:
+            table: Number of each gene, or of each gene of a list that sources share.
+            places: Positions of the genes in this list; None if it is that of the source.
+            organism: Organism of the source.
+            n_distinct: Number of different ids of the source.
+            examples: Returns some of them.
+            source: Name of the source in messages.
+            min_overlap: As for `map`.
+
+        Raises:
+            GeneOverlapError: no gene is shared, or a smaller fraction than ``min_overlap``.
+        """
+        organism = normalise_organism(organism)
         start, stop = self.organisms[organism]
-        ids = without_version(ids)
-        lut = np.fromiter(map(self._index[organism].get, ids, repeat(-1)), dtype=np.int32, count=len(ids))
+        lut = table if places is None else table[places.place]
         matched = lut[lut >= 0]
-        times = np.bincount(matched, minlength=len(self.ids))
+        monotone = bool(np.all(matched[1:] > matched[:-1]))
+        times = None if monotone else np.bincount(matched, minlength=len(self.ids))
         gene_map = GeneMap(
-            lut=lut,
-            measured=times > 0,
+            table=table,
+            places=places,
+            n_vocabulary=len(self.ids),
             organism=organism,
             n_organism=stop - start,
-            n_matched=int(np.count_nonzero(times)),
-            n_dropped=len(ids) - len(matched),
-            duplicates=tuple(self.ids[number] for number in np.flatnonzero(times > 1)),
-            monotone=bool(np.all(matched[1:] > matched[:-1])),
+            n_matched=len(matched) if times is None else int(np.count_nonzero(times)),
+            n_dropped=len(lut) - len(matched),
+            duplicates=() if times is None else tuple(self.ids[number] for number in np.flatnonzero(times > 1)),
+            monotone=monotone,
         )
-        self._check_overlap(gene_map, ids, source=source, min_overlap=min_overlap)
+        self._check_overlap(gene_map, n_distinct, examples, source=source, min_overlap=min_overlap)
         return gene_map
 
-    def _check_overlap(self, gene_map: GeneMap, ids: Sequence[str], *, source: str, min_overlap: float) -> None:
-        n_distinct = len(set(ids))
+    def _check_overlap(
+        self,
+        gene_map: GeneMap,
+        n_distinct: int,
+        examples: Callable[[], Sequence[str]],
+        *,
+        source: str,
+        min_overlap: float,
+    ) -> None:
         smaller = min(n_distinct, gene_map.n_organism)
         if gene_map.n_matched and gene_map.n_matched / smaller >= min_overlap:
             return
@@ -216,8 +290,9 @@ class GeneVocabulary:
         needed = f"{min_overlap:.1%}" if min_overlap > 0 else "at least one gene"
         raise GeneOverlapError(
             f"{source} shares {gene_map.n_matched:,} genes with the vocabulary, {share:.1%} of the smaller side, where "
-            f"{needed} is needed; its {n_distinct:,} genes look like {shown(ids[:3]) or 'none'}, the "
-            f"{gene_map.n_organism:,} of {gene_map.organism} in the vocabulary like {shown(self.ids[start:stop][:3])}; "
+            f"{needed} is needed; its {n_distinct:,} genes look like {shown(examples()) or 'none'}, the "
+            f"{gene_map.n_organism:,} of {gene_map.organism} in the vocabulary like "
+            f"{shown(self.ids[start:stop][:_N_EXAMPLES])}; "
             "name the column of var that holds the vocabulary's ids, give a gene table, or lower the minimum overlap"
         )
 

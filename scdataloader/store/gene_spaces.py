@@ -14,11 +14,10 @@ instead of Ensembl ids, have separate spaces. The result depends on the gene lis
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Self
 from weakref import ReferenceType, ref
 
 import numpy as np
@@ -26,35 +25,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
+from scdataloader.genes.features import genes_of
+from scdataloader.genes.names import gene_names, without_version
+from scdataloader.genes.numbers import GeneNumbers
 from scdataloader.kernels.records.decode import COMPLETE, GENES_ONLY, IN_ORDER, SHIFTED, LookUpTables
 from scdataloader.kernels.rows.align import NOT_A_GENE
 from scdataloader.runtime.mirror import Mirror
-from scdataloader.store.manifest import SpaceRecord
-from scdataloader.store.tables import Table
+from scdataloader.store.manifest import FileRecord, Manifest, SpaceRecord, file_record
+from scdataloader.store.tables import Table, write_table
+from scdataloader.types import GenePlaces
 
 GENE = "gene"
 """The only column of a gene space."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GenePlaces:
-    """Positions of the genes of a source in its gene space, which are their numbers in records."""
-
-    place: NDArray[np.int32]
-    """``(n_genes,)`` ascending."""
-    n_space: int
-    """Number of genes of the space."""
-
-    @classmethod
-    def all_of(cls, n_space: int) -> Self:
-        """Positions of a source that has all genes of the space."""
-        return cls(place=np.arange(n_space, dtype=np.int32), n_space=n_space)
-
-    def spread(self, values: NDArray[Any], foreign: object) -> NDArray[Any]:
-        """``(n_space,)`` the ``values`` ``(n_genes,)`` by gene of the space; ``foreign`` for genes the source lacks."""
-        table = np.full(self.n_space, foreign, values.dtype)
-        table[self.place] = values
-        return table
 
 
 class GeneTable(Table):
@@ -83,6 +65,7 @@ class GeneSpace:
         self.n_genes = record.n_genes
         self._table = Table(folder, record.file, mirror)
         self._ids: pd.Index | None = None
+        self._names: tuple[str, ...] | None = None
         self._places: dict[Path, GenePlaces] = {}
 
     def read(self) -> pd.Index:
@@ -97,6 +80,17 @@ class GeneSpace:
             refuse_unsorted(self._table, ids)
             self._ids = ids
         return self._ids
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The ids, as one object.
+
+        Raises:
+            StoreFormatError: as `read`.
+        """
+        if self._names is None:
+            self._names = tuple(self.read())
+        return self._names
 
     def places(self, table: GeneTable) -> GenePlaces:
         """Positions of the genes of a table; cached.
@@ -114,8 +108,78 @@ class GeneSpace:
                     f"{table.path} has the gene {missing!r}, which is not in its gene space, {where.parent.name}/"
                     f"{where.name}; copy or convert the store again"
                 )
-            self._places[table.path] = GenePlaces(place=place.astype(np.int32), n_space=self.n_genes)
+            self._places[table.path] = GenePlaces.of(place, self.n_genes)
         return self._places[table.path]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexedGenes:
+    """What a gene index states of a gene table."""
+
+    places: GenePlaces
+    """Positions of its genes in the gene space."""
+    are_names: bool
+    """Whether its gene ids are the names of the genes; else these are in a column, or some features are not genes."""
+
+
+class GeneIndex:
+    """The genes of the gene tables of a store, so that opening reads a file in place of all these tables."""
+
+    def __init__(self, folder: Path, manifest: Manifest, mirror: Mirror | None = None) -> None:
+        self._tables = [Table(folder, record, mirror) for record in manifest.gene_index]
+        self._n_genes = [space.n_genes for space in manifest.spaces]
+        self._found: dict[tuple[str, int], IndexedGenes] | None = None
+
+    def read(self) -> dict[tuple[str, int], IndexedGenes]:
+        """{(digest of a gene table, gene space of its sources): its genes}; cached.
+
+        Raises:
+            StoreFormatError: a file is damaged.
+        """
+        if self._found is None:
+            found: dict[tuple[str, int], IndexedGenes] = {}
+            for table in self._tables:
+                frame = table.read()
+                if list(frame.columns) != _INDEX_COLUMNS:
+                    raise StoreFormatError(f"{table.path} is not a gene index: it has the columns {[*frame.columns]}")
+                rows = zip(*(frame[column].tolist() for column in _INDEX_COLUMNS), strict=True)
+                found |= {row[:2]: self._parsed(table, *row) for row in rows}
+            self._found = found
+        return self._found
+
+    def _parsed(self, table: Table, digest: object, space: object, genes: object, are_names: object) -> IndexedGenes:
+        is_known = isinstance(space, int) and 0 <= space < len(self._n_genes)
+        n = self._n_genes[space] if is_known and isinstance(space, int) else 0
+        packed = np.frombuffer(genes if isinstance(genes, bytes) else b"", np.uint8)
+        is_whole = len(packed) == -(-n // 8) and not (n % 8 and packed[-1] >> n % 8)
+        if not is_known or not is_whole or not isinstance(are_names, bool):
+            raise StoreFormatError(f"{table.path} is not a gene index: its row of gene table {digest!r} is wrong")
+        return IndexedGenes(places=GenePlaces(packed=packed, n_space=n), are_names=are_names)
+
+
+def are_names(var: pd.DataFrame, source: str) -> bool:
+    """Whether the ids of a gene table are the names of its genes, and all its features are genes.
+
+    ``source`` is the name of the source in messages.
+    """
+    genes, left_out = genes_of(var, source)
+    return left_out is None and without_version(gene_names(genes, source=source)) == without_version(var.index)
+
+
+_INDEX_COLUMNS = ["table", "space", "genes", "are_names"]
+
+
+def write_index(folder: Path, genes: Mapping[tuple[str, int], IndexedGenes]) -> FileRecord:
+    """Write a gene index into a store, with what `GeneIndex.read` returns.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    rows = [(*key, one.places.packed.tobytes(), one.are_names) for key, one in genes.items()]
+    digest = blake2b(repr(rows).encode(), digest_size=16).hexdigest()
+    path = f"genes/{digest}.parquet"
+    write_table(folder, path, pd.DataFrame(rows, columns=_INDEX_COLUMNS), path)
+    return file_record(folder, path)
 
 
 def refuse_unsorted(table: Table, ids: pd.Index) -> None:
@@ -133,6 +197,8 @@ class GeneTables:
 
     Whatever gene of its space a record has, its table has an entry below the vocabulary's length. A gene that the
     source lacks, which undamaged records do not have, gets the number of another gene, or -1.
+
+    Sources with different genes share a table if their genes have the same numbers wherever they share them.
     """
 
     def __init__(self, luts: Sequence[NDArray[np.int32]], places: Sequence[GenePlaces], n_genes: int) -> None:
@@ -140,68 +206,84 @@ class GeneTables:
 
         ``luts[p][g]`` is its number in a vocabulary of ``n_genes``, or negative; see `ReadsTogether.open_group`.
         """
-        tables: list[NDArray[np.int32]] = []
-        how, number, of_source = [], dict[tuple[int, bytes], int](), []
-        done: dict[tuple[int, int], int] = {}
+        made: list[_SharedTable] = []
+        of_source: list[int] = []
+        before: tuple[NDArray[np.int32], GenePlaces] | None = None
         for lut, own in zip(luts, places, strict=True):
-            key = id(lut), id(own)
-            if key not in done:  # thousands of sources may share genes, or a table
-                flags = _how(lut, own, n_genes)
-                table = _table(lut, own, flags)
-                done[key] = number.setdefault((flags, blake2b(table.data).digest()), len(tables))
-                if done[key] == len(tables):
-                    tables.append(table)
-                    how.append(flags)
-            of_source.append(done[key])
+            is_same = before is not None and before[0] is lut and before[1] is own  # as for thousands of sources
+            of_source.append(of_source[-1] if is_same else _shared_table(made, lut, own, n_genes))
+            before = lut, own
         self.of_source = np.array(of_source, np.int64)
         """``(P,)`` table of each source."""
+        tables = [table.finished() for table in made]
         self.look_up = LookUpTables(
             luts=np.concatenate([*tables, np.empty(0, np.int32)]),
             start=np.cumsum([0, *map(len, tables)], dtype=np.int64),
-            how=np.array(how, np.uint8),
+            how=np.array([table.how for table in made], np.uint8),
             n_genes=n_genes,
         )
 
 
-def _how(lut: NDArray[np.int32], own: GenePlaces, n_genes: int) -> int:
-    kept, shift = lut[lut >= 0], lut - own.place
-    in_order = bool((np.diff(kept) > 0).all())
-    complete = 0 < len(kept) == len(lut)
-    shifted = complete and bool((shift == shift[0]).all() and 0 <= shift[0] <= n_genes - own.n_space)
-    genes_only = bool((lut == NOT_A_GENE).any())
+_OPEN = -3
+"""Entry of a gene that no source has."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _SharedTable:
+    """A table of sources of one gene space, all with the same flags."""
+
+    how: int
+    numbers: NDArray[np.int32]
+    """``(n_space,)`` vocabulary number of each gene, or `_OPEN`."""
+
+    def takes(self, how: int, lut: NDArray[np.int32], place: NDArray[np.int64], n_space: int) -> bool:
+        """Take the genes of a source, unless one of them has another number here."""
+        if how != self.how or n_space != len(self.numbers):
+            return False
+        there = self.numbers[place]
+        if not ((there == lut) | (there == _OPEN)).all():
+            return False
+        self.numbers[place] = lut
+        return True
+
+    def finished(self) -> NDArray[np.int32]:
+        """The table, with a number for each gene."""
+        is_open = self.numbers == _OPEN
+        numbers = np.arange(len(self.numbers), dtype=np.int32)
+        if self.how & SHIFTED:
+            at = int(np.argmin(is_open))
+            shifted: NDArray[np.int32] = numbers + (self.numbers[at] - at)
+            return shifted
+        if self.how & COMPLETE and self.how & IN_ORDER:  # the decoder does not test these entries for -1
+            last = np.maximum.accumulate(np.where(is_open, int(np.argmin(is_open)), numbers))
+            return self.numbers[last]
+        return np.where(is_open, np.int32(-1), self.numbers)
+
+
+def _shared_table(made: list[_SharedTable], lut: NDArray[np.int32], own: GenePlaces, n_genes: int) -> int:
+    """The number of the table that takes a source: one of the last of ``made``, or a new one that is added."""
+    place = own.place
+    how = _how(lut, place, own.n_space, n_genes)
+    for number in range(len(made) - 1, max(-1, len(made) - 1 - _N_TRIED), -1):
+        if made[number].takes(how, lut, place, own.n_space):
+            return number
+    made.append(_SharedTable(how=how, numbers=np.full(own.n_space, _OPEN, np.int32)))
+    made[-1].takes(how, lut, place, own.n_space)
+    return len(made) - 1
+
+
+_N_TRIED = 16
+
+
+def _how(lut: NDArray[np.int32], place: NDArray[np.int64], n_space: int, n_genes: int) -> int:
+    is_kept = lut >= 0
+    complete = len(lut) > 0 and bool(is_kept.all())
+    kept = lut if complete else lut[is_kept]
+    in_order = bool((kept[1:] > kept[:-1]).all())
+    shift = int(lut[0] - place[0]) if complete else -1
+    shifted = 0 <= shift <= n_genes - n_space and bool((lut - place == shift).all())
+    genes_only = not complete and bool((lut == NOT_A_GENE).any())
     return IN_ORDER * in_order | COMPLETE * complete | SHIFTED * shifted | GENES_ONLY * genes_only
-
-
-def _table(lut: NDArray[np.int32], own: GenePlaces, how: int) -> NDArray[np.int32]:
-    """``(n_space,)`` vocabulary number of each gene of the space."""
-    numbers = np.arange(own.n_space, dtype=np.int32)
-    if how & SHIFTED:
-        shifted: NDArray[np.int32] = numbers + (lut[0] - own.place[0])
-        return shifted
-    if how & COMPLETE and how & IN_ORDER:  # the decoder does not test these entries for -1
-        return lut[np.maximum(np.searchsorted(own.place, numbers, side="right") - 1, 0)]
-    return own.spread(lut, -1)
-
-
-class GeneNumbers:
-    """Unique gene ids of many sources, numbered in the order in which they first occur."""
-
-    def __init__(self) -> None:
-        self._number: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._number)
-
-    def numbers(self, ids: Iterable[str]) -> NDArray[np.int32]:
-        """``(n,)`` the number of each id; new ids get new numbers."""
-        number = self._number
-        return np.array([number.setdefault(gene, len(number)) for gene in ids], np.int32)
-
-    def sorted(self, numbers: NDArray[np.integer]) -> tuple[list[str], NDArray[np.int64]]:
-        """The ids of some numbers, sorted as text, and their numbers in that order."""
-        ids = list(self._number)
-        order = sorted(numbers.tolist(), key=ids.__getitem__)
-        return [ids[number] for number in order], np.array(order, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ atlas.cells/
   manifest.json            written last: a folder without it is not a store
   obs/00000.parquet        the cell table of each source, in the order in which the store has its cells
   var/<digest>.parquet     each distinct gene table once, sorted by gene id
-  genes/<digest>.parquet   gene spaces: shared lists of gene ids that number the genes of sources
+  genes/<digest>.parquet   gene spaces: shared lists of gene ids that number the genes of sources; and the gene index
   shards/00000.cells       records of cells; see `shard`
   matrices/00000-00000.cells   the same cells of further matrices, in a store of version 2
 ```
@@ -149,6 +149,8 @@ class Manifest:
     """In the order of the cells."""
     matrices: tuple[MatrixRecord, ...] = ()
     """Further matrices; at least one in version 2, and none in version 1."""
+    gene_index: tuple[FileRecord, ...] = ()
+    """Which genes of their spaces the gene tables have, a file for each conversion; none in earlier releases."""
     release: str | None = None
     """The release of this package that wrote it, from version 3 on."""
 
@@ -162,7 +164,7 @@ class Manifest:
         """All files but the manifest."""
         obs = [source.obs for source in self.sources]
         spaces = [space.file for space in self.spaces]
-        return [*obs, *self.genes.values(), *spaces, *(shard.file for shard in self.all_shards)]
+        return [*obs, *self.genes.values(), *spaces, *self.gene_index, *(shard.file for shard in self.all_shards)]
 
     @property
     def all_shards(self) -> list[ShardRecord]:
@@ -249,6 +251,7 @@ class Manifest:
         genes = {str(digest): _made(FileRecord, item) for digest, item in found["genes"].items()}
         spaces = tuple(_made(SpaceRecord, _with_file(item)) for item in found["spaces"])
         matrices = tuple(map(_matrix_record, found.get("matrices", ())))
+        found["gene_index"] = tuple(_made(FileRecord, item) for item in found.get("gene_index", ()))
         made = {"sources": sources, "shards": shards, "genes": genes, "spaces": spaces, "matrices": matrices}
         manifest: Self = _made(cls, {**found, **made})
         return manifest

@@ -29,11 +29,11 @@ from scdataloader.runtime.files import local_path
 from scdataloader.runtime.memory import BufferPool, row_buffers, without_gaps
 from scdataloader.runtime.messages import suggestion
 from scdataloader.runtime.mirror import Mirror
-from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, GeneTable, GeneTables
+from scdataloader.store.gene_spaces import GeneIndex, GeneSpace, GeneTable, GeneTables, IndexedGenes
 from scdataloader.store.manifest import LAYERS, MANIFEST, OBSP, Manifest, MatrixPart, MatrixRecord
 from scdataloader.store.shard import WHY, Kernel, MappedShards, edges_of
 from scdataloader.store.tables import POSITION, ROW, Table, order_of, start_tables
-from scdataloader.types import CSRMatrix, CSRRows, RowBuffers
+from scdataloader.types import CSRMatrix, CSRRows, GenePlaces, RowBuffers, SharedGenes
 
 X = "X"
 """Key of the counts, besides the keys of further matrices."""
@@ -83,6 +83,7 @@ class Store:
         self._source_of_shard = np.array(of_shard, np.int64)
         self._source_of_cell: NDArray[np.integer] | None = None
         self.spaces = [GeneSpace(path, record, mirror) for record in manifest.spaces]
+        self._gene_index = GeneIndex(path, manifest, mirror)
         self.gene_tables = {digest: GeneTable(path, record, mirror) for digest, record in manifest.genes.items()}
         self.sources = [StoreSource(self, number) for number in range(len(manifest.sources))]
 
@@ -121,6 +122,14 @@ class Store:
         for file in self.manifest.files:
             digest.update(file.checksum.encode())
         return digest.hexdigest()
+
+    def indexed_genes(self, table: str, space: int) -> IndexedGenes | None:
+        """What the gene index states of a gene table; None if nothing.
+
+        Raises:
+            StoreFormatError: the gene index is damaged.
+        """
+        return self._gene_index.read().get((table, space))
 
     @property
     def shards(self) -> MappedShards:
@@ -387,10 +396,35 @@ class StoreSource:
         """Genes sorted by id, with an additional column of their positions in the original source.
 
         Sources with the same genes share one table.
+
+        Raises:
+            StoreFormatError: the table is damaged, or the gene index states other genes.
         """
         frame = self.var_table.frame
-        self.space.places(self.var_table)  # while the table is in memory
+        places = self.space.places(self.var_table)  # while the table is in memory
+        if self._indexed is not None and not np.array_equal(self._indexed.places.packed, places.packed):
+            raise StoreFormatError(
+                f"{self.var_table.path} has other genes than the store's gene index states; copy or convert the store "
+                "again"
+            )
         return frame
+
+    @property
+    def _indexed(self) -> IndexedGenes | None:
+        record = self.store.manifest.sources[self.number]
+        return self.store.indexed_genes(record.genes, record.space)
+
+    @property
+    def shared_genes(self) -> SharedGenes | None:
+        """As `SharesGenes.shared_genes`, of gene tables that the gene index has.
+
+        Raises:
+            StoreFormatError: the gene index or the gene space is damaged.
+        """
+        found = self._indexed
+        if found is None or not found.are_names:
+            return None
+        return SharedGenes(names=self.space.names, places=found.places)
 
     def gene_positions(self) -> NDArray[np.int64]:
         """``(n_genes,)`` position of each gene of ``var`` in the original source.
@@ -413,7 +447,7 @@ class StoreSource:
         Raises:
             StoreFormatError: a gene is not in the gene space, or a table is damaged.
         """
-        return self.space.places(self.var_table)
+        return self.space.places(self.var_table) if self._indexed is None else self._indexed.places
 
     @property
     def rows(self) -> NDArray[np.int64]:

@@ -172,9 +172,10 @@ class Table:
 def start_tables(mirror: Mirror, manifest: Manifest) -> None:
     """Start fetching what opening a store reads; returns at once.
 
-    These are its gene tables, and the ends of cell tables whose columns the manifest does not state.
+    These are its gene index, or else its gene tables, and the ends of cell tables whose columns the manifest does not
+    state.
     """
-    whole = [*manifest.genes.values(), *(space.file for space in manifest.spaces)]
+    whole = [*(manifest.gene_index or manifest.genes.values()), *(space.file for space in manifest.spaces)]
     ends = [source.obs for source in manifest.sources if source.columns is None]
     files = [(file, 0) for file in whole] + [(file, max(0, file.n_bytes - _FOOT_BYTES)) for file in ends]
     number = np.array([mirror.number(file.path) for file, _ in files], np.int64)

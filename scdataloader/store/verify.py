@@ -29,7 +29,7 @@ from scdataloader.runtime.messages import counted
 from scdataloader.runtime.options import RemoteOptions
 from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.sources.locate import open_sources
-from scdataloader.store.gene_spaces import GenePlaces, GeneSpace, GeneTable, refuse_unsorted
+from scdataloader.store.gene_spaces import GeneIndex, GeneSpace, GeneTable, are_names, refuse_unsorted
 from scdataloader.store.manifest import (
     LAYERS,
     MANIFEST,
@@ -43,6 +43,7 @@ from scdataloader.store.manifest import (
 from scdataloader.store.shard import FIRST_RECORD, KINDS, WHY, MappedShards
 from scdataloader.store.tables import POSITION, ROW, Table, labels_of_columns, order_of
 from scdataloader.store.writing.present import compare
+from scdataloader.types import GenePlaces
 
 _PIECE = 16 << 20
 """Bytes of a shard that are hashed and then, while they are in the cache, checked record by record."""
@@ -191,6 +192,7 @@ class _Check:
         self._files, self._folder, self._manifest, self._advance = files, files.folder, manifest, advance
         self._spaces: dict[int, GeneSpace] = {}
         self._places: dict[tuple[str, int], GenePlaces] = {}
+        self._are_names: dict[str, bool] = {}
 
     def problems(self) -> Iterator[str]:
         """All problems: of file sizes, of tables, of shards."""
@@ -220,6 +222,8 @@ class _Check:
             yield space.file, partial(self._gene_space, number)
         for digest, genes in self._manifest.genes.items():
             yield genes, partial(self._gene_table, digest)
+        for number, index in enumerate(self._manifest.gene_index):
+            yield index, partial(self._gene_index, number)
         for source in self._manifest.sources:
             yield source.obs, partial(self._cell_table, source)
 
@@ -233,9 +237,19 @@ class _Check:
         frame = table.frame
         order_of(table, frame, POSITION)
         refuse_unsorted(table, frame.index)
+        self._are_names[digest] = are_names(frame, digest)
         for number in sorted({source.space for source in self._manifest.sources if source.genes == digest}):
             if number in self._spaces:
                 self._places[digest, number] = self._spaces[number].places(table)
+
+    def _gene_index(self, number: int) -> None:
+        record = self._manifest.gene_index[number]
+        index = GeneIndex(self._folder, replace(self._manifest, gene_index=(record,)))
+        for key, stated in index.read().items():
+            places = self._places.get(key)
+            is_same = places is not None and np.array_equal(stated.places.packed, places.packed)
+            if places is not None and not (is_same and stated.are_names == self._are_names[key[0]]):
+                raise StoreFormatError(f"{self._folder / record.path} states other genes than gene table {key[0]} has")
 
     def _cell_table(self, source: SourceRecord) -> None:
         table = Table(self._folder, source.obs)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
 from scdataloader.errors import ForkError
+from scdataloader.genes.names import gene_names, without_version
 from scdataloader.protocols import (
     Closes,
     HasCountsLocation,
@@ -33,6 +34,7 @@ from scdataloader.protocols import (
     ReadsParts,
     ReadsStored,
     ReadsTogether,
+    SharesGenes,
     Source,
     SourceSelection,
 )
@@ -137,6 +139,15 @@ class _SourceCheck:
         are_names = not isinstance(columns, str) and all(isinstance(column, str) for column in columns)
         about.require(are_names, "obs_columns", "a sequence of strings", columns)
         about.require(len(set(columns)) == len(columns), "obs_columns", "each name once", columns)
+
+    def shared_genes(self) -> None:
+        shared, var = self.source.shared_genes, self.source.var
+        if shared is not None:
+            names = [shared.names[at] for at in shared.places.place]
+            expected = without_version(gene_names(var, source=self.source.name))
+            self.about.require(
+                without_version(names) == expected, "shared_genes", "the names of the genes of var", names[:3]
+            )
 
     def cell_table(self) -> None:
         source, about, columns = self.source, self.about, list(self.source.obs_columns)
@@ -541,6 +552,7 @@ _CAPABILITIES: dict[type, Callable[[_SourceCheck], None]] = {
     HasMatrixColumns: _SourceCheck.columns,
     HasNeighbours: _SourceCheck.neighbours,
     HasOrganism: _SourceCheck.organism,
+    SharesGenes: _SourceCheck.shared_genes,
     HasFileState: _SourceCheck.file_state,
     HasCountsLocation: _SourceCheck.counts,
     HasReadCost: _SourceCheck.read_cost,

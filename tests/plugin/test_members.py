@@ -50,6 +50,7 @@ SOURCE = documented(
     "HasNeighbours",
     "HasOrganism",
     "HasLabels",
+    "SharesGenes",
     "HasFileState",
     "HasCountsLocation",
     "HasReadCost",

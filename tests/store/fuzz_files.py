@@ -171,7 +171,8 @@ def _with_checksums(content: bytes, n: int, index: int) -> bytes:
 def _file_records(manifest: Any) -> list[Any]:
     of_sources = [source["obs"] for source in manifest["sources"]]
     spaces = [space["file"] for space in manifest["spaces"]]
-    return [*of_sources, *manifest["genes"].values(), *spaces, *(shard["file"] for shard in manifest["shards"])]
+    index = manifest.get("gene_index", [])
+    return [*of_sources, *manifest["genes"].values(), *spaces, *index, *(shard["file"] for shard in manifest["shards"])]
 
 
 class Copy:

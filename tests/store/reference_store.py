@@ -68,7 +68,7 @@ def read_store(folder: Path) -> list[Cells]:
     manifest = json.loads(content.decode("ascii"))
     keys = {"version", "layout", "sources", "genes", "spaces", "shards", "manifest"}
     more = {1: set(), 2: {"matrices"}, 3: {"matrices", "release"}}
-    assert set(manifest) == keys | more[manifest["version"]]
+    assert set(manifest) - {"gene_index"} == keys | more[manifest["version"]]
     spaces = []
     for space in manifest["spaces"]:
         spaces.append(read_table(folder, space["file"])["gene"].tolist())
@@ -92,11 +92,23 @@ def read_store(folder: Path) -> list[Cells]:
         assert len(source.cells) == len(source.obs) == said["n_cells"]
         assert list(source.var.index) == sorted(set(source.var.index))
         assert set(source.var.index) <= set(source.space)
-        assert sorted(source.var["__position__"]) == list(range(len(source.var)))
-        assert ("__row__" in source.obs) == (manifest["layout"] != "source")
+        for file in manifest.get("gene_index", ()):
+            index = read_table(folder, file)
+            assert list(index.columns) == ["table", "space", "genes", "are_names"]
+            rows = index[(index["table"] == said["genes"]) & (index["space"] == said["space"])]
+            for packed in rows["genes"]:
+                check_genes(packed, source)
         if "__row__" in source.obs:
             assert sorted(source.obs["__row__"]) == list(range(len(source.obs)))
     return sources
+
+
+def check_genes(packed: bytes, source: Cells) -> None:
+    """Check what the gene index states of a source."""
+    assert len(packed) == -(-len(source.space) // 8)
+    bits = int.from_bytes(packed, "little")
+    assert bits >> len(source.space) == 0
+    assert [gene for at, gene in enumerate(source.space) if bits >> at & 1] == list(source.var.index)
 
 
 def read_matrix(folder: Path, shards: list[dict[str, Any]], matrix: dict[str, Any], sources: list[Cells]) -> None:

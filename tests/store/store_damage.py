@@ -27,6 +27,7 @@ def reseal(store, **changes):
         shard["foot"] = digest(content[-48:])
     files = [*(source["obs"] for source in manifest["sources"]), *manifest["genes"].values()]
     files += [space["file"] for space in manifest["spaces"]]
+    files += manifest.get("gene_index", [])
     for file in [*files, *(shard["file"] for shard in manifest["shards"])]:
         content = (store / file["path"]).read_bytes()
         file["n_bytes"], file["checksum"] = len(content), digest(content)

@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 class StagedStore:
     """A folder in which a store of a bucket is converted, or appended to, before it is uploaded.
 
-    Of a store that is in the bucket, the folder has the manifest and the gene spaces; its other files are empty, of the
-    right size. Beside the folder, ``before.txt`` has the digest of the manifest in the bucket when the conversion
-    began, and ``uploaded.json`` what was uploaded, so that another try can continue.
+    Of a store that is in the bucket, the folder has the manifest, the gene spaces and the gene index; its other files
+    are empty, of the right size. Beside the folder, ``before.txt`` has the digest of the manifest in the bucket when
+    the conversion began, and ``uploaded.json`` what was uploaded, so that another try can continue.
     """
 
     def __init__(self, bucket: Bucket, base: Path) -> None:
@@ -79,14 +79,15 @@ class StagedStore:
             write_atomically(note, before.encode())
 
     def _fetch(self, content: bytes, manifest: Manifest) -> None:
-        spaces = {space.file.path for space in manifest.spaces}
+        read = {space.file.path for space in manifest.spaces}
+        read |= {file.path for file in manifest.gene_index}
         for file in manifest.files:
             path = self.folder / file.path
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("wb") as empty:
                     empty.truncate(file.n_bytes)
-            if file.path in spaces:
+            if file.path in read:
                 self._bucket.download(file.path, path)
         with writing(self.folder):
             write_atomically(self.folder / MANIFEST, content)

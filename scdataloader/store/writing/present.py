@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from scdataloader.genes.numbers import GeneNumbers
 from scdataloader.protocols import Closes, Source
 from scdataloader.runtime.progress import cells_bar
 from scdataloader.sources.fingerprint import difference, is_of_first_rule, parts_of
 from scdataloader.store.export import OriginalSource
-from scdataloader.store.gene_spaces import GeneNumbers
 from scdataloader.store.manifest import LAYERS, Manifest, SourceRecord
 from scdataloader.store.reader import Store, X
 from scdataloader.store.tables import GeneList, to_arrow, whole_obs, with_categories

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from scdataloader.genes.numbers import GeneNumbers
 from scdataloader.kernels.draws.random import seed_of
 from scdataloader.protocols import Closes, HasFileState, HasOrganism, Source
 from scdataloader.runtime.messages import counted, shown
-from scdataloader.store.gene_spaces import GeneNumbers
+from scdataloader.store.gene_spaces import are_names
 from scdataloader.store.manifest import Kind, MatrixPart
 from scdataloader.store.tables import GeneList
 from scdataloader.store.writing.matrices import matrix_part_of
@@ -66,6 +67,8 @@ class ScannedSource:
     planned: PlannedSource
     genes: NDArray[np.int32]
     """``(n_genes,)`` its genes in its own order, as `GeneNumbers`."""
+    are_names: bool
+    """Whether its gene ids are the names of its genes; see `gene_spaces.are_names`."""
     ranges: list[tuple[int, int]]
     """Rows [first, last) of its shards."""
 
@@ -76,6 +79,7 @@ class _Genes(NamedTuple):
     digest: str
     repeated: tuple[str, ...]
     numbers: NDArray[np.int32]
+    are_names: bool
 
 
 def scan(
@@ -118,7 +122,8 @@ def _scan(
     key = GeneList.key_of(source)
     if key not in lists:
         found = GeneList.of(source)
-        lists[key] = _Genes(found.digest, tuple(found.repeated), names.numbers(found.ids))
+        numbers = names.numbers(found.ids)
+        lists[key] = _Genes(found.digest, tuple(found.repeated), numbers, are_names(found.table, source.name))
     genes = lists[key]
     if genes.repeated:
         logger.warning(
@@ -139,4 +144,4 @@ def _scan(
     ranges = split_cells(source.n_obs, cells_per_shard, stored_offsets(source), len(genes.numbers))
     if isinstance(source, Closes):
         source.close()  # gene tables and offsets of thousands of sources would not fit into memory
-    return ScannedSource(source=source, planned=planned, genes=genes.numbers, ranges=ranges)
+    return ScannedSource(source=source, planned=planned, genes=genes.numbers, are_names=genes.are_names, ranges=ranges)

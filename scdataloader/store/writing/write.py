@@ -15,11 +15,20 @@ import numpy as np
 import pandas as pd
 
 from scdataloader.errors import SourceFormatError, WriteError
+from scdataloader.genes.numbers import GeneNumbers
 from scdataloader.protocols import Closes, HasFileState, Source
 from scdataloader.runtime.files import writing
 from scdataloader.runtime.messages import shown
 from scdataloader.runtime.progress import cells_bar
-from scdataloader.store.gene_spaces import GENE, GeneNumbers, GeneSpace, SpaceSelection, choose_spaces
+from scdataloader.store.gene_spaces import (
+    GENE,
+    GeneIndex,
+    GeneSpace,
+    IndexedGenes,
+    SpaceSelection,
+    choose_spaces,
+    write_index,
+)
 from scdataloader.store.manifest import (
     LAYERS,
     MATRICES_VERSION,
@@ -50,6 +59,7 @@ from scdataloader.store.writing.present import StoreContent
 from scdataloader.store.writing.reorder import reorder_tasks
 from scdataloader.store.writing.scan import CELLS_PER_SHARD, SHUFFLED, Options, ScannedSource, scan
 from scdataloader.store.writing.tasks import EncodeCells, Place, Task, WriteObs, run_tasks, stored_rows, workers
+from scdataloader.types import GenePlaces
 
 logger = logging.getLogger(__name__)
 
@@ -445,9 +455,23 @@ class _Conversion:
             sources=tuple(sources[number] for number in sorted(sources)),
             genes=genes,
             spaces=(*kept.spaces, *spaces),
+            gene_index=self._gene_index(kept, (*kept.spaces, *spaces)),
             shards=self._with_kept(kept.shards, shards),
             matrices=self._matrices(kept.matrices, further),
         )
+
+    def _gene_index(self, kept: Manifest, spaces: Sequence[SpaceRecord]) -> tuple[FileRecord, ...]:
+        """The gene index of the kept sources; and that of the new ones, which is written."""
+        known = set(GeneIndex(self._folder, kept).read())
+        new = {
+            (one.planned.genes, space): IndexedGenes(
+                places=GenePlaces.of(rank, spaces[space].n_genes), are_names=one.are_names
+            )
+            for one, space, rank in zip(self._scanned, self._plan.space_of, self._spaces.ranks, strict=True)
+            if (one.planned.genes, space) not in known
+        }
+        with writing(self._folder):
+            return (*kept.gene_index, write_index(self._folder, new)) if new else kept.gene_index
 
     def _matrices(
         self, kept: Sequence[MatrixRecord], further: Sequence[Sequence[ShardRecord]]
