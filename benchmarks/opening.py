@@ -1,10 +1,11 @@
 """Measure time and memory to open a store of many cells or sources, which is simulated by links to one shard.
 
     python benchmarks/opening.py ATLAS --cells 100000000 --folder DIR
-    python benchmarks/opening.py ATLAS --sources 1000 --folder DIR
+    python benchmarks/opening.py ATLAS --sources 1000 [--different] --folder DIR
 
 The store is created in DIR from hard links to the first shard of ATLAS, and removed at the end: with a cell table of
-its own for one source of many cells, or with that of ATLAS for many sources.
+its own for one source of many cells, or with that of ATLAS for many sources; with --different, each of these has a gene
+table of its own, which lacks 500 of the genes.
 Each measurement runs in a fresh process: time to open the store, to locate 64 random cells, and to create a DataModule
 with class-uniform draws and take a batch. Memory is that of anonymous pages and of file pages.
 """
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +61,7 @@ def simulate(store: Path, folder: Path, n_cells: int) -> Path:
     return made
 
 
-def many_sources(store: Path, folder: Path, n_sources: int) -> Path:
+def many_sources(store: Path, folder: Path, n_sources: int, *, different: bool) -> Path:
     from scdataloader.store.manifest import Manifest
 
     manifest, made = Manifest.load(store), folder / "simulated.cells"
@@ -77,12 +79,38 @@ def many_sources(store: Path, folder: Path, n_sources: int) -> Path:
         own = {"name": f"s{number}", "fingerprint": f"{number:018x}", "n_cells": shard.n_cells, "space": 0}
         sources.append(dataclasses.replace(source, obs=dataclasses.replace(source.obs, path=obs), **own))
     genes, space = manifest.genes[source.genes], manifest.spaces[source.space]
-    for file in (genes, space.file):
+    for file in (genes, space.file, *manifest.gene_index):
         os.link(store / file.path, made / file.path)
+    tables, index = {source.genes: genes}, manifest.gene_index
+    if different:
+        names = [f"{number:032x}" for number in range(n_sources)]
+        tables, index = different_genes(made, genes.path, space, names)
+        sources = [dataclasses.replace(one, genes=name) for one, name in zip(sources, names, strict=True)]
     dataclasses.replace(
-        manifest, sources=tuple(sources), genes={source.genes: genes}, spaces=(space,), shards=tuple(shards)
+        manifest, sources=tuple(sources), genes=tables, spaces=(space,), gene_index=index, shards=tuple(shards)
     ).save(made)
     return made
+
+
+def different_genes(made: Path, path: str, space: Any, names: list[str]) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """Gene tables of these names, each without 500 of the genes, and their index."""
+    import pandas as pd
+
+    from scdataloader.store.gene_spaces import IndexedGenes, write_index
+    from scdataloader.store.manifest import file_record
+    from scdataloader.store.tables import POSITION, write_table
+    from scdataloader.types import GenePlaces
+
+    whole, rng = pd.read_parquet(made / path), np.random.default_rng(0)
+    ids = pd.Index(pd.read_parquet(made / space.file.path)["gene"])
+    tables, indexed = {}, {}
+    for name in names:
+        frame = whole.iloc[np.sort(rng.choice(len(whole), len(whole) - 500, replace=False))]
+        write_table(made, f"var/{name}.parquet", frame.assign(**{POSITION: np.arange(len(frame))}), name)
+        tables[name] = file_record(made, f"var/{name}.parquet")
+        places = GenePlaces.of(ids.get_indexer(frame.index), len(ids))
+        indexed[name, 0] = IndexedGenes(places=places, are_names=True)
+    return tables, (write_index(made, indexed),)
 
 
 def measure_sources(store: str) -> None:
@@ -92,10 +120,12 @@ def measure_sources(store: str) -> None:
     collection = Collection.open(store)
     times = {"open_s": time.perf_counter() - start, "open_cpu_s": time.process_time() - cpu}
     start = time.perf_counter()
+    grown_by_opening = memory()["RssAnon"] - before["RssAnon"]
     collection.read(np.random.default_rng(0).integers(0, len(collection), 64))
     times["first_cells_s"] = time.perf_counter() - start
     grown = {key: value - before[key] for key, value in memory().items()}
-    print(json.dumps({key: round(value, 2) for key, value in times.items()} | {"mib": grown}))
+    rounded = {key: round(value, 2) for key, value in times.items()}
+    print(json.dumps(rounded | {"opening_mib": grown_by_opening, "mib": grown}))
 
 
 def memory() -> dict[str, int]:
@@ -135,6 +165,7 @@ def main() -> None:
     parser.add_argument("store")
     parser.add_argument("--cells", type=int, default=10**8)
     parser.add_argument("--sources", type=int, help="number of sources, in place of --cells")
+    parser.add_argument("--different", action="store_true", help="give each source a gene table of its own")
     parser.add_argument("--folder", type=Path, default=Path())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
@@ -146,7 +177,7 @@ def main() -> None:
     if options.sources is None:
         made = simulate(store, options.folder, options.cells)
     else:
-        made = many_sources(store, options.folder, options.sources)
+        made = many_sources(store, options.folder, options.sources, different=options.different)
     try:
         for _ in range(options.repeats):
             subprocess.run([sys.executable, "-W", "ignore", __file__, str(made), "--measure", *how], check=True)

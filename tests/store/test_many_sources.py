@@ -102,7 +102,7 @@ DIFFERENT = {
     "some": features(GENES[3:30]),
     "versions": features([f"{gene}.{at}" for at, gene in enumerate(GENES[5:35])]),
     "column": features([f"G{i}" for i in range(20)], gene_ids=GENES[10:30]),
-    "antibodies": features([*GENES[:9], "CD3", "CD4"], feature_types=["Gene Expression"] * 9 + ["Antibody Capture"] * 2),
+    "antibodies": features([*GENES[:9], "CD3"], feature_types=["Gene Expression"] * 9 + ["Antibody Capture"]),
     "few": features([GENES[39], GENES[2], "eGFP"]),
 }
 
