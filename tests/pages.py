@@ -21,7 +21,7 @@ class Block(NamedTuple):
 
 def pages():
     """README.md and docs/*.md, as paths from the root."""
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
 
 
 def blocks(page):

@@ -31,12 +31,13 @@ CONSUMERS = {"cellarium": ["cellarium"], "frameworks": ["huggingface", "jax"], "
 # Programs, and the line of the project's own files that runs or configures each of them.
 PROGRAMS = {
     "import-linter": ("Makefile", "lint-imports"),
-    "mkdocs": ("Makefile", "mkdocs build"),
-    "mkdocs-material": ("mkdocs.yml", "name: material"),
-    "mkdocstrings": ("mkdocs.yml", "- mkdocstrings"),
     "mypy": ("Makefile", "/mypy"),
+    "myst-nb": ("docs/conf.py", '"myst_nb"'),
     "pandas-stubs": ("Makefile", "/mypy"),
+    "pydata-sphinx-theme": ("docs/conf.py", '"pydata_sphinx_theme"'),
     "ruff": ("Makefile", "ruff check"),
+    "sphinx": ("Makefile", "sphinx-build"),
+    "sphinx-copybutton": ("docs/conf.py", '"sphinx_copybutton"'),
     "towncrier": ("pyproject.toml", "[tool.towncrier]"),
 }
 

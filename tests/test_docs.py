@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from inspect import signature
 from operator import attrgetter
 
@@ -30,7 +31,7 @@ def test_code_runs(page, tmp_path, monkeypatch):
 def test_the_lines_of_models_name_what_exists():
     import scdataloader
 
-    text = (pages.ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    text = (pages.ROOT / "docs" / "howto" / "models.md").read_text(encoding="utf-8")
     calls = [
         option.value
         for line in re.findall(r"`((?:collate|sampling)=[^`]+)`", text)
@@ -41,6 +42,24 @@ def test_the_lines_of_models_name_what_exists():
     for call in calls:
         made = attrgetter(ast.unparse(call.func).removeprefix("scd."))(scdataloader)
         signature(made).bind(*call.args, **{given.arg: given.value for given in call.keywords})
+
+
+def test_names_that_the_documentation_imports_are_in_the_reference():
+    sys.path.insert(0, str(pages.ROOT / "docs" / "_extensions"))
+    from public import public_names
+
+    listed = {public.name for public in public_names()}
+    listed |= {"CellTrainer", "load_genes", "main"}  # made with transformers; names that scPRINT-2 imports; a program
+    trees = [ast.parse(block.code) for page in pages.pages() for block in pages.blocks(page) if block.environment]
+    imported = {
+        alias.name
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("scdataloader.")
+        for alias in node.names
+    }
+    assert len(imported) > 10
+    assert imported <= listed
 
 
 def test_all_other_code_that_runs_belongs_to_a_consumer():
@@ -57,6 +76,6 @@ def test_all_code_of_a_page_runs_if_some_does():
 
 
 def test_examples_of_extending_are_short():
-    for block in pages.blocks("docs/extending.md"):
+    for block in pages.blocks("docs/howto/extending.md"):
         lines = block.code.count("\n")
         assert lines <= MAX_LINES, f"the example at line {block.line} has {lines} lines"

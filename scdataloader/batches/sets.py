@@ -15,6 +15,8 @@ from scdataloader.protocols import BatchContext, Binds, Collate, WantsMatrices, 
 from scdataloader.runtime.messages import suggestion
 from scdataloader.types import CellBatch
 
+__all__ = ["PerturbationSets"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PerturbationSets:

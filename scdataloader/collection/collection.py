@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from scdataloader.genes.vocabulary import GeneVocabulary
     from scdataloader.sources.anndata.counts import Values
 
+__all__ = ["CellLocations", "Collection"]
+
 SOURCE = "source"
 """The column that holds the name of the source of each cell, unless obs has a column of that name."""
 

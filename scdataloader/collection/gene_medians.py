@@ -17,6 +17,8 @@ from scdataloader.kernels.tokens.medians import DIGIT, N_DIGITS, count_digits
 from scdataloader.runtime.progress import Advance, cells_bar
 from scdataloader.types import CellBatch
 
+__all__ = ["compute_medians"]
+
 _WINDOW = 4096
 """Cells read at once."""
 _TOTAL = 1e4

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from scdataloader.collection.collection import Collection
 
+__all__ = ["PredictionFile", "write_predictions"]
+
 ABOUT_CELLS = ("row", "source", "obs_name")
 """Columns of the file before those of the results."""
 

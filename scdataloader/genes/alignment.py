@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from scdataloader.protocols import Source, SourceSelection
 
+__all__ = ["AlignedSource", "GeneAlignment"]
+
 logger = logging.getLogger(__name__)
 
 

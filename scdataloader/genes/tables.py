@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
+__all__ = ["GeneTable", "find_gene_table"]
+
 SHIPPED = Path(__file__).parent / "data"
 """Folder of the gene tables that come with the package; its README states their sources."""
 _SYNONYM_COLUMNS = ("synonyms", "aliases", "alias_symbol", "prev_symbol")

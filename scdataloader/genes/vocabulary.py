@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _N_EXAMPLES = 3
 
+__all__ = ["GeneMap", "GeneVocabulary"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneMap:

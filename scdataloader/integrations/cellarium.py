@@ -19,6 +19,8 @@ from scdataloader.training.config import listed
 from scdataloader.training.datamodule import DataModule
 from scdataloader.types import CellBatch
 
+__all__ = ["Cellarium", "CellariumAnnDataDataModule"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cellarium(NeedsVocabulary):

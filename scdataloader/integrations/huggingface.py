@@ -16,6 +16,8 @@ from scdataloader.loading.loader import Loader
 from scdataloader.training.checkpoint import STATE_KEY, find_state, load_checkpoint
 from scdataloader.training.datamodule import DataModule
 
+__all__ = ["Evaluation", "TrainsOnCells"]
+
 STATE_FILE = "scdataloader.ckpt"
 """File of a saved model with the label codes, genes and split of its data, and the position in the stream."""
 _LOADER_KEY = "loader"

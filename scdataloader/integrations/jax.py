@@ -10,6 +10,8 @@ import torch
 
 from scdataloader.integrations.versions import warn_untested
 
+__all__ = ["to_jax"]
+
 _INT32 = np.iinfo(np.int32)
 
 

@@ -24,6 +24,8 @@ from scdataloader.schema import is_unknown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+__all__ = ["LabelEncoder"]
+
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 _TRUTH = {"0": "False", "false": "False", "1": "True", "true": "True"}
 _TRUTH_PAIRS = ({"0", "1"}, {"0.0", "1.0"}, {"False", "True"}, {"false", "true"}, {"FALSE", "TRUE"})

@@ -19,6 +19,8 @@ from scdataloader.ontology.names import is_joint, prefix_of
 from scdataloader.ontology.ontology import Ontology
 from scdataloader.runtime.messages import shown
 
+__all__ = ["Hierarchies", "Hierarchy"]
+
 logger = logging.getLogger(__name__)
 
 

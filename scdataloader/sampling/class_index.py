@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.draws.classes import class_sizes, code_range, sort_by_class
 
+__all__ = ["ClassIndex"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassIndex:

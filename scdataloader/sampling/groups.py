@@ -24,6 +24,8 @@ from scdataloader.sampling.draws import guide_of
 from scdataloader.sampling.samplers import Subset, check_range
 from scdataloader.sampling.weights import Scheme, check_scheme, class_tree, class_weights
 
+__all__ = ["EverySet", "GroupClasses", "GroupedSampling", "MatchedControls", "SetSampler"]
+
 logger = logging.getLogger(__name__)
 
 

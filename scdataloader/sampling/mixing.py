@@ -18,6 +18,8 @@ from scdataloader.sampling.options import Sampling, evaluation_of
 from scdataloader.sampling.samplers import check_range, stream_fingerprint
 from scdataloader.sampling.training_cells import SelectedCells
 
+__all__ = ["EveryCorpus", "MixedCorpora", "Mixture", "MixtureSampler"]
+
 Result = TypeVar("Result")
 
 _CORPUS_BITS, _OFFSET_BITS = 3, 4

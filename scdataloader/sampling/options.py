@@ -25,6 +25,8 @@ from scdataloader.sampling.weights import (
     factor_name,
 )
 
+__all__ = ["Sampling", "WeightedClasses"]
+
 _WINDOW = 8192
 
 

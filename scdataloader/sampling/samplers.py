@@ -25,6 +25,8 @@ from scdataloader.runtime.messages import suggestion
 from scdataloader.sampling.class_index import ClassIndex
 from scdataloader.sampling.draws import NO_WEIGHTS, BlockDraws, Draws, IndependentDraws, QuotaDraws
 
+__all__ = ["SequentialSampler", "ShuffleSampler", "Subset", "WeightedSampler"]
+
 AFTER_CURRICULUM = 1 << 31
 """An epoch after the end of any curriculum."""
 

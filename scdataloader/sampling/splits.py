@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from scdataloader.collection.collection import Collection
     from scdataloader.labels.encoder import LabelEncoder
 
+__all__ = ["Split", "SplitRecord", "Splits", "make_splits"]
+
 logger = logging.getLogger(__name__)
 
 FORMAT = 1

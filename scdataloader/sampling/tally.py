@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scdataloader.kernels.draws.count import count_rows
 from scdataloader.protocols import DrawnClasses, Sampler
 
+__all__ = ["Tally"]
+
 MAX_TRACKED = 1 << 24
 """Cells that are counted one by one, at 4 bytes each; of a larger collection every 2nd, 4th, 8th … cell."""
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from scdataloader.labels.hierarchy import Hierarchy
     from scdataloader.protocols import TrainingCells
 
+__all__ = ["CollectionCells"]
+
 
 class CollectionCells:
     """Some rows of a collection as `scdataloader.protocols.TrainingCells`; everything is read on first use."""

@@ -44,6 +44,8 @@ from numpy.typing import NDArray
 from scdataloader.ontology import Ontology, Subgraph
 from scdataloader.protocols import TrainingCells
 
+__all__ = ["Tree", "class_tree", "class_weights"]
+
 Scheme = Literal["natural", "uniform", "power", "saturating", "tree"]
 
 NNZ = "nnz"

@@ -34,6 +34,8 @@ from scdataloader.store.tables import POSITION, ROW, order_of
 from scdataloader.store.writing.lock import claimed
 from scdataloader.types import CSRMatrix
 
+__all__ = ["export", "to_anndata"]
+
 Form = Literal["h5ad", "zarr"]
 _SUFFIXES = (".h5ad", ".zarr")
 _FORBIDDEN = re.compile(r"[^\w.+-]|^\.")

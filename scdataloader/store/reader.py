@@ -35,6 +35,8 @@ from scdataloader.store.shard import WHY, Kernel, MappedShards, edges_of
 from scdataloader.store.tables import POSITION, ROW, Table, order_of, start_tables
 from scdataloader.types import CSRMatrix, CSRRows, GenePlaces, RowBuffers, SharedGenes
 
+__all__ = ["Store"]
+
 X = "X"
 """Key of the counts, besides the keys of further matrices."""
 

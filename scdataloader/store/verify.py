@@ -45,6 +45,8 @@ from scdataloader.store.tables import POSITION, ROW, Table, labels_of_columns, o
 from scdataloader.store.writing.present import compare
 from scdataloader.types import GenePlaces
 
+__all__ = ["Verification", "verify"]
+
 _PIECE = 16 << 20
 """Bytes of a shard that are hashed and then, while they are in the cache, checked record by record."""
 _CELLS_NAMED = 10

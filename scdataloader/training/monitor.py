@@ -19,6 +19,8 @@ from scdataloader.loading.loader import Loader
 from scdataloader.protocols import DrawnClasses
 from scdataloader.sampling.tally import Tally
 
+__all__ = ["SamplingMonitor"]
+
 FILE = "sampling.csv"
 COLUMNS = ("epoch", "class", "target", "observed", "draws")
 _SECONDS_SHOWN = 0.5

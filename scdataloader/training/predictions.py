@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from scdataloader.collection.predictions import PredictionFile, column, refuse_existing
 
+__all__ = ["PredictionWriter"]
+
 NAME = "predictions.parquet"
 """The file in the folder of the run's logs, unless another is named."""
 PROBABILITY = "_probability"

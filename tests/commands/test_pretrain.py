@@ -55,7 +55,7 @@ def fit(name, folder, *options, **trainer):
         json.dumps({"trainer": QUIET | {"default_root_dir": str(folder)} | trainer, "data": {"batch_size": 16}})
     )
     config = ROOT / "configs" / f"{name}.yaml"
-    assert f"\nscdataloader fit --config configs/{name}.yaml\n" in (ROOT / "docs" / "tokens.md").read_text()
+    assert f"\nscdataloader fit --config configs/{name}.yaml\n" in (ROOT / "docs" / "howto" / "tokens.md").read_text()
     assert main(["fit", "--config", str(config), "--config", str(folder / "test.yaml"), *options]) == 0
     (path,) = folder.glob("lightning_logs/version_0/metrics.csv")
     rows = list(csv.DictReader(path.read_text().splitlines()))

@@ -1,4 +1,4 @@
-"""The code in docs/ontologies.md runs on a file with its columns and gives the answers in its comments."""
+"""The code in docs/howto/ontologies.md runs on a file with its columns and gives the answers in its comments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from scdataloader import registry
 
-PAGE = Path(__file__).parents[2] / "docs" / "ontologies.md"
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "ontologies.md"
 
 COLUMNS = {
     "cell_type_ontology_term_id": ["CL:0000084", "CL:0000897", "CL:0000236", "CL:0000003"],

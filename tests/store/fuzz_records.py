@@ -138,7 +138,7 @@ class RecordFuzzer:
             address = np.array([placed.ctypes.data], np.int64)
             said, found = self._decode(address, np.array([len(content)]), np.array([size]), np.array([7]), floats)
             expected = _by_the_page(bytes(content), size, floats)
-            assert found == expected, f"{found} is not what docs/store.md says, {expected}"
+            assert found == expected, f"{found} is not what docs/explanation/store.md says, {expected}"
         return said
 
     def _decode(

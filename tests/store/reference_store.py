@@ -1,4 +1,4 @@
-"""A reader of stores in plain Python, written from docs/store.md alone: what it cannot read, that page does not say.
+"""A reader of stores in plain Python, written from its page alone: what it cannot read, that page does not say.
 
 Slow, and strict: it refuses what breaks any rule of the page.
 """

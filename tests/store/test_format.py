@@ -1,4 +1,4 @@
-"""The format as docs/store.md has it, read by a program written from that page; and stores of old, kept forever."""
+"""The format as docs/explanation/store.md has it, read by a program written from it; and old stores, kept forever."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from tests.store.reference_store import read_record, read_store
 from tests.store.store_damage import SHARD, index_of, patch, reseal
 from tests.store.stores import Given, given_counts, given_floats, make_store
 
-PAGE = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "explanation" / "store.md").read_text(encoding="utf-8")
 DATA = Path(__file__).parent / "data" / "store_v1"
 
 

@@ -1,4 +1,4 @@
-"""Packed records: as docs/store.md has them, with the values and genes that they were made of; and stores of them."""
+"""Packed records: as docs/explanation/store.md has them, with the values and genes of their cells; and stores."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from scdataloader.store.verify import verify
 from tests.store.reference_store import read_record, read_store
 
 CELL = 3
-PAGE = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "explanation" / "store.md").read_text(encoding="utf-8")
 
 
 def packed(genes, bits, kind=COUNTS, n_genes=None):
