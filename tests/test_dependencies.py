@@ -88,7 +88,11 @@ def imported(tree):
 def third_party(*folders, without=None):
     """What files and folders import, by statements and by calls, beyond the standard library and our files."""
     ours = {"scdataloader", "tests", "toyplugin", "benchmarks"}  # the last is installed by tests/plugin
-    ours |= {path.stem for folder in ("tests", "examples", "benchmarks") for path in (ROOT / folder).glob("*.py")}
+    ours |= {
+        path.stem
+        for folder in ("tests", "examples", "benchmarks", "docs/_extensions")
+        for path in (ROOT / folder).glob("*.py")
+    }
     paths = {
         path for name in folders for path in ((ROOT / name).rglob("*.py") if (ROOT / name).is_dir() else [ROOT / name])
     }
