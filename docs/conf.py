@@ -56,6 +56,7 @@ nitpick_ignore = [
         "batches.tokens.masking.Masking",
         "integrations.scvi.datamodule.InferenceLoader",
         "labels.table.LabelTable",
+        "reports.contents.ReportedData",
         "sampling.mixing.SamplersInTurn",
         "sources.anndata.file.Format",
         "sources.anndata.layout.MatrixLayout",

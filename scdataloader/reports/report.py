@@ -14,6 +14,8 @@ from typing import Any
 
 from scdataloader.reports.contents import ReportedData, contents
 
+__all__ = ["Report", "report"]
+
 _SCRIPTS = ("formulas.js", "charts.js", "page.js")
 _HEIGHT = 800
 """Height of a report in a notebook, in pixels."""
