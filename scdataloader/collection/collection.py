@@ -28,8 +28,10 @@ from scdataloader.protocols import (
     SourceSelection,
     Where,
 )
+from scdataloader.runtime.facts import as_html, as_text
 from scdataloader.runtime.faults import Faults
 from scdataloader.runtime.memory import BufferPool, row_buffers, without_gaps
+from scdataloader.runtime.messages import shown
 from scdataloader.sources.contract import fingerprint_of, obs_of, rows_of
 from scdataloader.sources.fingerprint import digest_of, joined, parts_of
 from scdataloader.sources.locate import open_sources
@@ -147,6 +149,25 @@ class Collection:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def __repr__(self) -> str:
+        return as_text("Collection", self._facts())
+
+    def _repr_html_(self) -> str:
+        return as_html("Collection", self._facts())
+
+    def _facts(self) -> dict[str, object]:
+        names = {part.source.name: None for part in self.parts}
+        columns = dict.fromkeys(column for part in self.parts for column in part.source.obs_columns)
+        corpora = {} if self.corpora is None else {"corpora": shown(dict.fromkeys(self.corpora))}
+        return {
+            "cells": len(self),
+            "sources": f"{len(names):,}: {shown(names)}",
+            **corpora,
+            "genes": self.n_genes,
+            "organisms": shown(self.vocabulary.organisms),
+            "obs columns": f"{len(columns):,}: {shown(columns)}",
+        }
 
     @property
     def n_genes(self) -> int:

@@ -23,6 +23,8 @@ from scdataloader.loading.contents import Contents, check_sizes
 from scdataloader.loading.prefetch import MadeBatch, Prefetcher
 from scdataloader.loading.ranks import check_ranks, find_ranks
 from scdataloader.protocols import BatchContext, Binds, Collate, Densifies, DrawsSets, Sampler, Transform
+from scdataloader.runtime.facts import as_html, as_text
+from scdataloader.runtime.messages import counted
 from scdataloader.sampling.samplers import stream_fingerprint
 from scdataloader.sampling.tally import Tally
 from scdataloader.sources.fingerprint import digest_of, mismatch
@@ -170,6 +172,22 @@ class Loader:
     def __len__(self) -> int:
         """Batches per epoch, the same on every rank."""
         return self._ahead.n_steps
+
+    def __repr__(self) -> str:
+        return as_text("Loader", self._facts())
+
+    def _repr_html_(self) -> str:
+        return as_html("Loader", self._facts())
+
+    def _facts(self) -> dict[str, object]:
+        ahead, at = self._prefetcher, self._progress
+        return {
+            "batches": f"{ahead.n_steps:,} per epoch on each rank",
+            "batch size": f"{self.batch_size:,} cells on each of {counted(ahead.world_size, 'rank')}",
+            "draws": f"{ahead.sampler.num_samples:,} per epoch, of {len(self.dataset):,} cells",
+            "collate": type(ahead.collate).__name__,
+            "position": f"epoch {at.epoch}, batch {at.step:,}",
+        }
 
     def __iter__(self) -> Pass:
         """A pass over the current epoch, from its start or a loaded state; ``set_epoch`` may come after ``iter``."""

@@ -25,9 +25,10 @@ from scdataloader.kernels.rows.nearest import nearest
 from scdataloader.protocols import OpenOptions, ReadCost, SourceSelection
 from scdataloader.runtime import bus_errors
 from scdataloader.runtime.buckets import Bucket, RemotePath, checked_url, is_remote
+from scdataloader.runtime.facts import as_html, as_text
 from scdataloader.runtime.files import local_path
 from scdataloader.runtime.memory import BufferPool, row_buffers, without_gaps
-from scdataloader.runtime.messages import suggestion
+from scdataloader.runtime.messages import shown, suggestion
 from scdataloader.runtime.mirror import Mirror
 from scdataloader.store.gene_spaces import GeneIndex, GeneSpace, GeneTable, GeneTables, IndexedGenes
 from scdataloader.store.manifest import LAYERS, MANIFEST, OBSP, Manifest, MatrixPart, MatrixRecord
@@ -116,6 +117,23 @@ class Store:
         mirror = Mirror(bucket, _version(content), files)
         start_tables(mirror, manifest)
         return cls(path, manifest, mirror)
+
+    def __repr__(self) -> str:
+        return as_text(f"Store {self.path}", self._facts())
+
+    def _repr_html_(self) -> str:
+        return as_html(f"Store {self.path}", self._facts())
+
+    def _facts(self) -> dict[str, object]:
+        names = [source.name for source in self.sources]
+        return {
+            "cells": self.n_obs,
+            "sources": f"{len(names):,}: {shown(names)}",
+            "obs columns": shown(dict.fromkeys(column for source in self.sources for column in source.obs_columns)),
+            "matrices": shown(self.manifest.matrix_keys) or "counts only",
+            "layout": self.manifest.layout,
+            "size": f"{sum(file.n_bytes for file in self.manifest.files) / 1e6:,.1f} MB",
+        }
 
     @property
     def fingerprint(self) -> str:

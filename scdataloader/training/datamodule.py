@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial, wraps
 from typing import Any
@@ -41,6 +41,7 @@ from scdataloader.protocols import (
     SamplingPlan,
     Transform,
 )
+from scdataloader.runtime.facts import as_html
 from scdataloader.runtime.messages import shown, suggestion
 from scdataloader.sampling.options import evaluation_of, used_columns
 from scdataloader.sampling.samplers import SequentialSampler, Subset
@@ -146,13 +147,28 @@ class DataModule(DataConfig, LightningDataModule):
 
     def __repr__(self) -> str:
         """The options that are set."""
-        values = ((option, getattr(self, option.name)) for option in fields(self))
-        given = (
-            f"{option.name}={value!r}" for option, value in values if option.name == "data" or value != option.default
-        )
-        return f"{type(self).__name__}({', '.join(given)})"
+        return f"{type(self).__name__}({', '.join(f'{option}={value!r}' for option, value in self._given())})"
 
     __str__ = __repr__  # that of Lightning iterates over the data
+
+    def _repr_html_(self) -> str:
+        """The options that are set, and what is known of the data if they have been opened."""
+        facts: dict[str, object] = {option: repr(value) for option, value in self._given()}
+        if "collection" in self.__dict__:
+            facts |= {"cells": len(self.collection), "sources": len(self.collection.parts), "genes": len(self.genes)}
+        if "splits" in self.__dict__:
+            of_part = {"training": self.splits.train, "validation": self.splits.val, "test": self.splits.test}
+            facts["split into"] = ", ".join(f"{len(rows):,} {part}" for part, rows in of_part.items())
+        if "label_table" in self.__dict__:
+            facts["classes"] = ", ".join(f"{n:,} of {column}" for column, n in self.classes.items())
+        return as_html(type(self).__name__, facts)
+
+    def _given(self) -> Iterator[tuple[str, Any]]:
+        """The options that are set, and the data."""
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name == "data" or value != option.default:
+                yield option.name, value
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the loaders that were given out."""

@@ -99,6 +99,7 @@ def test_the_file_contains_what_it_needs_and_escapes_what_users_write(dm, tmp_pa
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", html)
     assert html.count("<script") == html.count("</script>") == 2
     embedded = re.search(r'id="contents">(.*?)</script>', html, re.DOTALL)[1]
+    assert not set("<>&") & set(embedded)
     assert HOSTILE in json.loads(embedded)["labels"][2]["names"]
     assert "<img" not in report._repr_html_().partition("srcdoc=")[2]
     assert "100 cells, 2 sources" in repr(report)
