@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial, wraps
-from typing import Any
+from typing import Any, Never
 from weakref import WeakSet
 
 import numpy as np
@@ -352,11 +352,11 @@ class DataModule(DataConfig, LightningDataModule):
         """Training cells as the sampling plan draws them; the same in each epoch with Lightning's overfit_batches."""
         return self._loader(self._train_sampler, training=True)
 
-    def val_dataloader(self) -> Loader | list[Loader]:
+    def val_dataloader(self) -> Loader | list[Never]:
         """Every validation cell once, in order, or by the plan's own plan of evaluation; or an empty list."""
         return self._evaluated(self.splits.val)
 
-    def test_dataloader(self) -> Loader | list[Loader]:
+    def test_dataloader(self) -> Loader | list[Never]:
         """Every test cell once, in order, or by the plan's own plan of evaluation; or an empty list."""
         return self._evaluated(self.splits.test)
 
@@ -467,7 +467,7 @@ class DataModule(DataConfig, LightningDataModule):
     def _tally(self) -> Tally:
         return Tally.of(self.drawn_classes, self.splits.train, len(self.collection))
 
-    def _evaluated(self, rows: NDArray[np.int64]) -> Loader | list[Loader]:
+    def _evaluated(self, rows: NDArray[np.int64]) -> Loader | list[Never]:
         if not len(rows):
             return []  # to Lightning, no loader
         plan = evaluation_of(self.plan)
