@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
-from contextlib import contextmanager
-from importlib import import_module
-from typing import Any
+from collections.abc import Sequence
 
+from scdataloader.commands.cluster import DASK, dask_executor
 from scdataloader.commands.usage import Parser
 from scdataloader.lamin.stores import StoreArtifact
 from scdataloader.runtime.files import local_path
@@ -30,7 +27,7 @@ def main(args: Sequence[str]) -> None:
     artifact = None
     if options.register:
         artifact = StoreArtifact.plan(options.sources, local_path(options.out).absolute(), append=options.append)
-    with _executor(options.dask) as executor:
+    with dask_executor(options.dask) as executor:
         convert(
             options.sources,
             options.out,
@@ -82,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--obsp", nargs="+", metavar="NAME", help="matrices of obsp that the store keeps too, such as distances")
     add("--compact", action="store_true", help="about a tenth fewer bytes, and slower to read: for object storage")
     add("--processes", "--num-workers", type=int, metavar="N", help="default: one per core")
-    add("--dask", metavar="ADDRESS", help="scheduler of a dask cluster that runs the tasks, such as tcp://host:8786")
+    add("--dask", **DASK)
     add("--cells_per_shard", type=int, metavar="N", help=f"default: that of the store, else {CELLS_PER_SHARD}")
     add("--progress", action=argparse.BooleanOptionalAction, help="default: on a terminal")
     _add_options_of_scdl(parser)
@@ -97,17 +94,3 @@ def _add_options_of_scdl(parser: argparse.ArgumentParser) -> None:
     add("--use-mp", action="store_true", help=argparse.SUPPRESS)
     for option in ("--data-dtype", "--paginated-load-cutoff", "--load-block-row-size"):
         add(option, help=argparse.SUPPRESS)
-
-
-@contextmanager
-def _executor(address: str | None) -> Iterator[Executor | None]:
-    """The executor of a dask cluster; None without an address."""
-    if address is None:
-        yield None
-        return
-    try:
-        client_of: Any = import_module("distributed").Client
-    except ModuleNotFoundError as error:
-        raise RuntimeError("--dask requires dask.distributed: pip install 'scdataloader[dask]'") from error
-    with client_of(address) as client:
-        yield client.get_executor()

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from jsonargparse import Namespace
 
+from scdataloader.commands.cluster import DASK, dask_executor
 from scdataloader.commands.usage import ConfigParser, gathered
 from scdataloader.curation.curator import Curator
 from scdataloader.curation.recipe import Recipe
@@ -41,7 +42,8 @@ def main(args: Sequence[str]) -> None:
         progress=options.progress,
     )
     try:
-        outcomes = _run(curator, options)
+        with dask_executor(options.dask) as executor:
+            outcomes = _run(replace(curator, executor=executor), options)
     except KeyboardInterrupt as interrupt:
         interrupt.add_note("finished files are kept: run the same command again to continue")
         raise
@@ -78,6 +80,7 @@ def _parser() -> ConfigParser:
     add("--out", type=str | None, help="output folder; default: curated/<collection> in the storage of the instance")
     add("--collection", type=str | None, help="key of a lamindb collection to register the files in")
     add("--storage", type=str | None, help="where in lamindb to store the files; default: the storage of the instance")
-    parser.add_class_arguments(Curator, skip={"out", "recipe"})
+    add("--dask", type=str | None, **DASK)
+    parser.add_class_arguments(Curator, skip={"out", "recipe", "executor"})
     parser.add_class_arguments(Recipe)
     return parser

@@ -7,12 +7,13 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scdataloader.curation.bucket import staged
-from scdataloader.curation.file import Job, curate_file, in_one_line
+from scdataloader.curation.file import Job, OnProgress, PathMissingError, curate_elsewhere, curate_file, in_one_line
 from scdataloader.curation.filters import with_descendants
 from scdataloader.curation.hooks import load_hook
 from scdataloader.curation.ledger import Ledger, make_plan, open_ledger, real_path
@@ -40,12 +41,16 @@ class Curator:
         recipe: What to do with the files.
         processes: Number of files to curate at once; None for the number of cores.
         progress: Whether to show a progress bar on standard error; None to show it on a terminal.
+        executor: Curates the files in place of processes of this machine, such as
+            ``dask.distributed.Client(...).get_executor()``. Its machines must have the files, the folder and what the
+            recipe names at the same paths.
     """
 
     out: str | os.PathLike[str]
     recipe: Recipe = field(default_factory=Recipe)
     processes: int | None = None
     progress: bool | None = None
+    executor: Executor | None = None
 
     def __post_init__(self) -> None:
         if self.processes is not None and self.processes < 1:
@@ -76,7 +81,8 @@ class Curator:
             The outcome of each file, in order; of a file that was split, an outcome for each organism.
 
         Raises:
-            FileNotFoundError: a glob matches nothing, or the recipe names a file that does not exist.
+            FileNotFoundError: a glob matches nothing, the recipe names a file that does not exist, or a machine of
+                ``executor`` lacks a path.
             LookupError: the recipe names a hook that does not exist.
             ConnectionError: the bucket of ``out`` does not answer.
             RuntimeError: another run is curating into the folder, or processes cannot be started.
@@ -128,20 +134,46 @@ class Curator:
 
     def _run_jobs(self, jobs: list[Job], ledger: Ledger, *, shown: bool) -> Iterator[tuple[Job, list[Outcome]]]:
         """Jobs and their outcomes, as they finish."""
-        n = min(self.processes or n_cores(), max(1, len(jobs)))
+        n = len(jobs) if self.executor is not None else min(self.processes or n_cores(), max(1, len(jobs)))
         waiting, running = deque(jobs), dict[Future[list[Outcome]], tuple[Job, _Bytes]]()
         n_bytes = sum(job.n_bytes for job in jobs)
-        with progress_bar("curating", n_bytes, shown=shown) as advance, ProcessPool(n) as pool:
+        with progress_bar("curating", n_bytes, shown=shown) as advance, _submitting(self.executor, n) as submit:
             while waiting or running:
                 while waiting and len(running) < n:
                     job = waiting.popleft()
                     ledger.note_outcomes(job.path, [])  # earlier outcomes no longer hold, however this ends
                     on_progress = _Bytes(job.n_bytes, advance)
-                    running[pool.submit_with_progress(curate_file, job, on_progress=on_progress)] = job, on_progress
+                    running[submit(job, on_progress)] = job, on_progress
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     job, on_progress = running.pop(future)
                     on_progress(1.0)
                     yield job, _outcomes(job, future)
+
+
+@contextmanager
+def _submitting(
+    executor: Executor | None, n_processes: int
+) -> Iterator[Callable[[Job, OnProgress], Future[list[Outcome]]]]:
+    """Yield a function that has a file curated: by ``executor``, or else by a process of this machine.
+
+    No file of an executor is still written to afterwards.
+    """
+    if executor is None:
+        with ProcessPool(n_processes) as pool:
+            yield lambda job, on_progress: pool.submit_with_progress(curate_file, job, on_progress=on_progress)
+        return
+    submitted: list[Future[list[Outcome]]] = []
+
+    def submit(job: Job, _: OnProgress) -> Future[list[Outcome]]:
+        submitted.append(executor.submit(curate_elsewhere, job))
+        return submitted[-1]
+
+    try:
+        yield submit
+    finally:
+        for future in submitted:
+            future.cancel()
+        wait(submitted)
 
 
 class _Bytes:
@@ -161,6 +193,8 @@ def _outcomes(job: Job, future: Future[list[Outcome]]) -> list[Outcome]:
     error = future.exception()
     if error is None:
         return future.result()
+    if isinstance(error, PathMissingError):
+        raise PathMissingError(str(error))
     if isinstance(error, WorkerDiedError):
         return [job.failed(str(error))]
     if isinstance(error, RuntimeError):  # no process could start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -56,6 +57,25 @@ class Job:
     def failed(self, reason: str) -> Outcome:
         """The outcome of the file if it fails as a whole."""
         return Outcome.failed(self.source, reason, content=self.content, recipe=self.recipe_hash)
+
+
+class PathMissingError(FileNotFoundError):
+    """A machine that curates a file lacks a path."""
+
+
+def curate_elsewhere(job: Job) -> list[Outcome]:
+    """As `curate_file`, on a machine that may lack the paths.
+
+    Raises:
+        PathMissingError: it does; names the machine and the path.
+    """
+    for path in (job.path, job.output.parent):
+        if not path.exists():
+            raise PathMissingError(
+                f"worker {socket.gethostname()} has no {path}; start workers where files and output folder have "
+                "the same paths"
+            )
+    return curate_file(job, lambda _: None)
 
 
 def curate_file(job: Job, on_progress: OnProgress) -> list[Outcome]:

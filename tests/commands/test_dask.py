@@ -1,18 +1,26 @@
-"""Conversion on a cluster of dask: real worker processes, and workers that lack the files."""
+"""Conversion and curation on a cluster of dask: real worker processes, and workers that lack the files."""
 
 import shutil
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+import anndata as ad
+import pandas as pd
 import pytest
 
 from scdataloader.commands.main import main
+from scdataloader.curation.curator import Curator
 from scdataloader.errors import NotCountsError, SourceChangedError
 from scdataloader.store.convert import convert
 from scdataloader.store.writing.lock import ConversionStoppedError
+from tests.curation.helpers import raw
 from tests.store.conversions import counted, here, tree, write_files
 
+dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -43,12 +51,37 @@ def test_an_error_of_a_worker_is_that_of_the_command(cluster, tmp_path):
         convert([source], tmp_path / "c.cells", executor=client.get_executor(), cells_per_shard=5, progress=False)
 
 
-@pytest.mark.parametrize("hidden", ["sources", "store"])
-def test_workers_that_lack_the_paths_are_named(tmp_path, hidden):
-    (tmp_path / "sources").mkdir()
-    (tmp_path / "store").mkdir()
-    paths = write_files(tmp_path / "sources")
-    hide = f'mount -t tmpfs none {tmp_path / hidden} && exec "$@"'
+def test_two_workers_curate_the_same(cluster, tmp_path, capsys):
+    raw(tmp_path / "raw", 3)
+    command = ["curate", str(tmp_path / "raw" / "*.h5ad"), "--out", str(tmp_path / "b")]
+    command += ["--dask", cluster.scheduler_address]
+    Curator(out=tmp_path / "a", executor=ThreadPoolExecutor(1)).run(str(tmp_path / "raw" / "*.h5ad"))
+    (tmp_path / "raw" / "4.h5ad").write_text("not a file of ours")
+    with pytest.raises(SystemExit, match="1"):  # a file that fails does not stop the others
+        main(command)
+    assert "3 kept, 0 dropped, 1 failed" in capsys.readouterr().out
+    for number in range(3):
+        here, there = (ad.read_h5ad(tmp_path / folder / f"{number}.h5ad") for folder in "ab")
+        assert (here.X != there.X).nnz == 0
+        pd.testing.assert_frame_equal(here.obs, there.obs)
+        pd.testing.assert_frame_equal(here.var, there.var)
+    (tmp_path / "raw" / "4.h5ad").unlink()
+    assert main(command) == 0
+    assert "finished before: 3 of 3 files" in capsys.readouterr().err
+
+
+def test_a_scheduler_that_does_not_answer_is_named(tmp_path, capsys):
+    command = ["convert", *write_files(tmp_path), "--out", str(tmp_path / "x.cells"), "--dask", "tcp://127.0.0.1:9"]
+    with dask.config.set({"distributed.comm.timeouts.connect": "0.5s"}):
+        assert main(command) == 2
+    assert "error: no dask scheduler answers at tcp://127.0.0.1:9; " in capsys.readouterr().err
+    assert not (tmp_path / "x.cells").exists()
+
+
+@contextmanager
+def worker_without(path):
+    """A cluster whose one worker sees an empty folder in place of ``path``."""
+    hide = f'mount -t tmpfs none {path} && exec "$@"'
     command = [shutil.which("unshare") or "unshare", "-rm", "sh", "-c", hide, "sh"]
     if subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this machine does not let users mount")
@@ -61,9 +94,29 @@ def test_workers_that_lack_the_paths_are_named(tmp_path, hidden):
             deadline = time.monotonic() + 60
             while not client.scheduler_info()["workers"] and time.monotonic() < deadline:
                 time.sleep(0.1)
-            with pytest.raises((ConversionStoppedError, SourceChangedError), match=rf"/{hidden}/") as error:
-                convert(paths, tmp_path / "store" / "d.cells", executor=client.get_executor(), progress=False)
-            assert any("a worker may lack the path" in note for note in error.value.__notes__)
+            yield client
         finally:
             worker.terminate()
             worker.wait(30)
+
+
+@pytest.mark.parametrize("hidden", ["sources", "store"])
+def test_workers_that_lack_the_paths_are_named(tmp_path, hidden):
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "store").mkdir()
+    paths = write_files(tmp_path / "sources")
+    with (
+        worker_without(tmp_path / hidden) as client,
+        pytest.raises((ConversionStoppedError, SourceChangedError), match=rf"/{hidden}/") as error,
+    ):
+        convert(paths, tmp_path / "store" / "d.cells", executor=client.get_executor(), progress=False)
+    assert any("a worker may lack the path" in note for note in error.value.__notes__)
+
+
+def test_a_worker_that_lacks_a_file_to_curate_is_named(tmp_path, capsys):
+    raw(tmp_path / "raw", 2)
+    command = ["curate", str(tmp_path / "raw" / "*.h5ad"), "--out", str(tmp_path / "out")]
+    with worker_without(tmp_path / "raw") as client:
+        assert main([*command, "--dask", client.scheduler.address]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: worker {socket.gethostname()} has no {tmp_path}/raw/")
