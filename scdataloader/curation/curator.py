@@ -156,7 +156,7 @@ def _submitting(
 ) -> Iterator[Callable[[Job, OnProgress], Future[list[Outcome]]]]:
     """Yield a function that has a file curated: by ``executor``, or else by a process of this machine.
 
-    No file of an executor is still written to afterwards.
+    Of an executor, files that have not been begun are left out if an error ends the run.
     """
     if executor is None:
         with ProcessPool(n_processes) as pool:
@@ -171,9 +171,8 @@ def _submitting(
     try:
         yield submit
     finally:
-        for future in submitted:
-            future.cancel()
-        wait(submitted)
+        # not for those that are cancelled: one of dask that ends at this moment is never marked as done
+        wait([future for future in submitted if not future.cancel()])
 
 
 class _Bytes:

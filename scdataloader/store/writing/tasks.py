@@ -36,6 +36,7 @@ _CELLS_PER_BLOCK = 1 << 12
 _VALUES_PER_BLOCK = 1 << 21
 _SECONDS_PER_NOTE = 0.5
 _SECONDS_PER_LOOK = 0.25
+_SECONDS_TO_STOP = 60
 _LARGEST = (1 << 32) - 1
 _LOST = (FileNotFoundError, SourceChangedError, ConversionStoppedError)
 """Errors of tasks on machines that do not have the paths of the conversion."""
@@ -137,7 +138,7 @@ def run_tasks(tasks: Sequence[Task], executor: Executor, claim: Claim, on_progre
             claim.stop()
             for future in pending:
                 future.cancel()
-            wait(pending)
+            wait(pending, timeout=_SECONDS_TO_STOP)  # one of dask that ends as it is cancelled is never marked as done
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
