@@ -53,7 +53,7 @@ def data_config(given: argparse.Namespace) -> tuple[DataConfig, int]:
     Raises:
         ValueError: there is no data, an option is invalid, or ``--hierarchies`` names a column that is not used.
     """
-    section = {} if given.config is None else _data_section(given.config)
+    section = {} if given.config is None else data_section(given.config)
     return _config(given, section), section.get("batch_size", BATCH_SIZE)
 
 
@@ -164,8 +164,12 @@ def _hierarchies(given: argparse.Namespace) -> dict[str, list[str] | None] | Non
     return {column: named.split(",") if named else None for column, _, named in parts}
 
 
-def _data_section(path: Path) -> dict[str, Any]:
-    """The data section of a configuration of ``scdataloader fit``."""
+def data_section(path: Path) -> dict[str, Any]:
+    """The data section of a configuration of ``scdataloader fit``.
+
+    Raises:
+        ValueError: the file has none, or is not YAML.
+    """
     found = load_yaml(path)
     if not (isinstance(found, dict) and isinstance(section := found.get("data"), dict)):
         raise ValueError(f"{path} has no section data, as a configuration of `scdataloader fit` has")  # noqa: TRY004 (a file, not a call)

@@ -28,6 +28,7 @@ COMMANDS = {
     "predict": ("fit:predict", "apply a trained model to every cell; writes predictions.parquet"),
     "inspect": ("inspect:main", "show what is in data, and how a weighting changes class shares"),
     "report": ("report:main", "write the same as a page with charts, and a run's statistics"),
+    "bench": ("bench:main", "measure how fast data are read on this machine, and what would be faster"),
     "curate": ("curate:main", "standardise downloaded files, and register them in lamindb"),
     "convert": ("convert:main", "convert sources into a store, resumably and in bounded memory"),
     "verify": ("store:verify_store", "read a whole store and check every checksum"),

@@ -23,6 +23,7 @@ from rich.progress import Task as RichTask
 from rich.text import Text
 
 _SECONDS_PER_LINE = 10
+_UNSHOWN_SECONDS = 2
 
 Advance = Callable[[int], None]
 """Called, from any thread, with the number of bytes or cells that are done."""
@@ -41,6 +42,17 @@ def progress_bar(what: str, n_bytes: int, *, shown: bool) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bar:
         task = bar.add_task(what, total=n_bytes)
         yield lambda done: bar.advance(task, done)
+
+
+@contextmanager
+def seconds_bar(what: str, seconds: float) -> Iterator[Callable[[float], None]]:
+    """A bar from 0 to ``seconds`` on a terminal, if these are more than 2. Each call sets those that have passed."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} s"))
+    shown = console.is_terminal and seconds > _UNSHOWN_SECONDS
+    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
+        task = bar.add_task(what, total=seconds)
+        yield lambda passed: bar.update(task, completed=passed)
 
 
 @contextmanager
