@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="scdataloader convert",
         description="Convert sources into a store. After an interruption, rerun the same command to continue.",
+        epilog="Example: scdataloader convert data/*.h5ad --out atlas.cells",
     )
     add = parser.add_argument
     add(

@@ -73,6 +73,7 @@ def _parser() -> ConfigParser:
         prog="scdataloader curate",
         description="Standardise downloaded files, and optionally register them in a lamindb collection. Finished "
         "files are skipped; after an interruption, the same command continues.",
+        epilog="Example: scdataloader curate raw/*.h5ad --out curated --config curate.yaml",
     )
     add = parser.add_argument
     add("files", nargs="+", type=str, help=".h5ad files, .zarr folders, globs")

@@ -33,7 +33,7 @@ def data_parser(prog: str, description: str, example: str, further: Sequence[str
         prog=prog,
         description=description,
         epilog="A list is several words, the option repeated, or a YAML list. NAME=VALUE applies to the source or the "
-        f"key of that name. Example: `{example}`.",
+        f"key of that name. Example: {example}",
     )
     parser.add_argument("data", nargs="*", metavar="DATA", help="files, folders, globs, lamindb:<key> or a plug-in's")
     parser.add_argument("--config", type=Path, help="YAML file of `scdataloader fit`; its data section gives defaults")

@@ -26,7 +26,16 @@ from scdataloader.training.predictions import NAME, PredictionWriter
 
 logger = logging.getLogger(__name__)
 
-COMMANDS = ("fit", "validate", "test", "predict")
+_TRAINED = "--config config.yaml --ckpt_path lightning_logs/version_0/checkpoints/last.ckpt"
+COMMANDS = {
+    "fit": ("Train a model, and validate it along the way.", "fit --config config.yaml --data.batch_size 128"),
+    "validate": ("Evaluate a trained model on the validation cells.", f"validate {_TRAINED}"),
+    "test": ("Evaluate a trained model on the test cells.", f"test {_TRAINED}"),
+    "predict": ("Apply a trained model to every cell.", f"predict {_TRAINED} --out predictions.parquet"),
+}
+"""{command: (purpose, example)}."""
+_ORDER = ("data", "model", "", "trainer")
+"""Prefixes of options in the order of the help; "" is those without one."""
 _CONFIG_SUFFIXES = {".yaml", ".yml", ".json"}
 FROM_DATA = {
     "n_genes": ("genes", len),
@@ -65,7 +74,14 @@ class TrainingCLI(LightningCLI):
             args: The command, followed by its options.
         """
         set_parsing_settings(instantiate_subclass_spec_in_any=True)  # sources in data by class path
-        short = {command: {"usage": _usage(command)} for command in COMMANDS}
+        short = {
+            command: {
+                "usage": _usage(command),
+                "description": text,
+                "epilog": f"Example: scdataloader {example}",
+            }
+            for command, (text, example) in COMMANDS.items()
+        }
         with _without_chatter():
             super().__init__(
                 LightningModule,
@@ -101,6 +117,8 @@ class TrainingCLI(LightningCLI):
         if parser.usage == _usage("predict"):
             text = f"Parquet file to write; default: {NAME} in the folder of the run's logs"
             parser.add_argument("--out", type=str | None, help=text)
+        groups: Any = parser._action_groups  # noqa: SLF001 (argparse lists groups in the order of their creation)
+        groups.sort(key=_place)
 
     def _from_tokens(self, argument: str, tokens: Mapping[str, int]) -> Any:
         if tokens:
@@ -180,6 +198,12 @@ class TrainingCLI(LightningCLI):
         """Print the path of the predictions."""
         if self.trainer.is_global_zero:
             _print(f"written: {self._predictions.path}")
+
+
+def _place(group: Any) -> int:
+    """Place of a group of options in the help."""
+    prefixes = {str(action.dest).partition(".")[0] for action in group._group_actions}  # noqa: SLF001 (as above)
+    return next((place for place, prefix in enumerate(_ORDER) if prefix in prefixes), _ORDER.index(""))
 
 
 def _usage(command: str) -> str:

@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="scdataloader instance",
         description="Make a lamindb instance, connect to it, import ontologies and genes into it.",
+        epilog="Example: scdataloader instance init --storage my-instance",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
     add = actions.add_parser("init", help="make an instance; needs no network").add_argument

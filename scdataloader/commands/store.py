@@ -17,7 +17,9 @@ from scdataloader.store.verify import verify
 def verify_store(args: Sequence[str]) -> None:
     """Verify a store and report its size; raises all that `verify` raises."""
     parser = Parser(
-        prog="scdataloader verify", description="Read a whole store and check every checksum and every rule."
+        prog="scdataloader verify",
+        description="Read a whole store and check every checksum and every rule.",
+        epilog="Example: scdataloader verify atlas.cells",
     )
     _add_store(parser)
     parser.add_argument(
@@ -37,7 +39,11 @@ def verify_store(args: Sequence[str]) -> None:
 
 def export_store(args: Sequence[str]) -> None:
     """Export a store and list the files; raises all that `export` raises."""
-    parser = Parser(prog="scdataloader export", description="Write the sources of a store back to AnnData files.")
+    parser = Parser(
+        prog="scdataloader export",
+        description="Write the sources of a store back to AnnData files.",
+        epilog="Example: scdataloader export atlas.cells --out files",
+    )
     _add_store(parser)
     add = parser.add_argument
     add("--out", required=True, metavar="PATH", help="a folder; or, for one source, a file ending in .h5ad or .zarr")
