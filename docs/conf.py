@@ -49,25 +49,6 @@ nitpicky = True
 suppress_warnings = ["ref.python"]  # two classes of one name: the first is meant
 # Names of other packages have no page here.
 nitpick_ignore_regex = [(r"py:.*", r"(?!scdataloader\.).*")]
-# Values inside of public objects that users need not know.
-nitpick_ignore = [
-    ("py:class", f"scdataloader.{name}")
-    for name in (
-        "batches.tokens.masking.Masking",
-        "integrations.scvi.datamodule.InferenceLoader",
-        "labels.table.LabelTable",
-        "reports.contents.ReportedData",
-        "sampling.mixing.SamplersInTurn",
-        "sources.anndata.file.Format",
-        "sources.anndata.layout.MatrixLayout",
-        "sources.arrays.mapped.FileMap",
-        "sources.arrays.mapped.FileMaps",
-        "sources.arrays.transpose.StoredCSC",
-        "store.manifest.MatrixRecord",
-        "store.reader.RecordLocations",
-        "store.shard.MappedShards",
-    )
-]
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"scdataloader {release}"

@@ -8,8 +8,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from docutils.nodes import Element
 from public import PublicName, public_names
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 
 ROOMS = {
     "training": "DataModule and training",
@@ -103,9 +106,17 @@ def _list_table(rows: list[str]) -> list[str]:
     return [*table, ""]
 
 
+def name_internal_type(app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: Element) -> Element | None:
+    """The name alone, for the type of an argument or a member that has no page because it is not public."""
+    del app, env
+    is_annotation = node["reftype"] == "class" and node.get("refdoc", "").startswith("reference/api/")
+    return contnode if is_annotation else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect to Sphinx."""
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("builder-inited", write_pages)
+    app.connect("missing-reference", name_internal_type)
     app.connect("autodoc-process-docstring", convert_docstring, priority=100)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
