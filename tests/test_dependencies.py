@@ -87,7 +87,7 @@ def imported(tree):
 
 def third_party(*folders, without=None):
     """What files and folders import, by statements and by calls, beyond the standard library and our files."""
-    ours = {"scdataloader", "tests", "toyplugin", "benchmarks", "scripts"}  # the last is installed by tests/plugin
+    ours = {"scdataloader", "tests", "toyplugin", "scripts", "benchmarks"}  # toyplugin is installed by tests/plugin
     ours |= {
         path.stem
         for folder in ("tests", "examples", "benchmarks", "docs/_extensions")

@@ -34,6 +34,7 @@ COMMANDS = {
     "verify": ("store:verify_store", "read a whole store and check every checksum"),
     "export": ("store:export_store", "write the sources of a store back to AnnData files"),
     "instance": ("instance:main", "create, connect or fill a lamindb instance"),
+    "completion": ("completion:main", "print a script by which a shell completes commands and options"),
 }
 """{command: (module and function in this folder, summary)}; modules are imported when their command runs."""
 TRACEBACK = "SCDATALOADER_TRACEBACK"

@@ -15,7 +15,7 @@ import yaml
 from lightning.pytorch import LightningModule
 from scipy.sparse import csr_matrix
 
-from scdataloader.commands.main import COMMANDS, main
+from scdataloader.commands.main import main
 from scdataloader.models import LabelClassifier
 
 N_CELLS, N_GENES = 96, 12
@@ -149,17 +149,6 @@ except SystemExit:
     for command in ("fit", "validate", "test", "predict", "inspect"):
         assert f"\n    {command} " in done.stdout
     assert done.stdout.endswith("[]\n")
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_a_command_has_an_example(command, capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main([command, "--help"])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert f"Example: scdataloader {command} " in shown
-    if command in {"fit", "validate", "test", "predict"}:
-        places = [shown.index(f" {option} ") for option in ("--data.labels", "--model", "--trainer.accelerator")]
-        assert places == sorted(places)
 
 
 def test_version(capsys):
