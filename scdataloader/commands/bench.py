@@ -25,10 +25,12 @@ from scipy.sparse import csr_matrix
 from scdataloader import __version__
 from scdataloader.collection.collection import Collection
 from scdataloader.commands.data_options import data_section
+from scdataloader.commands.inspect import N_CHARACTERS_IN_A_FILE
 from scdataloader.commands.usage import ConfigParser, Parser, gathered
 from scdataloader.loading.loader import Loader
 from scdataloader.loading.stages import STAGES, Rate, TimedPrefetcher
 from scdataloader.protocols import HasMatrix
+from scdataloader.runtime.messages import counted
 from scdataloader.runtime.processes import n_cores
 from scdataloader.runtime.progress import seconds_bar
 from scdataloader.sampling.options import Sampling
@@ -213,9 +215,11 @@ def _record(dm: DataModule, opened: float, rate: Rate, trials: Sequence[Trial]) 
 def _show(dm: DataModule, opened: float, rate: Rate, trials: Sequence[Trial]) -> None:
     """The result for people."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, N_CHARACTERS_IN_A_FILE)
     say = partial(console.print, markup=False, soft_wrap=True)
     n, n_sources = len(dm.collection), len(dm.collection.parts)
-    say(f"{n:,} cells, {n_sources:,} sources, {len(dm.genes):,} genes; batches of {dm.batch_size:,} cells")
+    say(f"{n:,} cells, {counted(n_sources, 'source')}, {len(dm.genes):,} genes; batches of {dm.batch_size:,} cells")
     say(f"{rate.cells_per_s:,.0f} cells/s with {dm.num_threads} threads on {n_cores()} cores, {rate.cores:.1f} in use")
     say(f"opened in {opened:.2f} s, first batch after {rate.first_batch_s:.2f} s more; {rate.n_cells:,} cells measured")
     table = Table("stage", title="where the time goes", title_justify="left")
@@ -227,7 +231,7 @@ def _show(dm: DataModule, opened: float, rate: Rate, trials: Sequence[Trial]) ->
     table.add_row("all", f"{rate.cpu_us:.2f}", "100%", "")
     console.print(table)
     if trials:
-        table = Table("what would be faster", "how this is known")
+        table = Table("what was tried", "how this is known")
         for column in ("cells/s", "× as fast"):
             table.add_column(column, justify="right")
         for trial in sorted(trials, key=lambda trial: -trial.ratio):

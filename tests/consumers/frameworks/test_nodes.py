@@ -1,6 +1,7 @@
 """Training on several nodes: a node that dies, one that joins, and Lightning as SLURM starts it."""
 
 import json
+import re
 import sys
 import time
 
@@ -13,6 +14,7 @@ import scdataloader as scd
 from scdataloader.testing import named_values
 from tests.consumers.frameworks import elastic, noting
 from tests.consumers.frameworks.nodes import ADDRESSES, torchrun, two_nodes
+from tests.pages import ROOT
 
 TIMEOUT = 300
 
@@ -91,12 +93,17 @@ def test_a_run_goes_from_two_nodes_to_one_and_back_to_two(cells, nodes, tmp_path
 
 
 def test_the_command_line_trains_on_two_nodes_of_slurm(cells, nodes, tmp_path):
-    """What ``srun`` sets, and nothing else: Lightning finds the nodes, the loaders their ranks."""
-    fit = [sys.executable, "-m", "scdataloader", "fit", "--model", f"{noting.__name__}.Noting"]
-    fit += ["--model.folder", tmp_path, "--data.data", f"{cells}/*.h5ad", "--data.batch_size", 8]
-    fit += ["--trainer.num_nodes", 2, "--trainer.devices", 1, "--trainer.accelerator", "cpu"]
-    fit += ["--trainer.strategy", "ddp", "--trainer.max_epochs", 2, "--trainer.logger", "false"]
-    fit += ["--trainer.enable_checkpointing", "false", "--trainer.default_root_dir", tmp_path]
+    """The script of the documentation with what ``srun`` sets: Lightning finds the nodes, the loaders their ranks."""
+    page = (ROOT / "docs" / "howto" / "clusters.md").read_text(encoding="utf-8")
+    script = re.search(r"^(srun scdataloader fit --config fit.yaml \\.*?)^```", page, re.MULTILINE | re.DOTALL)[1]
+    here = f'cd {tmp_path}; srun() {{ "$@"; }}; scdataloader() {{ {sys.executable} -m scdataloader "$@"; }}; '
+    fit = ["bash", "-c", here + script]
+    config = {
+        "model": {"class_path": f"{noting.__name__}.Noting", "init_args": {"folder": str(tmp_path)}},
+        "data": {"data": f"{cells}/*.h5ad", "batch_size": 8},
+        "trainer": {"accelerator": "cpu", "max_epochs": 2, "logger": False, "enable_checkpointing": False},
+    }
+    (tmp_path / "fit.yaml").write_text(json.dumps(config))
     job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NNODES": "2"}
     job |= {"SLURM_NTASKS_PER_NODE": "1", "SLURM_NODELIST": " ".join(ADDRESSES), "SLURM_LOCALID": "0"}
     outputs = [tmp_path / f"node{node}.txt" for node in (0, 1)]
