@@ -114,7 +114,7 @@ def _config(given: argparse.Namespace, section: dict[str, Any]) -> DataConfig:
     checked.add_class_arguments(DataConfig, "data", fail_untyped=False)
     config: DataConfig = checked.instantiate(checked.parse_object({"data": section})).data
     by = plan_columns(config.plan)
-    used = [*by, *(config.label_columns if hasattr(given, "labels") else ())]
+    used = [*by, *(config.label_columns if "labels" in vars(given) else ())]
     unused = [column for column in config.hierarchies or () if given.hierarchies and column not in used]
     if unused:
         raise ValueError(
