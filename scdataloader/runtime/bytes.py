@@ -146,6 +146,14 @@ class MirroredBytes:
         """As `Mirror.copied`."""
         return self._mirror.copied(self._number[file], begin, length)
 
+    def ends(self, file: NDArray[np.integer], n_bytes: int) -> list[tuple[bytes, str | None]]:
+        """As `Mirror.ends`."""
+        return self._mirror.ends(self._number[file].tolist(), n_bytes)
+
+    def pin(self, file: NDArray[np.integer], etags: Sequence[str | None]) -> None:
+        """As `Mirror.pin`."""
+        self._mirror.pin(self._number[file].tolist(), etags)
+
     def part(self, file: int, begin: int, length: int) -> NDArray[np.uint8]:
         """As `FileBytes.part`; a copy."""
         return self.copied(np.array([file]), np.array([begin]), np.array([length]))[0]
@@ -175,7 +183,7 @@ class MirroredFile(io.RawIOBase):
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """Open an object of any kind; its version is its ETag.
+        """Open an object of any kind as it is now.
 
         Raises:
             FileNotFoundError: it does not exist; and other errors of `buckets.explained`.
@@ -183,7 +191,13 @@ class MirroredFile(io.RawIOBase):
         folder, name = split_url(url)
         bucket = Bucket.open(folder)
         state = bucket.state(name)
-        return cls(Mirror(bucket, str(state.etag), {name: state.n_bytes}), name)
+        etags = {} if state.etag is None else {name: state.etag}
+        return cls(Mirror(bucket, f"{state.n_bytes} bytes, {state.etag}", {name: state.n_bytes}, etags), name)
+
+    @property
+    def version(self) -> str:
+        """Another text whenever the object was written."""
+        return self._mirror.version
 
     def __repr__(self) -> str:
         return self.name  # what h5py takes for the name of the file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -155,6 +155,22 @@ class Mirror:
         touch(np.array([at + begin]), np.array([at + n_bytes]), KEPT, self._copy.used)
         return self._copy.is_writable
 
+    def ends(self, files: Sequence[int], n_bytes: int) -> list[tuple[bytes, str | None]]:
+        """The last bytes of files as they are now, past the mirror, each with the strong ETag of its file, if any."""
+        made = []
+        for number in files:
+            path, size = self.paths[number], int(self._n_bytes[number])
+            made.append(Request(path=path, begin=size - n_bytes, end=size, reads_etag=True))
+        requests.start(self.bucket, made)
+        return [(bytes(request.done.result()), _strong(request.etag)) for request in made]
+
+    def pin(self, files: Sequence[int], etags: Sequence[str | None]) -> None:
+        """From now on, fetch nothing of files that have another ETag; of those with None, whatever they have."""
+        for number, etag in zip(files, etags, strict=True):
+            self._etags.pop(self.paths[number], None)
+            if etag is not None:
+                self._etags[self.paths[number]] = etag
+
     def forget(self, file: NDArray[np.integer], begin: NDArray[np.int64], length: NDArray[np.int64]) -> None:
         """Fetch ranges anew when they are next read, since their bytes are wrong."""
         first = self._starts[file] + begin
@@ -231,3 +247,8 @@ class Mirror:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Mirror, (self.bucket, self.version, self._files, self._etags)
+
+
+def _strong(etag: str | None) -> str | None:
+    """An ETag that a request may require (RFC 9110, 8.8.3)."""
+    return None if etag is None or etag.startswith("W/") else etag

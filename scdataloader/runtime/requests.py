@@ -43,6 +43,8 @@ class Request:
     """Byte behind the last one."""
     etag: str | None = None
     """The object's ETag, which it must have; None if any is right."""
+    reads_etag: bool = False
+    """Whether ``etag`` becomes that of the answer; it stays None if the server states none, or in a forked process."""
     write: Callable[[Any], None] | None = None
     """Receives the bytes, in the background thread; None if they are the result."""
     done: Future[Any] = field(default_factory=Future)
@@ -144,10 +146,16 @@ def _obstore() -> Any:
 
 async def _answer(store: Any, request: Request) -> Any:
     obstore = _obstore()
-    if request.etag is None:
+    if request.etag is None and not request.reads_etag:
         return await obstore.get_range_async(store, request.path, start=request.begin, end=request.end)
-    options = {"range": (request.begin, request.end), "if_match": request.etag}
-    return await (await obstore.get_async(store, request.path, options=options)).bytes_async()
+    options: dict[str, Any] = {"range": (request.begin, request.end)}
+    if request.etag is not None:
+        options["if_match"] = request.etag
+    found = await obstore.get_async(store, request.path, options=options)
+    content = await found.bytes_async()
+    if request.reads_etag:
+        request.etag = found.meta["e_tag"]
+    return content
 
 
 class _Helper:

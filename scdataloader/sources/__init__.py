@@ -8,8 +8,9 @@ from pathlib import Path
 
 from anndata import AnnData
 
+from scdataloader.errors import SourceFormatError
 from scdataloader.protocols import OpenOptions
-from scdataloader.runtime.buckets import RemotePath, checked_url, is_remote
+from scdataloader.runtime.buckets import Bucket, RemotePath, checked_url, is_remote
 from scdataloader.runtime.files import local_path, split_path
 from scdataloader.runtime.messages import nearest
 from scdataloader.sources.anndata.counts import Values
@@ -21,6 +22,14 @@ from scdataloader.sources.anndata.source import AnnDataSource
 from scdataloader.sources.parquet import PARQUET, open_parquet
 from scdataloader.sources.scdl import open_scdl
 from scdataloader.sources.soma import open_census, open_soma
+
+_NOT_BY_URL = {
+    ".loom": "a loom file",
+    ".mtx": "a Matrix Market file",
+    ".mtx.gz": "a Matrix Market file",
+    ".zip": "a zip file",
+}
+"""{end of a name: what it is}."""
 
 __all__ = [
     "AnnDataFile",
@@ -59,9 +68,11 @@ def open_source(
     """
     if values not in ("counts", "any"):
         raise ValueError(f"values must be 'counts' or 'any', not {values!r}")
-    if not isinstance(data, AnnData) and Path(data).suffix in PARQUET and (path := _existing(data)).is_file():
-        (table,) = open_parquet(path, counts=counts, values=values)
-        return table
+    if not isinstance(data, AnnData) and Path(data).suffix in PARQUET:
+        path = RemotePath(checked_url(data)) if is_remote(data) else _existing(data)
+        if isinstance(path, RemotePath) or path.is_file():
+            (table,) = open_parquet(path, counts=counts, values=values)
+            return table
     return AnnDataSource.open(*_located(data), counts=counts, values=values)
 
 
@@ -89,10 +100,29 @@ def _located(data: str | PathLike[str] | AnnData) -> tuple[Path, Format | None]:
         return form.path, form
     if is_remote(data):
         url = RemotePath(checked_url(data))
+        _check_by_url(url)
         return url, format_of_url(url)
     path = _existing(data)
     adata = read_into_memory(path)
     return path, None if adata is None else AnnDataInMemory.of(adata)
+
+
+def _check_by_url(url: RemotePath) -> None:
+    """Refuse what is read as a whole, or as files of this machine.
+
+    Raises:
+        SourceFormatError: it is such a file, or the folder of a Matrix Market file.
+    """
+    kind = next((_NOT_BY_URL[end] for part in url.parts for end in _NOT_BY_URL if part.endswith(end)), None)
+    is_web = str(url).startswith("http")  # cannot be listed
+    if kind is None and not (url.suffix or is_web):
+        matrices = (name for name in Bucket.open(str(url)).names() if name.endswith(("matrix.mtx", "matrix.mtx.gz")))
+        kind = "a folder of a Matrix Market file" if any(matrices) else None
+    if kind is not None:
+        raise SourceFormatError(
+            f"{url} is {kind}, which is not read by URL; download it and give the path of the copy, or convert it on a "
+            "machine that has it: `scdataloader convert <path> --out <URL of a store>`"
+        )
 
 
 def _existing(path: str | PathLike[str]) -> Path:

@@ -1,7 +1,7 @@
 """Parquet tables with a cell per row, whose genes and values are lists, such as those of Tahoe-100M, read in place.
 
-A row group is decoded for all requested cells in it. The opening reads the footer, a sample of the cells, and the gene
-table; genes that are numbered need one (see `open_parquet`).
+A row group is decoded for all requested cells in it; of a URL, two columns of it are fetched. The opening reads the
+footer, a sample of the cells, and the gene table; genes that are numbered need one (see `open_parquet`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -23,6 +24,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.protocols import OpenOptions
+from scdataloader.runtime.buckets import RemotePath, checked_url, is_remote
+from scdataloader.runtime.bytes import MirroredFile
 from scdataloader.runtime.files import local_path, opening
 from scdataloader.runtime.memory import BufferPool
 from scdataloader.runtime.messages import message_of, shown
@@ -65,7 +68,7 @@ def open_parquet(
     negative. Cells are named by an index of pandas, or by "BARCODE_SUB_LIB_ID", "barcode" or "cell_id".
 
     Args:
-        path: A file, or a glob.
+        path: A file, a glob, or their URL.
         genes: The gene table, where the genes are numbers: Parquet or CSV with a column of numbers ("token_id", or else
             the row) and one of ids ("ensembl_id", "gene_id", "gene_symbol"), or JSON {id: number}. None looks for
             "gene_metadata.parquet" beside the table, in "metadata" there, and in "metadata" one folder up.
@@ -80,7 +83,7 @@ def open_parquet(
     tables: dict[Path, _GeneTable] = {}
     sources: list[AnnDataSource] = []
     for file in expand(fspath(path)):
-        form = _CellTable.open(local_path(file).absolute(), None if genes is None else local_path(genes), tables)
+        form = _CellTable.open(_located(file), None if genes is None else _located(genes), tables)
         sources.append(ParquetSource.open(form.path, form, counts=counts, values=values))
     return sources
 
@@ -94,6 +97,11 @@ def open_tables(data: Sequence[Path | str], options: OpenOptions) -> Iterator[An
 
 class ParquetSource(AnnDataSource):
     """The cells of a table."""
+
+    def file_state(self) -> str | None:
+        """As `AnnDataFile.file_state`."""
+        assert isinstance(self.form, _CellTable)
+        return self.form.file.version if isinstance(self.form.file, MirroredFile) else super().file_state()
 
     def _open_matrix(self, matrix: MatrixLayout) -> StoredMatrix:  # noqa: ARG002 (there is one)
         assert isinstance(self.form, _CellTable)
@@ -120,7 +128,8 @@ class _GeneTable:
             found = json.loads(path.read_text())
             frame = pd.DataFrame({"token": list(found.values())}, index=pd.Index(list(found), dtype=object))
         else:
-            frame = pd.read_csv(path) if path.suffix == ".csv" else _read(path).to_pandas()
+            file = _file(path)
+            frame = pd.read_csv(file) if path.suffix == ".csv" else _read(file).to_pandas()
         column = next((name for name in _IDS if name in frame), None)
         if column is not None:
             frame = frame.set_axis(pd.Index(frame[column].astype(str).to_numpy(object)), axis=0)
@@ -150,6 +159,8 @@ class _CellTable:
     """The `Format` of a table, as an AnnData with the matrix X."""
 
     path: Path
+    file: Path | MirroredFile
+    """The same, as it is read."""
     gene_column: str
     value_column: str
     name_column: str | None
@@ -168,14 +179,15 @@ class _CellTable:
         Raises:
             SourceFormatError: not a table of cells, or a gene table is missing.
         """
-        with _opened(path) as file:
+        content = _file(path)
+        with _opened(content) as file:
             schema, metadata = file.schema_arrow, file.metadata
             names = _index_column(schema)
             of_genes, of_values = _list_columns(path, schema)
             groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
             at = next(i for i in range(metadata.num_columns) if _leaf(metadata, i) == of_values)
         if not pa.types.is_integer(schema.field(of_genes).type.value_type):
-            table = _GeneTable(frame=_distinct(path, of_genes), numbers=np.empty(0, np.int32))
+            table = _GeneTable(frame=_distinct(content, of_genes), numbers=np.empty(0, np.int32))
         else:
             place = _beside(path) if genes is None else genes
             if place is None:
@@ -186,6 +198,7 @@ class _CellTable:
             table = tables[place] = tables.get(place) or _GeneTable.read(place)
         return cls(
             path=path,
+            file=content,
             gene_column=of_genes,
             value_column=of_values,
             name_column=names,
@@ -207,7 +220,7 @@ class _CellTable:
 
     def sample(self, n_places: int, n_bytes: int) -> Iterator[bytes]:
         """Bytes of the values of evenly strided row groups, as stored."""
-        with self.path.open("rb") as file:
+        with copy(self.file) if isinstance(self.file, MirroredFile) else self.file.open("rb") as file:
             for number in strided(len(self.places), n_places):
                 for begin, end in ends_of(*self.places[number], n_bytes):
                     file.seek(begin)
@@ -226,8 +239,8 @@ class _CellTable:
         )
 
     def watched(self, path: Path) -> Sequence[Path]:  # noqa: ARG002 (as of the other formats)
-        """The file."""
-        return (self.path,)
+        """The file, if it is on this machine."""
+        return (self.file,) if isinstance(self.file, Path) else ()
 
     def linked(self, root: Node) -> Sequence[Path]:  # noqa: ARG002 (as of the other formats)
         """Nothing."""
@@ -243,7 +256,7 @@ class _CellTable:
         Raises:
             SourceFormatError: it cannot be read, or has lists of different lengths, or a gene of no table.
         """
-        lists = _read(self.path, number, [self.gene_column, self.value_column])
+        lists = _read(self.file, number, [self.gene_column, self.value_column])
         genes, values = (lists.column(name).combine_chunks() for name in (self.gene_column, self.value_column))
         offsets, entries, numbers = np.asarray(genes.offsets).astype(np.int64), genes.flatten(), values.flatten()
         if entries.null_count or numbers.null_count or not np.array_equal(offsets, np.asarray(values.offsets)):
@@ -264,7 +277,7 @@ class _CellTable:
 
     def _obs(self) -> pd.DataFrame:
         names = () if self.name_column is None else (self.name_column,)
-        frame = _read(self.path, None, list(dict.fromkeys([*self.columns, *names]))).to_pandas(ignore_metadata=True)
+        frame = _read(self.file, None, list(dict.fromkeys([*self.columns, *names]))).to_pandas(ignore_metadata=True)
         n = self.shape[0]
         index = frame[self.name_column] if self.name_column is not None else pd.Series(range(n))
         is_text = [column for column in self.columns if frame[column].dtype.kind == "O"]
@@ -369,7 +382,7 @@ def _index_column(schema: pa.Schema) -> str | None:
     return next((name for name in (*stored, *_CELL_NAMES) if name in schema.names), None)
 
 
-def _distinct(path: Path, column: str) -> pd.DataFrame:
+def _distinct(path: Path | MirroredFile, column: str) -> pd.DataFrame:
     """A gene table of the ids in the lists of a column, sorted; all of them are read."""
     ids: set[str] = set()
     with _opened(path) as file:
@@ -394,12 +407,23 @@ def _start(column: Any) -> int:
     return int(column.dictionary_page_offset or column.data_page_offset)
 
 
+def _located(path: str | PathLike[str]) -> Path:
+    return RemotePath(checked_url(path)) if is_remote(path) else local_path(path).absolute()
+
+
+def _file(path: Path) -> Path | MirroredFile:
+    return MirroredFile.open(str(path)) if isinstance(path, RemotePath) else path
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+def _opened(path: Path | MirroredFile) -> Iterator[pq.ParquetFile]:
+    content = pa.PythonFile(copy(path), "r") if isinstance(path, MirroredFile) else path  # a position for each thread
     try:
-        with opening(path), pq.ParquetFile(path) as file:
+        with opening(str(path)), pq.ParquetFile(content) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, ConnectionError | FileNotFoundError | PermissionError):
+            raise
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise SourceFormatError(
@@ -407,7 +431,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         ) from error
 
 
-def _read(path: Path, group: int | None = None, columns: list[str] | None = None) -> pa.Table:
+def _read(path: Path | MirroredFile, group: int | None = None, columns: list[str] | None = None) -> pa.Table:
     """Columns of a row group, or of the whole file."""
     with _opened(path) as file:
         if group is None:

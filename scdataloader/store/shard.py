@@ -24,7 +24,6 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import cached_property
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -49,22 +48,22 @@ from scdataloader.runtime.bytes import FileBytes, MappedBytes, MirroredBytes
 from scdataloader.runtime.files import PARTIAL, sync
 from scdataloader.runtime.mirror import Mirror
 from scdataloader.store.manifest import MATRICES_VERSION, PACKED_VERSION, VERSION, FileRecord, Kind, ShardRecord
+from scdataloader.store.paged_index import TRIES, PagedIndex
 
 _HEAD = struct.Struct("<8sII")
 _DIGEST = 16
 _FOOT = struct.Struct(f"<{_DIGEST}sQQQQ")
+FOOT_BYTES = _FOOT.size
 FIRST_RECORD = _HEAD.size
 """Offset of the first record."""
 _MAGIC = b"SCDCELLS"
 _FLOATS, _MIXED, _EITHER = 1, 2, 4
 _MOST_VALUES = 1 << 32
 _LONG = 8
-_OFFSETS = 16
-"""Bytes of the index that give the beginning and the end of a record."""
+_OFFSETS, _SIZE = 16, 4
+"""Bytes of the index that give the beginning and the end of a record; its number of values."""
 _VIEWED, _COPIED = 8 << 20, 1 << 20
 """Bytes of records of a mirror that are decoded at once, where they are and from a copy."""
-TRIES = 5
-"""Times that bytes with a wrong checksum are fetched."""
 _EXACT = 1 << 53
 """Up to here float64 represents every whole number, and can decide whether float32 does."""
 KINDS: dict[Kind, int] = {"counts": COUNTS, "float32": FLOATS, "either": EITHER}
@@ -79,6 +78,9 @@ WHY = {
 }
 """Explanations of the errors of a record."""
 
+
+_Ranges: TypeAlias = tuple[NDArray[np.integer], NDArray[np.int64], NDArray[np.int64]]
+"""Number of the shard, first byte and length of each range."""
 
 Kernel: TypeAlias = Callable[[Records, NDArray[np.int64], NDArray[np.uint8], slice], tuple[int, int]]
 """Takes records in memory, their rows, a bit for each row that is set once its checksum was verified, and which part of
@@ -241,7 +243,10 @@ class MappedShards:
         """``(S,)`` offset of the index of each shard."""
         self.n_cells = np.array([shard.n_cells for shard in shards], np.int64)
         """``(S,)`` cells of each shard."""
-        self._checked = np.zeros(len(shards), np.bool_)
+        self.n_bytes = np.array([shard.file.n_bytes for shard in shards], np.int64)
+        """``(S,)`` bytes of each file."""
+        self.is_checked = np.zeros(len(shards), np.bool_)
+        """``(S,)`` whether the checksum of the index of each shard was verified."""
         self._in_memory: dict[int, NDArray[np.uint8]] = {}
         """The indexes that no cache keeps."""
         self.base = np.zeros(len(shards), np.int64)
@@ -251,14 +256,19 @@ class MappedShards:
             mapped = self.bytes = _mapped(folder, shards)
             self.base = mapped.base
             for number, shard in enumerate(shards):
-                self._check_ends(number, mapped.part(number, shard.file.n_bytes - _FOOT.size, _FOOT.size))
+                self._check_ends(number, mapped.part(number, shard.file.n_bytes - _FOOT.size, _FOOT.size).data)
         else:
-            self.bytes = MirroredBytes(mirror, [shard.file.path for shard in shards])
+            mirrored = self.bytes = MirroredBytes(mirror, [shard.file.path for shard in shards])
+            self._paged = PagedIndex(self, mirrored, FOOT_BYTES)
         n_checked = int(self.n_cells.sum()) if mirror is None else 0
         self._checked_in_mirror = -1, np.empty(0, np.uint8)
         """As ``checked``, after so many removals from the mirror."""
         self.checked = np.zeros(n_checked // 8 + 1, np.uint8)
         """One bit per cell of mapped shards, set once the checksum of its record has been verified."""
+
+    def is_foot(self, number: int, content: bytes) -> bool:
+        """Whether these are the last `FOOT_BYTES` of a shard, which contain the checksum of all its records."""
+        return _checksum(content) == self._shards[number].foot
 
     def check_unchanged(self, shard: NDArray[np.integer]) -> None:
         """Check that the files of the shards with these numbers are as they were when they were mapped.
@@ -272,10 +282,10 @@ class MappedShards:
 
     def check_indexes(self, shards: NDArray[np.integer]) -> None:
         """As `check_index` for several shards, which are loaded together."""
-        new = shards[~self._checked[shards]]
+        new = shards[~self.is_checked[shards]]
         if len(new):
             begin = np.concatenate([self.index[new], np.zeros(len(new), np.int64)])
-            length = np.concatenate([self._sizes_of_files[new] - self.index[new], np.full(len(new), _HEAD.size)])
+            length = np.concatenate([self.n_bytes[new] - self.index[new], np.full(len(new), _HEAD.size)])
             self.bytes.start(np.concatenate([new, new]), begin, length)
             for shard in new.tolist():
                 self.check_index(shard)
@@ -287,7 +297,7 @@ class MappedShards:
             SourceChangedError: the file has changed since it was mapped.
             StoreFormatError: it does not match; names the file.
         """
-        if self._checked[shard]:
+        if self.is_checked[shard]:
             return
         path, stated, begin = self.path(shard), self._shards[shard], int(self.index[shard])
         at, first, length = np.array([shard]), self.index[[shard]], np.array([stated.file.n_bytes - begin])
@@ -301,14 +311,14 @@ class MappedShards:
         if found != stated.index:
             raise _damaged(path, "checksum of its index", found, stated.index)
         if not self.bytes.is_local:
-            self._check_ends(shard, content[-_FOOT.size :])
+            self._check_ends(shard, content[-_FOOT.size :].data)
         if not is_kept:
             self._in_memory[shard] = content
         n_values = int(self._sizes(shard).sum(dtype=np.int64))
         self.check_unchanged(at)
         if n_values != stated.n_values:  # bounds the memory that the sizes ask for
             raise _damaged(path, "values of its cells", n_values, stated.n_values)
-        self._checked[shard] = True
+        self.is_checked[shard] = True
 
     def locate(self, shard: NDArray[np.integer], cell: NDArray[np.int64]) -> tuple[Records, int]:
         """The records of cells, not loaded yet, and the number of the first impossible one in the index, or -1.
@@ -319,26 +329,55 @@ class MappedShards:
         if self.bytes.is_local:
             self.bytes.start(shard, self.index[shard] + 8 * cell, np.full(len(cell), _OFFSETS))
             return records, locate_records(self.base, self.index, self.n_cells, shard, records)
-        self.check_indexes(np.unique(shard))
-        offsets = self._entries(shard, 8 * cell, _OFFSETS).view(np.int64).reshape(-1, 2)
-        sizes = self._entries(shard, 8 * (self.n_cells[shard] + 1) + 4 * cell, 4).view(np.uint32)
-        begin, end = offsets.T
-        length = end - begin
-        fits = (begin >= 0) & (end <= self.index[shard]) & (length >= HEADER) & ((begin | end) & 7 == 0)
-        wrong = ~(fits & (sizes.astype(np.int64) <= MOST_PER_BYTE * length))
-        records.address[:], records.length[:], records.size[:] = begin, length, sizes
+        wrong = self._paged.locate(shard, records)
         return records, int(np.argmax(wrong)) if wrong.any() else -1
 
-    def _entries(self, shard: NDArray[np.integer], begin: NDArray[np.int64], n_bytes: int) -> NDArray[np.uint8]:
-        """``n_bytes`` of the index of a shard for each cell, from ``begin`` of the index on."""
+    def read_entries(self, shard: NDArray[np.integer], records: Records) -> NDArray[np.bool_]:
+        """Fill in address, length and size of records from the index of their shards in the mirror.
+
+        Returns which are impossible; the others are right only as far as the index is.
+        """
+        of_offsets, of_sizes = self._ranges(shard, records.cell)
+        begin, end = self._entries(*of_offsets).view(np.int64).reshape(-1, 2).T
+        sizes, length = self._entries(*of_sizes).view(np.uint32), end - begin
+        fits = (begin >= 0) & (end <= self.index[shard]) & (length >= HEADER) & ((begin | end) & 7 == 0)
+        records.address[:], records.length[:], records.size[:] = begin, length, sizes
+        impossible: NDArray[np.bool_] = ~(fits & (sizes.astype(np.int64) <= MOST_PER_BYTE * length))
+        return impossible
+
+    def start_entries(self, shard: NDArray[np.integer], cell: NDArray[np.int64]) -> None:
+        """Start loading the entries of cells."""
+        ranges = zip(*self._ranges(shard, cell), strict=True)
+        self.bytes.start(*(np.concatenate(arrays) for arrays in ranges))
+
+    def forget_entries(self, shard: NDArray[np.integer], cell: NDArray[np.int64]) -> None:
+        """Fetch the entries of cells anew when they are next read."""
+        for ranges in self._ranges(shard, cell):
+            self.bytes.forget(*ranges)
+
+    def _ranges(self, shard: NDArray[np.integer], cell: NDArray[np.int64]) -> list[_Ranges]:
+        """Where the offsets of cells are, and where their sizes are."""
+        begin = self.index[shard]
+        sizes = begin + 8 * (self.n_cells[shard] + 1) + 4 * cell
+        return [
+            (shard, begin + 8 * cell, np.full(len(cell), _OFFSETS)),
+            (shard, sizes, np.full(len(cell), _SIZE)),
+        ]
+
+    def _entries(
+        self, shard: NDArray[np.integer], begin: NDArray[np.int64], length: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """The bytes of ranges of the index of shards, which have one length."""
         assert isinstance(self.bytes, MirroredBytes)
-        length, out = np.full(len(shard), n_bytes), np.empty((len(shard), n_bytes), np.uint8)
+        if not self._in_memory:
+            return self.bytes.copied(shard, begin, length)[0]
+        out = np.empty((len(shard), int(length.max(initial=0))), np.uint8)
         on_disk = ~np.isin(shard, list(self._in_memory))
-        found, _ = self.bytes.copied(shard[on_disk], self.index[shard[on_disk]] + begin[on_disk], length[on_disk])
-        out[on_disk] = found.reshape(-1, n_bytes)
+        found, _ = self.bytes.copied(shard[on_disk], begin[on_disk], length[on_disk])
+        out[on_disk] = found.reshape(-1, out.shape[1])
         for number, content in self._in_memory.items():
             mine = shard == number
-            out[mine] = content[begin[mine, None] + np.arange(n_bytes)]
+            out[mine] = content[(begin[mine] - self.index[number])[:, None] + np.arange(out.shape[1])]
         return out.reshape(-1)
 
     def start(self, shard: NDArray[np.integer], records: Records) -> None:
@@ -426,10 +465,6 @@ class MappedShards:
             return self._in_memory[shard][begin : begin + n_bytes]
         return self.bytes.part(shard, int(self.index[shard]) + begin, n_bytes)
 
-    @cached_property
-    def _sizes_of_files(self) -> NDArray[np.int64]:
-        return np.array([shard.file.n_bytes for shard in self._shards], np.int64)
-
     def release(self) -> None:
         """Release the pages of all maps to the system; views stay valid."""
         self.bytes.release()
@@ -449,7 +484,7 @@ class MappedShards:
         foot = self.bytes.part(shard, self._shards[shard].file.n_bytes - _FOOT.size, _FOOT.size)
         return kind, _FOOT.unpack(foot.data)[0]
 
-    def _check_ends(self, number: int, foot: NDArray[np.uint8]) -> None:
+    def _check_ends(self, number: int, foot: Any) -> None:
         """Check the first and last bytes of a shard: all but its records and index.
 
         Raises:
@@ -457,7 +492,7 @@ class MappedShards:
         """
         shard, further = self._shards[number], self._further
         magic, version, flags = _HEAD.unpack(self.bytes.part(number, 0, _HEAD.size).data)
-        _, n_cells, n_values, genes, index = _FOOT.unpack(foot.data)
+        _, n_cells, n_values, genes, index = _FOOT.unpack(foot)
         mixed = shard.source is None
         known = 0 if shard.source is None else self._n_genes[shard.source]
         oldest = MATRICES_VERSION if further else VERSION
@@ -469,7 +504,7 @@ class MappedShards:
             "number of genes": (genes, known),
             "length of its index": (index + _index_bytes(n_cells, mixed), shard.file.n_bytes),
             "offset of its index, modulo 8,": (index % 8, 0),
-            "checksum of its last bytes": (_checksum(foot.data), shard.foot),
+            "checksum of its last bytes": (_checksum(foot), shard.foot),
             "flags": (flags & ~(0 if further else _FLOATS), _MIXED * mixed | _EITHER * further),
         }
         for what, (found, wanted) in expected.items():

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
+from scipy.sparse import csr_matrix
 
 from benchmarks.range_server import RangeServer
 from scdataloader.collection.collection import Collection
@@ -22,7 +23,9 @@ from scdataloader.runtime.buckets import Bucket
 from scdataloader.sources import open_source
 from scdataloader.types import CSRRows
 from tests.s3 import s3_server
+from tests.sources.parquet_files import write_tahoe
 from tests.sources.source_files import coordinates, make, stored_as, write_h5ad, write_zarr
+from tests.sources.test_formats import FORMATS
 
 H5AD = {
     "chunked.h5ad": {"chunks": True},
@@ -144,10 +147,79 @@ def test_what_is_not_an_anndata(tmp_path: Path) -> None:
                 Collection.open(f"{server.url}/{name}")
 
 
+@pytest.mark.parametrize("fault", ["", "short", "code_500", "cut"])
+def test_tables_of_cells_by_url(tmp_path: Path, fault: str) -> None:
+    adata = make(csr_matrix(coordinates("float32")))
+    path = write_tahoe(tmp_path, adata, rows=7)
+    address = path.relative_to(tmp_path).as_posix()
+    near = open_source(path)
+    with RangeServer(tmp_path) as server:
+        server.set(**({fault: 0.2} if fault else {}), seed=2)
+        far = open_source(f"{server.url}/{address}")
+        same(far.read(ROWS), near.read(ROWS))
+        same(pickle.loads(pickle.dumps(far)).read(ROWS), near.read(ROWS))
+        assert (far.fingerprint, far.name) == (near.fingerprint, near.name)
+        assert far.var.equals(near.var)
+        assert far.obs(far.obs_columns).equals(near.obs(near.obs_columns))
+        genes = f"{server.url}/metadata/gene_metadata.parquet"
+        same(
+            Collection.open(f"parquet:{server.url}/{address}?genes={genes}").read(ROWS),
+            Collection.open(path).read(ROWS),
+        )
+
+
+def test_a_table_that_is_written_anew_is_noticed(tmp_path: Path) -> None:
+    adata = make(csr_matrix(coordinates("float32")))
+    path = write_tahoe(tmp_path / "a", adata, rows=1)
+    later = write_tahoe(tmp_path / "b", adata[::-1].copy(), rows=1)
+    n_cells = 40  # enough that not all row groups are in the sample
+    with RangeServer(tmp_path) as server:
+        source = open_source(f"{server.url}/a/data/{path.name}")
+        state = source.file_state()
+        later.replace(path)
+        server.set()
+        assert open_source(f"{server.url}/a/data/{path.name}").file_state() != state
+        source.form.file._mirror.forget_file(path.name)
+        with pytest.raises(SourceChangedError, match="parquet was written"):
+            source.read(np.arange(n_cells))
+
+
+def test_files_of_10x_and_mudata_by_url(tmp_path: Path) -> None:
+    for name in ("10x v3", "10x v2", "10x v2, a genome", "MuData"):
+        (tmp_path / name).mkdir()
+        path = FORMATS[name](tmp_path / name)
+        with RangeServer(tmp_path / name) as server:
+            far = open_source(f"{server.url}/{path.relative_to(tmp_path / name).as_posix()}")
+            same(far.read(ROWS), open_source(path).read(ROWS))
+            assert far.var.index.equals(open_source(path).var.index)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("cells.loom", "loom file"),
+        ("matrix.mtx.gz", "Matrix Market file"),
+        ("sample_matrix.mtx", "Matrix Market file"),
+        ("a.zarr.zip", "zip file"),
+        ("archive", "SCDL archive"),
+    ],
+)
+def test_what_is_not_read_by_url_names_the_way_out(tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "header.sch").write_bytes(b"SCDL")
+    said = pytest.raises(SourceFormatError, match=f"{name} is an? {kind}.*download it.*scdataloader convert")
+    with RangeServer(tmp_path) as server, said:
+        Collection.open(f"{server.url}/{name}")
+
+
 @pytest.mark.s3
-def test_globs_of_a_bucket(folder: Path) -> None:
+def test_globs_of_a_bucket(folder: Path, tmp_path: Path) -> None:
     with s3_server():
         bucket = Bucket.open("s3://atlas/data")
+        for file in FORMATS["mtx v3"](tmp_path).iterdir():
+            bucket.upload(file, f"outs/{file.name}")
+        with pytest.raises(SourceFormatError, match=r"data/outs is a folder of a Matrix Market file.*download it"):
+            Collection.open("s3://atlas/data/outs")
         for form in ("chunked.h5ad", "gzip.h5ad", "sharded.zarr"):
             files = [file for file in (folder / form).rglob("*") if file.is_file()] or [folder / form]
             for file in files:

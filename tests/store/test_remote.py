@@ -32,6 +32,7 @@ from scdataloader.runtime.buckets import Bucket
 from scdataloader.runtime.mirror import Mirror
 from scdataloader.runtime.sparse import CONTENT, DATA, STATE
 from scdataloader.sampling.options import Sampling
+from scdataloader.store import paged_index
 from scdataloader.store.export import to_anndata
 from scdataloader.store.manifest import file_record
 from scdataloader.store.reader import Store
@@ -123,8 +124,18 @@ def test_columns_are_fetched_alone(tmp_path: Path) -> None:
         assert server.counts()["bytes"] > 480_000
 
 
+@pytest.fixture
+def by_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the index of a shard by pages, however small it is."""
+    monkeypatch.setattr(paged_index, "PAGE_COST", 0)
+
+
 @pytest.mark.parametrize("fault", ["short", "wrong", "code_500", "reset", "cut", "slow"])
-def test_failing_answers_never_give_a_wrong_cell(server: RangeServer, folder: Path, fault: str) -> None:
+@pytest.mark.parametrize("cost", [0, paged_index.PAGE_COST])
+def test_failing_answers_never_give_a_wrong_cell(
+    server: RangeServer, folder: Path, fault: str, cost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged_index, "PAGE_COST", cost)
     server.set(**{fault: 0.2}, seed=3, slow_s=0.1, only="shards")
     far, near = Collection.open(f"{server.url}/plain.cells"), Collection.open(folder / "plain.cells")
     assert far.obs(["kind", "number"]).equals(near.obs(["kind", "number"]))
@@ -143,6 +154,59 @@ def test_wrong_columns_are_fetched_again(server: RangeServer, folder: Path) -> N
         with suppress(StoreFormatError):  # five wrong answers in a row
             assert found.obs(["kind", "number", "text"]).equals(near)
         found.store.mirror.forget_file("obs/00000.parquet")
+
+
+@pytest.mark.usefixtures("by_pages")
+def test_the_pages_of_an_index_that_are_needed_are_fetched(tmp_path: Path) -> None:
+    n = 40_000
+    x = stored_as((1 + np.arange(2 * n).reshape(n, 2)).astype(np.float32), "csr")
+    here(make(x), tmp_path / "a.cells", cells_per_shard=n)
+    near = Collection.open(tmp_path / "a.cells")
+    with RangeServer(tmp_path) as server:
+        far = Collection.open(f"{server.url}/a.cells")
+        server.set()
+        same(far.read(np.array([25_000, 3])), near.read(np.array([25_000, 3])))
+        fetched = server.counts()
+        assert 6 * 4096 <= fetched["bytes"] <= 9 * 4096, "offsets, sizes and records of two cells, and the end"
+        same(far.read(np.array([25_001])), near.read(np.array([25_001])))
+        assert server.counts()["GET"] == fetched["GET"], "the pages of a neighbour are there"
+
+
+@pytest.mark.usefixtures("by_pages")
+def test_wrong_entries_in_the_cache_are_fetched_again(server: RangeServer, folder: Path, cache: Path) -> None:
+    """Also one that leads to another record, and one with the size of another cell."""
+    near, store = Collection.open(folder / "plain.cells"), Store.open(f"{server.url}/plain.cells")
+    rows = np.arange(0, N_OBS, 3)
+    same(Collection.open(f"{server.url}/plain.cells").read(rows), near.read(rows))
+    starts = store.mirror._starts[: len(store.shards.index)] + store.shards.index
+    with next(cache.rglob(DATA)).open("r+b") as file:
+        for start, n in zip(starts.tolist(), store.shards.n_cells.tolist(), strict=True):
+            for begin, size in ((start, 8), (start + 8 * (n + 1), 4)):  # the entries of cells 0 and 1, 3 and 4 change
+                for cell in (0, 3):
+                    file.seek(begin + cell * size)
+                    content = file.read(2 * size)
+                    file.seek(begin + cell * size)
+                    file.write(content[size:] + content[:size])
+    far = Collection.open(f"{server.url}/plain.cells")
+    for row in rows.tolist():
+        same(far.read(np.array([row])), near.read(np.array([row])))
+
+
+@pytest.mark.usefixtures("by_pages")
+def test_a_shard_that_is_replaced_amid_a_run(tmp_path: Path) -> None:
+    """Its index and records are right in themselves, but not those of the manifest."""
+    first, second = (make(stored_as(np.full((3_000, 30), value, np.float32), "csr")) for value in (1, 2))
+    here(first, tmp_path / "a.cells", cells_per_shard=3_000)
+    here(second, tmp_path / "b.cells", cells_per_shard=3_000)
+    with RangeServer(tmp_path) as server:
+        old, late = Collection.open(f"{server.url}/a.cells"), Collection.open(f"{server.url}/a.cells")
+        assert set(old.read(np.array([5])).data) == {1}
+        (tmp_path / "b.cells/shards/00000.cells").replace(tmp_path / "a.cells/shards/00000.cells")
+        server.set()
+        with pytest.raises(SourceChangedError, match=r"00000\.cells was written"):
+            old.read(np.array([2_000]))
+        with pytest.raises(StoreFormatError, match=r"00000\.cells is damaged, or of another store"):
+            late.read(np.array([2_900]))
 
 
 def test_a_record_that_stays_wrong_is_refused(server: RangeServer) -> None:
