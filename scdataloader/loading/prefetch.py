@@ -165,9 +165,12 @@ class Prefetcher:
 
     def _pieces(self, drawn: Drawn) -> Iterator[Drawn]:
         """Pieces of the draws, each read at once."""
-        start = 0
-        while start < len(drawn.positions):
-            stop = min(start + self._cells_per_read(), len(drawn.positions))
+        start, n = 0, len(drawn.positions)
+        # enough pieces that the first batch does not wait for the next window, which may take seconds to locate
+        most = n // (self.num_threads + 2) if self.collection.read_cost.is_ahead else n
+        most = max(1, most // self.batch_size) * self.batch_size
+        while start < n:
+            stop = min(start + min(most, self._cells_per_read()), n)
             yield drawn.slice(start, stop)
             start = stop
 

@@ -128,6 +128,5 @@ def test_ranks_share_a_cache(folder: Path, tmp_path: Path) -> None:
     rows = [batch["row"] for rank in ranks for batch in rank[0]["train"] if batch["epoch"] == 1]
     assert sorted(chain.from_iterable(rows)) == list(range(N_OBS))
     size = sum(file.stat().st_size for file in folder.rglob("*.*") if file.is_file())
-    print(fetched, size, n_again)
-    assert fetched < 1.2 * size
+    assert fetched < 2.1 * size, "at most what both need at the same moment is fetched by both"
     assert n_again < 0.05 * size, "the manifest"
