@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from lamindb_setup.core.hashing import hash_file
 
@@ -15,6 +16,7 @@ from scdataloader import Collection
 from scdataloader.curation import Recipe
 from scdataloader.lamin.collections import resolve_lamin
 from scdataloader.lamin.register import register
+from scdataloader.store.convert import convert
 from tests.lamin.curated import CELL_TYPE, B, T, curated, failing_database
 from tests.lamin.postgres import postgres_server
 from tests.s3 import s3_server
@@ -129,6 +131,31 @@ def test_artifacts_in_a_bucket(lamin: ModuleType, tmp_path: Path) -> None:
         again = boto3.client("s3").list_objects_v2(Bucket="atlas", Prefix="curated/")["Contents"]
         assert [item["Key"] for item in again] == [item["Key"] for item in kept]
         assert lamin.Collection.filter(key="s3/atlas").count() == 1
+
+
+@pytest.mark.s3
+def test_a_store_in_a_bucket_is_downloaded_once(lamin: ModuleType, tmp_path: Path) -> None:
+    """By lamindb, into its own cache, as every artifact; by its URL it is read in parts."""
+    import boto3
+
+    files = [curated(tmp_path / f"{name}.h5ad", [T, B, T]).output for name in "ab"]
+    convert(files, tmp_path / "atlas.cells")
+    with s3_server() as address:
+        for file in (tmp_path / "atlas.cells").rglob("*.*"):
+            boto3.client("s3").upload_file(file, "atlas", f"kept/{file.relative_to(tmp_path).as_posix()}")
+        lamin.Storage(root=f"s3://atlas/kept?endpoint_url={address}").save()
+        url = f"s3://atlas/kept/atlas.cells?endpoint_url={address}"
+        lamin.Artifact(url, key="kept/atlas.cells", run=False).save()
+        found = Collection.open("lamindb:kept/atlas.cells")
+        rows = np.array([5, 0, 3])
+        near = Collection.open(tmp_path / "atlas.cells").read(rows)
+        np.testing.assert_array_equal(found.read(rows).data, near.data)
+        assert found.obs([CELL_TYPE])[CELL_TYPE].tolist() == [T, B, T] * 2
+        np.testing.assert_array_equal(Collection.open("s3://atlas/kept/atlas.cells").read(rows).data, near.data)
+        (cached,) = {found.path for found in resolve_lamin("lamindb:kept/atlas.cells")}
+        before = (cached / "manifest.json").stat().st_mtime_ns
+        assert len(Collection.open("lamindb:kept/atlas.cells")) == 6
+        assert (cached / "manifest.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.s3
