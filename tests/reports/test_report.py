@@ -107,7 +107,10 @@ def test_the_file_contains_what_it_needs_and_escapes_what_users_write(dm, tmp_pa
 
 @needs_browser
 def test_the_page_opens_and_follows_its_controls(dm, tmp_path):
-    html = scd.report(dm, title=HOSTILE).html
+    lines = [f"{epoch},{HOSTILE.split(maxsplit=1)[0]},0.5,1.0,10" for epoch in range(3)]
+    (tmp_path / "sampling.csv").write_text("\n".join(["epoch,class,target,observed,draws", *lines]))
+    (tmp_path / "metrics.csv").write_text("epoch,data/waiting_share\n0,0.5\n1,\n2,0.25\n")
+    html = scd.report(dm, run=tmp_path, title=HOSTILE).html
     found = in_browser(
         html,
         tmp_path,
@@ -138,12 +141,12 @@ def test_the_page_opens_and_follows_its_controls(dm, tmp_path):
         document.querySelectorAll("#tree .zoom")[1].click();
         result.zoomed = terms();
         result.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
-        result.ms = performance.now();
+        result.lines = document.querySelectorAll("#run polyline").length;
         return result;
         """,
     )
     assert found["title"] == HOSTILE.replace("\u2028", found["title"][-1])
-    assert found["sections"] == ["summary", "sources", "labels", "weights", "tree", "genes", "sizes", "leaks"]
+    assert found["sections"] == ["summary", "sources", "labels", "weights", "tree", "genes", "sizes", "leaks", "run"]
     assert found["images"] == 0
     assert len(found["bars"]) == 3
     assert found["moved"] != found["bars"]
@@ -152,6 +155,7 @@ def test_the_page_opens_and_follows_its_controls(dm, tmp_path):
     assert len(set(found["power"])) == 1  # tau of 0 is uniform
     assert len(found["unfolded"]) > len(found["terms"])
     assert 0 < len(found["zoomed"]) < len(found["unfolded"])
+    assert found["lines"] == 2  # waiting and distance of shares; the others were not logged
     assert not found["wide"]
 
 
