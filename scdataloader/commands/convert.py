@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--layers", nargs="+", metavar="NAME", help="layers that the store keeps too, such as spliced unspliced")
     add("--obsm", nargs="+", metavar="NAME", help="matrices of obsm that the store keeps too, such as X_pca")
     add("--obsp", nargs="+", metavar="NAME", help="matrices of obsp that the store keeps too, such as distances")
-    add("--compact", action="store_true", help="about a tenth fewer bytes, and slower to read: for object storage")
+    add("--compact", action="store_true", help="about two fifths fewer bytes, and slower to read: for object storage")
     add("--processes", "--num-workers", type=int, metavar="N", help="default: one per core")
     add("--dask", **DASK)
     add("--cells_per_shard", type=int, metavar="N", help=f"default: that of the store, else {CELLS_PER_SHARD}")

@@ -65,8 +65,8 @@ def convert(  # noqa: PLR0913 (each is an option of the command, and named)
             further matrices are those of the store.
         obsm: Names of matrices of obsm, such as ["X_pca"], as float32; names of columns are kept.
         obsp: Names of matrices of obsp, such as ["distances"], as float32.
-        compact: Whether cells take as few bytes as they can, about a tenth less, and are read more slowly: for object
-            storage and slow disks.
+        compact: Whether cells take as few bytes as they can, about two fifths less, and are read more slowly: for
+            object storage and slow disks.
         seed: Seed of the shuffled order; None for that of the store, or 0 for a new one.
         progress: Whether to show a bar on standard error; None for only on a terminal.
 
