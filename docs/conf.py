@@ -13,6 +13,7 @@ version = release = scdataloader.__version__
 copyright = "the authors of scdataloader"  # noqa: A001
 
 extensions = [
+    "benchmarks",
     "changelog",
     "reference",
     "myst_nb",
