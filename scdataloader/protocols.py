@@ -100,9 +100,10 @@ class SharesGenes(Protocol):
 
     @property
     def shared_genes(self) -> SharedGenes | None:
-        """The names of its genes, as `scdataloader.genes.names.gene_names` finds them in ``var``.
+        """The index of ``var``; None if ``var`` has to be read for the names of genes.
 
-        None if they have to be read from ``var``, as where some of its features are not genes.
+        Without ``var_columns``, the source states that the index holds the names of its genes, and that all its
+        features are genes.
         """
 
 

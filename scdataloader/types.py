@@ -84,9 +84,11 @@ class SharedGenes:
     """Genes of a source that are some of a list, which several sources share as one object."""
 
     names: Sequence[str]
-    """Names of all genes of the list, each once."""
-    places: GenePlaces
-    """Which of them the source has, in the order of its ``var``."""
+    """Ids of all genes of the list."""
+    places: GenePlaces | None = None
+    """Which of them the source has, in the order of its ``var``; None for all."""
+    var_columns: Sequence[str] | None = None
+    """Columns of ``var``, which are read if these may state names or types of its features; None if they do not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

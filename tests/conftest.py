@@ -45,6 +45,9 @@ os.environ.pop("LAMIN_CURRENT_INSTANCE", None)
 # The processes of pytest-xdist share the cores. Threads of torch are waited for actively, and would delay each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Tests of files do not depend on what other runs have opened.
+os.environ.setdefault("SCDATALOADER_OPENED_SIZE", "0")
+
 # anndata warns about its own defaults for zarr.
 ad.settings.zarr_write_format = 3
 ad.settings.auto_shard_zarr_v3 = False

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import GeneOverlapError
-from scdataloader.genes.features import ALL, LeftOut, genes_of
+from scdataloader.genes.features import ALL, COLUMNS, LeftOut, genes_of
 from scdataloader.genes.names import MOST, are_ids, gene_names, without_version
 from scdataloader.genes.numbers import GeneNumbers
 from scdataloader.genes.organisms import organism_of_prefixes
@@ -107,7 +107,7 @@ class KnownNames:
         self._of_table: OrderedDict[tuple[int, str | None], tuple[pd.DataFrame, GeneNames]] = OrderedDict()
         self._unique: dict[tuple[bytes, bytes], GeneNames] = {}
         self._lists: dict[int, tuple[Sequence[str], NDArray[np.int32]]] = {}
-        self._shared: dict[int, GeneNames] = {}
+        self._shared: dict[tuple[int, int], GeneNames] = {}
 
     def of(self, source: Source, column: str | None) -> GeneNames:
         """The names of the genes of a source, in ``column`` of its var if one is given.
@@ -119,8 +119,9 @@ class KnownNames:
         """
         if column is None and self._types in (None, ALL) and isinstance(source, SharesGenes):
             shared = source.shared_genes
-            if shared is not None:
-                return self._of_shared(shared)
+            genes = None if shared is None else self._of_shared(shared)
+            if genes is not None:
+                return genes
         var = source.var
         key = id(var), column
         if key not in self._of_table:
@@ -131,13 +132,17 @@ class KnownNames:
         self._of_table.move_to_end(key)
         return self._of_table[key][1]
 
-    def _of_shared(self, genes: SharedGenes) -> GeneNames:
+    def _of_shared(self, genes: SharedGenes) -> GeneNames | None:
+        """The names of genes of a list; None if var may have others, or features that are not genes."""
+        if not set(COLUMNS).isdisjoint(genes.var_columns or ()):
+            return None
         if id(genes.names) not in self._lists:
             self._lists[id(genes.names)] = genes.names, self.numbers.numbers(without_version(genes.names))
-        key = id(genes.places)  # which the value refers to
+        key = id(genes.names), id(genes.places)  # which the values refer to
         if key not in self._shared:
             self._shared[key] = GeneNames(self.numbers, self._lists[id(genes.names)][1], genes.places)
-        return self._shared[key]
+        found = self._shared[key]
+        return found if genes.var_columns is None or found.are_ids else None
 
     def _found(self, var: pd.DataFrame, name: str, column: str | None) -> GeneNames:
         genes, left_out = genes_of(var, name, self._types)

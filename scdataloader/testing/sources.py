@@ -142,12 +142,15 @@ class _SourceCheck:
 
     def shared_genes(self) -> None:
         shared, var = self.source.shared_genes, self.source.var
-        if shared is not None:
-            names = [shared.names[at] for at in shared.places.place]
+        if shared is None:
+            return
+        names = list(shared.names) if shared.places is None else [shared.names[at] for at in shared.places.place]
+        if shared.var_columns is None:
             expected = without_version(gene_names(var, source=self.source.name))
-            self.about.require(
-                without_version(names) == expected, "shared_genes", "the names of the genes of var", names[:3]
-            )
+        else:
+            columns, expected = list(shared.var_columns), without_version(map(str, var.index))
+            self.about.require(columns == list(var.columns), "shared_genes", "the columns of var", columns)
+        self.about.require(without_version(names) == expected, "shared_genes", "the genes of var", names[:3])
 
     def cell_table(self) -> None:
         source, about, columns = self.source, self.about, list(self.source.obs_columns)

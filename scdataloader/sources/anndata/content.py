@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ _NAME_SAMPLES, _NAMES_PER_SAMPLE = 64, 256
 """The part of a long index that `table_content` reads."""
 
 
-def table_content(root: Node, location: str, *, names: bool = True) -> Iterator[bytes]:
+def table_content(
+    root: Node, location: str, *, names: bool = True, index: NDArray[Any] | None = None
+) -> Iterator[bytes]:
     """All that a table holds, the same in HDF5 and zarr and for every compression; for a digest.
 
     A column that cannot be read, and so is of no use, counts by its name.
@@ -28,6 +30,7 @@ def table_content(root: Node, location: str, *, names: bool = True) -> Iterator[
         location: Path of the table.
         names: Whether to read the whole index. Otherwise a long one that is not in chunks is read in samples: a library
             reads text slowly.
+        index: Values of the index, if they have been read.
 
     Raises:
         SourceFormatError: there is no such table.
@@ -39,20 +42,21 @@ def table_content(root: Node, location: str, *, names: bool = True) -> Iterator[
             yield str(name).encode()
             yield from column_content(values)
         return
-    sampled = "" if names or is_array(node) else "/" + text(node.attrs.get("_index", "_index"))
-    yield from _content(node, "", sampled)
+    of_index = "" if is_array(node) else "/" + text(node.attrs.get("_index", "_index"))
+    known = {} if index is None else {of_index: index}
+    yield from _content(node, "", "" if names else of_index, known)
     if is_array(node):
         yield json.dumps(record_categories(root)).encode()
 
 
-def _content(node: Node, name: str, sampled: str) -> Iterator[bytes]:
+def _content(node: Node, name: str, sampled: str, known: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
     if is_array(node):
         yield json.dumps([name, node.shape]).encode()
         is_long = name == sampled and node.chunks is None and node.shape[0] > _NAME_SAMPLES * _NAMES_PER_SAMPLE
         first = np.linspace(0, node.shape[0] - _NAMES_PER_SAMPLE, _NAME_SAMPLES).astype(int) if is_long else ()
         places: list[Any] = [slice(at, at + _NAMES_PER_SAMPLE) for at in first] or [()]
         try:
-            pieces = [np.asarray(node[place]) for place in places]
+            pieces = [known[name]] if name in known else [np.asarray(node[place]) for place in places]
         except UNREADABLE:
             return
         for piece in pieces:
@@ -71,7 +75,7 @@ def _content(node: Node, name: str, sampled: str) -> Iterator[bytes]:
             child = node[key]
         except UNREADABLE:  # a link may lead nowhere
             continue
-        yield from _content(child, f"{name}/{key}", sampled)
+        yield from _content(child, f"{name}/{key}", sampled, known)
 
 
 def _values(values: NDArray[Any]) -> Iterator[bytes]:
@@ -84,5 +88,7 @@ def _values(values: NDArray[Any]) -> Iterator[bytes]:
         yield f"{dtype.kind}{dtype.itemsize}".encode()
         yield np.ascontiguousarray(values, dtype.newbyteorder("<")).tobytes()
     else:
-        entries = (one if isinstance(one, bytes) else str(one).encode(errors="surrogatepass") for one in values.flat)
+        entries = values.ravel().tolist()
+        if not all(type(one) is bytes for one in entries):
+            entries = [one if isinstance(one, bytes) else str(one).encode(errors="surrogatepass") for one in entries]
         yield b"\0".join(entries)

@@ -117,7 +117,7 @@ def _find_counts(root: Node, names: Sequence[str], values: Values, name: str) ->
         invalid = _find_invalid(root, layout, n_windows)
         if invalid is not None:
             findings.append(f"{key}: {_described(root, layout, invalid)}")
-        elif _has_counts(root, layout):
+        elif has_counts(root, layout):
             logger.info("%s: reading counts from %s", name, key)
             return layout
         else:
@@ -141,7 +141,7 @@ def _holds_counts(root: Node, key: str) -> bool:
         layout = find_matrix(root, key)
     except SourceFormatError:
         return False
-    return layout is not None and _find_invalid(root, layout, _MANY_WINDOWS) is None and _has_counts(root, layout)
+    return layout is not None and _find_invalid(root, layout, _MANY_WINDOWS) is None and has_counts(root, layout)
 
 
 def _find_invalid(root: Node, layout: MatrixLayout, n_windows: int) -> InvalidValue | None:
@@ -183,7 +183,7 @@ def _described(root: Node, layout: MatrixLayout, invalid: InvalidValue) -> str:
     return invalid.describe(str(genes[invalid.gene]) if invalid.gene < len(genes) else "outside the gene table")
 
 
-def _has_counts(root: Node, layout: MatrixLayout) -> bool:
+def has_counts(root: Node, layout: MatrixLayout) -> bool:
     """Whether any value is not zero; reading stops at the first piece that has one."""
     is_dense, location = layout.kind == "dense", layout.location
     n, width = (layout.shape[0], layout.shape[1]) if is_dense else (layout.n_values, 1)

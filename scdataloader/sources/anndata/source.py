@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -15,22 +16,29 @@ from scdataloader.errors import NotCountsError, SourceFormatError
 from scdataloader.kernels.rows import gather
 from scdataloader.kernels.rows.nearest import nearest
 from scdataloader.protocols import ReadCost, TakePart
-from scdataloader.sources.anndata import layout, tables
+from scdataloader.runtime.mapping import FileWatch
+from scdataloader.runtime.names import name_of
+from scdataloader.schema import ORGANISM_KEYS
+from scdataloader.sources.anndata import h5ad, layout, tables
 from scdataloader.sources.anndata.content import table_content
 from scdataloader.sources.anndata.counts import (
     InvalidValue,
     Values,
     choose_matrix,
     first_not_count,
+    has_counts,
     not_counts_message,
 )
 from scdataloader.sources.anndata.file import AnnDataFile, Format, format_of
+from scdataloader.sources.anndata.layout import MatrixLayout
 from scdataloader.sources.anndata.matrix import StoredMatrix
-from scdataloader.sources.anndata.nodes import Node
+from scdataloader.sources.anndata.nodes import UNREADABLE, Node
+from scdataloader.sources.anndata.opened import FileFacts, OpenedFiles, State, gene_list, state_of
 from scdataloader.sources.anndata.remote import RemoteFormat
 from scdataloader.sources.arrays.matrices import ChunkedCSR, StoredRows
+from scdataloader.sources.arrays.transpose import transpose_in_memory
 from scdataloader.sources.fingerprint import digest_of, joined
-from scdataloader.types import CSRMatrix, CSRRows
+from scdataloader.types import CSRMatrix, CSRRows, SharedGenes
 
 _SAMPLES, _SAMPLE_BYTES = 256, 2048
 """The part of each array that a fingerprint covers."""
@@ -47,16 +55,22 @@ class AnnDataSource(AnnDataFile):
         *,
         counts: str = "auto",
         values: Values = "counts",
+        state: State | None = None,
     ) -> None:
+        """Read the metadata. With its ``state``, what is known of the file is kept once its fingerprint is found."""
         super().__init__(path, root, form)
-        self._values = values
-        self._chosen = choose_matrix(root, counts, values, str(path))
-        self._n_genes = self._chosen.shape[1]
-        self._var: pd.DataFrame | None = None
+        self._options, self._state = (counts, values), state
+        self._chosen: MatrixLayout
+        self._values: Values
+        self._n_genes: int
+        self._var: pd.DataFrame | None
+        self._keys: list[str] | None
+        self._columns: dict[str, list[str]]
+        self._tables: dict[str, NDArray[np.float32]]
+        self.__dict__.update(_unread(values, choose_matrix(root, counts, values, str(path))))
         self._digest: str | None = None
-        self._keys: list[str] | None = None
-        self._columns: dict[str, list[str]] = {}
-        self._tables: dict[str, NDArray[np.float32]] = {}
+        self._labels: dict[str, str] = {}
+        self._shared: SharedGenes | None = None
 
     @classmethod
     def open(cls, path: Path, form: Format | None = None, *, counts: str = "auto", values: Values = "counts") -> Self:
@@ -67,8 +81,71 @@ class AnnDataSource(AnnDataFile):
             NotCountsError: the matrix, or every candidate, holds values that are not counts.
             SourceFormatError: not an AnnData, or damaged.
         """
-        with (form or format_of(path)).opened(path) as root:
-            return cls(path, root, form, counts=counts, values=values)
+        own = form or format_of(path)
+        cache = OpenedFiles.of_environment() if own is h5ad else None
+        if cache is None:
+            with own.opened(path) as root:
+                return cls(path, root, form, counts=counts, values=values)
+        watch, state = FileWatch(*h5ad.watched(path)), state_of(path)
+        if (known := cache.find(path, (counts, values))) is not None:
+            return cls._known(path, watch, values, *known)
+        with own.opened(path) as root:
+            return cls(path, root, form, counts=counts, values=values, state=state)
+
+    @classmethod
+    def _known(cls, path: Path, watch: FileWatch, values: Values, facts: FileFacts, genes: SharedGenes) -> Self:
+        """A source that was opened before; ``watch`` is older than the check that its file has not changed."""
+        source = cls.__new__(cls)
+        source.__setstate__(
+            {
+                "_watches": {path.absolute(): watch},
+                "path": path,
+                "_own_form": None,
+                "name": name_of(path),
+                "obs_columns": facts.obs_columns,
+                "n_obs": facts.n_obs,
+                "_layouts": {},
+                "transpose": transpose_in_memory,
+                "organism": facts.organism,
+                "_state": None,
+                "_digest": facts.fingerprint,
+                "_labels": facts.labels,
+                "_shared": genes,
+                **_unread(values, facts.chosen),
+            }
+        )
+        return source
+
+    def _remember(self, root: Node, state: State) -> str | None:
+        """Keep what is known of the file, which is open, in the cache; returns its fingerprint.
+
+        None for other formats, and values in other files. A table that cannot be read is not kept either, so that
+        whoever needs it gets the error.
+        """
+        cache = OpenedFiles.of_environment()
+        is_plain = isinstance(root, h5py.Group) and len(self._watches) == 1
+        if cache is None or not is_plain:
+            return None
+        try:
+            index = tables.text_index(root, self._chosen.var)
+            if index is None or not has_counts(root, self._chosen):  # each opening warns of a matrix of zeros
+                return None
+            digest, genes = gene_list(b"\0".join(index.tolist()).decode().split("\0") if len(index) else [])
+            facts = FileFacts(
+                n_obs=self.n_obs,
+                obs_columns=self.obs_columns,
+                var_columns=tables.frame_columns(root, self._chosen.var),
+                chosen=self._chosen,
+                fingerprint=self._fingerprint(root, index),
+                organism=tables.uns_organism(root),
+                labels=tables.labels(root, [key for key in ORGANISM_KEYS if key in self.obs_columns][:1], self.name),
+                genes=digest,
+            )
+        except UNREADABLE:
+            return None
+        self._labels, self._shared = facts.labels, replace(genes, var_columns=facts.var_columns)
+        cache.keep(self.path, self._options, state, facts, genes)
+        return facts.fingerprint
 
     @property
     def counts(self) -> str:
@@ -89,6 +166,16 @@ class AnnDataSource(AnnDataFile):
         return self._var
 
     @property
+    def labels(self) -> dict[str, str]:
+        """As `HasLabels.labels`: the organism, of files in the cache of opened files."""
+        return self._labels
+
+    @property
+    def shared_genes(self) -> SharedGenes | None:
+        """As `SharesGenes.shared_genes`, of files in the cache of opened files."""
+        return self._shared
+
+    @property
     def fingerprint(self) -> str:
         """Digests of obs, var and X, wherever the file is and whenever it was written.
 
@@ -97,16 +184,18 @@ class AnnDataSource(AnnDataFile):
         same values gives another fingerprint.
         """
         if self._digest is None:
-            digest = self._fingerprint()
+            with self.opened() as root:
+                digest = None if self._state is None else self._remember(root, self._state)
+                digest = digest or self._fingerprint(root)
             self.check_unchanged()
             self._digest = digest
         return self._digest
 
-    def _fingerprint(self) -> str:
+    def _fingerprint(self, root: Node, index: NDArray[Any] | None = None) -> str:
+        """The fingerprint; ``index`` is that of var, if it has been read."""
         chosen, stored = self._chosen, self._matrix()
-        with self.opened() as root:
-            obs = digest_of(table_content(root, "obs", names=False))
-            var = digest_of(table_content(root, chosen.var))
+        obs = digest_of(table_content(root, "obs", names=False))
+        var = digest_of(table_content(root, chosen.var, index=index))
         shapes = [array.shape for array in stored.arrays]
         head = json.dumps([chosen.key, chosen.kind, chosen.shape, shapes]).encode()
         offsets = b"" if stored.offsets is None else stored.offsets.tobytes()
@@ -247,13 +336,19 @@ class AnnDataSource(AnnDataFile):
         self._var, self._tables = None, {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_var": None, "_tables": {}}
+        return super().__getstate__() | {"_var": None, "_tables": {}, "_shared": None}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}: {self.n_obs} cells, {self._n_genes} genes, {self.counts})"
 
     def _matrix(self) -> StoredMatrix:
         return self._stored(self._chosen)
+
+
+def _unread(values: Values, chosen: MatrixLayout) -> dict[str, Any]:
+    """Attributes of a source of which only the matrix has been chosen."""
+    nothing: dict[str, Any] = {"_var": None, "_keys": None, "_columns": {}, "_tables": {}}
+    return {"_values": values, "_chosen": chosen, "_n_genes": chosen.shape[1], **nothing}
 
 
 def _csr_rows(rows: CSRMatrix, n_genes: int) -> CSRRows:

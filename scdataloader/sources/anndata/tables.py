@@ -6,8 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.messages import suggestion
@@ -22,6 +24,7 @@ from scdataloader.sources.anndata.nodes import (
     member,
     path_of,
     read_node,
+    read_rows,
     read_value,
     required,
     text,
@@ -122,6 +125,20 @@ def read_index(root: Node, location: str) -> pd.Index:
     return _plain(pd.Index(read_value(root, index), name=None if name == "_index" else name))
 
 
+def text_index(root: Node, location: str) -> NDArray[np.object_] | None:
+    """The index of a table of an HDF5 file as bytes, if it is text in the present encoding; else None."""
+    node = _table(root, location)
+    if isinstance(node, Table) or _is_old(node):
+        return None
+    place = _index_location(root, location)
+    index = required(root, place)
+    if not isinstance(index, h5py.Dataset) or index.ndim != 1 or index.dtype.kind != "O":
+        return None
+    check_array(index)
+    values = read_rows(root, place, 0, None)
+    return values if all(type(one) is bytes for one in values.tolist()) else None
+
+
 def numeric_tables(root: Node) -> dict[str, list[str]]:
     """{key: columns} of the tables of numbers in obsm, such as "obsm/protein"; without those that cannot be opened."""
     group = lookup(root, "obsm")
@@ -142,6 +159,20 @@ def _is_numeric_table(root: Node, location: str) -> bool:
     except SourceFormatError:  # a link to nothing, which `find_matrix` refuses if the matrix is needed
         return False
     return kinds <= set("biuf")
+
+
+def labels(root: Node, columns: Sequence[str], name: str) -> dict[str, str]:
+    """{column of obs: its text} of those of some columns that have the same text for all cells.
+
+    Raises:
+        KeyError, SourceFormatError: see `read_columns`.
+    """
+    found = {}
+    for column, values in read_columns(root, columns, name).items():
+        first = values.iloc[0] if len(values) else None
+        if isinstance(first, str) and bool((values == first).all()):
+            found[str(column)] = first
+    return found
 
 
 def uns_strings(root: Node, key: str) -> list[str] | None:
