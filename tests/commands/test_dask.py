@@ -20,7 +20,6 @@ from scdataloader.store.writing.lock import ConversionStoppedError
 from tests.curation.helpers import raw
 from tests.store.conversions import counted, here, tree, write_files
 
-dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -70,10 +69,10 @@ def test_two_workers_curate_the_same(cluster, tmp_path, capsys):
     assert "finished before: 3 of 3 files" in capsys.readouterr().err
 
 
-def test_a_scheduler_that_does_not_answer_is_named(tmp_path, capsys):
+def test_a_scheduler_that_does_not_answer_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(distributed.config["distributed"]["comm"]["timeouts"], "connect", "0.5s")
     command = ["convert", *write_files(tmp_path), "--out", str(tmp_path / "x.cells"), "--dask", "tcp://127.0.0.1:9"]
-    with dask.config.set({"distributed.comm.timeouts.connect": "0.5s"}):
-        assert main(command) == 2
+    assert main(command) == 2
     assert "error: no dask scheduler answers at tcp://127.0.0.1:9; " in capsys.readouterr().err
     assert not (tmp_path / "x.cells").exists()
 
