@@ -8,7 +8,7 @@ checks an object against the laws that these docstrings state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -234,6 +234,18 @@ class HasLabels(Protocol):
 
 
 @runtime_checkable
+class ReadsObsInPieces(Protocol):
+    """A source whose columns of obs need not be in memory as a whole."""
+
+    def obs_pieces(self, column: str) -> Iterator[pd.Series[Any]]:
+        """A column of obs in pieces of some cells, in order.
+
+        Raises:
+            KeyError: the column is missing; names the source.
+        """
+
+
+@runtime_checkable
 class HasCountsLocation(Protocol):
     """A source with several candidates for the counts."""
 
@@ -383,6 +395,15 @@ class ReadsTogether(Protocol):
                 whose values do not.
             n_genes: Length of the vocabulary.
         """
+
+
+@runtime_checkable
+class NeverChanges(Protocol):
+    """A read group of data that never change under its fingerprint: what is computed from obs is kept in files."""
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """Folder beside the data for such files, which need not exist; None for the user's cache alone."""
 
 
 @runtime_checkable

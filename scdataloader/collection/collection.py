@@ -21,17 +21,22 @@ from scdataloader.protocols import (
     HasFileState,
     HasNames,
     HasSizes,
+    NeverChanges,
     OpenOptions,
     PendingRead,
     ReadCost,
     ReadsMatrices,
+    ReadsObsInPieces,
     SourceSelection,
     Where,
 )
+from scdataloader.runtime import arrays
+from scdataloader.runtime.arrays import ArrayCache
 from scdataloader.runtime.facts import as_html, as_text
 from scdataloader.runtime.faults import Faults
 from scdataloader.runtime.memory import BufferPool, row_buffers, without_gaps
 from scdataloader.runtime.messages import shown
+from scdataloader.runtime.options import RemoteOptions
 from scdataloader.sources.contract import fingerprint_of, obs_of, rows_of
 from scdataloader.sources.fingerprint import digest_of, joined, parts_of
 from scdataloader.sources.locate import open_sources
@@ -186,7 +191,8 @@ class Collection:
         return max(costs, key=lambda cost: cost.cell, default=ReadCost(cell=1.0, neighbour=1.0))
 
     @property
-    def _is_interleaved(self) -> bool:
+    def is_interleaved(self) -> bool:
+        """Whether cells of different parts alternate."""
         return any(group.is_interleaved for group in self._groups)
 
     @cached_property
@@ -252,6 +258,37 @@ class Collection:
             raise KeyError(f"no source has the obs column {name!r}: {errors[0].args[0]}")
         return series
 
+    def pieces(self, name: str) -> Iterator[tuple[int, pd.Series[Any]]]:
+        """As `column`, in pieces that need not be in memory at once: the number of the part, and its next cells.
+
+        Raises:
+            KeyError: no source has the column.
+        """
+        if not all(_is_in_pieces(part, name) for part in self.parts):
+            yield from enumerate(self.column(name))
+            return
+        for number, part in enumerate(self.parts):
+            for piece in part.source.obs_pieces(name):  # type: ignore[attr-defined]
+                yield number, piece
+
+    @cached_property
+    def kept(self) -> ArrayCache:
+        """Arrays that are computed from obs: in files if the data are large and never change, see `NeverChanges`."""
+        groups = [group for group in self._groups if isinstance(group, NeverChanges)]
+        if len(self) < arrays.LEAST_CELLS or len(groups) < len(self._groups):
+            return ArrayCache()
+        version = digest_of(group.fingerprint.encode() for group in groups)
+        cells = (
+            f"{part.source.name};{part.n_obs};".encode() + (b"" if part.rows is None else part.rows.tobytes())
+            for part in self.parts
+        )
+        beside = groups[0].cache_folder if len(groups) == 1 else None
+        return ArrayCache(
+            content=version + digest_of(cells),
+            beside=None if beside is None else beside / version,
+            shared=RemoteOptions.of_environment().cache / "arrays" / version,
+        )
+
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Columns of the cell table, one row per cell; missing values where a source lacks a column.
 
@@ -262,7 +299,7 @@ class Collection:
         for name in columns:
             series = self.column(name)
             joined = pd.concat([values.astype(object) for values in series], ignore_index=True)
-            if self._is_interleaved:
+            if self.is_interleaved:
                 joined = joined.iloc[self._by_part].reset_index(drop=True)
             categorical = all(isinstance(values.dtype, pd.CategoricalDtype) for values in series)
             table[name] = joined.astype("category") if categorical else joined.infer_objects()
@@ -311,7 +348,7 @@ class Collection:
 
     def numbers_in_parts(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
         """As `rows_in_parts`, with the number of each part."""
-        among = self._by_part[rows] if self._is_interleaved else rows
+        among = self._by_part[rows] if self.is_interleaved else rows
         of_row = np.searchsorted(self._part_starts, among, side="right") - 1
         for number in np.unique(of_row):
             part, place = self.parts[number], np.flatnonzero(of_row == number)
@@ -326,7 +363,7 @@ class Collection:
             at = np.minimum(np.searchsorted(part.rows, own), len(part.rows) - 1)
             among, is_there = at + self._part_starts[number], part.rows[at] == own
         rows = np.where(is_there, among, 0)
-        return np.where(is_there, self._row_by_part[rows] if self._is_interleaved else rows, -1)
+        return np.where(is_there, self._row_by_part[rows] if self.is_interleaved else rows, -1)
 
     def read_together(self, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32] | None:
         """Cells ``rows`` of a further matrix, if all cells are of one group that reads such matrices itself."""
@@ -409,6 +446,11 @@ class Collection:
         for number in np.unique(of_row):
             place = np.flatnonzero(of_row == number)
             yield number, place, self._groups[number].locate(rows[place] - self._starts[number])
+
+
+def _is_in_pieces(part: AlignedSource, column: str) -> bool:
+    """Whether a column of a part can be read in pieces."""
+    return part.rows is None and isinstance(part.source, ReadsObsInPieces) and column in part.source.obs_columns
 
 
 def _sizes_of(part: AlignedSource) -> NDArray[np.int64]:

@@ -173,11 +173,11 @@ class TrainingCLI(LightningCLI):
 
     def before_validate(self) -> None:
         """Check that there are validation cells."""
-        _require(len(self.datamodule.splits.val), "validation", "val")
+        _require(len(self.datamodule.splits.val_rows), "validation", "val")
 
     def before_test(self) -> None:
         """Check that there are test cells."""
-        _require(len(self.datamodule.splits.test), "test", "test")
+        _require(len(self.datamodule.splits.test_rows), "test", "test")
 
     def after_fit(self) -> None:
         """Print the paths of the run and of its best checkpoint."""

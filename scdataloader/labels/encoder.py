@@ -116,10 +116,20 @@ class LabelEncoder:
         labels: set[str] = set()
         n_cells = 0
         for part in parts:
-            names, codes = _factorize(part)
+            names, codes = factorize(part)
             used = _used(codes, len(names))
-            labels.update(name for name, occurs in zip(names, used, strict=True) if occurs and not is_unknown(name))
+            labels.update(name for name, occurs in zip(names, used, strict=True) if occurs)
             n_cells += len(part)
+        return cls.of_labels(column, labels, n_cells)
+
+    @classmethod
+    def of_labels(cls, column: str, occurring: Iterable[str], n_cells: int) -> LabelEncoder:
+        """The encoder of the labels that occur in ``n_cells`` cells; see `fit`.
+
+        Raises:
+            ValueError: every label is unknown.
+        """
+        labels = {label for label in occurring if not is_unknown(label)}
         if not labels:
             raise ValueError(
                 f"all labels of {column!r} are unknown (missing, or words such as 'unknown' and 'nan') in {n_cells:,} "
@@ -172,24 +182,27 @@ class LabelEncoder:
 
     def encode(self, values: pd.Series[Any]) -> NDArray[np.int32]:
         """``(n,)`` codes of ``values``; `unknown_code` for unknown labels and those without a code (see `unseen`)."""
-        names, codes = _factorize(values)
-        # the last entry is for the code -1 of a missing value
-        lut = np.array([*map(self._code, names), -1], dtype=np.int32)
-        lut[lut < 0] = self.unknown_code
+        names, codes = factorize(values)
+        lut = self.codes_of(names)
         out = np.empty(len(codes), dtype=np.int32)
-        for part in _steps(len(codes)):
+        for part in steps(len(codes)):
             out[part] = lut[codes[part]]
         return out
 
+    def codes_of(self, labels: Iterable[str]) -> NDArray[np.int32]:
+        """``(len(labels) + 1,)`` code of each label, as `encode` gives it; the last entry is for missing labels."""
+        lut = np.array([*map(self._code, labels), -1], dtype=np.int32)
+        lut[lut < 0] = self.unknown_code
+        return lut
+
     def unseen(self, values: pd.Series[Any]) -> dict[str, int]:
         """``{label: cells}`` of the labels in ``values`` that have no code and are not unknown, most cells first."""
-        names, codes = _factorize(values)
-        if all(self.knows(name) or is_unknown(name) for name in names):
-            return {}
-        found = _counted(names, codes)
-        return dict(
-            sorted(((n, c) for n, c in found.items() if not self.knows(n)), key=lambda item: (-item[1], item[0]))
-        )
+        return self.unseen_among(label_counts([values]))
+
+    def unseen_among(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """As `unseen`, given ``{label: cells}`` of the known labels that occur."""
+        found = ((label, n) for label, n in counts.items() if not self.knows(label))
+        return dict(sorted(found, key=lambda item: (-item[1], item[0])))
 
     def to_dict(self) -> dict[str, Any]:
         """The encoder as plain values, for a checkpoint."""
@@ -217,7 +230,7 @@ def label_counts(parts: Iterable[pd.Series[Any]]) -> dict[str, int]:
     """``{label: cells}``, sorted, of the known labels that occur in ``parts``, the column in each source."""
     counts: Counter[str] = Counter()
     for part in parts:
-        counts.update(_counted(*_factorize(part)))
+        counts.update(_counted(*factorize(part)))
     return dict(sorted(counts.items()))
 
 
@@ -249,6 +262,11 @@ def joint(codes: Sequence[NDArray[np.integer[Any]]], sizes: Sequence[int]) -> tu
     return joined, n_classes
 
 
+def narrowest(n: int) -> np.dtype[np.signedinteger[Any]]:
+    """The narrowest signed type of codes -1 to ``n`` (of n labels, 0 to n - 1)."""
+    return np.dtype(next(kind for kind in (np.int8, np.int16, np.int32, np.int64) if n <= np.iinfo(kind).max))
+
+
 def joint_labels(columns: Sequence[pd.Series[Any]], separator: str) -> pd.Series[Any]:
     """``(n,)`` categorical labels of cells that join their labels in several columns.
 
@@ -256,7 +274,7 @@ def joint_labels(columns: Sequence[pd.Series[Any]], separator: str) -> pd.Series
     """
     labels, codes = [], []
     for values in columns:
-        names, of_cells = _factorize(values)
+        names, of_cells = factorize(values)
         plain = [UNKNOWN if is_unknown(name) else name for name in names]
         # the last entry is for the code -1 of a missing label
         known, lut = np.unique(np.array([*plain, UNKNOWN], object), return_inverse=True)
@@ -276,7 +294,7 @@ def joint_labels(columns: Sequence[pd.Series[Any]], separator: str) -> pd.Series
 
 def _pair(first: NDArray[np.int32], second: NDArray[np.integer[Any]], size: int) -> NDArray[np.int64]:
     out = np.empty(len(first), dtype=np.int64)
-    for part in _steps(len(first)):
+    for part in steps(len(first)):
         out[part] = first[part].astype(np.int64) * size + second[part]
         out[part][(first[part] < 0) | (second[part] < 0)] = -1
     return out
@@ -293,12 +311,12 @@ def _compress(codes: NDArray[np.integer[Any]], size: int) -> tuple[NDArray[np.in
     n_used = int(np.count_nonzero(used))
     lut[:-1][used] = np.arange(n_used, dtype=np.int32)
     out = np.empty(len(codes), dtype=np.int32)
-    for part in _steps(len(codes)):
+    for part in steps(len(codes)):
         out[part] = lut[codes[part]]
     return out, n_used
 
 
-def _factorize(values: pd.Series[Any]) -> tuple[list[str], NDArray[np.integer[Any]]]:
+def factorize(values: pd.Series[Any]) -> tuple[list[str], NDArray[np.integer[Any]]]:
     """Labels, which may be repeated or unused, and the position of each cell's label in them; -1 if missing."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         return [label_text(label) for label in values.cat.categories], values.cat.codes.to_numpy()
@@ -309,7 +327,7 @@ def _factorize(values: pd.Series[Any]) -> tuple[list[str], NDArray[np.integer[An
 def _counted(names: Sequence[str], codes: NDArray[np.integer[Any]]) -> Counter[str]:
     """Cells of each known label; ``codes`` are positions in ``names``."""
     counts = np.zeros(len(names) + 1, dtype=np.int64)
-    for part in _steps(len(codes)):
+    for part in steps(len(codes)):
         counts += np.bincount(codes[part].astype(np.int64) + 1, minlength=len(names) + 1)
     found: Counter[str] = Counter()
     for name, count in zip(names, counts[1:].tolist(), strict=True):
@@ -361,10 +379,11 @@ def _plain(label: str, *, truth: bool) -> str:
 def _used(codes: NDArray[np.integer[Any]], size: int) -> NDArray[np.bool_]:
     """``(size,)`` which codes occur."""
     used = np.zeros(size + 1, dtype=np.bool_)
-    for part in _steps(len(codes)):
+    for part in steps(len(codes)):
         used[codes[part]] = True
     return used[:-1]
 
 
-def _steps(n_cells: int) -> Iterator[slice]:
+def steps(n_cells: int) -> Iterator[slice]:
+    """Slices of at most about a million cells."""
     return (slice(start, start + _STEP) for start in range(0, n_cells, _STEP))

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scdataloader.collection.collection import Collection
+from scdataloader.labels.column import label_column
 from scdataloader.labels.encoder import LabelEncoder, label_counts
 from scdataloader.labels.roll_up import RollUp
 from scdataloader.ontology.locate import open_ontology
@@ -57,7 +58,13 @@ class Hierarchy:
                 (the nearest are shown), is ambiguous, or is deprecated without replacement; or the ontology is not
                 registered.
         """
-        written = label_counts(parts)
+        return cls.of_counts(column, label_counts(parts), ontology, roll_up)
+
+    @classmethod
+    def of_counts(
+        cls, column: str, written: Mapping[str, int], ontology: Any = None, roll_up: RollUp | None = None
+    ) -> Hierarchy:
+        """As `fit`, given ``{label: cells}``, sorted, of the known labels that occur."""
         counts = {label: n_cells for label, n_cells in written.items() if not is_joint(label)}
         if not counts:
             raise ValueError(
@@ -143,8 +150,8 @@ class Hierarchies(Mapping[str, Hierarchy]):
     def __getitem__(self, column: str) -> Hierarchy:
         if column not in self._fitted:
             ontology = self._ontologies[column]
-            series = self._collection.column(column)
-            self._fitted[column] = Hierarchy.fit(column, series, ontology, self._roll_up.get(column))
+            counts = label_column(self._collection, column).known
+            self._fitted[column] = Hierarchy.of_counts(column, counts, ontology, self._roll_up.get(column))
         return self._fitted[column]
 
     def __contains__(self, column: object) -> bool:

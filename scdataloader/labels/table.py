@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from scdataloader.collection.collection import Collection
 from scdataloader.errors import StateMismatchError
-from scdataloader.labels.encoder import UNKNOWN, LabelEncoder, joint_labels
+from scdataloader.kernels.draws.classes import recode
+from scdataloader.labels.column import LabelColumn, digest_of_array, is_identity, label_column
+from scdataloader.labels.encoder import UNKNOWN, LabelEncoder, narrowest
 from scdataloader.labels.hierarchy import Hierarchy
 from scdataloader.ontology.names import is_joint
+from scdataloader.runtime.arrays import Arrays, Recipe
 from scdataloader.runtime.messages import shown, suggestion
 
 logger = logging.getLogger(__name__)
-
-JOINT = "//"
-"""Joins the names of columns to the name of their joint labels, and their labels to the latter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +40,7 @@ class LabelTable:
     ) -> LabelTable:
         """Encoders of all labels that occur in a collection; columns in ``hierarchies`` have leaves and inner terms.
 
-        A column "a//b" is that of the joint labels of a and b; see `label_series`. In the columns ``unknown_classes``,
+        A column "a//b" is that of the joint labels of a and b; see `label_column`. In the columns ``unknown_classes``,
         unknown is a separate class.
 
         Raises:
@@ -57,9 +55,7 @@ class LabelTable:
                 raise ValueError(
                     f"unknown_classes names {column!r}, which is not in labels; {suggestion(column, columns)}"
                 )
-        encoders = {
-            column: fit_encoder(column, label_series(collection, column), hierarchies or {}) for column in columns
-        }
+        encoders = {column: fit_encoder(collection, column, hierarchies or {}) for column in columns}
         for column in unknown_classes:
             encoders[column] = replace(encoders[column], classes=(*encoders[column].classes, UNKNOWN))
         return cls(encoders=encoders)
@@ -132,8 +128,8 @@ class LabelTable:
         hierarchies: Mapping[str, Hierarchy] | None = None,
         *,
         absent_ok: bool = False,
-    ) -> NDArray[np.int32]:
-        """(n, C) codes of all cells; labels without a code are -1, with a warning that counts the cells.
+    ) -> NDArray[np.signedinteger[Any]]:
+        """(n, C) codes of all cells, in the narrowest type; labels without one are -1, with a warning.
 
         Labels of columns with a hierarchy may be spelt differently than in training: as names, or as deprecated ids.
 
@@ -141,32 +137,50 @@ class LabelTable:
             KeyError: a column is in no source, and not ``absent_ok``, which encodes it as unknown.
             ValueError: a label is not a term of its column's ontology.
         """
-        columns = []
+        n, columns, luts = len(collection), [], []
         for column, trained in self.encoders.items():
             encoder = trained
             try:
-                series = label_series(collection, column)
+                found = label_column(collection, column)
             except KeyError:
                 if not absent_ok:
                     raise
-                columns.append(np.full(len(collection), encoder.unknown_code, np.int32))
-                continue
-            unseen = _unseen(encoder, series)
+                found = LabelColumn.unknown(n)
+            unseen = encoder.unseen_among(found.known)
             if unseen and hierarchies is not None and column in hierarchies:
                 encoder = encoder.widened(hierarchies[column].encoder.mapped)
                 # joint labels were reported when the hierarchy was fitted
-                unseen = Counter({label: n for label, n in _unseen(encoder, series).items() if not is_joint(label)})
+                left = encoder.unseen_among(found.known)
+                unseen = {label: n_cells for label, n_cells in left.items() if not is_joint(label)}
             if unseen:
-                examples = ", ".join(f"{label} ({n:,})" for label, n in unseen.most_common(5))
+                examples = ", ".join(f"{label} ({n_cells:,})" for label, n_cells in list(unseen.items())[:5])
                 logger.warning(
                     "%s: %s cells have labels not seen in training; encoded as %d: %s",
                     column,
-                    f"{unseen.total():,}",
+                    f"{sum(unseen.values()):,}",
                     encoder.unknown_code,
                     examples,
                 )
-            columns.append(collection.arrange([encoder.encode(values) for values in series]))
-        return np.stack(columns, axis=1) if columns else np.empty((len(collection), 0), np.int32)
+            columns.append(found.codes)
+            luts.append(encoder.codes_of(found.labels).astype(np.int64))
+        return self._encoded(collection, columns, luts)
+
+    def _encoded(
+        self, collection: Collection, columns: Sequence[NDArray[Any]], luts: Sequence[NDArray[np.int64]]
+    ) -> NDArray[np.signedinteger[Any]]:
+        """``(n, C)`` codes of columns by look-up tables, each column contiguous."""
+        if len(columns) == 1 and is_identity(luts[0]):
+            return columns[0][:, None]
+        n, names = len(collection), list(self.encoders)
+        dtype = narrowest(max((len(encoder.labels) for encoder in self.encoders.values()), default=0))
+
+        def fill(arrays: Arrays) -> None:
+            for codes, lut, out in zip(columns, luts, arrays["codes"].reshape(len(luts), n), strict=True):
+                recode(codes, lut, out)
+
+        recipe = Recipe(shapes={"codes": (dtype, len(columns) * n)}, fill=fill)
+        kept = collection.kept.get("+".join(names), ["codes", names, list(map(digest_of_array, luts))], lambda: recipe)
+        return kept.arrays["codes"].reshape(len(columns), n).T
 
     def to_dict(self) -> dict[str, Any]:
         """The encoders as plain values, for a checkpoint."""
@@ -191,33 +205,8 @@ class LabelTable:
         return cls(encoders={column: LabelEncoder.from_dict(kept) for column, kept in state.items()})
 
 
-def columns_of(collection: Collection, column: str) -> list[str]:
-    """The columns of obs that a label column is made of: "a" and "b" for "a//b", unless a source has that column."""
-    is_own = any(column in part.source.obs_columns for part in collection.parts)
-    return [column] if is_own else column.split(JOINT)
-
-
-def label_series(collection: Collection, column: str) -> list[pd.Series[Any]]:
-    """A label column, part by part; for "a//b" the joint labels, such as "donor 1//10x 3' v3".
-
-    An unknown part of a joint label is "unknown"; the label itself is unknown where all parts are.
-
-    Raises:
-        KeyError: no source has a column.
-    """
-    columns = columns_of(collection, column)
-    if len(columns) == 1:
-        return collection.column(column)
-    return [joint_labels(of_part, JOINT) for of_part in zip(*map(collection.column, columns), strict=True)]
-
-
-def fit_encoder(column: str, parts: Sequence[pd.Series[Any]], hierarchies: Mapping[str, Hierarchy]) -> LabelEncoder:
-    """The encoder of all labels in ``parts``, the column in each source; see `LabelTable.fit`."""
-    return hierarchies[column].encoder if column in hierarchies else LabelEncoder.fit(column, parts)
-
-
-def _unseen(encoder: LabelEncoder, series: Sequence[pd.Series[Any]]) -> Counter[str]:
-    unseen: Counter[str] = Counter()
-    for values in series:
-        unseen.update(encoder.unseen(values))
-    return unseen
+def fit_encoder(collection: Collection, column: str, hierarchies: Mapping[str, Hierarchy]) -> LabelEncoder:
+    """The encoder of all labels of a column; see `LabelTable.fit`."""
+    if column in hierarchies:
+        return hierarchies[column].encoder
+    return LabelEncoder.of_labels(column, label_column(collection, column).labels, len(collection))

@@ -80,7 +80,7 @@ class Loader:
         collate: Collate,
         *,
         batch_size: int,
-        labels: NDArray[np.int32] | None = None,
+        labels: NDArray[np.signedinteger[Any]] | None = None,
         context: BatchContext | None = None,
         transforms: Sequence[Transform] = (),
         seed: int = 0,

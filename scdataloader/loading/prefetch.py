@@ -78,7 +78,7 @@ class Prefetcher:
     sampler: Sampler
     collate: Collate
     transforms: tuple[Transform, ...]
-    labels: NDArray[np.int32] | None
+    labels: NDArray[np.signedinteger[Any]] | None
     seed: int
     batch_size: int
     drop_last: bool

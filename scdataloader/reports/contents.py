@@ -47,7 +47,7 @@ class ReportedData(Protocol):
         """Rows of training, validation and test."""
 
     @property
-    def training_cells(self) -> TrainingCells:
+    def training_cells(self) -> CollectionCells:
         """The cells that the plan draws from, with the hierarchies of columns."""
 
     @property
@@ -98,9 +98,9 @@ def _summary(collection: Collection, splits: Splits) -> list[tuple[str, str]]:
         ("sources", f"{len(collection.parts):,}"),
         ("genes in the vocabulary", f"{collection.n_genes:,}"),
         ("organisms", ", ".join(organisms)),
-        ("training cells", f"{len(splits.train):,}"),
-        ("validation cells", f"{len(splits.val):,}"),
-        ("test cells", f"{len(splits.test):,}"),
+        ("training cells", f"{len(splits.train_rows):,}"),
+        ("validation cells", f"{len(splits.val_rows):,}"),
+        ("test cells", f"{len(splits.test_rows):,}"),
     ]
 
 
@@ -163,9 +163,9 @@ def _named(labels: Sequence[str], columns: Sequence[str], hierarchies: Mapping[s
     return " | ".join(texts)
 
 
-def _epoch(sampler: Sampler, drawn: DrawnClasses | None, cells: TrainingCells) -> dict[str, Any]:
+def _epoch(sampler: Sampler, drawn: DrawnClasses | None, cells: CollectionCells) -> dict[str, Any]:
     """Statistics of the draws of the first epoch after any curriculum."""
-    tally = Tally.of(drawn, cells.rows, cells.collection_size)
+    tally = Tally.of(drawn, cells.selection)
     tally.add_epoch(sampler, AFTER_CURRICULUM, MAX_DRAWS)
     return {
         "num_samples": sampler.num_samples,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.kernels.draws.classes import class_sizes, code_range, sort_by_class
+from scdataloader.runtime.arrays import Arrays, Recipe
 
 __all__ = ["ClassIndex"]
 
@@ -26,11 +27,14 @@ class ClassIndex:
     """Cells of the table, including those without a class."""
 
     @classmethod
-    def of(cls, classes: NDArray[np.integer], file: str | os.PathLike[str] | None = None) -> ClassIndex:
+    def of(
+        cls, classes: NDArray[np.integer], file: str | os.PathLike[str] | None = None, unknown: int = -1
+    ) -> ClassIndex:
         """Sort cells by class.
 
         Args:
-            classes: ``(n,)`` class of each cell, may be memory-mapped; cells of class -1 are left out.
+            classes: ``(n,)`` class of each cell, may be memory-mapped.
+            unknown: Class of cells of class -1, above all others; -1 leaves them out.
             file: Memory-mapped file for ``cells`` (4 bytes each, 8 in a table of more than 2³¹); it is overwritten.
                 None keeps them in memory.
 
@@ -38,17 +42,15 @@ class ClassIndex:
             ValueError: no cell has a class, or a code is below -1.
         """
         codes = np.asarray(classes)
-        n_classes = count_classes(codes)
-        starts = np.zeros(n_classes + 1, np.int64)
-        np.cumsum(class_sizes(codes, n_classes), out=starts[1:])
-        dtype: type[np.integer] = np.int32 if len(codes) <= np.iinfo(np.int32).max else np.int64
-        n_cells = int(starts[-1])
+        recipe = index_recipe(codes, unknown)
+        starts = np.empty(recipe.shapes["starts"][1], np.int64)
+        dtype, n_cells = recipe.shapes["cells"]
         cells: NDArray[np.integer] = (
             np.empty(n_cells, dtype)
             if file is None
             else np.asarray(np.memmap(Path(file), dtype, "w+", shape=(n_cells,)))
         )
-        sort_by_class(codes, starts, cells)
+        recipe.fill({"starts": starts, "cells": cells})
         return cls(starts=starts, cells=cells, n_cells=len(codes))
 
     @classmethod
@@ -60,6 +62,24 @@ class ClassIndex:
     def sizes(self) -> NDArray[np.int64]:
         """``(K,)`` cells of each class."""
         return np.diff(self.starts)
+
+
+def index_recipe(codes: NDArray[np.integer], unknown: int = -1) -> Recipe:
+    """How ``starts`` and ``cells`` of the index of the classes ``codes`` are computed; see `ClassIndex.of`."""
+    n_classes = count_classes(codes)
+    sizes = class_sizes(codes, n_classes)
+    n_unknown = len(codes) - int(sizes.sum()) if unknown >= 0 else 0
+    if n_unknown:
+        sizes = np.concatenate([sizes, np.zeros(unknown - n_classes, np.int64), [n_unknown]])
+    starts = np.append(0, np.cumsum(sizes))
+
+    def fill(arrays: Arrays) -> None:
+        arrays["starts"][:] = starts
+        sort_by_class(codes, unknown, starts, arrays["cells"])
+
+    dtype = np.dtype(np.int32 if len(codes) <= np.iinfo(np.int32).max else np.int64)
+    shapes = {"starts": (np.dtype(np.int64), len(starts)), "cells": (dtype, int(starts[-1]))}
+    return Recipe(shapes=shapes, fill=fill)
 
 
 def count_classes(codes: NDArray[np.integer]) -> int:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from scdataloader.kernels.draws.classes import class_sizes
 from scdataloader.protocols import HasColumns, HasEvaluation, HasPlans, SamplingPlan, TrainingCells
 from scdataloader.runtime.messages import counted
+from scdataloader.sampling.class_index import ClassIndex
 from scdataloader.sampling.samplers import ShuffleSampler, Subset, WeightedSampler, curriculum_weights
+from scdataloader.sampling.training_cells import CollectionCells
 from scdataloader.sampling.weights import (
     NNZ,
     CellFactor,
@@ -239,12 +241,13 @@ class Sampling:
         factors = cell_factors(cells, self.factors)
         drawn = self._describe(cells, factors)
         blocks: dict[str, Any] = {"block_size": self.block_size, "window": self.window(global_batch_size)}
+        rows = cells.selection if isinstance(cells, CollectionCells) else cells.rows
         if not self.columns and not self.factors and self.num_samples is None:
-            return Subset(sampler=ShuffleSampler(len(cells.rows), seed=seed, **blocks), rows=cells.rows)
+            return Subset(sampler=ShuffleSampler(len(rows), seed=seed, **blocks), rows=rows)
         by_class = bool(self.columns) or factors is None
         weighted = WeightedSampler(
             factors,
-            classes=np.where(drawn.codes < 0, len(drawn.names), drawn.codes) if by_class else None,
+            classes=self._index(cells, drawn) if by_class else None,
             class_weights=drawn.shares if by_class else None,
             num_samples=drawn.num_samples,
             seed=seed,
@@ -252,7 +255,16 @@ class Sampling:
             curriculum_epochs=self.curriculum_epochs,
             **blocks,
         )
-        return Subset(sampler=weighted, rows=cells.rows)
+        return Subset(sampler=weighted, rows=rows)
+
+    def _index(self, cells: TrainingCells, drawn: WeightedClasses) -> ClassIndex | NDArray[np.int32]:
+        """The cells of each class, unknown last; or, for blocks, the class of each cell."""
+        unknown = len(drawn.names)
+        if self.block_size > 1:
+            return np.where(drawn.codes < 0, np.int32(unknown), drawn.codes.astype(np.int32, copy=False))
+        if isinstance(cells, CollectionCells):
+            return cells.class_index(self.columns, unknown)
+        return ClassIndex.of(drawn.codes, unknown=unknown)
 
 
 def plan_columns(plan: object) -> list[str]:

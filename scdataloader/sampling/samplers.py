@@ -24,6 +24,7 @@ from scdataloader.protocols import DrawsSets, HasFingerprint, HasWindow, Sampler
 from scdataloader.runtime.messages import suggestion
 from scdataloader.sampling.class_index import ClassIndex
 from scdataloader.sampling.draws import NO_WEIGHTS, BlockDraws, Draws, IndependentDraws, QuotaDraws
+from scdataloader.sampling.rows import Rows
 
 __all__ = ["SequentialSampler", "ShuffleSampler", "Subset", "WeightedSampler"]
 
@@ -209,7 +210,7 @@ class Subset:
 
     sampler: Sampler
     """Draws indices into ``rows``."""
-    rows: NDArray[np.int64]
+    rows: Rows | NDArray[np.int64]
     """``(n,)`` row numbers in the collection."""
 
     @property
@@ -237,12 +238,14 @@ class Subset:
         """Digest of the fingerprint of the sampler and of the rows; see `stream_fingerprint` if it has none."""
         if not isinstance(self.sampler, HasFingerprint):
             return _digest_of_draws(self)
-        own = self.sampler.fingerprint.encode()
-        return hashlib.blake2b(own + np.ascontiguousarray(self.rows).data, digest_size=16).hexdigest()
+        digest = hashlib.blake2b(self.sampler.fingerprint.encode(), digest_size=16)
+        for rows in self.rows.steps() if isinstance(self.rows, Rows) else [self.rows]:
+            digest.update(np.ascontiguousarray(rows).data)
+        return digest.hexdigest()
 
     def draw(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """Rows at positions ``[start, stop)``."""
-        return self.rows[self.sampler.draw(epoch, start, stop)]
+        return self.rows.take(self.sampler.draw(epoch, start, stop))
 
 
 def stream_fingerprint(sampler: Sampler) -> str:

@@ -18,9 +18,10 @@ from scdataloader.errors import StateMismatchError
 from scdataloader.kernels.draws.random import seed_of
 from scdataloader.labels.table import LabelTable
 from scdataloader.runtime.messages import counted, did_you_mean, shown, suggestion
+from scdataloader.sampling.rows import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from scdataloader.collection.collection import Collection
     from scdataloader.labels.encoder import LabelEncoder
@@ -137,28 +138,44 @@ class SplitRecord:
             raise ValueError(f"{path} is not a record of a split as written by Splits.save()") from error
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Splits:
     """Rows of each split, ascending: every row is in one, or in none if it has none of the values of a column."""
 
-    train: NDArray[np.int64]
-    """``(n_train,)`` training rows."""
-    val: NDArray[np.int64]
-    """``(n_val,)`` validation rows."""
-    test: NDArray[np.int64]
-    """``(n_test,)`` test rows."""
+    train_rows: Rows
+    """Training rows."""
+    val_rows: Rows
+    """Validation rows."""
+    test_rows: Rows
+    """Test rows."""
     split: Split
     """The options."""
     groups: dict[str, list[str]] | None = None
     """Names of the groups in train, val and test, sorted; None if split by cell."""
 
+    @property
+    def train(self) -> NDArray[np.int64]:
+        """``(n_train,)`` training rows as an array, made at each use."""
+        return np.asarray(self.train_rows)
+
+    @property
+    def val(self) -> NDArray[np.int64]:
+        """``(n_val,)`` validation rows as an array, made at each use."""
+        return np.asarray(self.val_rows)
+
+    @property
+    def test(self) -> NDArray[np.int64]:
+        """``(n_test,)`` test rows as an array, made at each use."""
+        return np.asarray(self.test_rows)
+
     def record(self) -> SplitRecord:
         """The record of this split; reads all rows for their digest."""
-        parts = {"train": self.train, "val": self.val, "test": self.test}
+        parts = {"train": self.train_rows, "val": self.val_rows, "test": self.test_rows}
         digest = hashlib.sha256()
         for name, rows in parts.items():
             digest.update(f"{name}:{len(rows)};".encode())
-            digest.update(np.ascontiguousarray(rows, dtype="<i8").data)
+            for some in rows.steps():
+                digest.update(np.ascontiguousarray(some, dtype="<i8").data)
         counts = {name: len(rows) for name, rows in parts.items()}
         return SplitRecord(
             split=self.split, n_cells=sum(counts.values()), counts=counts, groups=self.groups, digest=digest.hexdigest()
@@ -288,16 +305,35 @@ def _part_of_cells(n_cells: int, split: Split, sizes: NDArray[np.int64]) -> NDAr
             f"val={split.val} and test={split.test} of {n_cells} cells leave none for training; lower them"
         )
     part = np.zeros(n_cells, dtype=np.int8)
-    if not sizes.any():
-        return part
-    keys = _keys(n_cells, split.seed, 0)
     edges = np.cumsum(sizes)
-    ordered = np.partition(keys, np.unique(edges[edges > 0]) - 1)
     # cut to size: of equal keys (one in 10¹¹ splits of 10⁸ cells) the lower row counts as the smaller
-    part[np.flatnonzero(keys <= ordered[edges[1] - 1])[: edges[1]]] = 2
-    if sizes[0]:
-        part[np.flatnonzero(keys <= ordered[edges[0] - 1])[: edges[0]]] = 1
+    for number, edge in ((2, int(edges[1])), (1, int(edges[0]))):
+        if edge:
+            last, left, at = _key_at(n_cells, split.seed, edge), edge, 0
+            for keys in _key_steps(n_cells, split.seed):
+                rows = np.flatnonzero(keys <= last)[:left]
+                part[at + rows] = number
+                at, left = at + len(keys), left - len(rows)
     return part
+
+
+def _key_at(n: int, seed: int, place: int) -> np.uint64:
+    """The key at ``place``, counted from 1, of the ``n`` keys of cells in ascending order."""
+    counts = np.zeros(1 << 16, np.int64)
+    for keys in _key_steps(n, seed):
+        counts += np.bincount((keys >> np.uint64(48)).astype(np.int64), minlength=len(counts))
+    below = np.cumsum(counts)
+    top = int(np.searchsorted(below, place))
+    place -= int(below[top] - counts[top])
+    near = np.concatenate([keys[(keys >> np.uint64(48)) == top] for keys in _key_steps(n, seed)])
+    return np.uint64(np.partition(near, place - 1)[place - 1])
+
+
+def _key_steps(n: int, seed: int) -> Iterator[NDArray[np.uint64]]:
+    """The random keys of ``n`` cells, in steps; see `_keys`."""
+    source = np.random.Philox(key=np.array([seed, 0], dtype=np.uint64))
+    for start in range(0, n, _STEP):
+        yield source.random_raw(min(_STEP, n - start))
 
 
 def _part_of_groups(
@@ -363,5 +399,5 @@ def _keys(n: int, seed: int, stream: int) -> NDArray[np.uint64]:
 
 
 def _collect(part: NDArray[np.int8], split: Split, groups: dict[str, list[str]] | None) -> Splits:
-    train, val, test = (np.flatnonzero(part == number) for number in range(3))
-    return Splits(train=train, val=val, test=test, split=split, groups=groups)
+    train, val, test = (Rows(len(part), part == number) for number in range(3))
+    return Splits(train_rows=train, val_rows=val, test_rows=test, split=split, groups=groups)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.draws.count import count_rows
 from scdataloader.protocols import DrawnClasses, Sampler
+from scdataloader.sampling.rows import Rows
 
 __all__ = ["Tally"]
 
@@ -42,7 +43,7 @@ class Tally:
     def __init__(
         self,
         n_cells: int,
-        classes: NDArray[np.int32] | None = None,
+        classes: NDArray[np.integer] | None = None,
         names: Sequence[str] = ("all cells",),
         *,
         max_tracked: int = MAX_TRACKED,
@@ -69,7 +70,7 @@ class Tally:
                     f"classes must be from -1 to {n_classes - 1}, not from {classes.min()} to {classes.max()}"
                 )
         self.names = [*names, "unknown"]
-        self._classes = _ONE_CLASS if classes is None else classes
+        self._classes: NDArray[np.integer] = _ONE_CLASS if classes is None else classes
         self._shift = 0
         while -(-n_cells >> self._shift) > max_tracked:
             self._shift += 1
@@ -78,13 +79,18 @@ class Tally:
         self.counts = np.zeros(-(-n_cells // self.step), np.int32)
 
     @classmethod
-    def of(cls, drawn: DrawnClasses | None, rows: NDArray[np.int64], n_cells: int) -> Tally:
+    def of(cls, drawn: DrawnClasses | None, rows: Rows) -> Tally:
         """A tally by the classes that a sampling plan draws from ``rows``; of a single class without them."""
         if drawn is None or (len(drawn.names) == 1 and (drawn.codes == 0).all()):
-            return cls(n_cells, names=("all cells",) if drawn is None else drawn.names)
-        classes = np.full(n_cells, -1, np.int32)
-        classes[rows] = drawn.codes
-        return cls(n_cells, classes, drawn.names)
+            return cls(rows.n, names=("all cells",) if drawn is None else drawn.names)
+        codes, at = drawn.codes, 0
+        if rows.is_all:
+            return cls(rows.n, codes, drawn.names)
+        classes = np.full(rows.n, -1, codes.dtype)
+        for some in rows.steps():
+            classes[some] = codes[at : at + len(some)]
+            at += len(some)
+        return cls(rows.n, classes, drawn.names)
 
     def add(self, rows: NDArray[np.int64]) -> None:
         """Count the draws of ``rows``."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.labels.encoder import LabelEncoder, joint
+from scdataloader.labels.column import digest_of_array, is_identity, label_column
 from scdataloader.labels.table import fit_encoder
+from scdataloader.sampling.class_index import ClassIndex, index_recipe
+from scdataloader.sampling.joint_classes import CodedColumn, joint_recipe
+from scdataloader.sampling.rows import Rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,14 +29,19 @@ class CollectionCells:
     """Some rows of a collection as `scdataloader.protocols.TrainingCells`; everything is read on first use."""
 
     def __init__(
-        self, collection: Collection, rows: NDArray[np.int64], hierarchies: Mapping[str, Hierarchy] | None = None
+        self, collection: Collection, rows: Rows | NDArray[np.int64], hierarchies: Mapping[str, Hierarchy] | None = None
     ) -> None:
         """Wrap ``rows`` of a collection; the classes of a column in ``hierarchies`` are terms of its ontology."""
-        self.rows = rows
+        self.selection = rows if isinstance(rows, Rows) else Rows.of(rows, len(collection))
         self.collection_size = len(collection)
         self._collection = collection
         self.hierarchies = hierarchies or {}
-        self._classes: dict[tuple[str, ...], tuple[NDArray[np.int32], list[tuple[str, ...]]]] = {}
+        self._classes: dict[tuple[str, ...], tuple[NDArray[np.signedinteger[Any]], list[tuple[str, ...]]]] = {}
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """``(n,)`` row numbers in the collection; `selection` has the same in less memory."""
+        return np.asarray(self.selection)
 
     @property
     def source_names(self) -> list[str]:
@@ -69,11 +78,12 @@ class CollectionCells:
         """
         return self._collection.obs(columns).iloc[self.rows]
 
-    def classes(self, columns: Sequence[str]) -> tuple[NDArray[np.int32], list[tuple[str, ...]]]:
+    def classes(self, columns: Sequence[str]) -> tuple[NDArray[np.signedinteger[Any]], list[tuple[str, ...]]]:
         """Classes by the joint labels of ``columns``; without columns, one class of all cells.
 
         Returns:
-            ``(n,)`` class of each cell, -1 where a label is unknown; and the labels of each class, one per column.
+            ``(n,)`` class of each cell, -1 where a label is unknown, in the narrowest type that holds them; and the
+            labels of each class, one per column.
 
         Raises:
             KeyError: a column is in no source.
@@ -84,29 +94,39 @@ class CollectionCells:
             self._classes[key] = self._joint_classes(key)
         return self._classes[key]
 
+    def class_index(self, columns: Sequence[str], unknown: int) -> ClassIndex:
+        """Index of the `classes`, mapped if the collection keeps files; those of class -1 are of class ``unknown``."""
+        codes, _ = self.classes(columns)
+        key = ["index", self._key(columns), unknown]
+        kept = self._collection.kept.get("+".join(columns), key, lambda: index_recipe(codes, unknown))
+        return ClassIndex(**kept.arrays, n_cells=len(codes))
+
     def nnz(self) -> NDArray[np.int64]:
         """``(n,)`` number of stored values of each cell, over the features that count as genes."""
         return self._collection.nnz()[self.rows]
 
-    def _joint_classes(self, columns: Sequence[str]) -> tuple[NDArray[np.int32], list[tuple[str, ...]]]:
+    def _joint_classes(self, columns: Sequence[str]) -> tuple[NDArray[np.signedinteger[Any]], list[tuple[str, ...]]]:
         if not columns:
-            return np.zeros(len(self.rows), np.int32), [()]
-        labels, per_column = zip(*(self._encoded(column) for column in columns), strict=True)
-        codes, n_classes = joint(per_column, [len(of_column) for of_column in labels])
-        # only combinations that occur have a code, so every class has a cell to take its labels from
-        example = np.empty(n_classes + 1, np.int64)  # the last entry is that of unknown labels, whose code is -1
-        example[codes] = np.arange(len(codes))
-        return codes, [
-            tuple(of_column[code[cell]] for of_column, code in zip(labels, per_column, strict=True))
-            for cell in example[:-1]
+            return np.zeros(len(self.selection), np.int8), [()]
+        encoders = [fit_encoder(self._collection, column, self.hierarchies) for column in columns]
+        found = [label_column(self._collection, column) for column in columns]
+        luts = [encoder.codes_of(own.labels).astype(np.int64) for encoder, own in zip(encoders, found, strict=True)]
+        coded = [
+            CodedColumn(codes=own.codes, lut=lut, size=len(encoder.labels))
+            for own, lut, encoder in zip(found, luts, encoders, strict=True)
         ]
+        if len(coded) == 1 and self.selection.is_all and is_identity(coded[0].lut):
+            codes, classes = coded[0].codes, [(code,) for code in range(coded[0].size)]
+        else:
+            key = ["classes", self._key(columns), list(map(digest_of_array, luts))]
+            kept = self._collection.kept.get("+".join(columns), key, lambda: joint_recipe(coded, self.selection))
+            codes, classes = kept.arrays["codes"], kept.about
+        labels = [encoder.labels for encoder in encoders]
+        return codes, [tuple(own[code] for own, code in zip(labels, joint, strict=True)) for joint in classes]
 
-    def _encoded(self, column: str) -> tuple[Sequence[str], NDArray[np.int32]]:
-        """All labels of a column in the collection, and the code of each training cell."""
-        series = self._collection.column(column)
-        encoder: LabelEncoder = fit_encoder(column, series, self.hierarchies)
-        codes = self._collection.arrange([encoder.encode(values) for values in series])
-        return encoder.labels, codes[self.rows]
+    def _key(self, columns: Sequence[str]) -> list[Any]:
+        encoders = [fit_encoder(self._collection, column, self.hierarchies) for column in columns]
+        return [list(columns), [encoder.to_dict() for encoder in encoders], self.selection.digest]
 
 
 class SelectedCells:
@@ -138,7 +158,7 @@ class SelectedCells:
         """
         return self._cells.obs(columns).iloc[self._chosen]
 
-    def classes(self, columns: Sequence[str]) -> tuple[NDArray[np.int32], list[tuple[str, ...]]]:
+    def classes(self, columns: Sequence[str]) -> tuple[NDArray[np.signedinteger[Any]], list[tuple[str, ...]]]:
         """``(n,)`` class of each cell, and the labels of each class of all cells.
 
         Raises:

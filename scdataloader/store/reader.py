@@ -497,11 +497,24 @@ class StoreSource:
             KeyError: a column is missing; names the source.
             StoreFormatError: the table is damaged.
         """
+        self._check_columns(columns)
+        return self.obs_table.read(columns, n_rows=self.n_obs)
+
+    def obs_pieces(self, column: str) -> Iterator[pd.Series[Any]]:
+        """As `ReadsObsInPieces.obs_pieces`.
+
+        Raises:
+            KeyError: the column is missing; names the source.
+            StoreFormatError: the table is damaged.
+        """
+        self._check_columns([column])
+        return self.obs_table.pieces(column, self.n_obs)
+
+    def _check_columns(self, columns: Sequence[str]) -> None:
         missing = [column for column in columns if column not in self.obs_columns]
         if missing:
             hint = suggestion(missing[0], self.obs_columns)
             raise KeyError(f"{self.name} in {self.store.path} has no obs column {missing[0]!r}; {hint}")
-        return self.obs_table.read(columns, n_rows=self.n_obs)
 
     def read(self, rows: NDArray[np.int64]) -> CSRRows:
         """Cells ``rows`` in that order, repeats allowed, in the genes of ``var``.
@@ -627,6 +640,12 @@ class StoreGroup:
         self.is_interleaved = store.is_mixed
         self.fingerprint = store.fingerprint
         self.read_cost = _MAPPED if store.mirror is None else _REMOTE
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """As `NeverChanges.cache_folder`: a hidden folder beside that of the store."""
+        path = self._store.path
+        return None if self._store.mirror is not None else path.with_name(f".{path.name}.cache")
 
     def locate(self, rows: NDArray[np.int64]) -> StoreRead:
         """Where in the mapped files the records of ``rows`` are."""

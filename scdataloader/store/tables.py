@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -39,6 +40,8 @@ CATEGORIES = b"scdataloader.categories"
 _DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """Errors of parquet and pandas for bytes that are not a table."""
 _ROWS_PER_GROUP = 1 << 17
+_GROUPS_PER_PIECE = 8
+_ROWS_PER_PIECE = _GROUPS_PER_PIECE * _ROWS_PER_GROUP
 _FOOT_BYTES = 1 << 16
 """Bytes at the end of a parquet file that pyarrow reads first."""
 TRIES = 5
@@ -86,6 +89,33 @@ class Table:
         if n_rows is not None and len(frame) != n_rows:
             raise StoreFormatError(f"{self.path} has {len(frame):,} rows, the manifest states {n_rows:,}")
         return frame
+
+    def pieces(self, column: str, n_rows: int) -> Iterator[pd.Series[Any]]:
+        """A column in pieces of about a million rows, while the checksum of a local table is computed beside it.
+
+        Raises:
+            StoreFormatError: the table is damaged, or does not have ``n_rows``.
+        """
+        if self._mirror is not None or n_rows <= _ROWS_PER_PIECE:
+            yield self.read([column], n_rows=n_rows)[column]
+            return
+        n_read = 0
+        with ThreadPoolExecutor(1) as beside:
+            check = beside.submit(self._check)
+            try:
+                file = pq.ParquetFile(self.path)
+                n_groups = file.metadata.num_row_groups
+                for first in range(0, n_groups, _GROUPS_PER_PIECE):
+                    groups = list(range(first, min(first + _GROUPS_PER_PIECE, n_groups)))
+                    piece = with_categories(file.read_row_groups(groups, [column]))[column]
+                    n_read += len(piece)
+                    yield piece
+            except _DAMAGED as error:
+                check.result()
+                raise self._refusal(error) from error
+            check.result()
+        if n_read != n_rows:
+            raise StoreFormatError(f"{self.path} has {n_read:,} rows, the manifest states {n_rows:,}")
 
     def index(self) -> pd.Index:
         """The index alone.

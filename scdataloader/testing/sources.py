@@ -31,6 +31,7 @@ from scdataloader.protocols import (
     NoticesChanges,
     ReadCost,
     ReadGroup,
+    ReadsObsInPieces,
     ReadsParts,
     ReadsStored,
     ReadsTogether,
@@ -434,6 +435,18 @@ class _SourceCheck:
         again = self.about.call("file_state()", self.source.file_state)
         self.about.require(state == again, "file_state()", f"{state}, as before", again)
 
+    def obs_pieces(self) -> None:
+        """`ReadsObsInPieces`."""
+        for column in self.source.obs_columns:
+            what = f"obs_pieces({column!r})"
+            pieces = self.about.call(what, lambda column=column: list(self.source.obs_pieces(column)))
+            found = [label for piece in pieces for label in piece.astype(object)]
+            whole = self.source.obs([column])[column].astype(object).tolist()
+            is_equal = len(found) == len(whole) and all(
+                a == b or (pd.isna(a) and pd.isna(b)) for a, b in zip(found, whole, strict=True)
+            )
+            self.about.require(is_equal, what, "the column in order, as obs() has it", found[:8])
+
     def counts(self) -> None:
         """`HasCountsLocation`."""
         counts = self.about.call("counts", lambda: self.source.counts)
@@ -558,6 +571,7 @@ _CAPABILITIES: dict[type, Callable[[_SourceCheck], None]] = {
     SharesGenes: _SourceCheck.shared_genes,
     HasFileState: _SourceCheck.file_state,
     HasCountsLocation: _SourceCheck.counts,
+    ReadsObsInPieces: _SourceCheck.obs_pieces,
     HasReadCost: _SourceCheck.read_cost,
     ReadsTogether: _SourceCheck.together,
 }

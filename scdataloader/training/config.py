@@ -114,7 +114,7 @@ class DataConfig:
     def training_cells_of(self, collection: Collection, hierarchies: Hierarchies | None = None) -> CollectionCells:
         """The cells of the training split; ``hierarchies`` are those of the collection, if they are fitted already."""
         return CollectionCells(
-            collection, self.splits_of(collection).train, hierarchies or self.hierarchies_of(collection)
+            collection, self.splits_of(collection).train_rows, hierarchies or self.hierarchies_of(collection)
         )
 
     def splits_of(self, collection: Collection) -> Splits:

@@ -23,8 +23,9 @@ from scdataloader.collection.gene_medians import compute_medians
 from scdataloader.collection.neighbours import NeighbourReader
 from scdataloader.genes.alignment import GeneAlignment
 from scdataloader.kernels.draws.random import seed_of
+from scdataloader.labels.column import columns_of
 from scdataloader.labels.hierarchy import Hierarchies
-from scdataloader.labels.table import LabelTable, columns_of
+from scdataloader.labels.table import LabelTable
 from scdataloader.labels.targets import Missing, read_targets
 from scdataloader.loading.contents import Contents, check_neighbours, check_sizes
 from scdataloader.loading.loader import Loader
@@ -44,6 +45,7 @@ from scdataloader.protocols import (
 from scdataloader.runtime.facts import as_html
 from scdataloader.runtime.messages import shown, suggestion
 from scdataloader.sampling.options import evaluation_of, used_columns
+from scdataloader.sampling.rows import Rows
 from scdataloader.sampling.samplers import SequentialSampler, Subset
 from scdataloader.sampling.splits import SplitRecord, Splits
 from scdataloader.sampling.tally import Tally
@@ -157,7 +159,8 @@ class DataModule(DataConfig, LightningDataModule):
         if "collection" in self.__dict__:
             facts |= {"cells": len(self.collection), "sources": len(self.collection.parts), "genes": len(self.genes)}
         if "splits" in self.__dict__:
-            of_part = {"training": self.splits.train, "validation": self.splits.val, "test": self.splits.test}
+            splits = self.splits
+            of_part = {"training": splits.train_rows, "validation": splits.val_rows, "test": splits.test_rows}
             facts["split into"] = ", ".join(f"{len(rows):,} {part}" for part, rows in of_part.items())
         if "label_table" in self.__dict__:
             facts["classes"] = ", ".join(f"{n:,} of {column}" for column, n in self.classes.items())
@@ -251,8 +254,8 @@ class DataModule(DataConfig, LightningDataModule):
         return {column: encoder.membership for column, encoder in self.label_table.hierarchical.items()}
 
     @cached_property
-    def label_codes(self) -> NDArray[np.int32]:
-        """(n, C) label codes of all cells."""
+    def label_codes(self) -> NDArray[np.signedinteger[Any]]:
+        """(n, C) label codes of all cells, in the narrowest signed type; of large stores, mapped from a file."""
         return self.label_table.codes(self.collection, self._hierarchies, absent_ok=self._absent_labels_are_unknown)
 
     @cached_property
@@ -304,7 +307,7 @@ class DataModule(DataConfig, LightningDataModule):
     @cached_property
     def training_cells(self) -> CollectionCells:
         """The cells of the training split, as the sampling plan gets them."""
-        return CollectionCells(self.collection, self.splits.train, self._hierarchies)
+        return CollectionCells(self.collection, self.splits.train_rows, self._hierarchies)
 
     @cached_property
     def drawn_classes(self) -> DrawnClasses | None:
@@ -354,15 +357,15 @@ class DataModule(DataConfig, LightningDataModule):
 
     def val_dataloader(self) -> Loader | list[Never]:
         """Every validation cell once, in order, or by the plan's own plan of evaluation; or an empty list."""
-        return self._evaluated(self.splits.val)
+        return self._evaluated(self.splits.val_rows)
 
     def test_dataloader(self) -> Loader | list[Never]:
         """Every test cell once, in order, or by the plan's own plan of evaluation; or an empty list."""
-        return self._evaluated(self.splits.test)
+        return self._evaluated(self.splits.test_rows)
 
     def predict_dataloader(self) -> Loader:
         """Every cell of the collection once, in order."""
-        return self.loader(np.arange(len(self.collection)))
+        return self._in_order(Rows(len(self.collection)))
 
     def loader(self, rows: ArrayLike, batch_size: int | None = None, *, shared: bool = True) -> Loader:
         """Cells of the collection in the order requested, each as often as it is named.
@@ -385,6 +388,9 @@ class DataModule(DataConfig, LightningDataModule):
         self.collection.check_rows(numbers)
         sampler = Subset(sampler=SequentialSampler(len(numbers)), rows=numbers.astype(np.int64))
         return self._loader(sampler, training=False, batch_size=batch_size, ranks=self._ranks if shared else (0, 1))
+
+    def _in_order(self, rows: Rows) -> Loader:
+        return self._loader(Subset(sampler=SequentialSampler(len(rows)), rows=rows), training=False)
 
     def ready(self, batch: Any) -> Any:
         """A batch of one of the loaders as a model gets it: its sparse tensors are made dense, on their device.
@@ -465,14 +471,14 @@ class DataModule(DataConfig, LightningDataModule):
         self.__dict__.pop("label_codes", None)
 
     def _tally(self) -> Tally:
-        return Tally.of(self.drawn_classes, self.splits.train, len(self.collection))
+        return Tally.of(self.drawn_classes, self.splits.train_rows)
 
-    def _evaluated(self, rows: NDArray[np.int64]) -> Loader | list[Never]:
+    def _evaluated(self, rows: Rows) -> Loader | list[Never]:
         if not len(rows):
             return []  # to Lightning, no loader
         plan = evaluation_of(self.plan)
         if plan is None:
-            return self.loader(rows)
+            return self._in_order(rows)
         cells = CollectionCells(self.collection, rows, self._hierarchies)
         # picklable, as loaders are
         return self._loader(partial(self._evaluation_sampler, plan, cells), training=False)
@@ -480,9 +486,7 @@ class DataModule(DataConfig, LightningDataModule):
     @cached_property
     def _is_training(self) -> NDArray[np.bool_]:
         """(n,) whether a cell is in the training split."""
-        is_training = np.zeros(len(self.collection), np.bool_)
-        is_training[self.splits.train] = True
-        return is_training
+        return self.splits.train_rows.mask(0, len(self.collection))
 
     def _restore(self) -> None:
         """Load the state of the checkpoint that the Trainer restores.
@@ -623,7 +627,7 @@ class DataModule(DataConfig, LightningDataModule):
             if state:
                 self._medians = saved_medians(state)
             else:
-                logger.info("computing the medians of genes over %s training cells", f"{len(self.splits.train):,}")
+                logger.info("computing the medians of genes over %s training cells", f"{len(self.splits.train_rows):,}")
                 self._medians = compute_medians(self.collection, rows=self.splits.train, progress=False)
         return self._medians
 

@@ -52,6 +52,7 @@ SOURCE = documented(
     "HasLabels",
     "SharesGenes",
     "HasFileState",
+    "ReadsObsInPieces",
     "HasCountsLocation",
     "HasReadCost",
     "Closes",

@@ -312,7 +312,7 @@ def test_a_plan_of_ones_own_trains_on_its_draws():
     expected = Runs(dm.splits.train, 4, 5).draw(0, 0, 160)
     assert np.array_equal(rows, expected)
     assert dm.drawn_classes is None
-    assert Tally.of(dm.drawn_classes, dm.splits.train, 250).names == ["all cells", "unknown"]
+    assert Tally.of(dm.drawn_classes, dm.splits.train_rows).names == ["all cells", "unknown"]
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_a_record_of_other_rows_is_refused_with_both_named(tmp_path):
 def test_rows_that_change_sides_are_other_rows():
     splits = make_splits(20, Split(val=0.2, test=0.2))
     with pytest.raises(StateMismatchError, match="different rows"):
-        dataclasses.replace(splits, val=splits.test, test=splits.val).check(splits.record())
+        dataclasses.replace(splits, val_rows=splits.test_rows, test_rows=splits.val_rows).check(splits.record())
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "split": {"x": 1}}', '{"format": 2}'])

@@ -10,6 +10,7 @@ from scdataloader.collection.collection import Collection
 from scdataloader.kernels.draws.count import count_rows
 from scdataloader.loading.loader import Loader
 from scdataloader.sampling.options import Sampling
+from scdataloader.sampling.rows import Rows
 from scdataloader.sampling.samplers import SequentialSampler, ShuffleSampler, WeightedSampler
 from scdataloader.sampling.tally import Tally
 from scdataloader.testing import MemorySource, named_values
@@ -98,14 +99,14 @@ def test_statistics_are_nan_before_the_first_draw():
 def test_a_tally_of_drawn_classes_counts_them():
     rows = np.arange(0, N, 3)
     sampling = Sampling(by="x", unknown_share=0.1)
-    tally = Tally.of(weigh(CLASSES[rows], 5, sampling), rows, N)
+    tally = Tally.of(weigh(CLASSES[rows], 5, sampling), Rows.of(rows, N))
     tally.add(rows)
     assert tally.names == [f"class {number}" for number in range(5)] + ["unknown"]
     assert tally.draws.tolist() == np.bincount(CLASSES[rows] % 6, minlength=6).tolist()
-    one_class = Tally.of(weigh(np.zeros(len(rows), np.int32), 1, Sampling()), rows, N)
+    one_class = Tally.of(weigh(np.zeros(len(rows), np.int32), 1, Sampling()), Rows.of(rows, N))
     one_class.add(rows)
     assert (one_class.names, one_class.draws.tolist()) == (["class 0", "unknown"], [len(rows), 0])
-    assert Tally.of(None, rows, N).names == ["all cells", "unknown"]
+    assert Tally.of(None, Rows.of(rows, N)).names == ["all cells", "unknown"]
 
 
 def test_an_epoch_is_counted_up_to_a_number_of_draws():

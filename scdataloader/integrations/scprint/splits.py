@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.collection.collection import SOURCE, Collection
+from scdataloader.sampling.rows import Rows
 from scdataloader.sampling.splits import Split, Splits, split_cells
 from scdataloader.schema import ASSAY
 
@@ -57,7 +58,8 @@ def scdataloader_splits(collection: Collection, usable: NDArray[np.int64], *, va
     val = np.sort(others[np.argsort(keys, kind="stable")[:n_val]])
     train = np.setdiff1d(others, val, assume_unique=True)
     split = Split(val=n_val / n, test=share)
-    return Splits(train=train, val=val, test=usable[is_test[usable]], split=split, groups=groups)
+    train_rows, val_rows, test_rows = (Rows.of(own, n) for own in (train, val, usable[is_test[usable]]))
+    return Splits(train_rows=train_rows, val_rows=val_rows, test_rows=test_rows, split=split, groups=groups)
 
 
 def _number(size: float, n: int) -> int:

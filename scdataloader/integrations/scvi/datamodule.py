@@ -23,8 +23,9 @@ from scdataloader.integrations.scvi.names import own_options
 from scdataloader.integrations.scvi.registry import KEYS, DataDescription, Reference, Registry
 from scdataloader.integrations.scvi.sampling import InOrder, KeepsUnlabelled
 from scdataloader.integrations.versions import warn_untested
+from scdataloader.labels.column import JOINT
 from scdataloader.labels.encoder import UNKNOWN
-from scdataloader.labels.table import JOINT, LabelTable
+from scdataloader.labels.table import LabelTable
 from scdataloader.loading.loader import Loader
 from scdataloader.runtime.messages import shown
 from scdataloader.sampling.options import Sampling
@@ -303,9 +304,9 @@ class ScviDataModule(DataModule):
     def label_codes(self) -> NDArray[np.int32]:
         """(n, C) codes of all cells, those of labels as in the model: the last one is that of unlabelled cells."""
         if self._reference is None:
-            codes = super().label_codes
+            codes = super().label_codes.astype(np.int32)
         else:
-            codes = self.label_table.codes(self.collection, absent_ok=True)
+            codes = self.label_table.codes(self.collection, absent_ok=True).astype(np.int32)
         if self._labels_column is not None:
             place, known = self._place(self._labels_column), _numbered(self._real_labels)
             names = self.label_table.encoders[self._labels_column].labels

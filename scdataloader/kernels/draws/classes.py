@@ -28,14 +28,30 @@ def class_sizes(codes: NDArray[np.integer], n_classes: int) -> NDArray[np.int64]
 
 
 @nb.njit(nogil=True, cache=True)
-def sort_by_class(codes: NDArray[np.integer], starts: NDArray[np.int64], out: NDArray[np.integer]) -> None:
-    """Stable sort of cell numbers: those of class c go to ``out[starts[c]:starts[c + 1]]``; code -1 is ignored."""
+def sort_by_class(
+    codes: NDArray[np.integer], unknown: int, starts: NDArray[np.int64], out: NDArray[np.integer]
+) -> None:
+    """Stable sort of cell numbers: those of class c go to ``out[starts[c]:starts[c + 1]]``.
+
+    Cells of code -1 are of class ``unknown``; if that is -1 as well, they are ignored.
+    """
     following = starts[:-1].copy()
     for cell in range(len(codes)):
-        code = codes[cell]
+        code = int(codes[cell])
+        if code < 0:
+            code = unknown
         if code >= 0:
             out[following[code]] = cell
             following[code] += 1
+
+
+@nb.njit(nogil=True, cache=True)
+def recode(codes: NDArray[np.integer], lut: NDArray[np.int64], out: NDArray[np.integer]) -> None:
+    """``out[i] = lut[codes[i]]``; the last entry of ``lut`` is for code -1."""
+    last = len(lut) - 1
+    for cell in range(len(codes)):
+        code = np.int64(codes[cell])
+        out[cell] = lut[code if code >= 0 else last]
 
 
 @nb.njit(nogil=True, cache=True)

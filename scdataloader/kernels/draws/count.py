@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 @nb.njit(cache=True)  # keeps the GIL: takes less time than getting it back
 def count_rows(
     rows: NDArray[np.int64],
-    classes: NDArray[np.int32],
+    classes: NDArray[np.integer],
     shift: int,
     draws: NDArray[np.int64],
     counts: NDArray[np.int32],
