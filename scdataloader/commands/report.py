@@ -13,11 +13,12 @@ from scdataloader.collection.collection import Collection
 from scdataloader.commands.data_options import data_config, data_parser
 from scdataloader.commands.inspect import UNUSABLE
 from scdataloader.commands.usage import Parser
-from scdataloader.protocols import SamplingPlan, TrainingCells
+from scdataloader.protocols import SamplingPlan
 from scdataloader.reports.report import report
 from scdataloader.runtime.faults import Faults
 from scdataloader.sampling.options import plan_columns
 from scdataloader.sampling.splits import Splits
+from scdataloader.sampling.training_cells import CollectionCells
 from scdataloader.schema import LABEL_COLUMNS
 
 
@@ -60,7 +61,7 @@ class OpenData:
 
     collection: Collection
     splits: Splits
-    training_cells: TrainingCells
+    training_cells: CollectionCells
     plan: SamplingPlan
     label_columns: Sequence[str]
     batch_size: int
