@@ -24,7 +24,7 @@ from typing import Any
 from opening import LABEL, memory, simulate
 from range_server import RangeServer
 
-DRAWS = {64: 65_536, 1: 16_384}
+DRAWS = {64: 262_144, 1: 16_384}
 
 
 def data_module(data: str, block: int, draws: int) -> Any:
