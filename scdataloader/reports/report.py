@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,12 @@ class Report:
         """The page, with its styles, scripts and contents."""
         script = "\n".join(map(_part, _SCRIPTS))
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        from scdataloader import __version__
 
         return _part("page.html").format(
             title=escape(self.title),
             script_hash=f"sha256-{digest}",
             style=_part("page.css"),
-            version=__version__,
+            version=version("scdataloader"),
             date=datetime.now(UTC).strftime("%Y-%m-%d"),
             contents=_embedded(self.contents),
             script=script,
