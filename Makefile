@@ -64,7 +64,7 @@ bench: $(VENV)/.installed-test  ## measure cells per second on this machine
 	$(RUN)/python benchmarks/run.py $(ARGS)
 
 clean:  ## remove the environments and all outputs of the other targets
-	rm -rf $(VENV) .venvs site quickstart lightning_logs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venvs site jupyter_execute quickstart lightning_logs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find scdataloader tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment, in stages. Each stage has a stamp file, so that it runs once, and again when pyproject.toml changes.
