@@ -58,7 +58,7 @@ format: $(VENV)/.installed-dev  ## format the code and apply automatic fixes
 	$(RUN)/ruff format .
 
 docs: $(VENV)/.installed-dev  ## build the documentation into site/
-	$(RUN)/sphinx-build --fail-on-warning --keep-going --jobs auto --doctree-dir site/.doctrees $(QUIET) docs site
+	$(RUN)/sphinx-build --fail-on-warning --keep-going --doctree-dir site/.doctrees $(QUIET) docs site
 
 bench: $(VENV)/.installed-test  ## measure cells per second on this machine
 	$(RUN)/python benchmarks/run.py $(ARGS)
