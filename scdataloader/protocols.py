@@ -541,8 +541,12 @@ class TrainingCells(Protocol):
             KeyError: no source has a column.
         """
 
-    def classes(self, columns: Sequence[str]) -> tuple[NDArray[np.int32], list[tuple[str, ...]]]:
-        """``(n,)`` class of each cell by its labels in ``columns``, -1 for unknown, and the labels of each class."""
+    def classes(self, columns: Sequence[str]) -> tuple[NDArray[np.signedinteger[Any]], list[tuple[str, ...]]]:
+        """``(n,)`` class of each cell by its labels in ``columns``, -1 for unknown, and the labels of each class.
+
+        The array has a type that holds the classes, int8 for few: convert it before computing with it. Do not write to
+        it.
+        """
 
     def nnz(self) -> NDArray[np.int64]:
         """``(n,)`` number of stored values of each cell, over the features that count as genes."""
@@ -608,7 +612,7 @@ class DrawnClasses(Protocol):
         """``(C,)`` name of each class."""
 
     @property
-    def codes(self) -> NDArray[np.int32]:
+    def codes(self) -> NDArray[np.signedinteger[Any]]:
         """``(n,)`` class of each training cell; -1 is unknown."""
 
     @property
