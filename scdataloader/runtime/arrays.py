@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.kernels.machine.digest import digest_words
-from scdataloader.runtime.files import PARTIAL, try_lock
+from scdataloader.runtime.files import PARTIAL, reserve, try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ def _write(path: Path, digest: str, recipe: Recipe) -> Kept:
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         with partial.open("xb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # a page of a map must never lack space
+            reserve(file.fileno(), size)
         content = np.memmap(partial, np.uint8, "r+")
         content[:8] = np.frombuffer(_MAGIC, np.uint8)
         content[16:_START].view("<u8")[0] = len(header)

@@ -7,6 +7,7 @@ import fcntl
 import os
 import re
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -110,6 +111,17 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def reserve(descriptor: int, n_bytes: int) -> None:
+    """Set the size of a new file, with room on the disk, which a page of its map must never lack.
+
+    Where the system has no such call, as on macOS, only the size is set.
+    """
+    if sys.platform == "linux":
+        os.posix_fallocate(descriptor, 0, n_bytes)
+    else:
+        os.ftruncate(descriptor, n_bytes)
 
 
 def file_state(path: Path) -> str:

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.machine.pages import PAGE, SEGMENT, absent_runs, copy_ranges, look, set_pages
 from scdataloader.runtime.bus_errors import has_faulted
-from scdataloader.runtime.files import try_lock, write_atomically
+from scdataloader.runtime.files import reserve, try_lock, write_atomically
 from scdataloader.runtime.mapping import MappedFile, map_file
 from scdataloader.runtime.options import RemoteOptions
 
@@ -94,8 +94,8 @@ class SparseCopy:
                 _remove_unused(self._folder)
                 os.ftruncate(self._data, max(1, n_segments) * SEGMENT_BYTES)
                 state_file.unlink(missing_ok=True)
-                with state_file.open("wb") as file:  # all of it now: a page of a map must never lack space
-                    os.posix_fallocate(file.fileno(), 0, n_state)
+                with state_file.open("wb") as file:
+                    reserve(file.fileno(), n_state)
                 write_atomically(self._folder / CONTENT, json.dumps(content, indent=1).encode())
             with state_file.open("r+b") as file:
                 state = mmap.mmap(file.fileno(), 0)
