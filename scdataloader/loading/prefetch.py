@@ -165,10 +165,11 @@ class Prefetcher:
 
     def _pieces(self, drawn: Drawn) -> Iterator[Drawn]:
         """Pieces of the draws, each read at once."""
-        start, n = 0, len(drawn.positions)
-        # enough pieces that the first batch does not wait for the next window, which may take seconds to locate
-        most = n // (self.num_threads + 2) if self.collection.read_cost.is_ahead else n
-        most = max(1, most // self.batch_size) * self.batch_size
+        start = 0
+        most = n = len(drawn.positions)
+        if self.collection.read_cost.is_ahead:
+            # enough pieces that the first batch does not wait for the next window, which may take seconds to locate
+            most = max(1, n // (self.num_threads + 2) // self.batch_size) * self.batch_size
         while start < n:
             stop = min(start + min(most, self._cells_per_read()), n)
             yield drawn.slice(start, stop)
