@@ -2,7 +2,8 @@
 
     make quickstart        or        python examples/quickstart.py [--epochs 15] [--folder quickstart]
 
-Everything is written to one folder, which is replaced by each call: three datasets, a lamindb instance and two runs.
+Everything is written to one folder, which is replaced by each call: three datasets, a lamindb instance, two runs, and a
+report as a page for the browser.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def main() -> None:
         "were tuned on other splits of the same cells.\n"
     )
     console.print(f"loader: {cells_per_second(module):,.0f} cells/s on this machine (weighted draws, batches of 64)\n")
+    write_report(folder, module)
     show_what_was_written(folder, instance)
     console.print(f"total: {time.perf_counter() - start:.0f} seconds")
 
@@ -165,10 +167,19 @@ def cells_per_second(module: Any) -> float:
     return n_cells / seconds
 
 
+def write_report(folder: Path, module: Any) -> None:
+    """Write the report of the data and of the weights."""
+    import scdataloader as scd
+
+    (run,) = folder.glob("uniform/lightning_logs/*")
+    scd.report(module, run=run, title="700 blood cells").save(folder / "report.html")
+
+
 def show_what_was_written(folder: Path, instance: str) -> None:
     """Print the paths of the results, and commands to continue with."""
     console.print("written:")
     for path, what in (
+        ("report.html", "the data, the weights and the second run: open it in a browser"),
         ("lamindb/blood", "the three datasets"),
         ("lamindb", f"the lamindb instance {instance}"),
         *(

@@ -48,6 +48,7 @@ def test_it_trains_twice_and_compares(tmp_path):
     splits = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("quickstart/*/**/splits.json"))]
     assert len(splits) == 2
     assert splits[0] == splits[1]  # both are compared on the same cells
+    assert "CL:0000451" in (tmp_path / "quickstart" / "report.html").read_text()
     assert not (home / ".lamin").exists()
 
 
