@@ -16,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
+from torch import distributed
 
 from scdataloader import models  # noqa: F401 (imported models can be named without their path)
 from scdataloader.collection.predictions import refuse_existing
@@ -212,22 +213,29 @@ def _usage(command: str) -> str:
 
 def fit(args: Sequence[str]) -> None:
     """Train a model."""
-    TrainingCLI(["fit", *args])
+    _run("fit", args)
 
 
 def validate(args: Sequence[str]) -> None:
     """Evaluate a model on the validation cells."""
-    TrainingCLI(["validate", *args])
+    _run("validate", args)
 
 
 def test(args: Sequence[str]) -> None:
     """Evaluate a model on the test cells."""
-    TrainingCLI(["test", *args])
+    _run("test", args)
 
 
 def predict(args: Sequence[str]) -> None:
     """Apply a model to every cell."""
-    TrainingCLI(["predict", *args])
+    _run("predict", args)
+
+
+def _run(command: str, args: Sequence[str]) -> None:
+    TrainingCLI([command, *args])
+    # Lightning leaves the group open; if the interpreter ends first, the group's threads may abort the process
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @contextmanager
