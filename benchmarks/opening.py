@@ -68,6 +68,8 @@ def many_sources(store: Path, folder: Path, n_sources: int, *, different: bool) 
     manifest, made = Manifest.load(store), folder / "simulated.cells"
     shard = manifest.shards[0]
     source = manifest.sources[shard.source or 0]
+    if source.n_cells != shard.n_cells:
+        raise SystemExit(f"{store}: --sources links the first source many times, which must have one shard")
     shutil.rmtree(made, ignore_errors=True)
     for name in ("shards", "obs", "var", "genes"):
         (made / name).mkdir(parents=True)
