@@ -122,26 +122,31 @@ def _labels(data: ReportedData) -> list[dict[str, Any]]:
     cells = CollectionCells(collection, np.arange(len(collection)), hierarchies)
     by = [] if splits.split.by is None else [splits.split.by]
     columns = dict.fromkeys([*plan_columns(data.plan), *data.label_columns, *by])
-    tables = [_organisms(collection, splits)]
+    rows = {"all": slice(None), "train": splits.train, "val": splits.val, "test": splits.test}
+    tables = [_organisms(collection, rows)]
     for column in columns:
         if column not in collection.own_columns:
             codes, labels = cells.classes([column])
             names = [_named(label, [column], hierarchies) for label in labels]
-            tables.append(_label_table(column, codes, names, splits))
+            tables.append(_label_table(column, codes, names, rows))
     return tables
 
 
-def _organisms(collection: Collection, splits: Splits) -> dict[str, Any]:
+def _organisms(collection: Collection, rows: Mapping[str, Any]) -> dict[str, Any]:
     names = list(source_table(collection)["organism"])
     number = {name: code for code, name in enumerate(dict.fromkeys(names))}
     parts = [np.full(part.n_obs, number[name], np.int32) for part, name in zip(collection.parts, names, strict=True)]
-    return _label_table("organism", collection.arrange(parts), list(number), splits)
+    return _label_table("organism", collection.arrange(parts), list(number), rows)
 
 
-def _label_table(column: str, codes: NDArray[np.int32], names: Sequence[str], splits: Splits) -> dict[str, Any]:
-    """Cells of each label of a column, the most frequent first; those of unknown label are listed apart."""
-    of_parts = {"all": codes, "train": codes[splits.train], "val": codes[splits.val], "test": codes[splits.test]}
-    counts = {part: np.bincount(some + 1, minlength=len(names) + 1) for part, some in of_parts.items()}
+def _label_table(
+    column: str, codes: NDArray[np.integer], names: Sequence[str], rows: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Cells of each label of a column, the most frequent first; those of unknown label are listed apart.
+
+    ``rows`` are those of "all" cells and of each split, as indices of ``codes``.
+    """
+    counts = {part: np.bincount(codes[of_part] + 1, minlength=len(names) + 1) for part, of_part in rows.items()}
     order = np.argsort(-counts["all"][1:], kind="stable")
     order = order[counts["all"][1:][order] > 0]
     return {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scdataloader.labels.column import label_column
 from scdataloader.protocols import HasNames
 from scdataloader.schema import IS_PRIMARY, is_unknown
 
@@ -40,7 +41,8 @@ def find_leaks(collection: Collection, splits: Splits) -> dict[str, Any] | None:
     A cell of the sample counts as the same as a training cell if both have the same name and the same counts, of which
     one is positive.
     """
-    held_out = np.sort(np.concatenate([splits.val, splits.test]))
+    rows = {"train": splits.train, "val": splits.val, "test": splits.test}
+    held_out = np.sort(np.concatenate([rows["val"], rows["test"]]))
     if not len(held_out):
         return None
     existing = {column for part in collection.parts for column in part.source.obs_columns}
@@ -48,40 +50,36 @@ def find_leaks(collection: Collection, splits: Splits) -> dict[str, Any] | None:
     columns = dict.fromkeys([*by, *(column for column in GROUP_COLUMNS if column in existing), *collection.own_columns])
     return {
         "by": splits.split.by,
-        "groups": [_groups(collection, splits, column) for column in columns],
-        "cells": _same_cells(collection, held_out, splits.train),
+        "groups": [_groups(collection, rows, column) for column in columns],
+        "cells": _same_cells(collection, held_out, rows["train"]),
         "not_primary": _not_primary(collection) if IS_PRIMARY in existing else None,
     }
 
 
-def _groups(collection: Collection, splits: Splits, column: str) -> dict[str, Any]:
-    """Groups of a column in each part, and those of validation and test that are in training as well."""
+def _groups(collection: Collection, rows: Mapping[str, NDArray[np.int64]], column: str) -> dict[str, Any]:
+    """Groups of a column in validation and test, whose ``rows`` are given, and those that are in training as well."""
     codes = _codes(collection, column)
     n = int(codes.max(initial=-1)) + 1
-    in_train = np.bincount(codes[splits.train] + 1, minlength=n + 1)[1:] > 0
+    in_train = np.bincount(codes[rows["train"]] + 1, minlength=n + 1)[1:] > 0
     found: dict[str, Any] = {"column": column, "n_groups": len(np.unique(codes[codes >= 0]))}
-    for name, rows in (("val", splits.val), ("test", splits.test)):
-        counts = np.bincount(codes[rows] + 1, minlength=n + 1)[1:]
+    for name in ("val", "test"):
+        counts = np.bincount(codes[rows[name]] + 1, minlength=n + 1)[1:]
         shared = (counts > 0) & in_train
         found[name] = {
             "groups": int(np.count_nonzero(counts)),
             "shared": int(np.count_nonzero(shared)),
             "cells": int(counts[shared].sum()),
-            "of_cells": len(rows),
+            "of_cells": len(rows[name]),
         }
     return found
 
 
 def _codes(collection: Collection, column: str) -> NDArray[np.int64]:
     """``(n,)`` number of the label of each cell in a column; -1 for unknown, as all of them may be."""
-    numbers: dict[str, int] = {}
-    codes = []
-    for values in collection.column(column):
-        categories = values.astype("category").cat
-        names = [str(label) for label in categories.categories]
-        known = [-1 if is_unknown(name) else numbers.setdefault(name, len(numbers)) for name in names]
-        codes.append(np.array([*known, -1], np.int64)[categories.codes])
-    return collection.arrange(codes)
+    found = label_column(collection, column)
+    known = [-1 if is_unknown(label) else number for number, label in enumerate(found.labels)]
+    codes: NDArray[np.int64] = np.array([*known, -1], np.int64)[found.codes]
+    return codes
 
 
 def _same_cells(collection: Collection, held_out: NDArray[np.int64], train: NDArray[np.int64]) -> dict[str, int] | None:

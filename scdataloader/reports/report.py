@@ -35,7 +35,6 @@ class Report:
         """The page, with its styles, scripts and contents."""
         script = "\n".join(map(_part, _SCRIPTS))
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
         return _part("page.html").format(
             title=escape(self.title),
             script_hash=f"sha256-{digest}",
