@@ -22,7 +22,7 @@ from pathlib import Path, PosixPath
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from scdataloader.errors import SourceChangedError
+from scdataloader.errors import SourceChangedError, SourceFormatError
 from scdataloader.runtime.options import RemoteOptions
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
@@ -269,6 +269,14 @@ def checked_url(url: object) -> str:
     if _is_plain_http(parts.scheme) and not _may_skip_tls(as_url(url)):
         raise ValueError(f"{shown} would be read without TLS; use https, or set {ALLOW_HTTP}=1 to allow it")
     return shown.rstrip("/")
+
+
+def not_by_url(url: object, what: str) -> SourceFormatError:
+    """The error of data that are read on this machine only; ``what`` they are, such as "a loom file"."""
+    return SourceFormatError(
+        f"{url} is {what}, which is not read by URL; download it and give the path of the copy, or convert it on a "
+        "machine that has it: `scdataloader convert <path> --out <URL of a store>`"
+    )
 
 
 def public_url(url: object) -> str:

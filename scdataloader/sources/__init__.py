@@ -8,9 +8,8 @@ from pathlib import Path
 
 from anndata import AnnData
 
-from scdataloader.errors import SourceFormatError
 from scdataloader.protocols import OpenOptions
-from scdataloader.runtime.buckets import Bucket, RemotePath, checked_url, is_remote
+from scdataloader.runtime.buckets import Bucket, RemotePath, checked_url, is_remote, not_by_url
 from scdataloader.runtime.files import local_path, split_path
 from scdataloader.runtime.messages import nearest
 from scdataloader.sources.anndata.counts import Values
@@ -61,7 +60,7 @@ def open_source(
 
     Raises:
         FileNotFoundError: no such path; names the nearest ones.
-        ValueError: the path is a URL.
+        ValueError: ``values`` is another word, or the path is a URL that cannot be used; see `checked_url`.
         KeyError: no such matrix; lists those that exist.
         NotCountsError: the matrix, or every candidate, holds values that are not counts.
         SourceFormatError: not an AnnData, or damaged.
@@ -81,7 +80,7 @@ def open_file(data: str | PathLike[str] | AnnData) -> AnnDataFile:
 
     Raises:
         FileNotFoundError: no such path; names the nearest ones.
-        ValueError: the path is a URL.
+        ValueError: ``values`` is another word, or the path is a URL that cannot be used; see `checked_url`.
         SourceFormatError: not an AnnData.
     """
     return AnnDataFile.open(*_located(data))
@@ -119,10 +118,7 @@ def _check_by_url(url: RemotePath) -> None:
         matrices = (name for name in Bucket.open(str(url)).names() if name.endswith(("matrix.mtx", "matrix.mtx.gz")))
         kind = "a folder of a Matrix Market file" if any(matrices) else None
     if kind is not None:
-        raise SourceFormatError(
-            f"{url} is {kind}, which is not read by URL; download it and give the path of the copy, or convert it on a "
-            "machine that has it: `scdataloader convert <path> --out <URL of a store>`"
-        )
+        raise not_by_url(url, kind)
 
 
 def _existing(path: str | PathLike[str]) -> Path:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.protocols import OpenOptions
-from scdataloader.runtime.buckets import checked_url, is_remote
+from scdataloader.runtime.buckets import checked_url, is_remote, not_by_url
 from scdataloader.runtime.files import file_state, local_path
 from scdataloader.runtime.messages import counted, shown
 from scdataloader.sources.anndata.counts import Values
@@ -76,10 +76,7 @@ def open_scdl(
         SourceFormatError: the archive is unfinished or damaged, has no gene ids, or ``genes`` does not fit it.
     """
     if is_remote(path):
-        raise SourceFormatError(
-            f"{checked_url(path)} is an SCDL archive, which is not read by URL; download it and give the path of the "
-            "copy, or convert it on a machine that has it: `scdataloader convert <path> --out <URL of a store>`"
-        )
+        raise not_by_url(checked_url(path), "an SCDL archive")
     archive = _Archive.open(local_path(path).absolute())
     archive.warn_of_lost_counts()
     return [ScdlSource.of(block, counts=counts, values=values) for block in archive.blocks(genes)]
