@@ -24,7 +24,7 @@ from scipy.sparse import csr_matrix
 
 from scdataloader import __version__
 from scdataloader.collection.collection import Collection
-from scdataloader.commands.data_options import data_section
+from scdataloader.commands.data_options import NO_DATA, data_section
 from scdataloader.commands.inspect import N_CHARACTERS_IN_A_FILE
 from scdataloader.commands.usage import ConfigParser, Parser, gathered
 from scdataloader.loading.loader import Loader
@@ -115,7 +115,7 @@ def _data_module(config: Path | None, data: list[str], rest: Sequence[str]) -> D
     if data:
         section["data"] = data[0] if len(data) == 1 else data
     if not section.get("data") and not any(arg.startswith("--data.data") for arg in rest):
-        raise ValueError("no data: name files before the options, or give --config with a data section")
+        raise ValueError(NO_DATA)
     set_parsing_settings(instantiate_subclass_spec_in_any=True)  # sources in data by class path, as for fit
     parser = ConfigParser(prog="scdataloader bench")
     parser.add_class_arguments(DataModule, "data", fail_untyped=False)

@@ -14,6 +14,8 @@ from scdataloader.runtime.messages import did_you_mean, nearest
 from scdataloader.sampling.options import Sampling, plan_columns
 from scdataloader.training.config import BATCH_SIZE, DataConfig
 
+NO_DATA = "no data: name files before the options, or give --config with a data section"
+"""Message of the error if a command has no data."""
 _GROUPS = {"sampling": Sampling, "alignment": GeneAlignment}
 """Sections of a configuration whose options are options of the command as well."""
 _OWN = ("where", "hierarchies", "counts", "values")
@@ -51,7 +53,7 @@ def data_config(given: argparse.Namespace) -> tuple[DataConfig, int]:
     """The options as an object, and the batch size of the configuration.
 
     Raises:
-        ValueError: there is no data, an option is invalid, or ``--hierarchies`` names a column that is not used.
+        ValueError: no data are named, an option is invalid, or ``--hierarchies`` names a column that is not used.
     """
     section = {} if given.config is None else data_section(given.config)
     return _config(given, section), section.get("batch_size", BATCH_SIZE)
@@ -83,7 +85,7 @@ def _config(given: argparse.Namespace, section: dict[str, Any]) -> DataConfig:
     """The data section of the YAML file, updated by the options.
 
     Raises:
-        ValueError: there is no data, an option is invalid, or ``--hierarchies`` names a column that is not counted.
+        ValueError: no data are named, an option is invalid, or ``--hierarchies`` names a column that is not counted.
     """
     from jsonargparse import set_parsing_settings
 
@@ -108,7 +110,7 @@ def _config(given: argparse.Namespace, section: dict[str, Any]) -> DataConfig:
         if values:
             section[name] = {**(section.get(name) or {}), **values}
     if not section.get("data"):
-        raise ValueError("no data: name files before the options, or give --config with a data section")
+        raise ValueError(NO_DATA)
     set_parsing_settings(instantiate_subclass_spec_in_any=True)  # sources in data by class path, as for fit
     checked = ConfigParser()
     checked.add_class_arguments(DataConfig, "data", fail_untyped=False)
