@@ -5,29 +5,16 @@ import re
 import sys
 import time
 
-import anndata as ad
 import numpy as np
 import pytest
 import torch
 
 import scdataloader as scd
-from scdataloader.testing import named_values
 from tests.consumers.frameworks import elastic, noting
 from tests.consumers.frameworks.nodes import ADDRESSES, torchrun, two_nodes
 from tests.pages import ROOT
 
 TIMEOUT = 300
-
-
-@pytest.fixture(scope="module")
-def cells(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cells")
-    genes = [f"ENSG{i:011d}" for i in range(30)]
-    for seed, n in enumerate((60, 47)):
-        adata = ad.AnnData(named_values(n, 30, seed=seed), {"type": np.array(["B cell", "T cell"])[np.arange(n) % 2]})
-        adata.var_names = genes
-        adata.write_h5ad(folder / f"{seed}.h5ad")
-    return folder
 
 
 @pytest.fixture

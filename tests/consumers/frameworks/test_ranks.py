@@ -7,28 +7,14 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-import anndata as ad
-import numpy as np
 import pytest
 import torch
 
-from scdataloader.testing import named_values
 from tests.consumers.frameworks import on_ranks, train
 
 N_CELLS, N_TRAIN, BATCH = 107, 86, 16
 """Training cells make 5 global batches, and 6 cells are left."""
 N_STEPS = 5
-
-
-@pytest.fixture(scope="module")
-def cells(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cells")
-    genes = [f"ENSG{i:011d}" for i in range(30)]
-    for seed, n in enumerate((60, 47)):
-        adata = ad.AnnData(named_values(n, 30, seed=seed), {"type": np.array(["B cell", "T cell"])[np.arange(n) % 2]})
-        adata.var_names = genes
-        adata.write_h5ad(folder / f"{seed}.h5ad")
-    return folder
 
 
 def torchrun(program, *arguments):
