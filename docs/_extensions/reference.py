@@ -92,7 +92,7 @@ def convert_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any,
 
 
 def _escaped(text: str) -> str:
-    """A line in which stars in double quotes are no markup."""
+    """A line in which stars in double quotes are shown as they are."""
     return re.sub(r'"[^"`]*"', lambda quoted: quoted[0].replace("*", r"\*"), text)
 
 

@@ -89,9 +89,8 @@ def look(
         for segment in range(first // SEGMENT, last // SEGMENT + 1):
             low, high = max(first, segment * SEGMENT) % SEGMENT, min(last, segment * SEGMENT + SEGMENT - 1) % SEGMENT
             wanted = (~np.uint64(0) >> np.uint64(63 - high)) & (~np.uint64(0) << np.uint64(low))
-            n_changes = changes[
-                segment
-            ]  # read once, before the bits: a removal in between must show in the second look
+            # read once, before the bits: a removal in between must show in the second look
+            n_changes = changes[segment]
             if n_changes & np.uint32(1) or present[segment] & wanted != wanted:
                 seen[i] = -1
                 break
