@@ -186,9 +186,13 @@ class Mirror:
             self._begin()
         if not self._copy.is_writable:
             return []
+        touch(first, last, int(time.time()), self._copy.used)
+        is_missing = self._copy.look(first, last) < 0
+        if not is_missing.any():
+            return []
+        first, last = first[is_missing], last[is_missing]
         order = np.argsort(first, kind="stable")
         with self._lock:
-            touch(first, last, int(time.time()), self._copy.used)
             found, waited = missing_runs(first[order], last[order], self._copy.present, self._coming, _GAP, _RUN)
             pending = self._in_flight(waited)
             made = zip(found.tolist(), self._requests(found), strict=True)
