@@ -1,5 +1,9 @@
 """Gaps to gene numbers: as a running sum gives them, whatever the length, where the bytes lie and what comes before."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -49,3 +53,16 @@ def test_numbers_beyond_32_bits_stay_inside_the_output(n):
     after = number_genes(np.full(n, 255, np.uint8), np.int64((1 << 40) + 5), out[:n])
     assert after == (1 << 40) + 5 + 256 * n
     assert (out[n:] == GUARD).all()
+
+
+def test_processors_without_dot_products_find_the_same_numbers():
+    code = """
+import numpy as np
+from scdataloader.kernels.records.gaps import number_genes
+gaps, out = (np.arange(1000) * 37 % 256).astype(np.uint8), np.empty(1000, np.int32)
+after = number_genes(gaps, np.int64(3), out)
+expected = 3 + np.cumsum(gaps + 1.0) - 1
+assert out.tolist() == expected.tolist() and after == expected[-1] + 1
+"""
+    env = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)

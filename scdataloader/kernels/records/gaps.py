@@ -7,45 +7,75 @@ from typing import Any
 import numba as nb
 import numpy as np
 from llvmlite import ir
+from numba.core import cgutils
 from numpy.typing import NDArray
 
 from scdataloader.kernels.machine.memory import intrinsic
 
-_LANES = 16
-_I8, _I16, _I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+_LANES = 8
+_MOST = 1 << 22
+"""Gaps whose sum, with 1 for each, is below 2^31."""
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_BYTES, _SHORT, _NUMBERS = (ir.VectorType(ir.IntType(bits), _LANES) for bits in (8, 16, 32))
+_DOT, _HAS_DOT = "llvm.x86.avx512.vpdpbusd.256", ("+avx512vnni", "+avx512vl")
+"""Instruction that adds to each of 8 numbers the dot product of four bytes and four weights, and what has it."""
 
 
 @intrinsic
-def _sixteen_numbers(typing_context: Any, gaps: Any, before: Any, out: Any) -> Any:
-    """Write 16 numbers (int32) to the address ``out`` from 16 gaps (uint8) at the address ``gaps``.
+def _numbers(typing_context: Any, gaps: Any, n: Any, before: Any, out: Any) -> Any:
+    """Write n numbers (int32) to the address ``out`` from n gaps (uint8) at the address ``gaps``; 8 divides n.
 
     Each number is its predecessor plus 1 plus its gap; the predecessor of the first is ``before``. Returns the last
-    number minus ``before``. Compilers do not vectorise such a prefix sum: four steps, of which each adds to every lane
-    the one 1, 2, 4, 8 lanes before it.
+    number. Compilers do not vectorise such a prefix sum.
     """
 
-    def lanes(kind: Any) -> Any:
-        return ir.VectorType(kind, _LANES)
-
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bytes_there = builder.load(builder.inttoptr(args[0], lanes(_I8).as_pointer()))
-        bytes_there.align = 1
-        steps = builder.zext(bytes_there, lanes(_I16))  # sums are at most 16 · 256
-        sums = builder.add(steps, ir.Constant(lanes(_I16), [1] * _LANES))
-        none = ir.Constant(lanes(_I16), [0] * _LANES)
-        for far in (1, 2, 4, 8):
-            moved = ir.Constant(lanes(_I32), [max(0, _LANES + lane - far) * (lane >= far) for lane in range(_LANES)])
-            sums = builder.add(sums, builder.shuffle_vector(none, sums, moved))
-        undefined, first = ir.Constant(lanes(_I32), ir.Undefined), ir.Constant(_I32, 0)
-        base = builder.insert_element(undefined, args[1], first)
-        base = builder.shuffle_vector(base, undefined, ir.Constant(lanes(_I32), [0] * _LANES))
-        stored = builder.store(
-            builder.add(builder.zext(sums, lanes(_I32)), base), builder.inttoptr(args[2], lanes(_I32).as_pointer())
-        )
-        stored.align = 4
-        return builder.zext(builder.extract_element(sums, ir.Constant(_I32, _LANES - 1)), _I32)
+        gaps, n, before, out = args
+        features = context.codegen().magic_tuple()[-1].split(",")
+        sums = _sums_by_dot_products if set(_HAS_DOT) <= set(features) else _sums_by_steps
+        last = cgutils.alloca_once_value(builder, _splat(builder, before))  # type: ignore[no-untyped-call]
+        with cgutils.for_range(builder, builder.lshr(n, ir.Constant(_I64, 3))) as loop:
+            at = builder.shl(loop.index, ir.Constant(_I64, 3))
+            local, base = sums(builder, builder.add(gaps, at)), builder.load(last)
+            to = builder.add(out, builder.shl(at, ir.Constant(_I64, 2)))
+            builder.store(builder.add(local, base), builder.inttoptr(to, _NUMBERS.as_pointer())).align = 4
+            total = builder.shuffle_vector(local, local, ir.Constant(_NUMBERS, [_LANES - 1] * _LANES))
+            builder.store(builder.add(base, total), last)
+        return builder.extract_element(builder.load(last), ir.Constant(_I32, 0))
 
-    return nb.int32(nb.uintp, nb.int32, nb.uintp), generate
+    return nb.int32(nb.uintp, nb.intp, nb.int32, nb.uintp), generate
+
+
+def _splat(builder: Any, value: Any) -> Any:
+    """Eight times a number."""
+    first = builder.insert_element(ir.Constant(_NUMBERS, ir.Undefined), value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(first, first, ir.Constant(_NUMBERS, [0] * _LANES))
+
+
+def _sums_by_steps(builder: Any, gaps: Any) -> Any:
+    """Sums of the first 1 to 8 gaps at an address, each plus 1: three times, lanes add the one 1, 2, 4 before them."""
+    there = builder.load(builder.inttoptr(gaps, _BYTES.as_pointer()))
+    there.align = 1
+    sums = builder.add(builder.zext(there, _SHORT), ir.Constant(_SHORT, [1] * _LANES))
+    none = ir.Constant(_SHORT, [0] * _LANES)
+    for far in (1, 2, 4):
+        moved = [max(0, _LANES + lane - far) * (lane >= far) for lane in range(_LANES)]
+        sums = builder.add(sums, builder.shuffle_vector(none, sums, ir.Constant(_NUMBERS, moved)))
+    return builder.zext(sums, _NUMBERS)
+
+
+def _sums_by_dot_products(builder: Any, gaps: Any) -> Any:
+    """As `_sums_by_steps`: each lane adds its part of the first four gaps, then of the others, by one instruction."""
+    kind = ir.FunctionType(_NUMBERS, [_NUMBERS] * 3)
+    add = builder.module.globals.get(_DOT) or ir.Function(builder.module, kind, _DOT)
+    sums = ir.Constant(_NUMBERS, list(range(1, _LANES + 1)))
+    for first in (0, 4):
+        four = builder.load(builder.inttoptr(builder.add(gaps, ir.Constant(_I64, first)), _I32.as_pointer()))
+        four.align = 1
+        ones = [min(4, max(0, lane + 1 - first)) for lane in range(_LANES)]
+        weights = ir.Constant(_NUMBERS, [0x01010101 & (1 << 8 * n) - 1 for n in ones])
+        sums = builder.call(add, [sums, _splat(builder, four), weights])
+    return sums
 
 
 @nb.njit(nogil=True, cache=True)
@@ -56,10 +86,11 @@ def number_genes(gaps: NDArray[np.uint8], number: np.int64, out: NDArray[np.int3
     """
     n = min(len(gaps), len(out))
     full = n // _LANES * _LANES
-    for j in range(0, full, _LANES):
-        number += _sixteen_numbers(
-            np.uintp(gaps.ctypes.data + j), np.int32(number - 1), np.uintp(out.ctypes.data + 4 * j)
-        )
+    for begin in range(0, full, _MOST):
+        there, to = np.uintp(gaps.ctypes.data + begin), np.uintp(out.ctypes.data + 4 * begin)
+        before = np.int32(number - 1)
+        last = _numbers(there, min(full - begin, _MOST), before, to)
+        number += np.int64(np.uint32(last - before))
     for j in range(full, n):
         number += np.int64(gaps[j])
         out[j] = np.int32(number)
