@@ -64,6 +64,7 @@ def simulate(store: Path, folder: Path, n_cells: int) -> Path:
 
 def many_sources(store: Path, folder: Path, n_sources: int, *, different: bool) -> Path:
     from scdataloader.store.manifest import Manifest
+    from scdataloader.store.tables import labels_of_columns
 
     manifest, made = Manifest.load(store), folder / "simulated.cells"
     shard = manifest.shards[0]
@@ -73,13 +74,14 @@ def many_sources(store: Path, folder: Path, n_sources: int, *, different: bool) 
     shutil.rmtree(made, ignore_errors=True)
     for name in ("shards", "obs", "var", "genes"):
         (made / name).mkdir(parents=True)
-    sources, shards = [], []
+    sources, shards, columns = [], [], labels_of_columns(store / source.obs.path)
     for number in range(n_sources):
         obs, path = f"obs/{number:05}.parquet", f"shards/{number:05}.cells"
         os.link(store / source.obs.path, made / obs)
         os.link(store / shard.file.path, made / path)
         shards.append(dataclasses.replace(shard, file=dataclasses.replace(shard.file, path=path), source=number))
         own = {"name": f"s{number}", "fingerprint": f"{number:018x}", "n_cells": shard.n_cells, "space": 0}
+        own["columns"] = columns  # which an earlier release did not state
         sources.append(dataclasses.replace(source, obs=dataclasses.replace(source.obs, path=obs), **own))
     genes, space = manifest.genes[source.genes], manifest.spaces[source.space]
     for file in (genes, space.file, *manifest.gene_index):

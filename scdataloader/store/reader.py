@@ -400,15 +400,20 @@ class StoreSource:
         self.obs_table = Table(store.path, record.obs, store.mirror)
         self.var_table = store.gene_tables[record.genes]
         self.space = store.spaces[record.space]
-        self._columns = None if record.columns is None else list(record.columns)
+        self._columns = record.columns
         self._rows: NDArray[np.int64] | None = None
         self._original: NDArray[np.int32] | None = None
 
     @property
     def obs_columns(self) -> list[str]:
         """Names of the columns of the cell table."""
+        return list(self._label_of_column)
+
+    @property
+    def _label_of_column(self) -> dict[str, str | None]:
+        """As `SourceRecord.columns`, from the cell table if the manifest does not have them."""
         if self._columns is None:
-            self._columns = self.obs_table.columns
+            self._columns = self.obs_table.labels()
         return self._columns
 
     @property
@@ -457,8 +462,7 @@ class StoreSource:
     @property
     def labels(self) -> dict[str, str]:
         """As `HasLabels.labels`."""
-        columns = self.store.manifest.sources[self.number].columns or {}
-        return {name: label for name, label in columns.items() if label is not None}
+        return {name: label for name, label in self._label_of_column.items() if label is not None}
 
     @property
     def places(self) -> GenePlaces:

@@ -61,14 +61,13 @@ class Table:
         self._folder, self._record, self._mirror = folder, record, mirror
         self._watch: FileWatch | None = None
 
-    @property
-    def columns(self) -> list[str]:
-        """Columns of a cell table, without the index and `ROW`.
+    def labels(self) -> dict[str, str | None]:
+        """As `labels_of_columns`, of a cell table.
 
         Raises:
             StoreFormatError: the table is damaged.
         """
-        return self._tried(lambda: [name for _, name in described_columns(self._schema()) if name != ROW])
+        return self._tried(lambda: labels_of_columns(self._file([])))
 
     def read(self, columns: Sequence[str] | None = None, *, n_rows: int | None = None) -> pd.DataFrame:
         """Columns with a numbered index; or, with None, all columns, including the store's own, with their index.
@@ -240,9 +239,12 @@ def with_categories(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def labels_of_columns(path: Path) -> dict[str, str | None]:
-    """{column of a cell table: its label, if all cells have the same text}, by the statistics in the file."""
-    file = pq.ParquetFile(path)
+def labels_of_columns(table: Any) -> dict[str, str | None]:
+    """{column of a cell table: its label, if all cells have the same text}, by the statistics in its file.
+
+    ``table`` is a path, or a file as pyarrow takes it.
+    """
+    file = pq.ParquetFile(table)
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     place = {file.metadata.schema.column(i).path: i for i in range(file.metadata.num_columns)}
     found = {}
