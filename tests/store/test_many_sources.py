@@ -79,7 +79,7 @@ def test_a_store_of_an_earlier_release_states_no_labels(store):
     collection = Collection.open(store)
     assert collection.fingerprint == fingerprint
     assert collection.parts[0].source.obs_columns == list(COLUMNS)
-    assert collection.parts[0].source.labels == {name: label for name, label in LABELS.items() if label is not None}
+    assert collection.parts[0].source.labels == {"organism": "NCBITaxon:9606", "assay": "10x", "a.b": "dotted"}
     assert verify(store).n_cells == 24
 
 

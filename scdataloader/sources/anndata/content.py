@@ -18,9 +18,7 @@ _NAME_SAMPLES, _NAMES_PER_SAMPLE = 64, 256
 """The part of a long index that `table_content` reads."""
 
 
-def table_content(
-    root: Node, location: str, *, names: bool = True, index: NDArray[Any] | None = None
-) -> Iterator[bytes]:
+def table_content(root: Node, location: str, *, names: bool = True, index: bytes | None = None) -> Iterator[bytes]:
     """All that a table holds, the same in HDF5 and zarr and for every compression; for a digest.
 
     A column that cannot be read, and so is of no use, counts by its name.
@@ -30,7 +28,7 @@ def table_content(
         location: Path of the table.
         names: Whether to read the whole index. Otherwise a long one that is not in chunks is read in samples: a library
             reads text slowly.
-        index: Values of the index, if they have been read.
+        index: The texts of the index, joined by zero bytes, if they have been read.
 
     Raises:
         SourceFormatError: there is no such table.
@@ -49,14 +47,17 @@ def table_content(
         yield json.dumps(record_categories(root)).encode()
 
 
-def _content(node: Node, name: str, sampled: str, known: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
+def _content(node: Node, name: str, sampled: str, known: Mapping[str, bytes]) -> Iterator[bytes]:
     if is_array(node):
         yield json.dumps([name, node.shape]).encode()
+        if name in known:
+            yield known[name]
+            return
         is_long = name == sampled and node.chunks is None and node.shape[0] > _NAME_SAMPLES * _NAMES_PER_SAMPLE
         first = np.linspace(0, node.shape[0] - _NAMES_PER_SAMPLE, _NAME_SAMPLES).astype(int) if is_long else ()
         places: list[Any] = [slice(at, at + _NAMES_PER_SAMPLE) for at in first] or [()]
         try:
-            pieces = [known[name]] if name in known else [np.asarray(node[place]) for place in places]
+            pieces = [np.asarray(node[place]) for place in places]
         except UNREADABLE:
             return
         for piece in pieces:
@@ -89,6 +90,6 @@ def _values(values: NDArray[Any]) -> Iterator[bytes]:
         yield np.ascontiguousarray(values, dtype.newbyteorder("<")).tobytes()
     else:
         entries = values.ravel().tolist()
-        if not all(type(one) is bytes for one in entries):
+        if not set(map(type, entries)) <= {bytes}:
             entries = [one if isinstance(one, bytes) else str(one).encode(errors="surrogatepass") for one in entries]
         yield b"\0".join(entries)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import h5py
@@ -58,6 +58,9 @@ def lookup(root: Node, location: str) -> Node | None:
     Raises:
         SourceFormatError: a link does not lead to a node.
     """
+    if isinstance(root, h5py.Group):
+        with suppress(*UNREADABLE):  # what is wrong is found part by part
+            return root[location]
     node = root
     for part in location.split("/"):
         node = None if is_array(node) else member(node, part, root, location)
@@ -74,9 +77,9 @@ def member(group: Node, name: str, root: Node, location: str) -> Node | None:
     """
     is_hdf5 = isinstance(group, h5py.Group)
     try:
-        return None if is_hdf5 and name not in group else group[name]
+        return group[name]
     except UNREADABLE as error:
-        if isinstance(error, KeyError) and not is_hdf5:
+        if isinstance(error, KeyError) and not (is_hdf5 and name in group):
             return None
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk or the process, not of the file

@@ -147,14 +147,20 @@ class OpenedFiles:
             total -= size
 
 
-def gene_list(names: Sequence[str]) -> tuple[str, SharedGenes]:
-    """The digest of a list of gene ids, and the genes of a source that has all of them; equal lists give one object."""
-    digest = blake2b("\0".join(names).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+def gene_list(names: bytes, n_names: int) -> tuple[str, SharedGenes]:
+    """The digest of a list of gene ids, and the genes of a source that has all of them; equal lists give one object.
+
+    ``names`` are the ids, joined by zero bytes.
+
+    Raises:
+        UnicodeDecodeError: the ids are not text.
+    """
+    digest = blake2b(names, digest_size=16).hexdigest()
     known = _lists()
     if digest not in known:
         if len(known) >= _N_LISTS:
             known.pop(next(iter(known)))
-        known[digest] = SharedGenes(names=tuple(names))
+        known[digest] = SharedGenes(names=tuple(names.decode().split("\0")) if n_names else ())
     return digest, known[digest]
 
 
@@ -195,7 +201,7 @@ def _kept_list(folder: Path, digest: str) -> SharedGenes:
     if (known := _lists().get(digest)) is not None:
         return known
     names = json.loads(zlib.decompress((folder / f"{digest}.genes").read_bytes()))
-    found, genes = gene_list(names)
+    found, genes = gene_list("\0".join(names).encode(), len(names))
     if found != digest:
         raise ValueError(f"{digest}.genes has other genes")
     return genes

@@ -130,15 +130,16 @@ class AnnDataSource(AnnDataFile):
             index = tables.text_index(root, self._chosen.var)
             if index is None or not has_counts(root, self._chosen):  # each opening warns of a matrix of zeros
                 return None
-            digest, genes = gene_list(b"\0".join(index.tolist()).decode().split("\0") if len(index) else [])
+            names = b"\0".join(index)
+            digest, genes = gene_list(names, len(index))
             facts = FileFacts(
                 n_obs=self.n_obs,
                 obs_columns=self.obs_columns,
                 var_columns=tables.frame_columns(root, self._chosen.var),
                 chosen=self._chosen,
-                fingerprint=self._fingerprint(root, index),
+                fingerprint=self._fingerprint(root, names),
                 organism=tables.uns_organism(root),
-                labels=tables.labels(root, [key for key in ORGANISM_KEYS if key in self.obs_columns][:1], self.name),
+                labels=tables.labels(root, [key for key in ORGANISM_KEYS if key in self.obs_columns][:1]),
                 genes=digest,
             )
         except UNREADABLE:
@@ -191,8 +192,8 @@ class AnnDataSource(AnnDataFile):
             self._digest = digest
         return self._digest
 
-    def _fingerprint(self, root: Node, index: NDArray[Any] | None = None) -> str:
-        """The fingerprint; ``index`` is that of var, if it has been read."""
+    def _fingerprint(self, root: Node, index: bytes | None = None) -> str:
+        """The fingerprint; ``index`` has the texts of var's index, joined by zero bytes, if they have been read."""
         chosen, stored = self._chosen, self._matrix()
         obs = digest_of(table_content(root, "obs", names=False))
         var = digest_of(table_content(root, chosen.var, index=index))

@@ -9,7 +9,6 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from scdataloader.errors import SourceFormatError
 from scdataloader.runtime.messages import suggestion
@@ -125,7 +124,7 @@ def read_index(root: Node, location: str) -> pd.Index:
     return _plain(pd.Index(read_value(root, index), name=None if name == "_index" else name))
 
 
-def text_index(root: Node, location: str) -> NDArray[np.object_] | None:
+def text_index(root: Node, location: str) -> list[bytes] | None:
     """The index of a table of an HDF5 file as bytes, if it is text in the present encoding; else None."""
     node = _table(root, location)
     if isinstance(node, Table) or _is_old(node):
@@ -135,8 +134,8 @@ def text_index(root: Node, location: str) -> NDArray[np.object_] | None:
     if not isinstance(index, h5py.Dataset) or index.ndim != 1 or index.dtype.kind != "O":
         return None
     check_array(index)
-    values = read_rows(root, place, 0, None)
-    return values if all(type(one) is bytes for one in values.tolist()) else None
+    values: list[bytes] = read_rows(root, place, 0, None).tolist()
+    return values if set(map(type, values)) <= {bytes} else None
 
 
 def numeric_tables(root: Node) -> dict[str, list[str]]:
@@ -161,17 +160,23 @@ def _is_numeric_table(root: Node, location: str) -> bool:
     return kinds <= set("biuf")
 
 
-def labels(root: Node, columns: Sequence[str], name: str) -> dict[str, str]:
-    """{column of obs: its text} of those of some columns that have the same text for all cells.
+def labels(root: Node, columns: Sequence[str]) -> dict[str, str]:
+    """{column of obs: its text} of those of some categorical columns that have the same text for all cells.
 
     Raises:
-        KeyError, SourceFormatError: see `read_columns`.
+        SourceFormatError: a column is missing, or cannot be read.
     """
     found = {}
-    for column, values in read_columns(root, columns, name).items():
-        first = values.iloc[0] if len(values) else None
-        if isinstance(first, str) and bool((values == first).all()):
-            found[str(column)] = first
+    for column in columns:
+        location = f"obs/{column}"
+        node = required(root, location)
+        if is_array(node) or text(node.attrs.get("encoding-type", "")) != "categorical":
+            continue
+        codes = read_rows(root, f"{location}/codes", 0, None)
+        if len(codes) and codes[0] >= 0 and (codes == codes[0]).all():
+            category = read_rows(root, f"{location}/categories", int(codes[0]), int(codes[0]) + 1)
+            if category.dtype.kind in "SUO" and len(category):
+                found[column] = text(category[0])
     return found
 
 
