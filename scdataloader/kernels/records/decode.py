@@ -30,7 +30,8 @@ from scdataloader.kernels.records.format import (
 )
 from scdataloader.kernels.records.gaps import look_up_genes, number_genes
 from scdataloader.kernels.records.packed import SPARE, ascending_numbers, sum_fields, widen_fields
-from scdataloader.kernels.rows.align import renumber, scatter, total_of_genes
+from scdataloader.kernels.rows.align import SortBuffers, sort_buffers, sort_entries, total_of_genes
+from scdataloader.kernels.rows.keep import renumber
 
 OK, BAD_INDEX, BAD_RECORD, BAD_CHECKSUM = 0, 1, 2, 3
 IN_ORDER, COMPLETE, SHIFTED, GENES_ONLY = 1, 2, 4, 8
@@ -130,9 +131,8 @@ def decode_records(
     largest = size.max() if len(size) else 0
     bits = np.empty(largest + SPARE, np.int32)
     most = largest if (how & (COMPLETE | IN_ORDER) != COMPLETE | IN_ORDER).any() else 0
-    genes, values = np.empty(most, np.int32), np.empty(most, np.float32)
-    dense = np.zeros(n_genes + 1 if most else 0, np.float32)
-    present = np.zeros(n_genes // 64 + 1, np.uint64)
+    buffers = sort_buffers(most, n_genes, np.empty(n_genes if most else 0, np.float32))
+    genes, values = buffers.genes, buffers.values
     ahead = 1 + min(_AHEAD - 1, _IN_FLIGHT * len(length) // max(1, length.sum()))
     for i in range(len(address)):
         # Random records are never in cache. The next one is fetched during this one, half before and half amid it,
@@ -169,29 +169,29 @@ def decode_records(
         if not in_place:
             if how[p] & GENES_ONLY:
                 out_depth[slot] = total_of_genes(genes[:n], values[:n], lut)
-            out_size[slot] = _renumber(
-                genes[:n], values[:n], lut, how[p], n_genes, dense, present, out_indices[room], out_data[room]
-            )
+            out_size[slot] = _renumber(n, lut, how[p], buffers, out_indices[room], out_data[room])
         starts[slot + 1] = starts[slot] + out_size[slot] if closed else starts[slot + 1]
     return OK, 0
 
 
 @nb.njit(nogil=True, cache=True)
 def _renumber(
-    genes: NDArray[np.int32],
-    values: NDArray[np.float32],
+    n: int,
     lut: NDArray[np.int32],
     how: int,
-    n_genes: int,
-    dense: NDArray[np.float32],
-    present: NDArray[np.uint64],
+    buffers: SortBuffers,
     out_indices: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> int:
-    """Write a cell in vocabulary genes, as `renumber` or `scatter` do; returns the number of entries kept."""
+    """Write a cell, of n entries in ``buffers``, in vocabulary genes; returns the number of entries kept."""
+    genes, values = buffers.genes[:n], buffers.values[:n]
     if how & IN_ORDER:
         return int(renumber(genes, values, lut, out_indices, out_data))
-    return int(scatter(genes, values, lut, n_genes, dense, present, out_indices, out_data))
+    if how & COMPLETE:
+        look_up(lut, genes)
+    else:
+        n = renumber(genes, values, lut, genes, values)
+    return int(sort_entries(n, buffers, out_indices, out_data))
 
 
 @nb.njit(nogil=True, cache=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from scdataloader.kernels.machine.bits import USUAL_PER_WORD, count_ones, count_trailing_zeros, drain
 from scdataloader.kernels.machine.memory import prefetch_range
+from scdataloader.kernels.rows.keep import renumber
 
 OK, BAD_INDEX, NOT_COUNT = 0, 1, 2
 NOT_A_GENE = -2
@@ -58,7 +59,8 @@ def align_rows(
     ``indices`` contains.
     """
     closed = is_sequence(place, len(out_size))
-    present = np.zeros(max(n_genes, len(lut)) // 64 + 1, np.uint64)
+    present = np.zeros(len(lut) // 64 + 1, np.uint64)
+    buffers = sort_buffers(_longest(indptr, take), n_genes, scratch)
     for i in range(len(take)):
         begin, end = indptr[take[i]], indptr[take[i] + 1]
         if i + 1 < len(take):
@@ -80,9 +82,8 @@ def align_rows(
         if monotone and ascending:
             size = renumber(row_indices, row_data, lut, out_indices[room], out_data[room])
         else:
-            size = _sorted(
-                row_indices, row_data, lut, monotone, n_genes, scratch, present, out_indices[room], out_data[room]
-            )
+            stored = present if monotone else present[:0]
+            size = _sorted(row_indices, row_data, lut, stored, buffers, out_indices[room], out_data[room])
         if zeros:
             size = _without_zeros(out_indices[room], out_data[room], size)
         out_size[slot] = size
@@ -90,6 +91,15 @@ def align_rows(
         if closed:
             starts[slot + 1] = out + size
     return OK, 0
+
+
+@nb.njit(nogil=True, cache=True)
+def _longest(indptr: NDArray[np.int64], take: NDArray[np.int64]) -> int:
+    """The most entries of rows ``take``."""
+    longest = 0
+    for i in range(len(take)):
+        longest = max(longest, indptr[take[i] + 1] - indptr[take[i]])
+    return longest
 
 
 @nb.njit(nogil=True, cache=True)
@@ -150,22 +160,35 @@ def _without_zeros(indices: NDArray[np.int32], data: NDArray[np.float32], size: 
     return kept
 
 
+class SortBuffers(NamedTuple):
+    """Memory in which rows of up to m entries are sorted, of any content but for ``present``."""
+
+    genes: NDArray[np.int32]
+    """``(m,)``"""
+    values: NDArray[np.float32]
+    """``(m,)``"""
+    pairs: NDArray[np.uint64]
+    """``(m,)`` sorted genes, and the bits of their values."""
+    present: NDArray[np.uint64]
+    """A bit for each gene of the vocabulary; 0 before and after."""
+    before: NDArray[np.uint32]
+    """A number for each word of ``present``."""
+    sums: NDArray[np.float32]
+    """``(n_genes,)``"""
+
+
 @nb.njit(nogil=True, cache=True)
-def renumber(
-    indices: NDArray[Any],
-    data: NDArray[Any],
-    lut: NDArray[np.int32],
-    out_indices: NDArray[np.int32],
-    out_data: NDArray[np.float32],
-) -> int:
-    """Renumber the genes of a row and drop those without a number; returns the number of entries kept."""
-    size = 0
-    for j in range(len(indices)):
-        gene = lut[indices[j]]
-        out_indices[size] = gene
-        out_data[size] = data[j]
-        size += int(gene >= 0)
-    return size
+def sort_buffers(n_entries: int, n_genes: int, sums: NDArray[np.float32]) -> SortBuffers:
+    """Memory to sort rows of up to ``n_entries`` in a vocabulary of ``n_genes``, with the given ``sums``."""
+    n_words = n_genes // 64 + 1
+    return SortBuffers(
+        np.empty(n_entries, np.int32),
+        np.empty(n_entries, np.float32),
+        np.empty(n_entries, np.uint64),
+        np.zeros(n_words, np.uint64),
+        np.empty(n_words, np.uint32),
+        sums,
+    )
 
 
 @nb.njit(nogil=True, cache=True)
@@ -173,31 +196,47 @@ def scatter(
     indices: NDArray[Any],
     data: NDArray[Any],
     lut: NDArray[np.int32],
-    n_genes: int,
-    scratch: NDArray[np.float32],
-    present: NDArray[np.uint64],
+    buffers: SortBuffers,
     out_indices: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> int:
-    """Sort one row by gene and sum entries of the same gene, with a dense row and a bit set; returns their number.
+    """Renumber one row, drop genes without a number, sort it, and sum entries of a gene; returns their number."""
+    kept = renumber(indices, data, lut, buffers.genes, buffers.values)
+    return int(sort_entries(kept, buffers, out_indices, out_data))
 
-    ``scratch`` has ``n_genes + 1`` entries of any content, ``present`` a bit for each, all zero before and after. For a
-    few thousand entries among some 10^4 genes this takes a fraction of the time of a comparison sort. Dropped entries
-    are written to the entry after the last gene, which is never read.
+
+@nb.njit(nogil=True, cache=True)
+def sort_entries(n: int, buffers: SortBuffers, out_indices: NDArray[np.int32], out_data: NDArray[np.float32]) -> int:
+    """Sort the first n genes and values in ``buffers``, and sum those of one gene; returns the number of entries.
+
+    The place of an entry is the number of genes before it in a bit set. For a few thousand entries among some 10^4
+    genes this takes a fraction of the time of a comparison sort. Entries are first sorted in memory that stays in the
+    cache.
     """
-    one = np.uint64(1)
-    kept = 0
-    for j in range(len(indices)):
-        gene = min(np.uint32(lut[indices[j]]), np.uint32(n_genes))
-        kept += int(gene < n_genes)
-        scratch[gene] = data[j]
+    genes, values = buffers.genes[:n], buffers.values[:n]
+    present, before, pairs, one = buffers.present, buffers.before, buffers.pairs, np.uint64(1)
+    for j in range(len(genes)):
+        gene = np.uint32(genes[j])
         present[gene >> np.uint32(6)] |= one << np.uint64(gene & np.uint32(63))
-    present[n_genes >> 6] &= ~(one << np.uint64(n_genes & 63))
-    size = int(drain(present, out_indices))
-    if size < kept:
-        _sum_into(indices, data, lut, n_genes, out_indices[:size], scratch)
+    size = 0
+    for word in range(len(present)):
+        before[word] = np.uint32(size)
+        size += int(count_ones(present[word]))
+    if size < n:
+        drain(present, out_indices)
+        return int(_sum_into(genes, values, buffers.sums, out_indices[:size], out_data))
+    bits = values.view(np.uint32)
+    for j in range(len(genes)):
+        gene = np.uint32(genes[j])
+        own = gene >> np.uint32(6)
+        lower = present[own] & ((one << np.uint64(gene & np.uint32(63))) - one)
+        at = before[own] + np.uint32(count_ones(lower))
+        pairs[at] = np.uint64(gene) << np.uint64(32) | np.uint64(bits[j])
+    present[:] = 0
+    out_bits = out_data.view(np.uint32)
     for k in range(size):
-        out_data[k] = scratch[out_indices[k]]
+        out_indices[k] = np.int32(pairs[k] >> np.uint64(32))
+        out_bits[k] = np.uint32(pairs[k] & np.uint64(0xFFFFFFFF))
     return size
 
 
@@ -206,19 +245,17 @@ def _sorted(
     indices: NDArray[Any],
     data: NDArray[Any],
     lut: NDArray[np.int32],
-    monotone: bool,
-    n_genes: int,
-    scratch: NDArray[np.float32],
-    present: NDArray[np.uint64],
+    stored: NDArray[np.uint64],
+    buffers: SortBuffers,
     out_indices: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> int:
-    """As `scatter`, by `scatter_stored` if possible: if ``lut`` ascends."""
-    size = scatter_stored(indices, data, lut, present, scratch, out_indices, out_data) if monotone else -1
-    if size < 0:
-        words = present[: n_genes // 64 + 1]
-        size = scatter(indices, data, lut, n_genes, scratch, words, out_indices, out_data)
-    return size
+    """As `scatter`, by `scatter_stored` if possible: if ``lut`` ascends, where ``stored`` is not empty."""
+    if len(stored):
+        size = scatter_stored(indices, data, lut, stored, buffers.sums, out_indices, out_data)
+        if size >= 0:
+            return int(size)
+    return int(scatter(indices, data, lut, buffers, out_indices, out_data))
 
 
 @nb.njit(nogil=True, cache=True)
@@ -281,19 +318,20 @@ def _without_missing(indices: NDArray[np.int32], data: NDArray[np.float32], size
 
 @nb.njit(nogil=True, cache=True)
 def _sum_into(
-    indices: NDArray[Any],
-    data: NDArray[Any],
-    lut: NDArray[np.int32],
-    n_genes: int,
     genes: NDArray[np.int32],
-    scratch: NDArray[np.float32],
-) -> None:
-    """Write the sum of each gene's entries to the dense row; only needed if a gene has several."""
-    for k in range(len(genes)):
-        scratch[genes[k]] = 0
-    for j in range(len(indices)):
-        gene = min(np.uint32(lut[indices[j]]), np.uint32(n_genes))
-        scratch[gene] += np.float32(data[j])
+    values: NDArray[np.float32],
+    sums: NDArray[np.float32],
+    distinct: NDArray[np.int32],
+    out: NDArray[np.float32],
+) -> int:
+    """Write the sum of the entries of each of the ``distinct`` genes; returns the number of these."""
+    for k in range(len(distinct)):
+        sums[distinct[k]] = 0
+    for j in range(len(genes)):
+        sums[genes[j]] += values[j]
+    for k in range(len(distinct)):
+        out[k] = sums[distinct[k]]
+    return len(distinct)
 
 
 @nb.njit(nogil=True, cache=True)
