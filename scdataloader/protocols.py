@@ -353,6 +353,19 @@ class PendingRead(Protocol):
         """Write the cells, in vocabulary genes, into the slots ``place`` ``(m,)`` of ``rows``."""
 
 
+class PendingMatrix(Protocol):
+    """Cells of a further matrix that are located and not read yet."""
+
+    def slice(self, start: int, stop: int) -> PendingMatrix:
+        """Cells ``[start, stop)`` of these."""
+
+    def read_ahead(self) -> None:
+        """Start loading the cells; returns at once."""
+
+    def read(self) -> CSRRows | NDArray[np.float32]:
+        """The cells: rows in vocabulary genes of "layers/…", ``(m, D)`` of "obsm/…"."""
+
+
 class ReadGroup(Protocol):
     """Consecutive sources of a collection that are read in one go."""
 
@@ -410,7 +423,7 @@ class NeverChanges(Protocol):
 class ReadsMatrices(Protocol):
     """A read group that reads further matrices of its sources in one go; otherwise source after source is read."""
 
-    def read_matrix(self, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32]:
+    def locate_matrix(self, key: str, rows: NDArray[np.int64]) -> PendingMatrix:
         """Cells ``rows``, numbered from 0 in the group, of "layers/…" in vocabulary genes, or of "obsm/…"."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from scdataloader.protocols import (
     HasSizes,
     NeverChanges,
     OpenOptions,
+    PendingMatrix,
     PendingRead,
     ReadCost,
     ReadsMatrices,
@@ -365,11 +366,6 @@ class Collection:
         rows = np.where(is_there, among, 0)
         return np.where(is_there, self._row_by_part[rows] if self.is_interleaved else rows, -1)
 
-    def read_together(self, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32] | None:
-        """Cells ``rows`` of a further matrix, if all cells are of one group that reads such matrices itself."""
-        group = self._groups[0]
-        return group.read_matrix(key, rows) if len(self._groups) == 1 and isinstance(group, ReadsMatrices) else None
-
     def check_rows(self, rows: NDArray[np.integer[Any]]) -> None:
         """See that row numbers are those of cells.
 
@@ -405,8 +401,8 @@ class Collection:
             key=0,
         )
 
-    def locate(self, rows: NDArray[np.int64]) -> CellLocations:
-        """Where cells ``rows`` are, as far as it is known without reading them.
+    def locate(self, rows: NDArray[np.int64], matrices: Sequence[str] = ()) -> CellLocations:
+        """Where cells ``rows`` and those of further ``matrices`` are, as far as it is known without reading them.
 
         Raises:
             IndexError: a row is outside [0, n).
@@ -417,7 +413,10 @@ class Collection:
         for number, place, read in self._reads(rows):
             reads.append((place, read))
             sources.append(read.member.astype(np.int32) + np.int32(self._first_part[number]))
-        return CellLocations(rows=rows, reads=tuple(reads), source=_scattered(sources, reads))
+        group, pending = self._groups[0], {}
+        if len(self._groups) == 1 and isinstance(group, ReadsMatrices):
+            pending = {key: group.locate_matrix(key, rows) for key in matrices}
+        return CellLocations(rows=rows, reads=tuple(reads), source=_scattered(sources, reads), matrices=pending)
 
     def read_located(self, located: CellLocations) -> tuple[CSRRows, NDArray[np.float32]]:
         """The cells, and the total count of each over all genes of its source."""
@@ -495,6 +494,8 @@ class CellLocations:
     """By group: which of the m cells, in ascending order, and how to read them."""
     source: NDArray[np.int32]
     """``(m,)`` number of the source of each cell."""
+    matrices: Mapping[str, PendingMatrix] = field(default_factory=dict)
+    """Those further matrices whose cells were located too, as all cells are of one group that reads them itself."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -506,12 +507,16 @@ class CellLocations:
             first, last = np.searchsorted(place, [start, stop])
             if first < last:
                 reads.append((place[first:last] - start, read.slice(first, last)))
-        return CellLocations(rows=self.rows[start:stop], reads=tuple(reads), source=self.source[start:stop])
+        matrices = {key: pending.slice(start, stop) for key, pending in self.matrices.items()}
+        part = slice(start, stop)
+        return CellLocations(rows=self.rows[part], reads=tuple(reads), source=self.source[part], matrices=matrices)
 
     def read_ahead(self) -> None:
         """Ask the system to load the cells, where they are in mapped files and not in memory yet."""
         for _, read in self.reads:
             read.read_ahead()
+        for pending in self.matrices.values():
+            pending.read_ahead()
 
 
 def _scattered(pieces: Sequence[NDArray[Any]], reads: Sequence[tuple[NDArray[np.int64], PendingRead]]) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from scdataloader.runtime.messages import suggestion
 from scdataloader.types import CSRMatrix, CSRRows
 
 if TYPE_CHECKING:
-    from scdataloader.collection.collection import Collection
+    from scdataloader.collection.collection import CellLocations, Collection
     from scdataloader.genes.alignment import AlignedSource
 
 
@@ -101,20 +101,19 @@ def load_column(collection: Collection, column: str) -> ObsColumn:
     return ObsColumn(values=collection.arrange(codes), labels=np.array([*labels, None], object))
 
 
-def read_matrix(collection: Collection, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32]:
-    """Cells ``rows`` of a further matrix.
+def read_matrix(collection: Collection, key: str, located: CellLocations) -> CSRRows | NDArray[np.float32]:
+    """Located cells of a further matrix.
 
     Returns:
-        Rows in vocabulary genes of "layers/…"; ``(len(rows), D)`` float32 of "obsm/…".
+        Rows in vocabulary genes of "layers/…"; ``(len(located), D)`` float32 of "obsm/…".
 
     Raises:
         SourceFormatError: a source returns a matrix of another shape than it must have.
         ValueError: the sources have different numbers of columns.
     """
-    whole = collection.read_together(key, rows)
-    if whole is not None:
-        return whole
-    pieces = []
+    if key in located.matrices:
+        return located.matrices[key].read()
+    pieces, rows = [], located.rows
     for part, place, own in collection.rows_in_parts(rows):
         if not isinstance(part.source, HasMatrices):
             raise KeyError(_lacks(part.source.name, "matrix", key, ()))

@@ -114,6 +114,10 @@ class ContentsReader:
         """Maximum of cells that are read for each cell that is drawn."""
         return 1 + (self._contents.neighbours or 0)
 
+    def locate(self, rows: NDArray[np.int64]) -> CellLocations:
+        """Where cells ``rows`` and what they carry are."""
+        return self._collection.locate(rows, self._matrices)
+
     def read(
         self,
         located: CellLocations,
@@ -138,7 +142,7 @@ class ContentsReader:
             targets=None if targets is None else targets[rows],
             pad=pad,
             obs={column: values.take(rows) for column, values in self._obs.items()},
-            matrices={name: read_matrix(collection, name, rows) for name in self._matrices},
+            matrices={name: read_matrix(collection, name, located) for name in self._matrices},
         )
         if self._neighbours is None:
             return cells

@@ -155,7 +155,7 @@ class Prefetcher:
         """The draws of steps [first, last), requested from the disk, or read by ``loader`` if they are read as one."""
         positions = self._positions(first, last)
         rows = self._rows(epoch, positions)
-        located = self.collection.locate(rows)
+        located = self._reader.locate(rows)
         if self.collection.read_cost.is_steep:
             loader.submit(located.read_ahead)  # an error comes again when a piece of them is read
         else:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -61,6 +61,12 @@ def open_stores(paths: Sequence[Path], options: OpenOptions) -> Iterator[StoreSo
                 "are, or convert the sources again"
             )
         yield from sources
+
+
+@lru_cache(maxsize=16)
+def _columns(n: int) -> GeneTables:
+    """Columns 0 to n - 1 as they are."""
+    return GeneTables([np.arange(n, dtype=np.int32)], [GenePlaces.all_of(n)], n)
 
 
 def _version(manifest: bytes) -> str:
@@ -280,9 +286,7 @@ class Store:
             StoreFormatError: a record is damaged.
         """
         n, rows = len(located.rows), row_buffers(located.records.size, buffers)
-        columns = np.arange(n_columns, dtype=np.int32)
-        genes = GeneTables([columns], [GenePlaces.all_of(n_columns)], n_columns)
-        self.decode(located, np.zeros(n, np.int64), genes, np.arange(n), rows)
+        self.decode(located, np.zeros(n, np.int64), _columns(n_columns), np.arange(n), rows)
         if (located.records.size == n_columns).all():  # without zeros, the values are the rows
             return rows.data.reshape(n, n_columns)
         out = np.empty((n, n_columns), np.float32)
@@ -663,8 +667,8 @@ class StoreGroup:
         cells, member, _ = self._selected
         return self._store.locate(cells[rows], key), member[rows].astype(np.int64)
 
-    def read_matrix(self, key: str, rows: NDArray[np.int64]) -> CSRRows | NDArray[np.float32]:
-        """As `ReadsMatrices.read_matrix`.
+    def locate_matrix(self, key: str, rows: NDArray[np.int64]) -> LayerRead | ArrayRead:
+        """As `ReadsMatrices.locate_matrix`.
 
         Raises:
             KeyError: the store has no such matrix.
@@ -673,12 +677,9 @@ class StoreGroup:
         """
         parts = self._store.matrix(key).parts
         located, member = self._locate(rows, key)
-        located.start()
-        if not key.startswith(LAYERS):
-            return self._store.dense(located, self._width(key, parts), self._buffers)
-        sizes, buffers = located.records.size, row_buffers(located.records.size, self._buffers)
-        self._store.decode(located, member, self._genes, np.arange(len(rows)), buffers)
-        return without_gaps(buffers, sizes, self._genes.look_up.n_genes)
+        if key.startswith(LAYERS):
+            return LayerRead(located, member, self._genes, self._buffers)
+        return ArrayRead(located, self._width(key, parts), self._buffers)
 
     def _width(self, key: str, parts: Sequence[MatrixPart]) -> int:
         widths = {source.name: parts[source.number].n_columns for source in self._sources}
@@ -734,3 +735,50 @@ class StoreRead:
     def write(self, place: NDArray[np.int64], rows: RowBuffers) -> None:
         """Decode, look up genes and write, in one pass."""
         self._located.store.decode(self._located, self.member, self._genes, place, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRead:
+    """Records of a layer that are located and not decoded yet."""
+
+    located: RecordLocations
+    member: NDArray[np.int64]
+    """``(m,)`` source of each record among those in ``genes``."""
+    genes: GeneTables
+    buffers: BufferPool
+
+    def slice(self, start: int, stop: int) -> LayerRead:
+        """Cells ``[start, stop)`` of these, as views."""
+        return replace(self, located=self.located.slice(start, stop), member=self.member[start:stop])
+
+    def read_ahead(self) -> None:
+        """Start loading the records."""
+        self.located.start()
+
+    def read(self) -> CSRRows:
+        """The rows, in vocabulary genes."""
+        sizes = self.located.records.size
+        rows = row_buffers(sizes, self.buffers)
+        self.located.store.decode(self.located, self.member, self.genes, np.arange(len(sizes)), rows)
+        return without_gaps(rows, sizes, self.genes.look_up.n_genes)
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayRead:
+    """Records of a matrix of obsm that are located and not decoded yet."""
+
+    located: RecordLocations
+    n_columns: int
+    buffers: BufferPool
+
+    def slice(self, start: int, stop: int) -> ArrayRead:
+        """Cells ``[start, stop)`` of these, as views."""
+        return replace(self, located=self.located.slice(start, stop))
+
+    def read_ahead(self) -> None:
+        """Start loading the records."""
+        self.located.start()
+
+    def read(self) -> NDArray[np.float32]:
+        """``(m, n_columns)`` values."""
+        return self.located.store.dense(self.located, self.n_columns, self.buffers)
