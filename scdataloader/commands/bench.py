@@ -35,7 +35,7 @@ from scdataloader.runtime.processes import n_cores
 from scdataloader.runtime.progress import seconds_bar
 from scdataloader.sampling.options import Sampling
 from scdataloader.store.convert import convert
-from scdataloader.store.reader import StoreSource
+from scdataloader.store.source import StoreSource
 from scdataloader.training.datamodule import DataModule
 
 SECONDS = 10.0

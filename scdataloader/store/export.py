@@ -27,9 +27,10 @@ from scdataloader.runtime.progress import Advance, progress_bar
 from scdataloader.schema import ORGANISM
 from scdataloader.sources.anndata.nodes import Node
 from scdataloader.sources.anndata.writer import Values, new_anndata, write_anndata, write_csr
-from scdataloader.store.manifest import LAYERS, OBSM, OBSP
-from scdataloader.store.reader import Store, StoreSource, X
+from scdataloader.store.manifest import LAYERS, OBSM, OBSP, X
+from scdataloader.store.reader import Store
 from scdataloader.store.shard import edges_of
+from scdataloader.store.source import StoreSource
 from scdataloader.store.tables import POSITION, ROW, order_of
 from scdataloader.store.writing.lock import claimed
 from scdataloader.types import CSRMatrix

@@ -33,6 +33,8 @@ SUFFIX = ".cells"
 _TABLE_NAME = re.compile(r"(obs|var|genes)/[0-9a-f]{5,32}\.parquet")
 _SHARD_NAME = re.compile(r"shards/[0-9a-f]{5,32}\.cells")
 _MATRIX_NAME = re.compile(r"matrices/[0-9a-f]{5,32}-[0-9a-f]{5,32}\.cells")
+X = "X"
+"""Key of the counts."""
 LAYERS, OBSM, OBSP = "layers/", "obsm/", "obsp/"
 """Beginnings of the keys of further matrices: by gene, by any columns, and by cell of the same source."""
 _KEY = re.compile(f"({LAYERS}|{OBSM}|{OBSP}).+", re.DOTALL)

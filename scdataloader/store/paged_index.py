@@ -22,7 +22,7 @@ from scdataloader.kernels.records.format import Records
 from scdataloader.runtime.bytes import MirroredBytes
 
 if TYPE_CHECKING:
-    from scdataloader.store.shard import MappedShards
+    from scdataloader.store.mapped_shards import MappedShards
 
 PAGE_COST = 128 << 10
 """Bytes whose transfer takes about as long as the requests for a page of offsets and one of sizes."""

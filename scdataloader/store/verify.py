@@ -40,7 +40,8 @@ from scdataloader.store.manifest import (
     ShardRecord,
     SourceRecord,
 )
-from scdataloader.store.shard import FIRST_RECORD, KINDS, WHY, MappedShards
+from scdataloader.store.mapped_shards import WHY, MappedShards
+from scdataloader.store.shard import FIRST_RECORD, KINDS
 from scdataloader.store.tables import POSITION, ROW, Table, labels_of_columns, order_of
 from scdataloader.store.writing.present import compare
 from scdataloader.types import GenePlaces

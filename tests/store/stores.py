@@ -20,8 +20,8 @@ from scdataloader.store.manifest import (
     SpaceRecord,
     file_record,
 )
-from scdataloader.store.shard import ShardWriter
 from scdataloader.store.tables import POSITION, ROW
+from scdataloader.store.writing.shard_writer import ShardWriter
 
 
 @dataclass

@@ -117,7 +117,7 @@ def test_columns_are_fetched_alone(tmp_path: Path) -> None:
     record = file_record(tmp_path, path)
     with RangeServer(tmp_path) as server:
         table = Table(tmp_path, record, Mirror(Bucket.open(server.url), "1", {path: record.n_bytes}))
-        assert table.columns == ["kind", "noise"]
+        assert list(table.labels()) == ["kind", "noise"]
         assert table.read(["kind"]).equals(obs[["kind"]])
         assert server.counts()["bytes"] < 150_000
         assert table.read(["noise"]).equals(obs[["noise"]])

@@ -16,8 +16,8 @@ from scdataloader.kernels.records.format import Records, record_checksum
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND, check_records
 from scdataloader.store.manifest import Manifest
 from scdataloader.store.reader import Store
-from scdataloader.store.shard import ShardWriter
 from scdataloader.store.verify import Verification, verify
+from scdataloader.store.writing.shard_writer import ShardWriter
 from tests.store.fuzz_files import put
 from tests.store.store_damage import SHARD, index_of, patch, reseal
 from tests.store.stores import given_counts, given_floats, make_store

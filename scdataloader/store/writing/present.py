@@ -20,8 +20,8 @@ from scdataloader.protocols import Closes, Source
 from scdataloader.runtime.progress import cells_bar
 from scdataloader.sources.fingerprint import difference, is_of_first_rule, parts_of
 from scdataloader.store.export import OriginalSource
-from scdataloader.store.manifest import LAYERS, Manifest, SourceRecord
-from scdataloader.store.reader import Store, X
+from scdataloader.store.manifest import LAYERS, Manifest, SourceRecord, X
+from scdataloader.store.reader import Store
 from scdataloader.store.tables import GeneList, to_arrow, whole_obs, with_categories
 from scdataloader.store.writing.matrices import matrix_blocks
 from scdataloader.store.writing.scan import CELLS_PER_SHARD, SHUFFLED, Options, ScannedSource, scan

@@ -21,7 +21,7 @@ from scdataloader.kernels.records.format import Records, restamp_records
 from scdataloader.kernels.rows.align import row_starts
 from scdataloader.runtime.files import opened_atomically, writing
 from scdataloader.store.manifest import Kind, ShardRecord
-from scdataloader.store.shard import MappedShards
+from scdataloader.store.mapped_shards import MappedShards
 from scdataloader.store.tables import ROW, write_arrow
 from scdataloader.store.writing.plan import GROUPED, ORDER, PLACES, Plan, save_record, split_cells
 from scdataloader.store.writing.tasks import Place, Task, blocks, noting, shard_writer

@@ -23,11 +23,11 @@ from scdataloader.runtime.files import writing
 from scdataloader.runtime.processes import ProcessPool, WorkerDiedError, n_cores, uninterrupted
 from scdataloader.sources.contract import check_unchanged, rows_of
 from scdataloader.store.manifest import Kind
-from scdataloader.store.shard import ShardWriter
 from scdataloader.store.tables import whole_obs, write_table
 from scdataloader.store.writing.lock import Claim, ConversionStoppedError
 from scdataloader.store.writing.matrices import matrix_blocks
 from scdataloader.store.writing.plan import save_record
+from scdataloader.store.writing.shard_writer import ShardWriter
 from scdataloader.types import CSRMatrix
 
 PROGRESS = ".progress"
