@@ -28,14 +28,6 @@ def test_renumber_keeps_entries_with_a_number_in_order(n, at, seed):
         assert (out[at + n :] == GUARD).all()
 
 
-def test_a_row_can_be_renumbered_in_place():
-    genes, values = np.arange(100, dtype=np.int32), np.arange(100, dtype=np.float32)
-    lut = np.where(np.arange(100) % 3, np.arange(100) + 5, -1).astype(np.int32)
-    kept = renumber(genes, values, lut, genes, values)
-    assert genes[:kept].tolist() == lut[lut >= 0].tolist()
-    assert values[:kept].tolist() == np.flatnonzero(lut >= 0).tolist()
-
-
 def test_processors_without_compression_keep_the_same_entries():
     code = """
 import numpy as np

@@ -31,7 +31,7 @@ from scdataloader.kernels.records.format import (
 from scdataloader.kernels.records.gaps import look_up_genes, number_genes
 from scdataloader.kernels.records.packed import SPARE, ascending_numbers, sum_fields, widen_fields
 from scdataloader.kernels.rows.align import SortBuffers, sort_buffers, sort_entries, total_of_genes
-from scdataloader.kernels.rows.keep import renumber
+from scdataloader.kernels.rows.keep import keep_numbered
 
 OK, BAD_INDEX, BAD_RECORD, BAD_CHECKSUM = 0, 1, 2, 3
 IN_ORDER, COMPLETE, SHIFTED, GENES_ONLY = 1, 2, 4, 8
@@ -130,9 +130,8 @@ def decode_records(
     starts, out_indices, out_data, out_size, out_depth = out
     largest = size.max() if len(size) else 0
     bits = np.empty(largest + SPARE, np.int32)
-    most = largest if (how & (COMPLETE | IN_ORDER) != COMPLETE | IN_ORDER).any() else 0
+    most = largest if (how & IN_ORDER == 0).any() else 0
     buffers = sort_buffers(most, n_genes, np.empty(n_genes if most else 0, np.float32))
-    genes, values = buffers.genes, buffers.values
     ahead = 1 + min(_AHEAD - 1, _IN_FLIGHT * len(length) // max(1, length.sum()))
     for i in range(len(address)):
         # Random records are never in cache. The next one is fetched during this one, half before and half amid it,
@@ -150,7 +149,9 @@ def decode_records(
         n, slot = size[i], place[i]
         room = slice(starts[slot], starts[slot] + n)
         in_place = how[p] & COMPLETE and how[p] & IN_ORDER
-        numbers, parts = out_indices[room] if in_place else genes[:n], parts_of(words)
+        numbers, values, parts = out_indices[room], out_data[room], parts_of(words)
+        if not how[p] & IN_ORDER:
+            numbers, values = buffers.genes[:n], buffers.values[:n]
         if not fits(words, parts, n, len(lut)):
             return BAD_RECORD, i
         if in_place and not parts.is_packed:
@@ -164,34 +165,33 @@ def decode_records(
             return BAD_RECORD, i
         checked[row[i] >> 3] |= bit
         prefetch_bytes(address[following] + half, length[following] - half)
-        out_depth[slot] = write_values(words, parts, out_data[room] if in_place else values[:n])
+        out_depth[slot] = write_values(words, parts, values)
         out_size[slot] = n
         if not in_place:
             if how[p] & GENES_ONLY:
-                out_depth[slot] = total_of_genes(genes[:n], values[:n], lut)
-            out_size[slot] = _renumber(n, lut, how[p], buffers, out_indices[room], out_data[room])
+                out_depth[slot] = total_of_genes(numbers, values, lut)
+            out_size[slot] = _renumber(numbers, values, lut, how[p], buffers, out_indices[room], out_data[room])
         starts[slot + 1] = starts[slot] + out_size[slot] if closed else starts[slot + 1]
     return OK, 0
 
 
 @nb.njit(nogil=True, cache=True)
 def _renumber(
-    n: int,
+    genes: NDArray[np.int32],
+    values: NDArray[np.float32],
     lut: NDArray[np.int32],
     how: int,
     buffers: SortBuffers,
     out_indices: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> int:
-    """Write a cell, of n entries in ``buffers``, in vocabulary genes; returns the number of entries kept."""
-    genes, values = buffers.genes[:n], buffers.values[:n]
-    if how & IN_ORDER:
-        return int(renumber(genes, values, lut, out_indices, out_data))
-    if how & COMPLETE:
-        look_up(lut, genes)
-    else:
-        n = renumber(genes, values, lut, genes, values)
-    return int(sort_entries(n, buffers, out_indices, out_data))
+    """Look up the genes of a cell, which is in the output, or in ``buffers`` if the table is not `IN_ORDER`.
+
+    Returns the number of entries kept, which are in the output and sorted.
+    """
+    look_up(lut, genes)
+    kept = len(genes) if how & COMPLETE else int(keep_numbered(genes, values))
+    return kept if how & IN_ORDER else int(sort_entries(kept, buffers, out_indices, out_data))
 
 
 @nb.njit(nogil=True, cache=True)

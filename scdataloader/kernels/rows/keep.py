@@ -79,11 +79,17 @@ def renumber(
 ) -> int:
     """Renumber the genes of a row and drop those without a number; returns the number of entries kept.
 
-    The outputs may be the row itself, and have room for all its entries.
+    The outputs have room for all entries of the row.
     """
     n = min(len(indices), len(out_indices), len(out_data))
     for j in range(n):
         out_indices[j] = lut[np.uint32(indices[j])]  # unsigned numbers avoid a test for negative ones
     for j in range(n):
         out_data[j] = data[j]
-    return int(_keep(np.uintp(out_indices.ctypes.data), np.uintp(out_data.ctypes.data), n))
+    return int(keep_numbered(out_indices[:n], out_data[:n]))
+
+
+@nb.njit(nogil=True, cache=True)
+def keep_numbered(numbers: NDArray[np.int32], data: NDArray[np.float32]) -> int:
+    """Remove the entries of a row whose number is negative, in place; returns the number of entries kept."""
+    return int(_keep(np.uintp(numbers.ctypes.data), np.uintp(data.ctypes.data), min(len(numbers), len(data))))
