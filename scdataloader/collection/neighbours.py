@@ -15,10 +15,34 @@ from scdataloader.runtime.rows import with_neighbours
 from scdataloader.types import CellBatch, CSRRows, Neighbours
 
 if TYPE_CHECKING:
-    from scdataloader.collection.collection import Collection
+    from scdataloader.collection.collection import CellLocations, Collection
 
 GRAPH = "distances"
 """The graph that is read, as scanpy names it in ``obsp``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NeighbourLocations:
+    """The neighbours of cells, found and located but not read."""
+
+    rows: NDArray[np.int64]
+    """``(B, k)`` rows in the collection; -1 after the last."""
+    distances: NDArray[np.float32]
+    """``(B, k)``; -1 after the last."""
+    located: CellLocations
+    """Those that there are, cell after cell."""
+    edges: NDArray[np.int64]
+    """``(B + 1,)`` offsets of the neighbours of each cell in ``located``."""
+
+    def slice(self, start: int, stop: int) -> NeighbourLocations:
+        """Those of cells ``[start, stop)``, as views."""
+        first, last = int(self.edges[start]), int(self.edges[stop])
+        return NeighbourLocations(
+            rows=self.rows[start:stop],
+            distances=self.distances[start:stop],
+            located=self.located.slice(first, last),
+            edges=self.edges[start : stop + 1] - first,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,17 +81,24 @@ class NeighbourReader:
                     "with scanpy.pp.neighbors (a store keeps it by --obsp), or leave the source out"
                 )
 
-    def read(self, rows: NDArray[np.int64]) -> Neighbours:
-        """The neighbours of cells ``rows``, in vocabulary genes.
+    def locate(self, rows: NDArray[np.int64]) -> NeighbourLocations:
+        """Find the neighbours of cells ``rows``.
 
         Raises:
             IndexError: a row is outside [0, n).
         """
         found, distances = self._find(rows)
+        is_there = found >= 0
+        edges = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(is_there.sum(axis=1), out=edges[1:])
+        located = self.collection.locate(found[is_there])
+        return NeighbourLocations(rows=found, distances=distances, located=located, edges=edges)
+
+    def read(self, near: NeighbourLocations) -> Neighbours:
+        """Neighbours, in vocabulary genes."""
+        found = near.rows
         is_there = (found >= 0).ravel()
-        located = self.collection.locate(found.ravel()[is_there])
-        located.read_ahead()
-        cells, depths = self.collection.read_located(located)
+        cells, depths = self.collection.read_located(near.located)
         indptr, depth = np.zeros(found.size + 1, np.int64), np.zeros(found.size, np.float32)
         indptr[1:][is_there] = np.diff(cells.indptr)
         depth[is_there] = depths
@@ -75,7 +106,7 @@ class NeighbourReader:
             x=CSRRows(data=cells.data, indices=cells.indices, indptr=np.cumsum(indptr), n_genes=cells.n_genes),
             depth=depth.reshape(found.shape),
             row=found,
-            distance=distances,
+            distance=near.distances,
         )
 
     def _find(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -107,7 +138,9 @@ def with_metacells(batch: CellBatch, reader: NeighbourReader, probability: float
     The choice depends on the key of the batch and the position of each cell alone. A cell without neighbours stays.
     """
     chosen = np.flatnonzero(toss(np.uint64(batch.key), batch.position, probability))
-    near = reader.read(batch.row[chosen])
+    found = reader.locate(batch.row[chosen])
+    found.located.read_ahead()
+    near = reader.read(found)
     is_meta = np.zeros(len(batch), np.bool_)
     is_meta[chosen] = (near.row >= 0).any(axis=1)
     depth = batch.depth.copy()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scdataloader.batches.full import csr_tensors
 from scdataloader.batches.neighbours import neighbour_tensors
 from scdataloader.collection.extras import ObsColumn, check_columns, check_matrices, load_column, read_matrix
-from scdataloader.collection.neighbours import NeighbourReader, with_metacells
+from scdataloader.collection.neighbours import NeighbourLocations, NeighbourReader, with_metacells
 from scdataloader.protocols import Collate, WantsMatrices, WantsObs
 from scdataloader.types import CellBatch, CSRRows
 
@@ -115,19 +115,26 @@ class ContentsReader:
         return 1 + (self._contents.neighbours or 0)
 
     def locate(self, rows: NDArray[np.int64]) -> CellLocations:
-        """Where cells ``rows`` and what they carry are."""
+        """Where cells ``rows`` and their further matrices are."""
         return self._collection.locate(rows, self._matrices)
+
+    def locate_neighbours(self, rows: NDArray[np.int64]) -> NeighbourLocations | None:
+        """Where the neighbours of cells ``rows`` are, if all batches carry them."""
+        if self._neighbours is None or self._contents.metacell is not None:
+            return None
+        return self._neighbours.locate(rows)
 
     def read(
         self,
         located: CellLocations,
+        neighbours: NeighbourLocations | None,
         *,
         labels: NDArray[np.int64],
         position: NDArray[np.int64],
         key: int,
         pad: NDArray[np.bool_] | None,
     ) -> CellBatch:
-        """Located cells with their contents; the other arguments are fields of `CellBatch`."""
+        """Located cells and ``neighbours`` with their contents; the other arguments are fields of `CellBatch`."""
         collection, rows, targets = self._collection, located.rows, self._contents.targets
         x, depth = collection.read_located(located)
         cells = CellBatch(
@@ -148,7 +155,7 @@ class ContentsReader:
             return cells
         if self._contents.metacell is not None:
             return with_metacells(cells, self._neighbours, self._contents.metacell)
-        return replace(cells, neighbours=self._neighbours.read(rows))
+        return cells if neighbours is None else replace(cells, neighbours=self._neighbours.read(neighbours))
 
     @cached_property
     def _obs(self) -> dict[str, ObsColumn]:

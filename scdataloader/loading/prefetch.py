@@ -23,6 +23,7 @@ from scdataloader.types import CellBatch
 
 if TYPE_CHECKING:
     from scdataloader.collection.collection import CellLocations, Collection
+    from scdataloader.collection.neighbours import NeighbourLocations
 
 T = TypeVar("T")
 
@@ -47,13 +48,20 @@ class Drawn:
     """``(m,)`` their positions in the epoch."""
     located: CellLocations
     """``(m,)`` their cells."""
+    neighbours: NeighbourLocations | None
+    """Of each of the m cells, if batches carry them."""
     labels: NDArray[np.int64]
     """``(m, C)`` their label codes."""
 
     def slice(self, start: int, stop: int) -> Drawn:
         """Draws ``[start, stop)``, as views."""
         part = slice(start, stop)
-        return Drawn(positions=self.positions[part], located=self.located.slice(start, stop), labels=self.labels[part])
+        return Drawn(
+            positions=self.positions[part],
+            located=self.located.slice(start, stop),
+            neighbours=None if self.neighbours is None else self.neighbours.slice(start, stop),
+            labels=self.labels[part],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,13 +163,14 @@ class Prefetcher:
         """The draws of steps [first, last), requested from the disk, or read by ``loader`` if they are read as one."""
         positions = self._positions(first, last)
         rows = self._rows(epoch, positions)
-        located = self._reader.locate(rows)
-        if self.collection.read_cost.is_steep:
-            loader.submit(located.read_ahead)  # an error comes again when a piece of them is read
-        else:
-            located.read_ahead()
+        located, neighbours = self._reader.locate(rows), self._reader.locate_neighbours(rows)
+        for cells in [located] if neighbours is None else [located, neighbours.located]:
+            if self.collection.read_cost.is_steep:
+                loader.submit(cells.read_ahead)  # an error comes again when a piece of them is read
+            else:
+                cells.read_ahead()
         labels = np.empty((len(rows), 0), np.int64) if self.labels is None else self.labels[rows].astype(np.int64)
-        return Drawn(positions=positions, located=located, labels=labels)
+        return Drawn(positions=positions, located=located, neighbours=neighbours, labels=labels)
 
     def _pieces(self, drawn: Drawn) -> Iterator[Drawn]:
         """Pieces of the draws, each read at once."""
@@ -181,7 +190,7 @@ class Prefetcher:
         # large reads have no use where all cells that are drawn together were fetched at once; they take more memory
         if cost.is_steep or cost.is_ahead or (self.window is None and cost.is_flat):
             draws = min(self._cells_per_task, _MAPPED // self._reader.cells_per_draw)
-            if self._reader.cells_per_draw > 1:  # to find the neighbours has a cost of its own in each read
+            if self._reader.cells_per_draw > 1:  # each read has fixed costs for its draws and their neighbours
                 draws = max(draws, _FEWEST)
             return max(1, draws // self.batch_size) * self.batch_size
         return max(1, (self.window or _WINDOW) // self.batch_size) * self.batch_size
@@ -211,6 +220,7 @@ class Prefetcher:
     def _read(self, epoch: int, drawn: Drawn) -> CellBatch:
         return self._reader.read(
             drawn.located,
+            drawn.neighbours,
             labels=drawn.labels,
             position=drawn.positions,
             key=int(derive_key(self.seed, epoch, _ROW_BITS)),

@@ -73,7 +73,7 @@ def test_neighbours_are_the_nearest_of_the_graph_in_the_same_source(tmp_path, ho
     reader = NeighbourReader(collection=collection, k=3)
     reader.check()
     asked = np.array([row[f"cell{cell}-{seed}"] for seed in (1, 0) for cell in (3, 0, 9, 0, 2, 1)])
-    found = reader.read(asked)
+    found = reader.read(reader.locate(asked))
     assert found.row.shape == found.distance.shape == found.depth.shape == (12, 3)
     rows = found.x.to_scipy().toarray().reshape(12, 3, 30)
     for at, name in enumerate(names[asked]):
@@ -91,14 +91,20 @@ def test_neighbours_are_the_nearest_of_the_graph_in_the_same_source(tmp_path, ho
             own = given[seed][names[to]].X.toarray()[0] if to >= 0 else np.zeros(30)
             np.testing.assert_array_equal(rows[at, place], own)
             assert found.depth[at, place] == own.sum()
-    assert len(reader.read(asked[:0]).row) == 0
+    for start, stop in ((0, 0), (0, 5), (3, 12)):
+        part, whole = reader.read(reader.locate(asked).slice(start, stop)), found.slice(start, stop)
+        for field in ("row", "distance", "depth"):
+            np.testing.assert_array_equal(getattr(part, field), getattr(whole, field))
+        np.testing.assert_array_equal(part.x.to_scipy().toarray(), whole.x.to_scipy().toarray())
+    assert len(reader.read(reader.locate(asked[:0])).row) == 0
 
 
 def test_a_neighbour_outside_of_the_selection_is_left_out(tmp_path):
     (tmp_path / "a").mkdir()
     adata(EDGES).write_h5ad(tmp_path / "a.h5ad")
     collection = Collection.open(tmp_path / "a.h5ad", where={"kind": "b"})  # cells 1, 3, 5, 7, 9
-    found = NeighbourReader(collection=collection, k=3).read(np.array([1, 0]))
+    reader = NeighbourReader(collection=collection, k=3)
+    found = reader.read(reader.locate(np.array([1, 0])))
     assert found.row.tolist() == [[0, 4, -1], [-1, -1, -1]]  # of cell 3: cells 1 and 9, not 8
     assert found.distance.tolist() == [[1, 1, -1], [-1, -1, -1]]
     assert found.x.indptr[2] == found.x.indptr[-1]
@@ -207,7 +213,8 @@ def test_which_cells_become_metacells_depends_on_key_and_position_alone():
 
 def test_a_graph_of_floats_is_read_as_it_is_stored():
     given = adata({cell: {to: (cell * 10 + to) / 7 for to in range(10)} for cell in range(10)})
-    found = NeighbourReader(collection=Collection.open([given]), k=6).read(np.arange(10))
+    reader = NeighbourReader(collection=Collection.open([given]), k=6)
+    found = reader.read(reader.locate(np.arange(10)))
     frame = pd.DataFrame(given.obsp["distances"].toarray().astype(np.float32))
     for cell in range(10):
         expected = frame.loc[cell].drop(cell).nsmallest(6)
