@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from scdataloader.kernels.draws.random import below, derive_key, permute_range, philox, unit
+from scdataloader.kernels.draws.random import GAMMA, below, below_32, derive_key, mix, permute_range, philox, unit
 from scdataloader.kernels.rows.align import BAD_INDEX, NOT_A_GENE, NOT_COUNT, OK, align_rows, close_gaps, scratch_size
 from scdataloader.kernels.rows.densify import densify, densify_given
 from scdataloader.kernels.rows.select import fill_unexpressed, select_largest, select_random
@@ -36,6 +36,11 @@ def test_philox_gives_the_known_answers(counter, key, expected):
 @given(st.integers(0, 2**64 - 1), st.integers(1, 2**62))
 def test_below_is_the_high_word_of_the_product(bits, n):
     assert below(np.uint64(bits), n) == bits * n >> 64
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(1, 2**32 - 1))
+def test_below_32_is_the_high_word_of_the_product(bits, n):
+    assert below_32(np.uint64(bits), np.uint64(n)) == bits * n >> 64
 
 
 @given(st.integers(0, 2**64 - 1))
@@ -310,6 +315,27 @@ def test_select_random_takes_expressed_genes_once_in_order(seed, width):
         assert np.array_equal(values[row, : len(kept)], dense[row, kept])
         assert (dense[row, kept] > 0).all()
         assert not values[row, len(kept) :].any()
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(1, 40))
+def test_select_random_is_selection_sampling_with_the_bits_of_the_position(position, width):
+    seed, _ = philox(KEY, np.uint64(position), np.uint64(1) << np.uint64(32))
+    counters = [np.uint64((int(seed) + j * int(GAMMA)) % 2**64) for j in range(40)]
+    ranks = [below(np.uint64(mix(counter)), 40 - j) for j, counter in enumerate(counters)]
+    kept = []
+    for gene in range(40):
+        kept += [gene] if ranks[gene] < width - len(kept) else []
+    genes, values = np.zeros((1, width), np.int32), np.zeros((1, width), np.float32)
+    select_random(
+        np.array([0, 40]),
+        np.arange(40, dtype=np.int32),
+        np.ones(40, np.float32),
+        KEY,
+        np.array([position]),
+        genes,
+        values,
+    )
+    assert genes[0].tolist() == kept
 
 
 def test_select_random_takes_every_subset_equally_often():

@@ -55,6 +55,12 @@ def below(bits: np.uint64, n: int) -> np.int64:
 
 
 @nb.njit(inline="always", cache=True)
+def below_32(bits: np.uint64, n: np.uint64) -> np.uint64:
+    """`below` for ``n`` below 2^32, in a form that vectorises."""
+    return ((bits >> _S32) * n + ((bits & _MASK32) * n >> _S32)) >> _S32
+
+
+@nb.njit(inline="always", cache=True)
 def mix(x: np.uint64) -> np.uint64:
     """Scramble 64 bits, one to one: the finaliser "Mix13" of Stafford.
 

@@ -6,7 +6,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.kernels.draws.random import GAMMA, below, mix, philox, unit
+from scdataloader.kernels.draws.random import GAMMA, below, below_32, mix, philox, unit
 
 # Purposes in the second counter of a row's random bits, so that two choices in one row never share bits.
 _CHOOSE, _FILL = np.uint64(1) << np.uint64(32), np.uint64(2) << np.uint64(32)
@@ -32,40 +32,47 @@ def select_random(
     Selection sampling: an entry is taken with probability (still needed) / (still to come); Knuth, TAOCP 2, 3.4.2 S.
     """
     width = out_genes.shape[1]
+    ranks = np.empty(np.diff(indptr).max() if len(indptr) > 1 else 0, np.uint32)
     for row in range(len(indptr) - 1):
-        begin, end = indptr[row], indptr[row + 1]
-        taken = min(end - begin, width)
-        if end - begin <= width:
-            for j in range(taken):
-                out_genes[row, j] = indices[begin + j]
-                out_data[row, j] = data[begin + j]
+        genes, values = indices[indptr[row] : indptr[row + 1]], data[indptr[row] : indptr[row + 1]]
+        taken = min(len(genes), width)
+        if len(genes) <= width:
+            out_genes[row, :taken] = genes
+            out_data[row, :taken] = values
         else:
-            _choose(indices[begin:end], data[begin:end], key, position[row], out_genes[row], out_data[row])
+            _rank(key, position[row], ranks[: len(genes)])
+            _choose(genes, values, ranks, out_genes[row], out_data[row])
         out_genes[row, taken:] = -1
         out_data[row, taken:] = 0
+
+
+@nb.njit(nogil=True, cache=True)
+def _rank(key: np.uint64, position: int, out: NDArray[np.uint32]) -> None:
+    """For each of the n entries of a row, a random number below the number of entries from it to the end."""
+    seed, _ = philox(key, np.uint64(position), _CHOOSE)
+    for j in range(len(out)):
+        out[j] = below_32(mix(seed + np.uint64(j) * GAMMA), np.uint64(len(out) - j))
 
 
 @nb.njit(nogil=True, cache=True)
 def _choose(
     indices: NDArray[np.int32],
     data: NDArray[np.float32],
-    key: np.uint64,
-    position: int,
+    ranks: NDArray[np.uint32],
     out_genes: NDArray[np.int32],
     out_data: NDArray[np.float32],
 ) -> None:
-    needed, to_come = len(out_genes), len(indices)
-    k = 0
-    seed, _ = philox(key, np.uint64(position), _CHOOSE)
+    """Take the entries whose rank is below the number of entries still needed; these are fewer than all."""
+    needed = width = np.uint32(len(out_genes))
     for j in range(len(indices)):
         if needed == 0:
             break
-        # Written in any case; the next entry overwrites it if it is not taken.
+        # Written in any case; the next entry overwrites it if it is not taken. Unsigned places avoid a test for
+        # negative ones.
+        k = width - needed
         out_genes[k] = indices[j]
         out_data[k] = data[j]
-        take = int(below(mix(seed + np.uint64(j) * GAMMA), to_come - j) < needed)
-        k += take
-        needed -= take
+        needed -= np.uint32(ranks[j] < needed)
 
 
 @nb.njit(nogil=True, cache=True)
