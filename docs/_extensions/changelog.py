@@ -1,4 +1,4 @@
-"""The page of changes: those of releases, and before them the fragments of ``changes`` as towncrier renders them."""
+"""The page of changes: ``CHANGELOG.md``, with the fragments of ``changes`` before its first release."""
 
 import re
 import subprocess
@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
+
+MARK = "<!-- towncrier release notes start -->"
+"""Where towncrier inserts a release."""
 
 
 def write_page(app: Sphinx) -> None:
@@ -15,10 +18,9 @@ def write_page(app: Sphinx) -> None:
     fragments = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
     fragments = re.sub(r"^## Unreleased.*$", "## Unreleased", fragments, flags=re.MULTILINE)
     fragments = re.sub(r" \(#[\w.-]+(, #[\w.-]+)*\)$", "", fragments, flags=re.MULTILINE)
-    released = root / "CHANGELOG.md"  # from the first release on
-    text = released.read_text(encoding="utf-8") if released.exists() else ""
-    earlier = text.partition("<!-- towncrier release notes start -->")[2]
-    text = f"# Changelog\n\n{fragments.strip()}\n{earlier}"
+    if "No significant changes" in fragments:
+        fragments = ""
+    text = (root / "CHANGELOG.md").read_text(encoding="utf-8").replace(MARK, fragments.strip())
     page = Path(app.srcdir) / "project" / "changelog.md"
     if not page.exists() or page.read_text(encoding="utf-8") != text:
         page.write_text(text, encoding="utf-8")
