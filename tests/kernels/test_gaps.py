@@ -23,12 +23,13 @@ def numbers(gaps, first):
     gaps=st.lists(st.sampled_from([0, 1, 7, 254, 255]) | st.integers(0, 255), max_size=90),
     at=st.integers(0, 9),
     first=st.integers(-50_000, 1 << 30),
+    streams=st.booleans(),
 )
-def test_numbers_are_a_running_sum(gaps, at, first):
+def test_numbers_are_a_running_sum(gaps, at, first, streams):
     memory = np.array([9] * at + gaps + [9] * 20, np.uint8)
     gaps = memory[at : at + len(gaps)]
     out = np.full(at + len(gaps) + 20, GUARD, np.int32)
-    after = number_genes(gaps, np.int64(first), out[at : at + len(gaps)])
+    after = number_genes(gaps, np.int64(first), out[at : at + len(gaps)], streams)
     expected = numbers(gaps, first)
     assert out[at : at + len(gaps)].tolist() == expected.tolist()
     assert after == (expected[-1] + 1 if len(gaps) else first)

@@ -13,23 +13,18 @@ import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
-from scdataloader.kernels.machine.memory import pointer, prefetch, prefetch_bytes
+from scdataloader.kernels.machine.memory import pointer, prefetch, prefetch_bytes, settle
 from scdataloader.kernels.records.format import (
-    F32,
     HEADER,
     U4,
-    U8,
-    U16,
-    U32,
     Parts,
     Records,
-    field_bytes,
     parts_of,
     record_checksum,
-    value_bits,
 )
 from scdataloader.kernels.records.gaps import look_up_genes, number_genes
-from scdataloader.kernels.records.packed import SPARE, ascending_numbers, sum_fields, widen_fields
+from scdataloader.kernels.records.packed import SPARE, ascending_numbers, sum_fields
+from scdataloader.kernels.records.values import write_values
 from scdataloader.kernels.rows.align import SortBuffers, sort_buffers, sort_entries, total_of_genes
 from scdataloader.kernels.rows.keep import keep_numbered
 
@@ -44,6 +39,8 @@ MOST_PER_BYTE = 3
 _LONGEST_LOW = 16
 _MOST_BYTES = 1 << 28
 """Of upper parts of gene numbers, whose bits are counted in 32 bits."""
+_CACHED = 4 << 20
+"""Bytes of entries that the caches of a core may hold until they are read."""
 _AHEAD = 16
 """Distance, in records, at which index entries are prefetched, so that their cache misses overlap."""
 _IN_FLIGHT = 2048
@@ -132,6 +129,7 @@ def decode_records(
     bits = np.empty(largest + SPARE, np.int32)
     most = largest if (how & IN_ORDER == 0).any() else 0
     buffers = sort_buffers(most, n_genes, np.empty(n_genes if most else 0, np.float32))
+    is_large = 8 * size.sum() > _CACHED
     ahead = 1 + min(_AHEAD - 1, _IN_FLIGHT * len(length) // max(1, length.sum()))
     for i in range(len(address)):
         # Random records are never in cache. The next one is fetched during this one, half before and half amid it,
@@ -149,13 +147,14 @@ def decode_records(
         n, slot = size[i], place[i]
         room = slice(starts[slot], starts[slot] + n)
         in_place = how[p] & COMPLETE and how[p] & IN_ORDER
+        streams = bool(in_place) and is_large
         numbers, values, parts = out_indices[room], out_data[room], parts_of(words)
         if not how[p] & IN_ORDER:
             numbers, values = buffers.genes[:n], buffers.values[:n]
         if not fits(words, parts, n, len(lut)):
             return BAD_RECORD, i
         if in_place and not parts.is_packed:
-            good = _look_up_gaps(words, parts, lut, how[p] & SHIFTED, numbers)
+            good = _look_up_gaps(words, parts, lut, how[p] & SHIFTED, numbers, streams)
         else:
             plus = np.int64(lut[0]) if in_place and how[p] & SHIFTED and n else np.int64(0)
             good = gene_numbers(words, parts, plus, bits, numbers) <= len(lut) and not (is_new and not ascend(numbers))
@@ -165,13 +164,14 @@ def decode_records(
             return BAD_RECORD, i
         checked[row[i] >> 3] |= bit
         prefetch_bytes(address[following] + half, length[following] - half)
-        out_depth[slot] = write_values(words, parts, values)
+        out_depth[slot] = write_values(words, parts, values, streams)
         out_size[slot] = n
         if not in_place:
             if how[p] & GENES_ONLY:
                 out_depth[slot] = total_of_genes(numbers, values, lut)
             out_size[slot] = _renumber(numbers, values, lut, how[p], buffers, out_indices[room], out_data[room])
         starts[slot + 1] = starts[slot] + out_size[slot] if closed else starts[slot + 1]
+    settle()
     return OK, 0
 
 
@@ -234,11 +234,17 @@ def ascend(genes: NDArray[np.int32]) -> bool:
 
 @nb.njit(nogil=True, cache=True)
 def gene_numbers(
-    words: NDArray[np.uint64], parts: Parts, plus: np.int64, bits: NDArray[np.int32], out: NDArray[np.int32]
+    words: NDArray[np.uint64],
+    parts: Parts,
+    plus: np.int64,
+    bits: NDArray[np.int32],
+    out: NDArray[np.int32],
+    streams: bool = False,  # noqa: FBT002
 ) -> int:
     """Write the gene numbers of a record that `fits`, each plus ``plus``; returns the largest plus 1, without ``plus``.
 
     ``bits`` are n + `SPARE` entries for temporary use. If the result is too large for a gene, ``out`` has any numbers.
+    Of a record of bytes, ``streams`` is as in `number_genes`.
     """
     genes, head = words.view(np.uint8)[parts.genes : parts.raised], words.view(np.uint32)
     if parts.is_packed:
@@ -247,9 +253,9 @@ def gene_numbers(
     at, begin = plus, 0
     for k in range(HEADER // 4, HEADER // 4 + 2 * parts.n_gaps, 2):
         end = int(head[k])
-        at = number_genes(genes[begin:end], at, out[begin:end]) + np.int64(head[k + 1])
+        at = number_genes(genes[begin:end], at, out[begin:end], streams) + np.int64(head[k + 1])
         begin = end
-    return int(number_genes(genes[begin:], at, out[begin : parts.n]) - plus)
+    return int(number_genes(genes[begin:], at, out[begin : parts.n], streams) - plus)
 
 
 @nb.njit(nogil=True, cache=True)
@@ -263,11 +269,19 @@ def reach(words: NDArray[np.uint64], parts: Parts) -> int:
 
 @nb.njit(nogil=True, cache=True)
 def _look_up_gaps(
-    words: NDArray[np.uint64], parts: Parts, lut: NDArray[np.int32], shifted: bool, out: NDArray[np.int32]
+    words: NDArray[np.uint64],
+    parts: Parts,
+    lut: NDArray[np.int32],
+    shifted: bool,
+    out: NDArray[np.int32],
+    streams: bool,
 ) -> bool:
-    """Look up the genes of a record of bytes if all are below ``len(lut)``; ``shifted`` is the flag `SHIFTED`."""
+    """Look up the genes of a record of bytes if all are below ``len(lut)``; ``shifted`` is the flag `SHIFTED`.
+
+    ``streams`` is as in `number_genes`.
+    """
     if shifted and parts.n:
-        return gene_numbers(words, parts, np.int64(lut[0]), out[:0], out) <= len(lut)
+        return gene_numbers(words, parts, np.int64(lut[0]), out[:0], out, streams) <= len(lut)
     if reach(words, parts) > len(lut):
         return False
     gaps, head, at, begin = words.view(np.uint8)[parts.genes : parts.end], words.view(np.uint32), np.int64(0), 0
@@ -284,57 +298,3 @@ def look_up(lut: NDArray[np.int32], numbers: NDArray[np.int32]) -> None:
     """Replace numbers below ``len(lut)`` by their entries."""
     for j in range(len(numbers)):
         numbers[j] = lut[np.uint32(numbers[j])]  # unsigned numbers avoid a test for negative ones
-
-
-@nb.njit(nogil=True, cache=True)
-def write_values(words: NDArray[np.uint64], parts: Parts, out: NDArray[Any]) -> float:
-    """Write the values of a record that `fits`: as float32, or their bits as uint32; returns the sum of all."""
-    content = words.view(np.uint8)[parts.values : parts.values + field_bytes(parts.n, value_bits(parts.code))]
-    if parts.is_packed and parts.code not in {U16, U32, F32}:
-        bits = value_bits(parts.code)
-        widen_fields(content, bits, out)
-        total = float(parts.n + sum_fields(content, bits))
-        total += _raise_values(words.view(np.uint8)[parts.raised : parts.end], bits, out)
-    elif parts.code == U8:
-        total = float(_widened(content, out))
-    elif parts.code == U16:
-        total = float(_widened(content.view(np.uint16), out))
-    elif parts.code == U32:
-        total = float(_widened(content.view(np.uint32), out))
-    else:
-        out.view(np.uint32)[:] = content.view(np.uint32)
-        total = 0.0
-        for value in content.view(np.float32):
-            total += np.float64(value)
-    head = words.view(np.uint32)
-    for k in range(parts.large // 4, parts.large // 4 + 2 * parts.n_large, 2):
-        total += float(head[k + 1]) - float(out[head[k]])
-        out[head[k]] = head[k + 1]
-    return total
-
-
-@nb.njit(nogil=True, cache=True)
-def _raise_values(raised: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> float:
-    """Add to values that do not fit into ``bits`` bits; returns what is added in all."""
-    n, total, at = len(raised) // 2, np.int64(0), np.uint64(0)
-    steps, parts = raised[:n], raised[n:]
-    for k in range(n):
-        more = np.int32(parts[k]) << bits
-        at += np.uint64(steps[k])
-        out[at] += more
-        total += more
-    return float(total)
-
-
-@nb.njit(inline="always", cache=True)
-def _widened(values: NDArray[Any], out: NDArray[Any]) -> np.int64:
-    """Write values as float32 or uint32; returns their sum. 32 bits hold the sum of 2^16 values of up to 16 bits."""
-    total = np.int64(0)
-    step = 1 << 16 if values.itemsize <= 2 else 1  # noqa: PLR2004 (bytes)
-    for begin in range(0, len(values), step):
-        some, room, part = np.uint32(0), out[begin : begin + step], values[begin : begin + step]
-        for j in range(len(part)):
-            room[j] = part[j]
-            some += np.uint32(part[j])
-        total += np.int64(some)
-    return total

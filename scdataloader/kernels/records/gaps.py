@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numpy.typing import NDArray
 
-from scdataloader.kernels.machine.memory import intrinsic
+from scdataloader.kernels.machine.memory import LINE, intrinsic, store_lanes, values_to_line
 
 _LANES = 8
 _MOST = 1 << 22
@@ -21,29 +21,36 @@ _DOT, _HAS_DOT = "llvm.x86.avx512.vpdpbusd.256", ("+avx512vnni", "+avx512vl")
 """Instruction that adds to each of 8 numbers the dot product of four bytes and four weights, and what has it."""
 
 
-@intrinsic
-def _numbers(typing_context: Any, gaps: Any, n: Any, before: Any, out: Any) -> Any:
-    """Write n numbers (int32) to the address ``out`` from n gaps (uint8) at the address ``gaps``; 8 divides n.
+def _writer(*, streams: bool) -> Any:
+    """A function that writes n gene numbers (int32) to the address ``out`` from n gaps (uint8) at the address ``gaps``.
 
-    Each number is its predecessor plus 1 plus its gap; the predecessor of the first is ``before``. Returns the last
-    number. Compilers do not vectorise such a prefix sum.
+    8 divides n. Each number is its predecessor plus 1 plus its gap; the predecessor of the first is ``before``. Returns
+    the last number. Compilers do not vectorise such a prefix sum. If it ``streams``, stores bypass the caches; then 16
+    divides n, and 64 ``out``.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        gaps, n, before, out = args
-        features = context.codegen().magic_tuple()[-1].split(",")
-        sums = _sums_by_dot_products if set(_HAS_DOT) <= set(features) else _sums_by_steps
-        last = cgutils.alloca_once_value(builder, _splat(builder, before))  # type: ignore[no-untyped-call]
-        with cgutils.for_range(builder, builder.lshr(n, ir.Constant(_I64, 3))) as loop:
-            at = builder.shl(loop.index, ir.Constant(_I64, 3))
-            local, base = sums(builder, builder.add(gaps, at)), builder.load(last)
-            to = builder.add(out, builder.shl(at, ir.Constant(_I64, 2)))
-            builder.store(builder.add(local, base), builder.inttoptr(to, _NUMBERS.as_pointer())).align = 4
-            total = builder.shuffle_vector(local, local, ir.Constant(_NUMBERS, [_LANES - 1] * _LANES))
-            builder.store(builder.add(base, total), last)
-        return builder.extract_element(builder.load(last), ir.Constant(_I32, 0))
+    @intrinsic
+    def write(typing_context: Any, gaps: Any, n: Any, before: Any, out: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            gaps, n, before, out = args
+            features = context.codegen().magic_tuple()[-1].split(",")
+            sums = _sums_by_dot_products if set(_HAS_DOT) <= set(features) else _sums_by_steps
+            last = cgutils.alloca_once_value(builder, _splat(builder, before))  # type: ignore[no-untyped-call]
+            with cgutils.for_range(builder, builder.lshr(n, ir.Constant(_I64, 3))) as loop:
+                at = builder.shl(loop.index, ir.Constant(_I64, 3))
+                local, base = sums(builder, builder.add(gaps, at)), builder.load(last)
+                to = builder.add(out, builder.shl(at, ir.Constant(_I64, 2)))
+                store_lanes(builder, builder.add(local, base), to, streams=streams)
+                total = builder.shuffle_vector(local, local, ir.Constant(_NUMBERS, [_LANES - 1] * _LANES))
+                builder.store(builder.add(base, total), last)
+            return builder.extract_element(builder.load(last), ir.Constant(_I32, 0))
 
-    return nb.int32(nb.uintp, nb.intp, nb.int32, nb.uintp), generate
+        return nb.int32(nb.uintp, nb.intp, nb.int32, nb.uintp), generate
+
+    return write
+
+
+_write, _stream = _writer(streams=False), _writer(streams=True)
 
 
 def _splat(builder: Any, value: Any) -> Any:
@@ -79,19 +86,27 @@ def _sums_by_dot_products(builder: Any, gaps: Any) -> Any:
 
 
 @nb.njit(nogil=True, cache=True)
-def number_genes(gaps: NDArray[np.uint8], number: np.int64, out: NDArray[np.int32]) -> np.int64:
+def number_genes(gaps: NDArray[np.uint8], number: np.int64, out: NDArray[np.int32], streams: bool = False) -> np.int64:  # noqa: FBT002
     """Write gene numbers, of which the first is ``number`` plus its gap; returns the last one plus 1.
 
-    Numbers beyond 32 bits are written modulo 2^32; nothing is addressed by them.
+    Numbers beyond 32 bits are written modulo 2^32; nothing is addressed by them. If it ``streams``, whole cache lines
+    bypass the caches: call `settle` before another thread reads them.
     """
     n = min(len(gaps), len(out))
-    full = n // _LANES * _LANES
-    for begin in range(0, full, _MOST):
+    first = min(n, values_to_line(out)) if streams else 0
+    full = first + ((n - first) // LINE * LINE if streams else n // _LANES * _LANES)
+    number = _one_by_one(gaps[:first], number, out)
+    for begin in range(first, full, _MOST):
         there, to = np.uintp(gaps.ctypes.data + begin), np.uintp(out.ctypes.data + 4 * begin)
-        before = np.int32(number - 1)
-        last = _numbers(there, min(full - begin, _MOST), before, to)
+        before, some = np.int32(number - 1), min(full - begin, _MOST)
+        last = _stream(there, some, before, to) if streams else _write(there, some, before, to)
         number += np.int64(np.uint32(last - before))
-    for j in range(full, n):
+    return _one_by_one(gaps[full:n], number, out[full:])
+
+
+@nb.njit(inline="always", cache=True)
+def _one_by_one(gaps: NDArray[np.uint8], number: np.int64, out: NDArray[np.int32]) -> np.int64:
+    for j in range(len(gaps)):
         number += np.int64(gaps[j])
         out[j] = np.int32(number)
         number += np.int64(1)

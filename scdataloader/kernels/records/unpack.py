@@ -17,11 +17,11 @@ from scdataloader.kernels.records.decode import (
     fits,
     gene_numbers,
     look_up,
-    write_values,
 )
 from scdataloader.kernels.records.encode import COMPACT, COUNTS, EITHER, FLOATS, write_record
 from scdataloader.kernels.records.format import F32, HEADER, U8, U16, Parts, Records, parts_of, record_checksum
 from scdataloader.kernels.records.packed import SPARE
+from scdataloader.kernels.records.values import write_values
 
 BAD_FORM, BAD_KIND, BAD_GENE = 4, 5, 6
 _BYTE, _TWO_BYTES = 1 << 8, 1 << 16
