@@ -124,7 +124,7 @@ class SourceRead:
         # Not cached_property: before Python 3.12, its lock would let one read at a time be made, of all sources.
         self._lock = threading.RLock()
         self._known: tuple[CSRMatrix, NDArray[np.int64]] | None = None
-        self._sizes: NDArray[np.int64] | None = None
+        self._found: tuple[NDArray[np.int64], ReadsParts | None] | None = None
 
     @property
     def member(self) -> NDArray[np.integer[Any]]:
@@ -134,22 +134,24 @@ class SourceRead:
     @property
     def sizes(self) -> NDArray[np.int64]:
         """Sizes of the rows as stored."""
-        with self._lock:
-            if self._sizes is None:
-                self._sizes = self._find_sizes()
-            return self._sizes
-
-    def _find_sizes(self) -> NDArray[np.int64]:
-        if self._parts is not None and (sizes := self._parts.stored_sizes(self._rows)) is not None:
-            return sizes
-        matrix, take = self._stored
-        return matrix.indptr[take + 1] - matrix.indptr[take]
+        return self._sizes_and_parts[0]
 
     @property
-    def _parts(self) -> ReadsParts | None:
-        """The source, if it may be read in parts."""
+    def _sizes_and_parts(self) -> tuple[NDArray[np.int64], ReadsParts | None]:
+        """Sizes of the rows as stored, and the source if it can read these rows in parts."""
+        with self._lock:
+            if self._found is None:
+                self._found = self._find_sizes()
+            return self._found
+
+    def _find_sizes(self) -> tuple[NDArray[np.int64], ReadsParts | None]:
         source = self._source.source
-        return source if isinstance(source, ReadsParts) and matrix_of(source) is None else None
+        if isinstance(source, ReadsParts) and matrix_of(source) is None:
+            sizes = source.stored_sizes(self._rows)
+            if sizes is not None:
+                return sizes, source
+        matrix, take = self._stored
+        return matrix.indptr[take + 1] - matrix.indptr[take], None
 
     @property
     def _stored(self) -> tuple[CSRMatrix, NDArray[np.int64]]:
@@ -211,11 +213,11 @@ class SourceRead:
             if status != OK:
                 faults.append((at if which is None else int(which[at]), status))
 
-        parts = self._parts
-        if parts is not None and parts.stored_sizes(self._rows) is not None:
-            parts.read_parts(self._rows, write)
-        else:
+        _, parts = self._sizes_and_parts
+        if parts is None:
             write(*self._stored)
+        else:
+            parts.read_parts(self._rows, write)
         check_unchanged(self._source.source)
         for at, status in faults:
             self._refuse(int(self._rows[at]), status)

@@ -86,14 +86,7 @@ class SamplingMonitor(Callback):
                 type(loader).__name__,
             )
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Show the rate since the last update, at most a few times per second."""
         self._trained = True
         now = perf_counter()

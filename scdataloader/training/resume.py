@@ -87,14 +87,7 @@ class ExactResume(Callback):
         """Note where the loaders are."""
         self._trained = [loader.position for loader in _loaders(trainer)]
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Note where the loaders are."""
         self.on_train_epoch_start(trainer, pl_module)
 
