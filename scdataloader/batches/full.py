@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -49,7 +50,7 @@ class Sparse(MakesMany):
         """Consecutive batches of some cells; making them together takes half of the time."""
         tensors = csr_tensors(cells.x, batch_size)
         return [
-            {"x": x, **about_cells(cells, slice(number * batch_size, number * batch_size + len(x)))}
+            {"x": x, **about_cells(cells, slice(number * batch_size, (number + 1) * batch_size))}
             for number, x in enumerate(tensors)
         ]
 
@@ -60,25 +61,22 @@ def csr_tensors(rows: CSRRows, batch_size: int) -> list[Tensor]:
     Raises:
         ValueError: a batch has more values than a CSR tensor can number.
     """
-    starts = np.arange(0, max(1, len(rows)), batch_size)
-    bounds = np.minimum(starts[:, None] + np.arange(batch_size + 1), len(rows))
-    offsets = rows.indptr[bounds]
-    sizes = offsets[:, -1] - offsets[:, 0]
-    if sizes.max() > _MOST_VALUES:
-        raise ValueError(
-            f"a batch of {batch_size:,} cells has {sizes.max():,} values, more than a CSR tensor can number "
-            f"({_MOST_VALUES:,}); use smaller batches"
-        )
+    n, n_genes, made = len(rows), rows.n_genes, []
+    edges = [*range(0, max(1, n), batch_size), n]
+    offsets = rows.indptr[edges].tolist()
     # torch requires one dtype for both kinds of indices; views of one tensor would be linked by autograd
-    crow, made = (offsets - offsets[:, :1]).astype(np.int32), []
-    for i, (start, stop) in enumerate(bounds[:, [0, -1]].tolist()):
-        values = slice(offsets[i, 0], offsets[i, -1])
+    for (start, stop), (first, last) in zip(pairwise(edges), pairwise(offsets), strict=True):
+        if last - first > _MOST_VALUES:
+            raise ValueError(
+                f"a batch of {batch_size:,} cells has {last - first:,} values, more than a CSR tensor can number "
+                f"({_MOST_VALUES:,}); use smaller batches"
+            )
         made.append(
             torch.sparse_csr_tensor(
-                torch.from_numpy(crow[i, : stop - start + 1]),
-                torch.from_numpy(rows.indices[values]),
-                torch.from_numpy(rows.data[values]),
-                size=(stop - start, rows.n_genes),
+                torch.from_numpy((rows.indptr[start : stop + 1] - first).astype(np.int32)),
+                torch.from_numpy(rows.indices[first:last]),
+                torch.from_numpy(rows.data[first:last]),
+                size=(stop - start, n_genes),
                 check_invariants=False,
             )
         )

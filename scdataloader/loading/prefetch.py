@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import chain, islice, pairwise, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,6 +39,7 @@ _MAPPED, _FEWEST = 2048, 512
 _TASK_BYTES = 24 << 20
 """Bytes of tensors that a thread makes at once: enough to outweigh the synchronisation of threads, few enough to hold
 several."""
+_key_of = lru_cache(maxsize=16)(derive_key)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +107,9 @@ class Prefetcher:
         self._of_cells = tuple(of_cells)
         """The first transforms, as far as they treat cells independently."""
         self._cells_per_task = self.batch_size  # until the size of a batch is known
+        self._many: Callable[[CellBatch, int], Sequence[Mapping[str, Any]]] | None = None
+        if isinstance(self.collate, CollatesMany) and len(self._of_cells) == len(self.transforms):
+            self._many = self.collate.many
 
     @property
     def n_steps(self) -> int:
@@ -203,6 +208,8 @@ class Prefetcher:
 
     def _rows(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows drawn at ``positions``; beyond the end of the epoch its start is repeated."""
+        if self.world_size == 1:  # one run, which ends before the epoch does
+            return self._draw(epoch, int(positions[0]), int(positions[-1]) + 1)
         wrapped = positions % self.sampler.num_samples
         runs = np.split(wrapped, np.flatnonzero(np.diff(wrapped) != 1) + 1)
         return np.concatenate([self._draw(epoch, int(run[0]), int(run[-1]) + 1) for run in runs])
@@ -223,7 +230,7 @@ class Prefetcher:
             drawn.neighbours,
             labels=drawn.labels,
             position=drawn.positions,
-            key=int(derive_key(self.seed, epoch, _ROW_BITS)),
+            key=int(_key_of(self.seed, epoch, _ROW_BITS)),
             pad=drawn.positions >= self.sampler.num_samples if self._mark_pad else None,
         )
 
@@ -236,11 +243,11 @@ class Prefetcher:
     def _made(self, epoch: int, cells: CellBatch) -> list[MadeBatch]:
         """The batches of some cells."""
         edges = list(pairwise([*range(0, len(cells), self.batch_size), len(cells)]))
-        key = derive_key(self.seed, epoch, _BATCH_BITS)
+        key = _key_of(self.seed, epoch, _BATCH_BITS)
         for transform in self._of_cells:
             cells = transformed(cells, transform, _GENERATORS.at(key, int(cells.position[0])))
-        if isinstance(self.collate, CollatesMany) and len(self._of_cells) == len(self.transforms):
-            tensors = self.collate.many(cells, self.batch_size)
+        if self._many is not None:
+            tensors = self._many(cells, self.batch_size)
             if len(tensors) != len(edges):
                 raise TypeError(f"{self.collate!r}: many() must return {len(edges)} batches; got {len(tensors)}")
             made = [self._checked(cells, *edge, batch) for edge, batch in zip(edges, tensors, strict=True)]
@@ -267,7 +274,7 @@ class Prefetcher:
                 f"collate {_name_of(self.collate)} must return a mapping of tensors; got {type(made).__name__}; {hint}"
             )
         carried = self._reader.tensors(cells, start, stop, made)
-        if twice := carried.keys() & made.keys():
+        if twice := carried and carried.keys() & made.keys():
             raise TypeError(
                 f"collate {_name_of(self.collate)} returns {sorted(twice)}, which the loader adds to every batch; "
                 "rename the keys, or do not request them"
