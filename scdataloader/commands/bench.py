@@ -86,8 +86,17 @@ def main(args: Sequence[str]) -> None:
         _show(dm, opened, rate, trials)
 
 
+class _BenchParser(Parser):
+    """A parser whose help ends with the options of the data, as that of ``fit`` begins."""
+
+    def format_help(self) -> str:
+        """The help, then that of the options of the data."""
+        _, _, of_data = _data_parser().format_help().split("\n\n", 2)
+        return f"{super().format_help()}\n{of_data}"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = _BenchParser(
         prog="scdataloader bench",
         usage="scdataloader bench [DATA ...] [--config FILE] [--data.OPTION VALUE] [options]",
         description="Measure how many cells per second of DATA (files, folders, globs, stores, or any registered "
@@ -116,12 +125,17 @@ def _data_module(config: Path | None, data: list[str], rest: Sequence[str]) -> D
         section["data"] = data[0] if len(data) == 1 else data
     if not section.get("data") and not any(arg.startswith("--data.data") for arg in rest):
         raise ValueError(NO_DATA)
-    set_parsing_settings(instantiate_subclass_spec_in_any=True)  # sources in data by class path, as for fit
-    parser = ConfigParser(prog="scdataloader bench")
-    parser.add_class_arguments(DataModule, "data", fail_untyped=False)
+    parser = _data_parser()
     words = [f"--data={json.dumps(section)}", *gathered(rest, parser)]
     dm: DataModule = parser.instantiate(parser.parse_args(words)).data
     return dm
+
+
+def _data_parser() -> ConfigParser:
+    set_parsing_settings(instantiate_subclass_spec_in_any=True)  # sources in data by class path, as for fit
+    parser = ConfigParser(prog="scdataloader bench")
+    parser.add_class_arguments(DataModule, "data", fail_untyped=False)
+    return parser
 
 
 # ------------------------------------------------------------------------------------------------ what would be faster

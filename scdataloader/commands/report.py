@@ -38,7 +38,13 @@ def main(args: Sequence[str]) -> None:
     config, batch_size = data_config(given)
     faults = Faults(listed=True)
     collection = config.open(faults=faults)
-    hierarchies = config.hierarchies_of(collection, [*plan_columns(config.plan), *config.label_columns])
+    try:
+        hierarchies = config.hierarchies_of(collection, [*plan_columns(config.plan), *config.label_columns])
+        list(hierarchies.values())  # each is fitted when it is first read
+    except ValueError as error:
+        if not given.tree or given.hierarchies:
+            raise
+        raise ValueError(f"{error}; --no-tree shows the classes without their ontology") from error
     data = OpenData(
         collection=collection,
         splits=config.splits_of(collection),

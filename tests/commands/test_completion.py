@@ -47,3 +47,7 @@ def test_bash_completes_commands_and_options(helps, words, expected):
 def test_an_unknown_shell_is_refused(capsys):
     assert main(["completion", "tcsh"]) == 2
     assert "must be bash or zsh" in capsys.readouterr().err
+
+
+def test_the_help_of_bench_lists_the_options_of_the_data(helps):
+    assert all(f"  --data.{name} " in helps["bench"] for name in ("labels", "batch_size", "collate", "seed"))

@@ -177,3 +177,14 @@ def test_the_command_refuses_what_it_cannot_write_or_read(files, tmp_path, capsy
     (tmp_path / "logs" / "version_0" / "sampling.csv").touch()
     assert main(["report", *files, "--out", str(tmp_path / "out.html"), "--run", str(tmp_path / "logs")]) == 2
     assert "version_0" in capsys.readouterr().err
+
+
+def test_ids_that_no_ontology_has_are_shown_without_the_tree(tmp_path, capsys):
+    path, out = tmp_path / "odd.h5ad", tmp_path / "odd.html"
+    cells(["CL:0000236", "CL:9999999"]).write_h5ad(path)
+    words = ["report", str(path), "--by", "cell_type_ontology_term_id", "--out", str(out)]
+    assert main(words) == 2
+    assert "'CL:9999999'" in (message := capsys.readouterr().err)
+    assert "--no-tree" in message
+    assert not main([*words, "--no-tree"])
+    assert out.exists()
