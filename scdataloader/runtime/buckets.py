@@ -48,7 +48,13 @@ _VARIABLES = {
     "gs": "GOOGLE_SERVICE_ACCOUNT, or GOOGLE_SKIP_SIGNATURE=true for a public bucket",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_SKIP_SIGNATURE=true",
 }
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Environment variables that name another server than the provider's."""
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _NO_CREDENTIALS = re.compile(
     r"169\.254\.|metadata\.google|latest/api/token|Account must be specified|InvalidAccessKeyId|credential",
     re.IGNORECASE,
@@ -329,19 +335,19 @@ def _regex(pattern: str) -> str:
 
 
 def _is_plain_http(scheme: str) -> bool:
-    return _endpoint().startswith("http:") if scheme == "s3" else scheme == "http"
+    return scheme == "http" or _endpoint(scheme).startswith("http:")
 
 
-def _endpoint() -> str:
-    """URL of the server of s3:// that the environment states; "" for that of AWS."""
-    return next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
+def _endpoint(scheme: str) -> str:
+    """URL of the server of a scheme that the environment states; "" for that of the provider."""
+    return next((os.environ[name] for name in _ENDPOINTS.get(scheme, ()) if os.environ.get(name)), "")
 
 
 def _may_skip_tls(url: str) -> bool:
     """Whether the host of a URL, or of its endpoint, is this machine, or the user allows it."""
     if os.environ.get(ALLOW_HTTP) == "1":
         return True
-    host = urlsplit(_endpoint() if url.startswith("s3:") else url).hostname or ""
+    host = urlsplit(_endpoint(urlsplit(url).scheme) or url).hostname or ""
     if host == "localhost":
         return True
     try:
@@ -404,7 +410,7 @@ def _explained(error: BaseException, url: str) -> Exception:
     remedy = f"check the credentials: {variables}" if variables else "the server must allow reading it"
     why = f"the last answer was {answer}" if answer else "the server did not answer, or broke the connection"
     found: list[tuple[bool, Exception]] = [
-        (code == "NoSuchBucket", FileNotFoundError(f"{url} does not exist: there is no such bucket")),
+        (code in _NO_BUCKET, FileNotFoundError(f"{url} does not exist: there is no such bucket")),
         (isinstance(error, FileNotFoundError), FileNotFoundError(f"{url} does not exist: there is no such object")),
         (
             kind == "PreconditionError",
