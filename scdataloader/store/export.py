@@ -279,7 +279,7 @@ class OriginalSource:
     def _obsm(self, key: str) -> pd.DataFrame | NDArray[np.float32]:
         """A whole matrix of obsm, as a table if its columns have names."""
         part = self.source.part(key)
-        values = self.source.store.dense(self.source.store.locate(self.rows, key), part.n_columns)
+        values = self.source.store.locate(self.rows, key).dense(part.n_columns)
         return values if part.names is None else pd.DataFrame(values, columns=list(part.names))
 
     def tables(self) -> AnnData:

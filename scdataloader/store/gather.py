@@ -142,7 +142,7 @@ class StoreRead:
 
     def write(self, place: NDArray[np.int64], rows: RowBuffers) -> None:
         """Decode, look up genes and write, in one pass."""
-        self._located.store.decode(self._located, self.member, self._genes, place, rows)
+        self._located.decode(self.member, self._genes, place, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class LayerRead:
         """The rows, in vocabulary genes."""
         sizes = self.located.records.size
         rows = row_buffers(sizes, self.buffers)
-        self.located.store.decode(self.located, self.member, self.genes, np.arange(len(sizes)), rows)
+        self.located.decode(self.member, self.genes, np.arange(len(sizes)), rows)
         return without_gaps(rows, sizes, self.genes.look_up.n_genes)
 
 
@@ -189,4 +189,4 @@ class ArrayRead:
 
     def read(self) -> NDArray[np.float32]:
         """``(m, n_columns)`` values."""
-        return self.located.store.dense(self.located, self.n_columns, self.buffers)
+        return self.located.dense(self.n_columns, self.buffers)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -14,25 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdataloader.errors import NotCountsError, SourceChangedError, StoreFormatError
-from scdataloader.kernels.records.decode import decode_records
-from scdataloader.kernels.records.format import Records
-from scdataloader.kernels.rows.align import is_sequence
-from scdataloader.kernels.rows.densify import densify
 from scdataloader.protocols import OpenOptions
 from scdataloader.runtime import bus_errors
 from scdataloader.runtime.buckets import Bucket, RemotePath, checked_url, is_remote
 from scdataloader.runtime.facts import as_html, as_text
 from scdataloader.runtime.files import local_path
-from scdataloader.runtime.memory import BufferPool, row_buffers
 from scdataloader.runtime.messages import shown, suggestion
 from scdataloader.runtime.mirror import Mirror
-from scdataloader.store.gene_spaces import GeneIndex, GeneSpace, GeneTable, GeneTables, IndexedGenes
+from scdataloader.store.gene_spaces import GeneIndex, GeneSpace, GeneTable, IndexedGenes
 from scdataloader.store.manifest import MANIFEST, Manifest, MatrixRecord, X
 from scdataloader.store.mapped_shards import MappedShards
 from scdataloader.store.records import RecordLocations
 from scdataloader.store.source import StoreSource
 from scdataloader.store.tables import start_tables
-from scdataloader.types import GenePlaces, RowBuffers
 
 __all__ = ["Store"]
 
@@ -52,12 +45,6 @@ def open_stores(paths: Sequence[Path], options: OpenOptions) -> Iterator[StoreSo
                 "are, or convert the sources again"
             )
         yield from sources
-
-
-@lru_cache(maxsize=16)
-def _columns(n: int) -> GeneTables:
-    """Columns 0 to n - 1 as they are."""
-    return GeneTables([np.arange(n, dtype=np.int32)], [GenePlaces.all_of(n)], n)
 
 
 def _version(manifest: bytes) -> str:
@@ -235,54 +222,13 @@ class Store:
         if at >= 0:
             why = "the index of its shard gives an impossible position or size of its record"
             self.refuse(int(rows[at]), why, shards)
-        return RecordLocations(store=self, shards=shards, rows=rows, shard=shard, records=records)
+        return RecordLocations(refuse=self.refuse, shards=shards, rows=rows, shard=shard, records=records)
 
     def sources_of(self, located: RecordLocations) -> NDArray[np.int64]:
         """``(m,)`` number of the source of each located cell."""
         if self.is_mixed:
             return self.source_of_cell[located.rows].astype(np.int64)
         return self._source_of_shard[located.shard]
-
-    def decode(
-        self,
-        located: RecordLocations,
-        source: NDArray[np.integer],
-        genes: GeneTables,
-        place: NDArray[np.int64],
-        out: RowBuffers,
-    ) -> None:
-        """Write cells in vocabulary genes to the rows ``place`` of ``out``, as `align_rows` does for a matrix.
-
-        Cell i belongs to source ``source[i]`` of those in ``genes``.
-
-        Raises:
-            SourceChangedError: a shard has changed since it was mapped.
-            StoreFormatError: a record is damaged.
-        """
-        table, closed = genes.of_source[source], is_sequence(place, len(out.sizes))
-
-        def decode(records: Records, rows: NDArray[np.int64], checked: NDArray[np.uint8], at: slice) -> tuple[int, int]:
-            result: tuple[int, int] = decode_records(
-                records, rows, checked, genes.look_up, table[at], place[at], closed, out
-            )
-            return result
-
-        located.run(decode)
-
-    def dense(self, located: RecordLocations, n_columns: int, buffers: BufferPool | None = None) -> NDArray[np.float32]:
-        """``(m, n_columns)`` values of located cells of "obsm/…".
-
-        Raises:
-            SourceChangedError: a shard has changed since it was mapped.
-            StoreFormatError: a record is damaged.
-        """
-        n, rows = len(located.rows), row_buffers(located.records.size, buffers)
-        self.decode(located, np.zeros(n, np.int64), _columns(n_columns), np.arange(n), rows)
-        if (located.records.size == n_columns).all():  # without zeros, the values are the rows
-            return rows.data.reshape(n, n_columns)
-        out = np.empty((n, n_columns), np.float32)
-        densify(rows.starts, rows.indices, rows.data, out)
-        return out
 
     def close(self) -> None:
         """Close the memory maps; a later read maps the files again, and checks them against the manifest."""

@@ -178,7 +178,7 @@ class StoreSource:
         sizes, buffers = located.records.size, row_buffers(located.records.size)
         # genes of other sources are marked -1 in this table, and left out by the decoder
         genes = GeneTables([self._numbers()], [GenePlaces.all_of(self.space.n_genes)], n_genes)
-        self.store.decode(located, np.zeros(len(rows), np.int64), genes, np.arange(len(rows)), buffers)
+        located.decode(np.zeros(len(rows), np.int64), genes, np.arange(len(rows)), buffers)
         if (buffers.sizes < sizes).any():
             self.store.refuse(int(located.rows[np.argmax(buffers.sizes < sizes)]), WHY[BAD_GENE], located.shards)
         return CSRRows(data=buffers.data, indices=buffers.indices, indptr=buffers.starts, n_genes=n_genes)
@@ -208,7 +208,7 @@ class StoreSource:
         if key.startswith(LAYERS):
             return self._read(key, rows)
         if not key.startswith(OBSP):
-            return self.store.dense(self._locate(rows, key), part.n_columns)
+            return self._locate(rows, key).dense(part.n_columns)
         stored = self._locate(rows, key).unpack(self._places_of_cells, floats=True)
         data = edges_of(stored.data)
         return CSRRows(data=data, indices=stored.indices, indptr=stored.indptr, n_genes=self.n_obs)

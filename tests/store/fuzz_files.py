@@ -265,7 +265,7 @@ def _one_pass(store: Store) -> dict[str, Any]:
     for way in range(len(LUTS)):
         luts = [LUTS[(number + way) % len(LUTS)](len(own.place)) for number, own in enumerate(places)]
         genes, slots = GeneTables(luts, places, n_genes), row_buffers(found.records.size)
-        store.decode(found, store.sources_of(found), genes, np.arange(len(rows)), slots)
+        found.decode(store.sources_of(found), genes, np.arange(len(rows)), slots)
         _see_genes(slots, n_genes)
         rooms = [np.arange(start, start + size) for start, size in zip(slots.starts[:-1], slots.sizes, strict=True)]
         used = np.concatenate([np.empty(0, np.int64), *rooms])
