@@ -152,8 +152,9 @@ class _Archive:
                 if code not in _DTYPES:
                     raise _damaged(folder, f"{_HEADER} states the unknown dtype {code} for {name}")
                 path, dtype = folder / _FILES[name], np.dtype(_DTYPES[code])
-                n_bytes = path.stat().st_size if path.is_file() else 0
-                if n_bytes < length * dtype.itemsize:
+                if not path.is_file():
+                    raise _damaged(folder, f"{path.name} is missing")
+                if (n_bytes := path.stat().st_size) < length * dtype.itemsize:
                     raise _damaged(
                         folder,
                         f"{path.name} has {n_bytes} bytes, expected {length * dtype.itemsize} ({length} {dtype})",
