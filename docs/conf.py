@@ -1,10 +1,12 @@
 """Configuration of Sphinx. Neither the build nor a reader of its pages fetches anything."""
 
+import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_extensions")]
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for commands in notebooks
 
 import scdataloader  # noqa: E402
 

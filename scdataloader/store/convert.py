@@ -141,7 +141,7 @@ def _summary(folder: Path | str, result: ConversionResult, seconds: float) -> st
     earlier = n_cells - result.n_cells
     return (
         f"{folder}: {n_cells:,} cells{f' ({earlier:,} of them by an earlier run)' if earlier else ''}, "
-        f"{n_values:,} values, {n_bytes / 1e9:.3f} GB, {n_bytes / max(1, n_values):.2f} bytes per value, "
-        f"{f'and {further / 1e9:.3f} GB of further matrices, ' if further else ''}in "
+        f"{n_values:,} values, {n_bytes / 1e6:,.1f} MB, {n_bytes / max(1, n_values):.2f} bytes per value, "
+        f"{f'and {further / 1e6:,.1f} MB of further matrices, ' if further else ''}in "
         f"{seconds:.1f} s ({result.n_cells / seconds:,.0f} cells/s)"
     )
