@@ -17,6 +17,7 @@ copyright = "the authors of scdataloader"  # noqa: A001
 extensions = [
     "benchmarks",
     "changelog",
+    "commands",
     "reference",
     "myst_nb",
     "sphinx.ext.autodoc",
