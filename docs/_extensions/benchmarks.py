@@ -1,4 +1,7 @@
-"""The page of benchmarks: ``benchmarks/RESULTS.md``, with bars above its tables that have a column of cells/s."""
+"""The page of benchmarks: ``benchmarks/RESULTS.md``, with bars above its tables that have a column of cells/s.
+
+The first such table is also drawn on the first page of the site.
+"""
 
 import re
 from html import escape
@@ -9,15 +12,36 @@ from sphinx.application import Sphinx
 _TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 _SPEED = "cells/s"
 _ROW, _LEFT, _WIDTH = 22, 250, 720
+_CASES = {
+    "sparse": "all genes, sparse",
+    "selected": "2,048 expressed genes",
+    "dense": "all genes, dense",
+    "mapped": "MappedCollection of lamindb",
+}
+"""{case of the first table: its name on the first page}."""
 
 
 def write_page(app: Sphinx) -> None:
-    """Write ``docs/benchmarks.md``, if its text has changed."""
+    """Write ``docs/benchmarks.md`` and ``docs/speed.txt``, which the first page includes, if their text has changed."""
     results = (Path(app.srcdir).parent / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
     text = _TABLE.sub(lambda table: _bars(table[0]) + table[0], results.replace("# Results", "# Benchmarks", 1))
-    page = Path(app.srcdir) / "benchmarks.md"
-    if not page.exists() or page.read_text(encoding="utf-8") != text:
-        page.write_text(text, encoding="utf-8")
+    for name, content in {"benchmarks.md": text, "speed.txt": _speed(results)}.items():
+        page = Path(app.srcdir) / name
+        if not page.exists() or page.read_text(encoding="utf-8") != content:
+            page.write_text(content, encoding="utf-8")
+
+
+def _speed(results: str) -> str:
+    """The bars of the first table, batches of 64, with its machine, data and command."""
+    _, machine, data = results.split("\n\n", 4)[1:4]
+    found = next(found for found in _TABLE.finditer(results) if _SPEED in found[0].partition("\n")[0])
+    rows = (line.strip("|\n ").split(" | ") for line in found[0].splitlines()[2:])
+    table = f"| case | {_SPEED} |\n|---|---|\n"
+    for case, size, speed, *_ in rows:
+        if case in _CASES and size == "64":
+            table += f"| {_CASES[case]} | {speed} |\n"
+    command = results[: found.start()].rstrip().rpartition("\n\n")[2].removesuffix(":")
+    return f"{_bars(table)}{machine}\n\n{data} Measured by {command}.\n"
 
 
 def _bars(table: str) -> str:
