@@ -50,6 +50,7 @@ python_maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 nitpicky = True
 suppress_warnings = ["ref.python"]  # two classes of one name: the first is meant
 # Names of other packages have no page here.
@@ -61,6 +62,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
+html_sidebars = {page: [] for page in ("index", "faq", "benchmarks")}  # they have no pages below them
 html_theme_options = {
     "logo": {"text": "scdataloader"},
     "navbar_end": ["theme-switcher"],

@@ -60,7 +60,7 @@ def _bars(table: str) -> str:
             f'<text x="{_LEFT + width + 6:.1f}" y="{y + 15}">{float(speed):,.0f}</text>'
         )
     svg = f'<svg class="bars" viewBox="0 0 {_WIDTH} {_ROW * len(rows)}" role="img" aria-label="cells per second">'
-    return f"```{{raw}} html\n{svg}{''.join(lines)}</svg>\n```\n\n"
+    return f'```{{raw}} html\n<div class="bars">{svg}{"".join(lines)}</svg></div>\n```\n\n'
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -24,6 +24,8 @@ _HIDDEN = ("_HelpAction", "_SubParsersAction", "ActionLink", "_ActionHelpClassPa
 """Actions of parsers that are no options of their own."""
 _TYPE = re.compile(r"\s*\((?:required, )?type: .*?(?:, default: (.*?))?(?:, known subclasses: .*)?\)$")
 """What jsonargparse adds to a help."""
+_LONGEST = 240
+"""Characters of the help of an option of Lightning, which are whole paragraphs; it is cut after a sentence."""
 _HEAD = """# Commands
 
 `scdataloader COMMAND --help` shows the same on a terminal. With every command, `-q` (`--quiet`) shows only warnings and
@@ -68,7 +70,8 @@ def _section(name: str, parser: Any) -> str:
     titled = {"": ""}
     for group in parser._action_groups:  # noqa: SLF001 (as above)
         title = next((title for start, title in _GROUPS.items() if (group.title or "").startswith(start)), "")
-        titled[title] = titled.get(title, "") + "".join(_rows(parser, group._group_actions))  # noqa: SLF001
+        longest = _LONGEST if name in _TRAINING and title != "Data" else None
+        titled[title] = titled.get(title, "") + "".join(_rows(parser, group._group_actions, longest))  # noqa: SLF001
     for title, rows in titled.items():
         if rows and not (title and name in _TRAINING[1:]):
             heading = f"### {title}\n\n" if title else ""
@@ -86,18 +89,20 @@ def _section_of_action(name: str, parser: Any) -> Iterator[str]:
                 yield f"| option | meaning |\n|---|---|\n{rows}\n" if rows else ""
 
 
-def _rows(parser: Any, actions: Any) -> Iterator[str]:
+def _rows(parser: Any, actions: Any, longest: int | None = None) -> Iterator[str]:
     for action in actions:
         if action.help != argparse.SUPPRESS and type(action).__name__ not in _HIDDEN:
             named = (option for option in action.option_strings if not option.endswith("+"))
             name = ", ".join(f"`{option}`" for option in named) or f"`{action.metavar or action.dest}`"
-            yield f"| {name} | {_meaning(parser, action)} |\n"
+            yield f"| {name} | {_meaning(parser, action, longest)} |\n"
 
 
-def _meaning(parser: Any, action: Any) -> str:
+def _meaning(parser: Any, action: Any, longest: int | None) -> str:
     text = " ".join(parser._get_formatter()._expand_help(action).split()) if action.help else ""  # noqa: SLF001
     text, default = _TYPE.sub("", text), _TYPE.search(text)
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text)  # roles of reStructuredText
+    if longest and len(text) > longest:
+        text = text[: text.rfind(". ", 0, longest) + 1] or f"{text[:longest]} …"
     added = ""
     if isinstance(action.choices, list | tuple):
         added += f" One of {', '.join(f'`{choice}`' for choice in action.choices)}."

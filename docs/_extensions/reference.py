@@ -3,8 +3,10 @@
 They are written into ``docs/reference/api`` before Sphinx reads its sources.
 """
 
+import inspect
 import re
-from itertools import groupby
+from dataclasses import is_dataclass
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +84,21 @@ def _page(public: PublicName) -> str:
 
 def convert_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Turn a docstring, in place, into reStructuredText: tables of Markdown, and patterns such as "mouse/*"."""
-    del app, name, obj, options
+    del app, name, options
+    if what == "class" and is_dataclass(obj) and is_dataclass(obj.__base__) and "Args:" in lines:
+        lines[lines.index("Args:") + 1 : lines.index("Args:") + 1] = _arguments(obj.__base__)
     # napoleon takes "a: b" at the beginning of other docstrings for a type
     converted: list[str] = [] if what in ("class", "exception", "function", "method") else ["..", ""]
     for is_table, group in groupby(map(_escaped, lines), lambda line: line.lstrip().startswith("|")):
         rows = list(group)
         converted += _list_table(rows) if is_table else rows
     lines[:] = converted
+
+
+def _arguments(base: type) -> list[str]:
+    """The lines on its arguments in the docstring of a dataclass, whose fields come first in those below it."""
+    after = (inspect.getdoc(base) or "").partition("Args:\n")[2]
+    return list(takewhile(lambda line: line.startswith(" "), after.splitlines()))
 
 
 def _escaped(text: str) -> str:
