@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from dataclasses import replace
@@ -12,7 +13,7 @@ import anndata as ad
 import pytest
 
 from scdataloader import Collection, registry
-from scdataloader.curation import Outcome, Recipe
+from scdataloader.curation import Outcome, Recipe, Rule
 from scdataloader.lamin.collections import resolve_lamin
 from scdataloader.lamin.register import register
 from tests.lamin.curated import (
@@ -68,7 +69,8 @@ def members(key: str, version: str = "") -> list[str]:
 def test_artifacts_have_labels_schema_organism_and_lineage(lamin: ModuleType, storage: Path, key: str) -> None:
     labels = {CELL_TYPE: [B, T], TISSUE: ["UBERON:0000178"], SEX: ["PATO:0000384"]}
     outcome = curated(storage / "a.h5ad", [T, T, B, "unknown"], labels=labels)
-    done = register([outcome], key=key, recipe=Recipe(min_genes_per_cell=7))
+    rules = {"z*": Rule(organism="mouse"), "a*": Rule(organism="human")}
+    done = register([outcome], key=key, recipe=Recipe(min_genes_per_cell=7, rules=rules))
     assert (done.n_new, done.n_members, done.is_new) == (1, 1, True)
     artifact = lamin.Artifact.get(key=f"{key}/raw/a.h5ad")
     assert artifact.path.parent.parent == outcome.output.parent / "versions"
@@ -82,7 +84,9 @@ def test_artifacts_have_labels_schema_organism_and_lineage(lamin: ModuleType, st
     assert set(artifact.features.slots["obs"].members.to_list("name")) == set(labels)
     feature = lamin.Feature.get(name=CELL_TYPE)
     assert set(lamin.Artifact.filter(cell_types__ontology_id=T, links_cell_type__feature=feature)) >= {artifact}
-    assert '"min_genes_per_cell": 7' in artifact.run.transform.source_code
+    recipe = json.loads(artifact.run.transform.source_code)["recipe"]
+    assert recipe["min_genes_per_cell"] == 7
+    assert list(recipe["rules"]) == list(rules), "of several rules, the first applies"
     assert lamin.Collection.get(key=key).run == artifact.run
 
 

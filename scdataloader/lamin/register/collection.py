@@ -224,7 +224,9 @@ def _make_run(key: str, recipe: Recipe) -> Run:
     import lamindb
     from django.utils import timezone
 
-    source = json.dumps({"recipe": asdict(recipe), "hash": recipe.hash}, indent=2, sort_keys=True)
+    source = json.dumps(
+        {"recipe": asdict(recipe), "hash": recipe.hash}, indent=2
+    )  # the first rule that matches applies
     name = f"curate/{key}"
     # lamindb itself compares with the newest version only, and cannot save an earlier one again
     transform = lamindb.Transform.filter(key=name, source_code=source).first()
