@@ -69,7 +69,7 @@ def test_the_command(tmp_path, out, capsys):
     assert main(command) == 0
     said = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(
-        rf"{out}: 21 cells, [\d,]+ values, 0.0\d+ GB, \d\.\d\d bytes per value, in \d+\.\d s \([\d,]+ cells/s\)", said
+        rf"{out}: 21 cells, [\d,]+ values, \d\.\d MB, \d\.\d\d bytes per value, in \d+\.\d s \([\d,]+ cells/s\)", said
     )
     assert main(command) == 0
     assert capsys.readouterr().err.splitlines()[-1].endswith("21 cells; nothing to do")
