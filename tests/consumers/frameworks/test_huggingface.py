@@ -114,7 +114,7 @@ def test_a_resumed_run_has_the_batches_and_losses_of_the_uninterrupted_one(cells
 def test_the_last_checkpoint_is_found_and_no_batch_before_it_is_read(cells, uninterrupted, monkeypatch):
     read = []
     locate = Collection.locate
-    monkeypatch.setattr(Collection, "locate", lambda self, rows: read.extend(rows.tolist()) or locate(self, rows))
+    monkeypatch.setattr(Collection, "locate", lambda self, *a: read.extend(a[0].tolist()) or locate(self, *a))
     run = trainer(uninterrupted.args.output_dir, tokens(cells), max_steps=11, save_strategy="no")
     run.train(resume_from_checkpoint=True)
     loader = tokens(cells).train_dataloader()
