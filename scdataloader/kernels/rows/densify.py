@@ -29,9 +29,14 @@ def densify(
         first = -(to // 4 % LINE)  # so that cache lines of the stretch and of the output coincide
         while first < n_genes:
             last = min(first + _STRETCH, n_genes)
-            while j < end and indices[j] < last:
-                stretch[np.uint32(indices[j] - first)] = data[j]
-                j += 1
+            stop = j  # counted first, so that the loop over the entries does not wait for its own end
+            while stop + LINE <= end and indices[stop + LINE - 1] < last:
+                stop += LINE
+            while stop < end and indices[stop] < last:
+                stop += 1
+            for k in range(j, stop):
+                stretch[np.uint32(indices[k] - first)] = data[k]
+            j = stop
             # The first and last cache lines of a row are shared with the neighbouring rows.
             whole = 0 if first >= 0 else LINE
             rest = max(whole, (last - first) // LINE * LINE)
