@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -741,8 +741,16 @@ class CollatesMany(Protocol):
     def many(self, cells: CellBatch, batch_size: int) -> Sequence[Mapping[str, Any]]:
         """Consecutive batches of ``batch_size`` cells, as by single calls.
 
-        Used if there are no transforms, or all of them are `PerCell`.
+        Used if there are no transforms, or all of them are `PerCell`; not if a subclass defines ``__call__`` only.
         """
+
+
+def makes_many(collate: object) -> TypeGuard[CollatesMany]:
+    """Whether ``many`` makes what calls do: not if it is inherited by a class that defines ``__call__`` only."""
+    if not isinstance(collate, CollatesMany):
+        return False
+    definers = (vars(kind) for kind in type(collate).__mro__ if {"__call__", "many"} & vars(kind).keys())
+    return "many" in next(definers, {"many": None})
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from scdataloader.batches.base import MakesMany
+from scdataloader.kernels.machine.memory import LINE
 from scdataloader.kernels.rows.densify import densify
 from scdataloader.runtime.memory import BufferPool
 from scdataloader.types import CellBatch, CSRRows
@@ -27,14 +28,21 @@ with warnings.catch_warnings():
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(MakesMany):
     """Every vocabulary gene of every cell: ``x`` (B, G) float32."""
 
-    def __call__(self, batch: CellBatch, rng: np.random.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        """The batch with dense ``x``."""
-        x = empty((len(batch), batch.x.n_genes), np.float32)
-        densify(batch.x.indptr, batch.x.indices, batch.x.data, x.numpy())
-        return {"x": x, **about_cells(batch)}
+    def many(self, cells: CellBatch, batch_size: int) -> list[dict[str, Tensor]]:
+        """Consecutive batches of some cells; making them together saves a tenth of the time."""
+        n, n_genes, rows = len(cells), cells.x.n_genes, cells.x
+        whole_lines = -(-min(batch_size, n) * n_genes // LINE) * LINE  # so that each batch begins at a cache line
+        starts = range(0, max(1, n), batch_size)
+        memory, made = _MEMORY.take(len(starts) * whole_lines, np.float32), []
+        for number, start in enumerate(starts):
+            some = slice(start, min(start + batch_size, n))
+            x = memory[number * whole_lines :][: (some.stop - start) * n_genes].reshape(some.stop - start, n_genes)
+            densify(rows.indptr[start : some.stop + 1], rows.indices, rows.data, x)
+            made.append({"x": torch.from_numpy(x), **about_cells(cells, some)})
+        return made
 
 
 @dataclass(frozen=True)

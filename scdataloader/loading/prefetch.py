@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scdataloader.batches.transforms import transformed
 from scdataloader.kernels.draws.random import derive_key
 from scdataloader.loading.contents import Contents, ContentsReader
-from scdataloader.protocols import Collate, CollatesMany, HasWindow, PerCell, Sampler, Transform
+from scdataloader.protocols import Collate, HasWindow, PerCell, Sampler, Transform, makes_many
 from scdataloader.runtime.stopping import stops_with
 from scdataloader.types import CellBatch
 
@@ -36,7 +36,7 @@ STEEP_WINDOW = 65536
 """The same where hundreds of cells can be read in the time of one alone."""
 _MAPPED, _FEWEST = 2048, 512
 """Maximum of cells that one thread reads at once if cells are read individually; minimum of draws with neighbours."""
-_TASK_BYTES = 24 << 20
+_TASK_BYTES = 32 << 20
 """Bytes of tensors that a thread makes at once: enough to outweigh the synchronisation of threads, few enough to hold
 several."""
 _key_of = lru_cache(maxsize=16)(derive_key)
@@ -108,7 +108,7 @@ class Prefetcher:
         """The first transforms, as far as they treat cells independently."""
         self._cells_per_task = self.batch_size  # until the size of a batch is known
         self._many: Callable[[CellBatch, int], Sequence[Mapping[str, Any]]] | None = None
-        if isinstance(self.collate, CollatesMany) and len(self._of_cells) == len(self.transforms):
+        if makes_many(self.collate) and len(self._of_cells) == len(self.transforms):
             self._many = self.collate.many
 
     @property

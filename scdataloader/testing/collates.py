@@ -17,12 +17,12 @@ from scdataloader.protocols import (
     BatchContext,
     Binds,
     Collate,
-    CollatesMany,
     Densifies,
     PerCell,
     Transform,
     WantsMatrices,
     WantsObs,
+    makes_many,
 )
 from scdataloader.testing._checks import Checked, difference, global_random_state, global_seeds
 from scdataloader.testing.data import named_batch
@@ -63,7 +63,7 @@ def check_collate(
     check.pure()
     check.mapping()
     check.densified()
-    if isinstance(bound, CollatesMany):
+    if makes_many(bound):
         check.many()
     if isinstance(collate, Binds):
         again = _bound(about, collate, context)

@@ -10,7 +10,9 @@ from scdataloader.batches.full import Dense, Sparse
 from scdataloader.batches.selected_genes import SelectedGenes
 from scdataloader.batches.transforms import Log1p, Normalize, QuantileBins, transformed
 from scdataloader.collection.collection import Collection
+from scdataloader.loading.loader import Loader
 from scdataloader.protocols import BatchContext, Collate, Transform
+from scdataloader.sampling.samplers import SequentialSampler
 from scdataloader.testing import MemorySource, named_values
 
 GENES = [f"ENSG{i:011d}" for i in range(20)]
@@ -119,10 +121,36 @@ def test_batches_split_off_together_are_those_made_one_by_one(batch, batch_size,
         )
 
 
-def test_a_batch_of_no_cells_has_no_rows(batch):
-    none = Sparse()(batch.slice(0, 0), RNG)
+@pytest.mark.parametrize("collate", [Sparse(), Dense()], ids=repr)
+def test_a_batch_of_no_cells_has_no_rows(batch, collate):
+    none = collate(batch.slice(0, 0), RNG)
     assert none["x"].shape == (0, batch.x.n_genes)
     assert len(none["row"]) == 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 6, 100])
+def test_dense_batches_made_together_begin_at_cache_lines(batch, batch_size):
+    made = Dense().many(batch, batch_size)
+    assert {batch["x"].data_ptr() % 64 for batch in made} == {0}
+    assert np.array_equal(torch.cat([batch["x"] for batch in made]), dense(batch))
+    made[0]["x"].fill_(-1)
+    assert np.array_equal(
+        torch.cat([batch["x"] for batch in made[1:]] or [torch.empty(0, 20)]), dense(batch)[batch_size:]
+    )
+
+
+def test_a_subclass_that_changes_single_batches_only_is_called_for_each():
+    class Marked(Dense):
+        def __call__(self, batch, rng):
+            return {**super().__call__(batch, rng), "mark": torch.ones(len(batch))}
+
+    class Both(Marked):
+        def many(self, cells, batch_size):
+            return [{**made, "many": True} for made in super().many(cells, batch_size)]
+
+    cells = Collection.open([MemorySource("a", named_values(6, 20), GENES)])
+    assert all("mark" in made for made in Loader(cells, SequentialSampler(6), Marked(), batch_size=2))
+    assert all("many" in made for made in Loader(cells, SequentialSampler(6), Both(), batch_size=2))
 
 
 def test_dense_and_sparse_hold_the_same(batch):

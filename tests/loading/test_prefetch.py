@@ -198,7 +198,7 @@ def test_a_thread_reads_no_more_cells_than_it_makes_a_task_of(monkeypatch):
     rows = [batch["row"] for batch in Loader(collection(), SequentialSampler(2000), wide, batch_size=10)]
     assert np.array_equal(np.concatenate(rows), np.arange(2000))
     assert read[0] == 10  # nothing is known yet
-    assert max(read) == 60
+    assert max(read) == 80
 
 
 def test_whatever_is_read_at_once_the_stream_is_the_same():

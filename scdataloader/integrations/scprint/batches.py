@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scdataloader.batches.transforms import check_bins
 from scdataloader.kernels.rows.bins import HIGHEST, bin_rows
-from scdataloader.protocols import BatchContext, Binds, Collate, CollatesMany
+from scdataloader.protocols import BatchContext, Binds, Collate, makes_many
 from scdataloader.types import CellBatch
 
 
@@ -38,7 +38,7 @@ class ScPrintBatch:
     def bind(self, context: BatchContext) -> Collate:
         """The same, ready for the vocabulary of ``context``."""
         selection = self.selection.bind(context) if isinstance(self.selection, Binds) else self.selection
-        kind = _ManyBatches if isinstance(selection, CollatesMany) else ScPrintBatch
+        kind = _ManyBatches if makes_many(selection) else ScPrintBatch
         return kind(selection=selection, n_bins=self.n_bins)
 
     def __call__(self, batch: CellBatch, rng: np.random.Generator) -> Mapping[str, Any]:
