@@ -18,7 +18,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scdataloader.kernels.records.encode import COMPACT, COUNTS
+from scdataloader.kernels.records.encode import COMPACT, COUNTS, SHORT
 from scdataloader.kernels.records.format import Records
 from scdataloader.kernels.records.unpack import check_records
 from scdataloader.kernels.rows.align import row_starts
@@ -312,7 +312,7 @@ def _largest(store: Store, rows: NDArray[np.int64], indptr: NDArray[np.int64]) -
     for first, last in _blocks(indptr):
         located, n = store.locate(rows[first:last]), last - first
         n_genes, table, status = np.full(n, (1 << 31) - 1, np.int64), np.zeros(n, np.int64), np.empty(n, np.uint8)
-        of_block, kind = [0], COUNTS | COMPACT
+        of_block, kind = [0], COUNTS | COMPACT | SHORT
 
         def check(records: Records, *_: object) -> tuple[int, int]:
             of_block[0] = check_records(records, n_genes, table, *no_table, kind, status)  # noqa: B023 (run at once)

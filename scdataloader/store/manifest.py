@@ -26,8 +26,8 @@ from typing import Any, Literal, Self
 from scdataloader.errors import StoreFormatError
 from scdataloader.runtime.files import write_atomically
 
-VERSION, MATRICES_VERSION, PACKED_VERSION = 1, 2, 3
-"""Versions of the format: of stores without and with further matrices; of stores that may have packed records."""
+VERSION, MATRICES_VERSION, PACKED_VERSION, SHORT_VERSION = 1, 2, 3, 4
+"""Versions of the format: of stores without and with further matrices; that may have packed, and short, records."""
 MANIFEST = "manifest.json"
 SUFFIX = ".cells"
 _TABLE_NAME = re.compile(r"(obs|var|genes)/[0-9a-f]{5,32}\.parquet")
@@ -233,14 +233,14 @@ class Manifest:
     @classmethod
     def _parsed(cls, found: Any, content: bytes) -> Self:
         version = found["version"]
-        if type(version) is not int or not VERSION <= version <= PACKED_VERSION:
+        if type(version) is not int or not VERSION <= version <= SHORT_VERSION:
             by = f", and release {found['release']} wrote it" if isinstance(found.get("release"), str) else ""
             raise ValueError(
-                f"its version is {version!r}{by}; this release reads versions {VERSION} to {PACKED_VERSION}; install a "
+                f"its version is {version!r}{by}; this release reads versions {VERSION} to {SHORT_VERSION}; install a "
                 "newer one"
             )
         if ("matrices" in found) != (version >= MATRICES_VERSION) or ("release" in found) != (
-            version == PACKED_VERSION
+            version >= PACKED_VERSION
         ):
             raise ValueError(f"its keys are not those of version {version}")
         stated = found.pop("manifest").encode() + _END

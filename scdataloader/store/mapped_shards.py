@@ -19,11 +19,12 @@ from scdataloader.kernels.records.decode import (
     locate_records,
     wrong_checksums,
 )
+from scdataloader.kernels.records.encode import COMPACT, SHORT
 from scdataloader.kernels.records.format import HEADER, Records
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_GENE, BAD_KIND
 from scdataloader.runtime.bytes import FileBytes, MappedBytes, MirroredBytes
 from scdataloader.runtime.mirror import Mirror
-from scdataloader.store.manifest import MATRICES_VERSION, PACKED_VERSION, VERSION, Kind, ShardRecord
+from scdataloader.store.manifest import MATRICES_VERSION, PACKED_VERSION, SHORT_VERSION, VERSION, Kind, ShardRecord
 from scdataloader.store.paged_index import TRIES, PagedIndex
 from scdataloader.store.shard import (
     FIRST_RECORD,
@@ -44,7 +45,7 @@ _VIEWED, _COPIED = 8 << 20, 1 << 20
 WHY = {
     BAD_CHECKSUM: "its checksum does not match",
     BAD_RECORD: "its parts contradict each other",
-    BAD_KIND: "it has float32 values in a shard of counts, or the reverse, or is packed in an old shard",
+    BAD_KIND: "it has float32 values in a shard of counts, or the reverse, or is packed or short in an old shard",
     BAD_GENE: "it has a gene that its source does not have",
     BAD_FORM: "it has a needless exception, a stored zero, or padding that is not zero",
 }
@@ -317,9 +318,10 @@ class MappedShards:
         """The file of a shard."""
         return self._folder / self._shards[shard].file.path
 
-    def may_be_packed(self, shard: int) -> bool:
-        """Whether records of a shard may be packed."""
-        return bool(HEAD.unpack(self.bytes.part(shard, 0, HEAD.size).data)[1] == PACKED_VERSION)
+    def forms(self, shard: int) -> int:
+        """Which records a shard may have besides those of bytes: 0, `COMPACT` or `SHORT`, as in `check_records`."""
+        version = HEAD.unpack(self.bytes.part(shard, 0, HEAD.size).data)[1]
+        return {PACKED_VERSION: COMPACT, SHORT_VERSION: SHORT}.get(version, 0)
 
     def stated(self, shard: int) -> tuple[Kind, bytes]:
         """The kind of a shard's values, and the stored BLAKE2b of all bytes before its index."""
@@ -342,7 +344,7 @@ class MappedShards:
         oldest = MATRICES_VERSION if further else VERSION
         expected = {
             "first bytes": (magic, MAGIC),
-            "format version": (version, version if version == PACKED_VERSION else oldest),
+            "format version": (version, version if version in {PACKED_VERSION, SHORT_VERSION} else oldest),
             "number of cells": (n_cells, shard.n_cells),
             "number of values": (n_values, shard.n_values),
             "number of genes": (genes, known),

@@ -3,7 +3,8 @@
 | bytes        | content                                                                                            |
 |--------------|----------------------------------------------------------------------------------------------------|
 | 8            | ``SCDCELLS``                                                                                       |
-| 4            | version of the format: 3 if records may be packed, else 2 with bit 2 below, 1 without              |
+| 4            | version of the format: 4 if records may be short, 3 if they may be packed; of earlier releases, 2  |
+|              | with bit 2 below, 1 without                                                                        |
 | 4            | bit 0: values are float32, not counts; bit 1: cells of several sources; bit 2: values are float32, |
 |              | and a cell whose values are counts may be stored as one of counts                                  |
 | …            | records, each at a multiple of 8; see `kernels.records.format`                                      |

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from scdataloader.errors import StoreFormatError
 from scdataloader.kernels.records.decode import MOST_PER_BYTE, OK
-from scdataloader.kernels.records.encode import COMPACT
 from scdataloader.kernels.records.format import HEADER, Records
 from scdataloader.kernels.records.unpack import check_records
 from scdataloader.protocols import OpenOptions
@@ -419,7 +418,7 @@ class _ShardCheck:
             genes.table[source],
             genes.has,
             genes.start,
-            KINDS[self._kind] | COMPACT * self._mapped.may_be_packed(0),
+            KINDS[self._kind] | self._mapped.forms(0),
             status,
         )
         return status

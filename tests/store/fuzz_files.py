@@ -75,7 +75,9 @@ def places(shard: bytes) -> list[tuple[int, int]]:
     for begin, end in pairwise(offsets):
         found += [(begin + at, 4) for at in range(0, 16, 4)]
         n_gaps, n_large = struct.unpack("<II", shard[begin + 8 : begin + 16])
-        exceptions = range(begin + 16, begin + 16 + 8 * (n_gaps + (n_large & (1 << 30) - 1)), 4)
+        is_of_bytes = n_gaps < 1 << 31  # otherwise its header may be longer
+        n_exceptions = n_gaps + (n_large & (1 << 30) - 1) if is_of_bytes else 4
+        exceptions = range(begin + 16, min(end, begin + 16 + 8 * n_exceptions), 4)
         found += [(at, 4) for at in exceptions][:24]
         found += [(at, 1) for at in range(max(begin + 16, end - 16), end)]
     found += [(index + at, 8) for at in range(0, 8 * (n + 1), 8)]

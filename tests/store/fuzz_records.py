@@ -19,8 +19,9 @@ from scdataloader.kernels.records.decode import (
     decode_records,
     locate_records,
 )
-from scdataloader.kernels.records.encode import COMPACT, encode_rows, most_words
+from scdataloader.kernels.records.encode import COMPACT, SHORT, encode_rows, most_words
 from scdataloader.kernels.records.format import F32, Records, parts_of, record_checksum
+from scdataloader.kernels.records.short import is_short
 from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND, check_records, unpack_records
 from scdataloader.types import RowBuffers
 from tests.store.fuzz_files import FOOT, HEAD, change, places, put
@@ -37,8 +38,8 @@ _MARK = -858993460
 
 
 def sample_records() -> list[np.ndarray]:
-    """Records of bytes, and packed ones, of every width of values, with and without exceptions, as 64-bit words."""
-    return [*_samples(0), *_samples(COMPACT)]
+    """Records of bytes, and packed and short ones, of every width, with and without exceptions, as 64-bit words."""
+    return [*_samples(0), *_samples(COMPACT), *_samples(SHORT)]
 
 
 def _samples(flag: int) -> list[np.ndarray]:
@@ -55,8 +56,12 @@ def _samples(flag: int) -> list[np.ndarray]:
         (21, 1 << 32, 0, 3, True),
         (300, 256, 0, 0, False),
         (300, 100, 5, 4, False),
+        (60, 16, 2, 3, False),
+        (131, 20, 0, 1, False),
+        (300, 18, 3, 4, False),
     ):
         gaps = rng.integers(0, 4, n)
+        gaps[: n // 150] = 64
         gaps[rng.choice(n, n_far, replace=False)] = rng.integers(256, 300)
         if n_far:  # up to the very last gene
             gaps[np.argmax(gaps)] += N_GENES - n - gaps.sum()
@@ -70,10 +75,12 @@ def _samples(flag: int) -> list[np.ndarray]:
             np.array([0, n]), genes, bits.astype(np.uint32), order, floats | flag, 7, words, offsets, sizes
         )
         parts = parts_of(words[:n_words])
-        assert bool(flag) == parts.is_packed
-        if not flag:
+        assert (flag == COMPACT or is_short(words)) == parts.is_packed
+        if not parts.is_packed:
             assert (parts.n_gaps, parts.n_large) == (n_far, n_large)
-        made.append(words[:n_words].copy())
+        if flag != SHORT or is_short(words):
+            made.append(words[:n_words].copy())
+    assert len(made) > 2  # noqa: PLR2004
     return made
 
 
@@ -122,7 +129,7 @@ class RecordFuzzer:
         floats = parts.code == F32
         content = bytearray(words.tobytes())
         size = int(words.view(np.uint32)[1])
-        n_exceptions = parts.n_gaps + parts.n_large
+        n_exceptions = parts.n_gaps + parts.n_large + (2 if is_short(words) else 0)  # with the rest of its header
         where = [(4, 4), (8, 4), (12, 4), *((at, 4) for at in range(16, 16 + 8 * n_exceptions, 4))]
         other = [(at, 1) for at in range(16 + 8 * n_exceptions, len(content))]
         where = where * (len(other) // len(where) + 1) + other
@@ -171,7 +178,7 @@ class RecordFuzzer:
         self._see(starts, size, indices, data, "unpack_records")
         per_record = np.zeros(n, np.uint8)
         known = np.zeros(n, np.int64), np.ones(N_GENES, np.bool_), np.array([0, N_GENES])
-        check_records(records, np.full(n, N_GENES), *known, floats | COMPACT, per_record)
+        check_records(records, np.full(n, N_GENES), *known, floats | COMPACT | SHORT, per_record)
         statuses.append(OK if per_record[0] in {BAD_FORM, BAD_KIND} else per_record[0])
         assert len(set(statuses)) == 1, f"decoders disagree: {statuses}"
         room = slice(starts[0], starts[0] + size[0])

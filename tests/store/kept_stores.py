@@ -1,6 +1,6 @@
-"""What is in the stores that are kept in tests/data, as literal values; run as a script, it makes those stores.
+"""What is in the stores that are kept in tests/store/data, as literal values; run as a script, it makes those stores.
 
-    python -m tests.store.kept_stores tests/store/data/store_v2
+    python -m tests.store.kept_stores tests/store/data/store_v4
 
 A version of the format has its stores made once: later releases have to read what is there, not what they would write.
 """
@@ -112,6 +112,17 @@ SOURCES = {
             ],
             obs=pd.DataFrame({"rank": np.array([3, 1, 2], np.int64)}, index=["x", "y", "z"]),
         ),
+        Literal(
+            name="kidney.h5ad",
+            n_genes=1500,
+            gene_step=7,
+            cells=[
+                {gene: 1 + gene % 5 for gene in range(0, 900, 3)} | {700: 40, 750: 16, 1400: 300},
+                {gene: 1 + gene % 15 for gene in range(0, 1500, 13)} | {2: 255, 3: 256},
+                {gene: 1 for gene in range(40)} | {300: 2, 400: 3, 800: 4},
+            ],
+            obs=pd.DataFrame({"cell_type": ["podocyte", "podocyte", "tubule"]}, index=["k1", "k2", "k3"]),
+        ),
     )
 }
 
@@ -136,6 +147,12 @@ WITH_MATRICES = {
     "mixed_matrices.cells": Kept(["brain.h5ad", "liver.h5ad"], layout="shuffled"),
 }
 """Of version 2."""
+
+IN_SHORT = {
+    "short.cells": Kept(["kidney.h5ad", "brain.h5ad"]),
+    "mixed_short.cells": Kept(["kidney.h5ad", "liver.h5ad"], layout="shuffled"),
+}
+"""Of version 4."""
 
 MATRICES = {
     "brain.h5ad": {
@@ -202,8 +219,8 @@ def make(folder: Path) -> None:
             )
 
 
-def make_version_1(folder: Path) -> None:
-    """Convert the sources of version 1."""
+def make_plain(folder: Path, stores: dict[str, Kept]) -> None:
+    """Convert the sources of stores without further matrices, as `KEPT` and `IN_SHORT`."""
     from scdataloader.store.convert import convert
 
     with tempfile.TemporaryDirectory() as files:
@@ -212,7 +229,7 @@ def make_version_1(folder: Path) -> None:
             paths[name] = Path(files) / name
             with h5py.File(paths[name], "w") as file:
                 ad.io.write_elem(file, "/", ad.AnnData(source.x, obs=source.obs, var=source.var))
-        for name, kept in KEPT.items():
+        for name, kept in stores.items():
             is_float = any(SOURCES[source].kind == "float32" for source in kept.sources)
             convert(
                 [paths[source] for source in kept.sources],
@@ -224,4 +241,4 @@ def make_version_1(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make_plain(Path(sys.argv[1]), IN_SHORT)

@@ -67,7 +67,7 @@ def read_store(folder: Path) -> list[Cells]:
     assert end[:32].decode() == digest(content[:-35])
     manifest = json.loads(content.decode("ascii"))
     keys = {"version", "layout", "sources", "genes", "spaces", "shards", "manifest"}
-    more = {1: set(), 2: {"matrices"}, 3: {"matrices", "release"}}
+    more = {1: set(), 2: {"matrices"}, 3: {"matrices", "release"}, 4: {"matrices", "release"}}
     assert set(manifest) - {"gene_index"} == keys | more[manifest["version"]]
     spaces = []
     for space in manifest["spaces"]:
@@ -158,7 +158,7 @@ def read_shard(folder: Path, shard: dict[str, Any], sources: list[Cells], matrix
     content = read_file(folder, shard["file"], pattern)
     magic, version, flags = struct.unpack("<8sII", content[:16])
     assert magic == b"SCDCELLS"
-    assert version in {1 if matrix is None else 2, 3}
+    assert version in {1 if matrix is None else 2, 3, 4}
     floats, mixed, further = flags & 1, flags >> 1 & 1, flags >> 2
     assert (further, floats and further) == (matrix is not None, 0)
     assert mixed == (shard["source"] is None)
@@ -184,7 +184,8 @@ def read_shard(folder: Path, shard: dict[str, Any], sources: list[Cells], matrix
         source = sources[number]
         is_graph = matrix is not None and matrix["key"].startswith("obsp/")
         record = content[offsets[cell] : offsets[cell + 1]]
-        assert version == 3 or not record[11] >> 7
+        is_short = record[11] >> 7 and record[15] & 15 == 6
+        assert not record[11] >> 7 or version == 3 + is_short
         found = read_record(record, cell, None if further else floats, as_bits=is_graph)
         assert len(found) == tables[0][cell]
         if matrix is not None:
@@ -214,6 +215,8 @@ def read_record(record: bytes, cell: int, floats: int | None, *, as_bits: bool =
     """{gene: value} of a cell; None for floats of records that may have either kind."""
     stated, n, n_gaps, last = struct.unpack("<IIII", record[:16])
     assert stated == checksum(struct.unpack(f"<{len(record) // 8}Q", record), cell)
+    if n_gaps >> 31 and last >> 24 & 15 == 6:
+        return read_short(record, floats)
     if n_gaps >> 31:
         return read_packed(record, floats, as_bits=as_bits)
     n_large, width = last % 2**30, last >> 30
@@ -251,6 +254,64 @@ def read_record(record: bytes, cell: int, floats: int | None, *, as_bits: bool =
         gene += 1 + gaps[place] + more
         found[gene] = values[place]
     assert all(long_gaps.values())
+    return found
+
+
+def read_short(record: bytes, floats: int | None) -> dict[int, float]:
+    """{gene: value} of a short record."""
+    _, n, third, fourth, n_gaps, n_wide = struct.unpack("<IIIIII", record[:24])
+    assert floats in {None, 0}
+    n_raised, n_large = third % 2**31, fourth % 2**24
+    assert fourth >> 24 == 6
+    assert n <= 2**14
+    at = 24
+    exceptions = []
+    for many in (n_gaps, n_large):
+        pairs = dict(struct.iter_unpack("<II", record[at : at + 8 * many]))
+        assert list(pairs) == sorted(pairs)
+        assert len(pairs) == many
+        assert all(place < n for place in pairs)
+        exceptions.append(pairs)
+        at += 8 * many
+    long_gaps, large = exceptions
+    raised = struct.unpack(f"<{n_raised}H", record[at : at + 2 * n_raised])
+    at += 2 * n_raised
+    wide = struct.unpack(f"<{n_wide}H", record[at : at + 2 * n_wide])
+    at += 2 * n_wide
+    q, m = (n + 1) // 2, (n + 3) // 4
+    assert len(record) - 8 < at + q + 3 * m + n_raised <= len(record)
+    values = [record[at + j % q] >> 4 * (j // q) & 15 for j in range(n)]
+    assert n % 2 == 0 or record[at + q - 1] < 16
+    at += q
+    planes = [record[at + m * plane : at + m * (plane + 1)] for plane in range(3)]
+    gaps = [planes[j // m][j % m] & 63 for j in range(min(n, 3 * m))]
+    uppers = [sum((planes[plane][j] >> 6) << 2 * plane for plane in range(3)) for j in range(m)]
+    gaps += uppers[: max(0, n - 3 * m)]
+    assert not any(uppers[max(0, n - 3 * m) :])
+    at += 3 * m
+    more = record[at : at + n_raised]
+    at += n_raised
+    assert record[at:] == bytes(-at % 8)
+    assert len(record) < 16 + 8 * (n_gaps + n_large) + (2 * n + 7) // 8 * 8
+    assert sorted(set(raised)) == list(raised)
+    for place, add in zip(raised, more, strict=True):
+        assert add and add % 16 == 0
+        values[place] += add
+    places = [code % 2**14 for code in wide]
+    assert sorted(set(places)) == places
+    for code in wide:
+        assert code >> 14
+        gaps[code % 2**14] += (code >> 14) * 64
+    for place, value in large.items():
+        assert values[place] == 0
+        assert value >= 256
+        values[place] = value
+    assert all(values)
+    assert all(more and more % 256 == 0 for more in long_gaps.values())
+    found, gene = {}, -1
+    for place in range(n):
+        gene += 1 + gaps[place] + long_gaps.get(place, 0)
+        found[gene] = values[place]
     return found
 
 

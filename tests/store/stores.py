@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scdataloader.store.manifest import (
-    VERSION,
+    SHORT_VERSION,
     FileRecord,
     Manifest,
     ShardRecord,
@@ -106,7 +107,8 @@ def make_store(folder: Path, given: list[Given], *, mixed: bool = False, seed: i
                     writer.append(part.indptr, part.indices, part.data, item.rank(made.space))
                     made.shards.append(writer.finish(number))
     manifest = Manifest(
-        version=VERSION,
+        version=SHORT_VERSION,
+        release=version("scdataloader"),
         layout="shuffled" if mixed else "source",
         sources=tuple(sources),
         genes=made.genes,

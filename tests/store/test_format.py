@@ -19,13 +19,13 @@ from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
 from tests.store import reference_store
 from tests.store.fuzz_files import digest, sealed
-from tests.store.kept_stores import KEPT, SOURCES
+from tests.store.kept_stores import IN_SHORT, KEPT, SOURCES
 from tests.store.reference_store import read_record, read_store
 from tests.store.store_damage import SHARD, index_of, patch, reseal
 from tests.store.stores import Given, given_counts, given_floats, make_store
 
 PAGE = (Path(__file__).parents[2] / "docs" / "explanation" / "store.md").read_text(encoding="utf-8")
-DATA = Path(__file__).parent / "data" / "store_v1"
+DATA = Path(__file__).parent / "data"
 
 
 def dense(cells, n_genes, dtype):
@@ -105,8 +105,8 @@ def test_every_record_follows_the_page(cell, number):
 
 @pytest.mark.parametrize("name", sorted(KEPT))
 def test_a_store_of_version_1_is_read_forever(name):
-    store = Store.open(DATA / name)
-    verify(DATA / name)
+    store = Store.open(DATA / "store_v1" / name)
+    verify(DATA / "store_v1" / name)
     assert store.manifest.version == 1
     assert [source.name for source in store.sources] == KEPT[name].sources
     for number, source in enumerate(KEPT[name].sources):
@@ -119,30 +119,32 @@ def test_a_store_of_version_1_is_read_forever(name):
         assert cells.data.dtype == np.float32
 
 
-@pytest.mark.parametrize("name", sorted(KEPT))
-def test_the_page_still_describes_the_stores_of_version_1(name):
-    check(DATA / name, [SOURCES[source].given() for source in KEPT[name].sources])
+@pytest.mark.parametrize(("version", "name"), [*((1, name) for name in KEPT), *((4, name) for name in IN_SHORT)])
+def test_the_page_still_describes_the_stores_of_earlier_releases(version, name):
+    folder, kept = DATA / f"store_v{version}" / name, (KEPT | IN_SHORT)[name]
+    check(folder, [SOURCES[source].given() for source in kept.sources])
+    assert json.loads((folder / "manifest.json").read_bytes())["version"] == version
 
 
 def test_the_kept_stores_are_small():
-    assert sum(file.stat().st_size for file in DATA.rglob("*") if file.is_file()) < 90_000
+    assert sum(file.stat().st_size for file in DATA.rglob("*") if file.is_file()) < 250_000
 
 
-@pytest.mark.parametrize("version", [0, 4, "1", True, None])
+@pytest.mark.parametrize("version", [0, 5, "1", True, None])
 def test_another_version_is_refused_and_both_are_named(tmp_path, version):
     store = make_store(tmp_path / "a.cells", [given_counts("a", 3, 40, 0)])
     manifest = json.loads((store / "manifest.json").read_bytes())
     manifest["version"] = version
     (store / "manifest.json").write_bytes(sealed(manifest))
-    with pytest.raises(StoreFormatError, match=rf"version is {version!r}; this release reads versions 1 to 3"):
+    with pytest.raises(StoreFormatError, match=rf"version is {version!r}, and .* wrote it; this release reads versions 1 to 4"):
         Store.open(store)
 
 
 def test_a_newer_version_names_the_release_that_wrote_it(tmp_path):
     store = make_store(tmp_path / "a.cells", [given_counts("a", 3, 40, 0)])
     manifest = json.loads((store / "manifest.json").read_bytes())
-    (store / "manifest.json").write_bytes(sealed({"release": "7.8.9", **manifest, "version": 4}))
-    with pytest.raises(StoreFormatError, match=r"version is 4, and release 7\.8\.9 wrote it; .* install a newer one"):
+    (store / "manifest.json").write_bytes(sealed({**manifest, "release": "7.8.9", "version": 5}))
+    with pytest.raises(StoreFormatError, match=r"version is 5, and release 7\.8\.9 wrote it; .* install a newer one"):
         Store.open(store)
 
 
@@ -176,7 +178,7 @@ def test_a_shard_of_another_store_is_refused_though_its_numbers_are_the_same(tmp
     ("at", "width", "value", "what"),
     [
         (0, 1, 0, "first bytes"),
-        (8, 4, 4, "format version"),
+        (8, 4, 5, "format version"),
         (12, 4, 2, "flags"),
         (12, 4, 4, "flags"),
         (-32, 8, 5, "number of cells"),

@@ -144,7 +144,7 @@ def test_values_of_the_other_kind(tmp_path):
     patch(store, SHARD, (12, 4, 0))
     reseal(store, sources__0__kind="counts")
     assert (
-        f"{SHARD}: cell 0: it has float32 values in a shard of counts, or the reverse, or is packed in an old shard"
+        f"{SHARD}: cell 0: it has float32 values in a shard of counts, or the reverse, or is packed or short in an old shard"
         in problems(store)
     )
 

@@ -24,6 +24,7 @@ from scdataloader.kernels.records.format import (
 )
 from scdataloader.kernels.records.gaps import look_up_genes, number_genes
 from scdataloader.kernels.records.packed import SPARE, ascending_numbers, sum_fields
+from scdataloader.kernels.records.short import plain_buffer, plain_record
 from scdataloader.kernels.records.values import write_values
 from scdataloader.kernels.rows.align import SortBuffers, sort_buffers, sort_entries, total_of_genes
 from scdataloader.kernels.rows.keep import keep_numbered
@@ -126,7 +127,7 @@ def decode_records(
     luts, lut_start, how, n_genes = tables
     starts, out_indices, out_data, out_size, out_depth = out
     largest = size.max() if len(size) else 0
-    bits = np.empty(largest + SPARE, np.int32)
+    bits, buffer = np.empty(largest + SPARE, np.int32), plain_buffer(records)
     most = largest if (how & IN_ORDER == 0).any() else 0
     buffers = sort_buffers(most, n_genes, np.empty(n_genes if most else 0, np.float32))
     is_large = 8 * size.sum() > _CACHED
@@ -145,6 +146,7 @@ def decode_records(
         p = table[i]
         lut = luts[lut_start[p] : lut_start[p + 1]]
         n, slot = size[i], place[i]
+        words = plain_record(words, n, buffer)
         room = slice(starts[slot], starts[slot] + n)
         in_place = how[p] & COMPLETE and how[p] & IN_ORDER
         streams = bool(in_place) and is_large

@@ -25,6 +25,7 @@ from scdataloader.kernels.records.format import (
     value_bits,
     write_header,
 )
+from scdataloader.kernels.records.short import shorten
 
 _BYTE, _TWO_BYTES, _FOUR_BYTES = 1 << 8, 1 << 16, 1 << 32
 _WORDS_OF_A_CELL = HEADER // 8 + 2 + (1 << 31 - 16) // 64
@@ -35,8 +36,9 @@ _MINUS_ZERO = 1 << 31
 """As bits of a float32."""
 COUNTS, FLOATS, EITHER = 0, 1, 2
 """Kinds of records: of counts, of float32, or of counts for cells whose float32 values are all counts."""
-COMPACT = 4
-"""Flag of a kind: packed records, which take fewer bytes and more time to read."""
+COMPACT, SHORT = 4, 8
+"""Flags of a kind: packed records, which take the fewest bytes and more time to read; short ones where they take fewer
+than records of bytes."""
 
 
 @nb.njit(nogil=True, cache=True)
@@ -67,18 +69,19 @@ def encode_rows(
     """Write one record per row, back to back, into ``out``, which has `most_words`; returns the number of words used.
 
     ``bits`` are the values: of kind `COUNTS` counts, of `FLOATS` and `EITHER` the bits of float32; ``kind`` may have
-    the flag `COMPACT`. ``rank[g]`` is the number of gene g in the records, distinct for each gene. Zeros are left out.
-    Row i is cell ``first_cell + i`` of its shard; its record begins at byte ``offsets[i]`` of ``out`` and has
+    a flag, `COMPACT` or `SHORT`. ``rank[g]`` is the number of gene g in the records, distinct for each gene. Zeros are
+    left out. Row i is cell ``first_cell + i`` of its shard; its record begins at byte ``offsets[i]`` of ``out`` and has
     ``sizes[i]`` values.
 
     Returns -1 - i if row i has a gene outside ``rank``, or a gene twice.
     """
-    n_genes, is_compact = len(rank), bool(kind & COMPACT)
-    kind &= ~COMPACT
+    n_genes, is_compact, is_short = len(rank), bool(kind & COMPACT), bool(kind & SHORT)
+    kind &= ~(COMPACT | SHORT)
     n_numbers = int(rank.max()) + 1 if n_genes else 0
     place = np.zeros(n_numbers, np.int64)
     present = np.zeros(n_numbers // 64 + 1, np.uint64)
     genes, values = np.empty(n_genes, np.int32), np.empty(n_genes, np.uint32)
+    buffer = np.empty(most_words(1, n_genes) if is_short else 0, np.uint64)
     at = 0
     for i in range(len(indptr) - 1):
         expressed = 0
@@ -98,9 +101,14 @@ def encode_rows(
         offsets[i], sizes[i] = 8 * at, n
         floats = kind == FLOATS or (kind == EITHER and not _to_counts(values[:n]))
         if is_compact:
-            at += _write_packed(genes[:n], values[:n], floats, first_cell + i, out[at:])
+            n_words = _write_packed(genes[:n], values[:n], floats, out[at:])
         else:
-            at += _write_bytes(genes[:n], values[:n], floats, first_cell + i, out[at:])
+            n_words = _write_bytes(genes[:n], values[:n], floats, out[at:])
+        if is_short:
+            n_words = _write_short(out[at : at + n_words], buffer)
+        record = out[at : at + n_words]
+        record.view(np.uint32)[0] = record_checksum(record, first_cell + i)
+        at += n_words
     return at
 
 
@@ -124,9 +132,9 @@ def most_words(n_cells: int, n_values: int) -> int:
 
 @nb.njit(nogil=True, cache=True)
 def _write_bytes(
-    genes: NDArray[np.int32], values: NDArray[np.uint32], floats: bool, cell: int, out: NDArray[np.uint64]
+    genes: NDArray[np.int32], values: NDArray[np.uint32], floats: bool, out: NDArray[np.uint64]
 ) -> int:
-    """Write one record of bytes; returns its number of words. ``genes`` ascend."""
+    """Write one record of bytes but for its checksum; returns its number of words. ``genes`` ascend."""
     n = len(genes)
     n_gaps, last = 0, -1
     over_byte, over_two = 0, 0
@@ -164,8 +172,15 @@ def _write_bytes(
             in_bytes[first_value + k] = value
         else:
             out[:words].view(np.uint16)[first_value // 2 + k] = value
-    head[0] = record_checksum(out[:words], cell)
     return words
+
+
+@nb.njit(nogil=True, cache=True)
+def _write_short(record: NDArray[np.uint64], buffer: NDArray[np.uint64]) -> int:
+    """Replace a record of bytes by the short one that stands for it, if there is one; returns its number of words."""
+    n_words = shorten(record, buffer)
+    record[:n_words] = buffer[:n_words]
+    return n_words or len(record)
 
 
 @nb.njit(inline="always", cache=True)
@@ -181,15 +196,15 @@ def _cheapest(n: int, over_byte: int, over_two: int, floats: bool) -> tuple[int,
 
 @nb.njit(nogil=True, cache=True)
 def _write_packed(
-    genes: NDArray[np.int32], values: NDArray[np.uint32], floats: bool, cell: int, out: NDArray[np.uint64]
+    genes: NDArray[np.int32], values: NDArray[np.uint32], floats: bool, out: NDArray[np.uint64]
 ) -> int:
-    """Write one packed record in the widths that take the fewest bytes; returns its number of words."""
+    """Write one packed record, but for its checksum, in the widths that take the fewest bytes; returns its number of words."""
     n, last = len(genes), int(np.int64(genes[-1])) if len(genes) else 0
     low = 2
     for wider in (4, 8, 16):
         if n * wider + (last >> wider) < n * low + (last >> low):
             low = wider
-    return int(write_record(genes, values, F32 if floats else _cheapest_code(values), low, cell, out))
+    return int(write_record(genes, values, F32 if floats else _cheapest_code(values), low, out))
 
 
 @nb.njit(nogil=True, cache=True)
@@ -226,9 +241,11 @@ def _exceptions(values: NDArray[np.uint32], bits: int) -> tuple[int, int]:
 
 @nb.njit(nogil=True, cache=True)
 def write_record(
-    genes: NDArray[np.int32], values: NDArray[np.uint32], code: int, low: int, cell: int, out: NDArray[np.uint64]
+    genes: NDArray[np.int32], values: NDArray[np.uint32], code: int, low: int, out: NDArray[np.uint64]
 ) -> int:
-    """Write a packed record with values of width ``code`` and lower parts of ``low`` bits; returns its words.
+    """Write a packed record, but for its checksum, of these widths; returns its words.
+
+    Values have the width ``code``, lower parts of gene numbers ``low`` bits.
 
     ``genes`` ascend; ``values`` are not 0, and are overwritten. Returns 0 if ``out`` is too short, or these widths do
     not suit the values.
@@ -256,7 +273,6 @@ def write_record(
     _put_fields(genes, low, words.view(np.uint8)[parts.genes : parts.raised])
     _move_exceptions(words, values, code)
     _put_fields(values, bits, words.view(np.uint8)[parts.values : parts.genes])
-    words.view(np.uint32)[0] = record_checksum(words, cell)
     return n_words
 
 

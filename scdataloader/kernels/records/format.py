@@ -32,7 +32,26 @@ Packed records, which shards of version 3 may have; planes are described in `pac
 | r       | what is to be added to the value, as a multiple of 2^w; 0 with a mere step of 255                        |
 | to 8    | zeros                                                                                                    |
 
-Since n and a are below 2^31, the upper bit of the third number tells one from the other.
+Short records, which shards of version 4 may have, stand for a record of bytes with values of one byte:
+
+| bytes   | content                                                                                                  |
+|---------|----------------------------------------------------------------------------------------------------------|
+| 4       | checksum of the rest of the record and of the cell's number in its shard                                 |
+| 4       | n, number of values, at most 2^14                                                                        |
+| 4       | lower 31 bits: r, number of raised values; upper bit: 1                                                  |
+| 4       | lower 24 bits: b, number of large values; 4 bits: 6                                                      |
+| 4, 4    | a, number of long gaps; g, number of wide gaps                                                           |
+| 8a, 8b  | long gaps and large values as in a record of bytes                                                       |
+| 2r      | positions of the raised values, those of 16 or more, as u16; ascending                                   |
+| 2g      | wide gaps, those of 64 or more, as u16: lower 14 bits: position, ascending; upper two: upper bits of the |
+|         | gap's byte                                                                                               |
+| n / 2   | values: the lower 4 bits of each, in planes                                                              |
+| 3m      | lower 6 bits of the gaps, m = (n + 3) // 4: gap j < 3m in the lower bits of byte j; the bits of gap      |
+|         | 3m + j, from the lowest two on, in the upper two of bytes j, m + j and 2m + j                            |
+| r       | the upper 4 bits of the raised values' bytes, as multiples of 16                                         |
+| to 8    | zeros                                                                                                    |
+
+Since n and a are below 2^31, the upper bit of the third number tells a record of bytes from the others.
 """
 
 from __future__ import annotations
@@ -47,14 +66,16 @@ from scdataloader.kernels.draws.random import GAMMA, mix
 
 HEADER = 16
 """Bytes before the exceptions."""
-U8, U16, U32, F32, U2, U4 = range(6)
-"""Widths of values: counts in 8, 16 or 32 bits; float32; in packed records also counts in 2 or 4 bits."""
+U8, U16, U32, F32, U2, U4, SHORT_CODE = range(7)
+"""Widths of values: counts in 8, 16 or 32 bits; float32; in packed records also counts in 2 or 4 bits. And what short
+records have instead."""
 MOST_LARGE = 1 << 24
-"""A packed record has fewer large values."""
+"""A packed or short record has fewer large values."""
 PACKED = 1 << 31
-"""In the third number of a packed record."""
+"""In the third number of packed and short records."""
 WIDTH_SHIFT = 30
-_WIDTH_AT, _LOW_AT = 24, 28
+CODE_AT, _LOW_AT = 24, 28
+"""Bits of the fourth number of packed and short records."""
 _PRIME = np.uint64(0xD6E8FEB86659FD93)
 """Odd multiplier that mixes well (from the "rrmxmx" mixer of P. Evensen)."""
 _LANES = 4
@@ -113,7 +134,7 @@ def field_bytes(n: int, bits: int) -> int:
 
 @nb.njit(nogil=True, cache=True)
 def parts_of(words: NDArray[np.uint64]) -> Parts:
-    """The parts of a record, which may be beyond its end; `fits` checks that they are not."""
+    """The parts of a record that is not short, which may be beyond its end; `fits` checks that they are not."""
     head, room = words.view(np.uint32), 8 * len(words)
     n, third, fourth = int(np.int64(head[1])), int(np.int64(head[2])), int(np.int64(head[3]))
     if third < PACKED:
@@ -122,7 +143,7 @@ def parts_of(words: NDArray[np.uint64]) -> Parts:
         values = large + 8 * n_large
         genes = values + field_bytes(n, value_bits(code))
         return Parts(n, 0, third, n_large, code, 0, large, values, genes, genes + n, genes + n)
-    n_large, code, low = fourth & (MOST_LARGE - 1), fourth >> _WIDTH_AT & 15, 1 << (fourth >> _LOW_AT)
+    n_large, code, low = fourth & (MOST_LARGE - 1), fourth >> CODE_AT & 15, 1 << (fourth >> _LOW_AT)
     upper = HEADER + 8 * n_large
     fixed = field_bytes(n, value_bits(code)) + field_bytes(n, low) + 2 * (third - PACKED)
     values = upper + (max(0, room - upper - fixed) & -8)
@@ -136,7 +157,7 @@ def write_header(words: NDArray[np.uint64], n: int, n_raised: int, n_large: int,
     head = words.view(np.uint32)
     log = 1 if low == 2 else 2 if low == 4 else 3 if low == 8 else 4  # noqa: PLR2004 (bits)
     head[1], head[2] = n, n_raised | PACKED
-    head[3] = n_large | code << _WIDTH_AT | log << _LOW_AT
+    head[3] = n_large | code << CODE_AT | log << _LOW_AT
 
 
 @nb.njit(nogil=True, cache=True)

@@ -11,6 +11,7 @@ from numba.core import cgutils
 from numpy.typing import NDArray
 
 from scdataloader.kernels.machine.memory import LINE, intrinsic, store_lanes, values_to_line
+from scdataloader.kernels.machine.vectors import load, splat
 
 _LANES = 8
 _MOST = 1 << 22
@@ -35,7 +36,7 @@ def _writer(*, streams: bool) -> Any:
             gaps, n, before, out = args
             features = context.codegen().magic_tuple()[-1].split(",")
             sums = _sums_by_dot_products if set(_HAS_DOT) <= set(features) else _sums_by_steps
-            last = cgutils.alloca_once_value(builder, _splat(builder, before))  # type: ignore[no-untyped-call]
+            last = cgutils.alloca_once_value(builder, splat(builder, before, _NUMBERS))  # type: ignore[no-untyped-call]
             with cgutils.for_range(builder, builder.lshr(n, ir.Constant(_I64, 3))) as loop:
                 at = builder.shl(loop.index, ir.Constant(_I64, 3))
                 local, base = sums(builder, builder.add(gaps, at)), builder.load(last)
@@ -53,17 +54,9 @@ def _writer(*, streams: bool) -> Any:
 _write, _stream = _writer(streams=False), _writer(streams=True)
 
 
-def _splat(builder: Any, value: Any) -> Any:
-    """Eight times a number."""
-    first = builder.insert_element(ir.Constant(_NUMBERS, ir.Undefined), value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(first, first, ir.Constant(_NUMBERS, [0] * _LANES))
-
-
 def _sums_by_steps(builder: Any, gaps: Any) -> Any:
     """Sums of the first 1 to 8 gaps at an address, each plus 1: three times, lanes add the one 1, 2, 4 before them."""
-    there = builder.load(builder.inttoptr(gaps, _BYTES.as_pointer()))
-    there.align = 1
-    sums = builder.add(builder.zext(there, _SHORT), ir.Constant(_SHORT, [1] * _LANES))
+    sums = builder.add(builder.zext(load(builder, gaps, _BYTES), _SHORT), ir.Constant(_SHORT, [1] * _LANES))
     none = ir.Constant(_SHORT, [0] * _LANES)
     for far in (1, 2, 4):
         moved = [max(0, _LANES + lane - far) * (lane >= far) for lane in range(_LANES)]
@@ -81,7 +74,7 @@ def _sums_by_dot_products(builder: Any, gaps: Any) -> Any:
         four.align = 1
         ones = [min(4, max(0, lane + 1 - first)) for lane in range(_LANES)]
         weights = ir.Constant(_NUMBERS, [0x01010101 & (1 << 8 * n) - 1 for n in ones])
-        sums = builder.call(add, [sums, _splat(builder, four), weights])
+        sums = builder.call(add, [sums, splat(builder, four, _NUMBERS), weights])
     return sums
 
 

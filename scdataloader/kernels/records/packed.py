@@ -17,6 +17,7 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from scdataloader.kernels.machine.memory import intrinsic
+from scdataloader.kernels.machine.vectors import load, splat, store
 
 SPARE = 72
 """Entries after the last one that may be overwritten."""
@@ -37,19 +38,6 @@ for _byte in range(256):
     _POSITIONS[_byte, : len(_set)] = _set
 
 
-def _splat(builder: Any, value: Any, kind: ir.VectorType) -> Any:
-    """A vector of one value."""
-    undefined = ir.Constant(kind, ir.Undefined)
-    first = builder.insert_element(undefined, value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, kind.count), [0] * kind.count))
-
-
-def _load(builder: Any, address: Any, kind: ir.VectorType) -> Any:
-    value = builder.load(builder.inttoptr(address, kind.as_pointer()))
-    value.align = 1
-    return value
-
-
 @intrinsic
 def _word_bits(typing_context: Any, word: Any, base: Any, table: Any, out: Any) -> Any:
     """Write the positions of the set bits of a word, each plus ``base``, as int32 to the address ``out``.
@@ -60,14 +48,13 @@ def _word_bits(typing_context: Any, word: Any, base: Any, table: Any, out: Any) 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         word, base, table, at = args
         numbers = ir.VectorType(_I32, 8)
-        bases = _splat(builder, base, numbers)
+        bases = splat(builder, base, numbers)
         for first in range(0, 64, 8):
             far = ir.Constant(_I64, abs(first - _ROW))
             moved = builder.shl(word, far) if first < _ROW else builder.lshr(word, far)
             row = builder.and_(moved, ir.Constant(_I64, 255 << _ROW))
-            found = builder.add(_load(builder, builder.add(table, row), numbers), bases)
-            stored = builder.store(found, builder.inttoptr(at, numbers.as_pointer()))
-            stored.align = 4
+            found = builder.add(load(builder, builder.add(table, row), numbers), bases)
+            store(builder, found, at)
             at = builder.add(at, builder.shl(builder.ctpop(row), ir.Constant(_I64, 2)))
             bases = builder.add(bases, ir.Constant(numbers, [8] * 8))
         return at
@@ -87,14 +74,13 @@ def _sixteen_numbers(typing_context: Any, high: Any, planes: Any, shift: Any, wi
         high, planes, shift, width, plus, out = args
         numbers, pairs, bytes_of = (ir.VectorType(*kind) for kind in ((_I32, _LANES), (_I64, 2), (_I8, _LANES)))
         mask = builder.trunc(builder.sub(builder.shl(ir.Constant(_I32, 1), width), ir.Constant(_I32, 1)), _I8)
-        moved = builder.lshr(_load(builder, planes, pairs), _splat(builder, builder.zext(shift, _I64), pairs))
-        low = builder.and_(builder.bitcast(moved, bytes_of), _splat(builder, mask, bytes_of))
-        widths = _splat(builder, width, numbers)
+        moved = builder.lshr(load(builder, planes, pairs), splat(builder, builder.zext(shift, _I64), pairs))
+        low = builder.and_(builder.bitcast(moved, bytes_of), splat(builder, mask, bytes_of))
+        widths = splat(builder, width, numbers)
         before = builder.shl(ir.Constant(numbers, list(range(_LANES))), widths)
-        upper = builder.shl(_load(builder, high, numbers), widths)
-        both = builder.add(builder.add(upper, builder.zext(low, numbers)), _splat(builder, plus, numbers))
-        stored = builder.store(builder.sub(both, before), builder.inttoptr(out, numbers.as_pointer()))
-        stored.align = 4
+        upper = builder.shl(load(builder, high, numbers), widths)
+        both = builder.add(builder.add(upper, builder.zext(low, numbers)), splat(builder, plus, numbers))
+        store(builder, builder.sub(both, before), out)
         return context.get_dummy_value()
 
     return nb.void(nb.uintp, nb.uintp, nb.int32, nb.int32, nb.int32, nb.uintp), generate

@@ -18,9 +18,10 @@ from scdataloader.kernels.records.decode import (
     gene_numbers,
     look_up,
 )
-from scdataloader.kernels.records.encode import COMPACT, COUNTS, EITHER, FLOATS, write_record
+from scdataloader.kernels.records.encode import COMPACT, COUNTS, EITHER, FLOATS, SHORT, write_record
 from scdataloader.kernels.records.format import F32, HEADER, U8, U16, Parts, Records, parts_of, record_checksum
 from scdataloader.kernels.records.packed import SPARE
+from scdataloader.kernels.records.short import is_short, plain_buffer, plain_record, shorten
 from scdataloader.kernels.records.values import write_values
 
 BAD_FORM, BAD_KIND, BAD_GENE = 4, 5, 6
@@ -42,23 +43,24 @@ def check_records(
     """Check every rule of the format for every record: ``status[i]`` is `OK`, or the first rule that record i breaks.
 
     Record i is in a space of ``n_genes[i]`` genes and a shard of records of this ``kind``; see `encode_rows`. With the
-    flag `COMPACT`, records may be packed.
+    flag `COMPACT`, records may be packed, and with `SHORT`, short.
     ``known[known_start[p]:known_start[p + 1]]``, p = ``table[i]``, is True for the genes that its source has; if it is
     empty, any gene is accepted. Returns the largest of all counts.
     """
     cell, address, length, size = records
     largest, most = np.uint32(0), size.max() if len(size) else 0
     bits = np.empty(most + SPARE, np.int32)
-    again = np.empty((length.max() if len(length) else 0) // 8, np.uint64)
+    buffer, again = plain_buffer(records), plain_buffer(records)
     for i in range(len(address)):
-        words = carray(pointer(np.uintp(address[i])), (length[i] // 8,), np.uint64)
+        stored = carray(pointer(np.uintp(address[i])), (length[i] // 8,), np.uint64)
+        words = plain_record(stored, size[i], buffer)
         parts, genes = parts_of(words), np.empty(size[i], np.int32)
         status[i] = OK
-        if np.uint32(words[0] & np.uint64(0xFFFFFFFF)) != record_checksum(words, cell[i]):
+        if np.uint32(stored[0] & np.uint64(0xFFFFFFFF)) != record_checksum(stored, cell[i]):
             status[i] = BAD_CHECKSUM
         elif not _are_genes(words, parts, size[i], n_genes[i], bits, genes):
             status[i] = BAD_RECORD
-        elif (parts.is_packed and not kind & COMPACT) or not _is_of_kind(parts, kind & ~COMPACT):
+        elif not _is_of_kind(parts, is_short(stored), kind):
             status[i] = BAD_KIND
         else:
             has = known[known_start[table[i]] : known_start[table[i] + 1]]
@@ -66,10 +68,10 @@ def check_records(
                 status[i] = BAD_GENE
             values = np.empty(size[i], np.uint32)
             write_values(words, parts, values)
-            if kind & ~COMPACT == COUNTS:
+            if kind & ~(COMPACT | SHORT) == COUNTS:
                 for value in values:
                     largest = max(largest, value)
-            if not _is_in_form(words, parts, genes, values, again):
+            if not (_is_in_form(words, parts, genes, values, again) and _is_shortened(stored, words, again)):
                 status[i] = BAD_FORM
     return int(largest)
 
@@ -90,11 +92,12 @@ def unpack_records(
     """
     cell, address, length, size = records
     dense, present = np.empty(len(order), np.uint32), np.zeros(len(order) // 64 + 1, np.uint64)
-    temporary = np.empty((size.max() if len(size) else 0) + SPARE, np.int32)
+    temporary, buffer = np.empty((size.max() if len(size) else 0) + SPARE, np.int32), plain_buffer(records)
     for i in range(len(address)):
         words = carray(pointer(np.uintp(address[i])), (length[i] // 8,), np.uint64)
         if np.uint32(words[0] & np.uint64(0xFFFFFFFF)) != record_checksum(words, cell[i]):
             return BAD_CHECKSUM, i
+        words = plain_record(words, size[i], buffer)
         parts, room = parts_of(words), slice(starts[i], starts[i] + size[i])
         genes, bits = out_indices[room], out_bits[room]
         if not _are_genes(words, parts, size[i], len(order), temporary, genes):
@@ -142,8 +145,11 @@ def _sort(
 
 
 @nb.njit(inline="always", cache=True)
-def _is_of_kind(parts: Parts, kind: int) -> bool:
-    return kind == EITHER or (parts.code == F32) == (kind == FLOATS)
+def _is_of_kind(parts: Parts, short: bool, kind: int) -> bool:  # noqa: FBT001
+    if (parts.is_packed and not kind & COMPACT) or (short and not kind & SHORT):
+        return False
+    values = kind & ~(COMPACT | SHORT)
+    return bool(values == EITHER or (parts.code == F32) == (values == FLOATS))
 
 
 @nb.njit(nogil=True, cache=True)
@@ -156,15 +162,27 @@ def _is_in_form(
 ) -> bool:
     """Whether a record has no zeros among its ``values``, and is what is written for its genes and values.
 
-    ``values`` and ``again``, which is as long as the record or longer, are overwritten.
+    ``values`` and ``again``, a `plain_buffer`, are overwritten.
     """
     for value in values:
         if value == 0 or (parts.code == F32 and value == _MINUS_ZERO):
             return False
     if not parts.is_packed:
         return _exceptions_are_due(words, parts) and _is_padded(words, parts)
-    n_words = write_record(genes, values, parts.code, parts.low, 0, again[: len(words)])
-    return n_words == len(words) and bool((again[1:n_words] == words[1:]).all())
+    n_words = write_record(genes, values, parts.code, parts.low, again[: len(words)])
+    return _are_equal(again[:n_words], words)
+
+
+@nb.njit(nogil=True, cache=True)
+def _is_shortened(stored: NDArray[np.uint64], words: NDArray[np.uint64], again: NDArray[np.uint64]) -> bool:
+    """Whether a record, if it is short, is what is written for the record of bytes ``words``."""
+    return not is_short(stored) or _are_equal(again[: shorten(words, again)], stored)
+
+
+@nb.njit(nogil=True, cache=True)
+def _are_equal(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> bool:
+    """Whether two records are the same but for their checksums."""
+    return len(a) == len(b) and np.uint64(a[0] ^ b[0]) >> np.uint64(32) == 0 and bool((a[1:] == b[1:]).all())
 
 
 @nb.njit(nogil=True, cache=True)

@@ -11,6 +11,7 @@ from numba.core import cgutils
 from numpy.typing import NDArray
 
 from scdataloader.kernels.machine.memory import LINE, intrinsic, store_lanes, values_to_line
+from scdataloader.kernels.machine.vectors import load
 from scdataloader.kernels.records.format import F32, U8, U16, U32, Parts, field_bytes, value_bits
 from scdataloader.kernels.records.packed import sum_fields, widen_fields
 
@@ -102,9 +103,7 @@ def _stream(typing_context: Any, values: Any, n: Any, to: Any, out: Any) -> Any:
         sums = cgutils.alloca_once_value(builder, ir.Constant(_NUMBERS, [0] * _LANES))  # type: ignore[no-untyped-call]
         with cgutils.for_range(builder, builder.lshr(n, ir.Constant(_I64, 3))) as loop:
             at = builder.shl(loop.index, ir.Constant(_I64, 3))
-            there = builder.load(builder.inttoptr(builder.add(values, at), _BYTES.as_pointer()))
-            there.align = 1
-            numbers = builder.zext(there, _NUMBERS)
+            numbers = builder.zext(load(builder, builder.add(values, at), _BYTES), _NUMBERS)
             builder.store(builder.add(builder.load(sums), numbers), sums)
             if signature.args[3].dtype == nb.float32:
                 numbers = builder.sitofp(numbers, ir.VectorType(ir.FloatType(), _LANES))

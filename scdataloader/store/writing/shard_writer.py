@@ -11,9 +11,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from scdataloader.kernels.records.encode import COMPACT, COUNTS, encode_rows, first_unfit, most_words
+from scdataloader.kernels.records.encode import COMPACT, COUNTS, SHORT, encode_rows, first_unfit, most_words
 from scdataloader.runtime.files import PARTIAL, sync
-from scdataloader.store.manifest import MATRICES_VERSION, PACKED_VERSION, VERSION, FileRecord, Kind, ShardRecord
+from scdataloader.store.manifest import PACKED_VERSION, SHORT_VERSION, FileRecord, Kind, ShardRecord
 from scdataloader.store.shard import DIGEST_BYTES, FLAG_OF, FOOT, HEAD, IS_MIXED, KINDS, MAGIC, checksum
 
 _MOST_VALUES = 1 << 32
@@ -34,10 +34,10 @@ class ShardWriter:
         """Begin the shard ``path`` of the store in ``folder``.
 
         ``n_genes`` is the number of genes of its source's gene space. A ``mixed`` shard has cells of several sources.
-        Further matrices are of the kind "either". ``compact`` records are packed.
+        Further matrices are of the kind "either". ``compact`` records are packed,
+        others short.
         """
-        self._compact = COMPACT * compact
-        version = PACKED_VERSION if compact else MATRICES_VERSION if kind == "either" else VERSION
+        self._form, version = (COMPACT, PACKED_VERSION) if compact else (SHORT, SHORT_VERSION)
         self._folder, self._path = folder, path
         self._kind, self._n_genes, self._mixed = KINDS[kind], 0 if mixed else n_genes, mixed
         self._floats = self._kind != COUNTS
@@ -72,7 +72,7 @@ class ShardWriter:
         n = len(indptr) - 1
         words = np.empty(most_words(n, len(data)), np.uint64)
         offsets, sizes = np.empty(n, np.int64), np.empty(n, np.uint32)
-        kind = self._kind | self._compact
+        kind = self._kind | self._form
         n_words = encode_rows(indptr, indices, bits, rank, kind, self.n_cells, words, offsets, sizes)
         if n_words < 0:
             raise ValueError(f"cell {-1 - n_words} has a gene number outside 0 to {len(rank) - 1}, or one twice")

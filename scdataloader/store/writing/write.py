@@ -31,8 +31,8 @@ from scdataloader.store.gene_spaces import (
 )
 from scdataloader.store.manifest import (
     LAYERS,
-    MATRICES_VERSION,
     PACKED_VERSION,
+    SHORT_VERSION,
     VERSION,
     FileRecord,
     Manifest,
@@ -446,11 +446,10 @@ class _Conversion:
             SpaceRecord(file=file_record(folder, plan.space_path(i)), n_genes=len(ids))
             for i, ids in enumerate(self._spaces.new)
         )
-        needed = PACKED_VERSION if plan.compact else MATRICES_VERSION if plan.matrices else VERSION
-        needed = max(needed, kept.version)
+        needed = max(PACKED_VERSION if plan.compact else SHORT_VERSION, kept.version)
         return Manifest(
             version=needed,
-            release=version("scdataloader") if needed == PACKED_VERSION else None,
+            release=version("scdataloader"),
             layout=plan.layout,
             sources=tuple(sources[number] for number in sorted(sources)),
             genes=genes,
