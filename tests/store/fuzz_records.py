@@ -80,7 +80,7 @@ def _samples(flag: int) -> list[np.ndarray]:
             assert (parts.n_gaps, parts.n_large) == (n_far, n_large)
         if flag != SHORT or is_short(words):
             made.append(words[:n_words].copy())
-    assert len(made) > 2  # noqa: PLR2004
+    assert len(made) > 2
     return made
 
 

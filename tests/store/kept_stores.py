@@ -119,7 +119,7 @@ SOURCES = {
             cells=[
                 {gene: 1 + gene % 5 for gene in range(0, 900, 3)} | {700: 40, 750: 16, 1400: 300},
                 {gene: 1 + gene % 15 for gene in range(0, 1500, 13)} | {2: 255, 3: 256},
-                {gene: 1 for gene in range(40)} | {300: 2, 400: 3, 800: 4},
+                dict.fromkeys(range(40), 1) | {300: 2, 400: 3, 800: 4},
             ],
             obs=pd.DataFrame({"cell_type": ["podocyte", "podocyte", "tubule"]}, index=["k1", "k2", "k3"]),
         ),

@@ -295,7 +295,8 @@ def read_short(record: bytes, floats: int | None) -> dict[int, float]:
     assert len(record) < 16 + 8 * (n_gaps + n_large) + (2 * n + 7) // 8 * 8
     assert sorted(set(raised)) == list(raised)
     for place, add in zip(raised, more, strict=True):
-        assert add and add % 16 == 0
+        assert add
+        assert add % 16 == 0
         values[place] += add
     places = [code % 2**14 for code in wide]
     assert sorted(set(places)) == places

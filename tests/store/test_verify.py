@@ -143,10 +143,7 @@ def test_values_of_the_other_kind(tmp_path):
     assert problems(store) == [f"{SHARD}: the values are float32, the manifest states that f has counts"]
     patch(store, SHARD, (12, 4, 0))
     reseal(store, sources__0__kind="counts")
-    assert (
-        f"{SHARD}: cell 0: it has float32 values in a shard of counts, or the reverse, or is packed or short in an old shard"
-        in problems(store)
-    )
+    assert any(f"{SHARD}: cell 0: it has float32 values in a shard of counts" in problem for problem in problems(store))
 
 
 def test_digests_in_the_foot_count_as_well(store):

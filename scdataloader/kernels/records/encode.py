@@ -131,9 +131,7 @@ def most_words(n_cells: int, n_values: int) -> int:
 
 
 @nb.njit(nogil=True, cache=True)
-def _write_bytes(
-    genes: NDArray[np.int32], values: NDArray[np.uint32], floats: bool, out: NDArray[np.uint64]
-) -> int:
+def _write_bytes(genes: NDArray[np.int32], values: NDArray[np.uint32], floats: bool, out: NDArray[np.uint64]) -> int:
     """Write one record of bytes but for its checksum; returns its number of words. ``genes`` ascend."""
     n = len(genes)
     n_gaps, last = 0, -1
@@ -195,10 +193,8 @@ def _cheapest(n: int, over_byte: int, over_two: int, floats: bool) -> tuple[int,
 
 
 @nb.njit(nogil=True, cache=True)
-def _write_packed(
-    genes: NDArray[np.int32], values: NDArray[np.uint32], floats: bool, out: NDArray[np.uint64]
-) -> int:
-    """Write one packed record, but for its checksum, in the widths that take the fewest bytes; returns its number of words."""
+def _write_packed(genes: NDArray[np.int32], values: NDArray[np.uint32], floats: bool, out: NDArray[np.uint64]) -> int:
+    """Write one packed record but for its checksum, in the fewest bytes; returns its number of words."""
     n, last = len(genes), int(np.int64(genes[-1])) if len(genes) else 0
     low = 2
     for wider in (4, 8, 16):

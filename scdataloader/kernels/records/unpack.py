@@ -145,7 +145,7 @@ def _sort(
 
 
 @nb.njit(inline="always", cache=True)
-def _is_of_kind(parts: Parts, short: bool, kind: int) -> bool:  # noqa: FBT001
+def _is_of_kind(parts: Parts, short: bool, kind: int) -> bool:
     if (parts.is_packed and not kind & COMPACT) or (short and not kind & SHORT):
         return False
     values = kind & ~(COMPACT | SHORT)
