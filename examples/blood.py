@@ -29,6 +29,10 @@ CELL_TYPES = {
     "Dendritic": ("CL:0000451", "dendritic cell"),
 }
 """{label of the authors: (id, name) in the Cell Ontology}."""
+RARE = ("CD19+ B", "CD34+", "CD56+ NK")
+"""Cell types of which only `N_RARE` cells are for training, as many types of an atlas have few among many others."""
+N_RARE = 3
+N_SPLITS = 5
 
 # The logarithms are stored with three decimals, which changes a count of 250 by up to 0.15.
 TOLERANCE = 0.2
@@ -65,8 +69,25 @@ def check_cell_types() -> None:
             raise ValueError(f"{term} is {ontology.get_term_label(term)!r} in the Cell Ontology, not {name!r}")
 
 
+def split(labels: pd.Series, seed: int) -> pd.Categorical:
+    """Of each cell type 30 % for test, 10 % for validation, and the rest for training, at random.
+
+    Of a rare type, training cells but `N_RARE` are "left out".
+    """
+    rng = np.random.Generator(np.random.Philox(seed))
+    parts = pd.Series("train", labels.index)
+    for label, cells in labels.groupby(labels):
+        order = rng.permutation(cells.index)
+        n_test, n_val = round(0.3 * len(order)), round(0.1 * len(order))
+        parts[order[:n_test]] = "test"
+        parts[order[n_test : n_test + n_val]] = "val"
+        if label in RARE:
+            parts[order[n_test + n_val + N_RARE :]] = "left out"
+    return pd.Categorical(parts)
+
+
 def blood() -> ad.AnnData:
-    """700 cells x 765 genes: counts, the authors' labels, and Cell Ontology ids."""
+    """700 cells x 765 genes: counts, the authors' labels, Cell Ontology ids, and five splits."""
     import scanpy as sc
 
     check_cell_types()
@@ -79,6 +100,8 @@ def blood() -> ad.AnnData:
             "phase": raw.obs["phase"],
         }
     )
+    for number in range(N_SPLITS):
+        obs[f"split_{number}"] = split(labels, number)
     cells = ad.AnnData(recover_counts(raw.raw.X), obs=obs, var=pd.DataFrame(index=raw.raw.var_names))
     cells.uns["organism_ontology_term_id"] = "NCBITaxon:9606"
     return cells
@@ -122,6 +145,7 @@ def register(folder: Path) -> tuple[str, list[Path]]:
     """
     import lamindb_setup
 
+    lamindb_setup.logger.set_verbosity(0)  # it colours its messages even where no terminal shows them
     before = Path.cwd()
     os.chdir(folder)  # lamindb connects the working directory to the instance
     try:
@@ -131,7 +155,6 @@ def register(folder: Path) -> tuple[str, list[Path]]:
         os.chdir(before)
     import lamindb as ln
 
-    ln.settings.verbosity = "error"
     # files in the storage of the instance are registered in place
     paths = write_datasets(folder / "lamindb" / "blood")
     artifacts = [ln.Artifact(path, description="blood cells of one donor, Zheng et al. 2017").save() for path in paths]
