@@ -70,13 +70,15 @@ clean:  ## remove the environments and all outputs of the other targets
 # The environment, in stages. Each stage has a stamp file, so that it runs once, and again when pyproject.toml changes.
 $(VENV)/.torch:
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer on the path; select one by make PYTHON=/path/to/python"; exit 1; }
-	@echo "1/2 creating $(VENV) with $(PYTHON) and installing $(TORCH)"
+	@echo "1/2 creating $(VENV) with $(PYTHON) and installing $(TORCH), the largest requirement"
+	@echo "    (the build for CPUs: 190 MB to download, 700 MB installed; a build with CUDA: several GB)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --no-compile $(TORCH)
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.torch pyproject.toml
-	@echo "2/2 installing scdataloader and the tools of its tests into $(VENV) (a minute or two)"
+	@echo "2/2 installing scdataloader, its other requirements (about 1 GB installed) and the tools of its tests into $(VENV)"
+	@echo "    (a minute or two, silent where the output is not a terminal)"
 	@$(call INSTALL,--editable '.[test]')
 	@touch $@
 

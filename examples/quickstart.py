@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from shlex import quote
 from statistics import mean, pstdev
 from typing import Any
 
@@ -54,7 +55,10 @@ def main() -> None:
     for path in paths:
         console.print(f"{path.relative_to(folder.parent)}")
     console.print(f"registered in the lamindb instance {instance} as the collection {COLLECTION!r}")
-    console.print(f"only {N_RARE} cells each of {', '.join(RARE)} are for training, as of rare cell types in an atlas")
+    console.print(
+        f"made rare: {', '.join(RARE)}. In each split, only {N_RARE} cells of each are left for training,\n"
+        "because many cell types of an atlas are a few cells among very many others"
+    )
 
     for number, scheme in enumerate(SCHEMES, 2):
         console.rule(f"{number}/4  training, {scheme} weights", align="left")
@@ -63,13 +67,16 @@ def main() -> None:
     console.rule(f"4/4  held-out cells of {given.splits} random splits", align="left")
     module = data("uniform", 0)
     results = {scheme: [evaluate(folder, scheme, module)] for scheme in SCHEMES}
+    if given.splits > 1:
+        console.print("the same two trainings on each of the other splits, about two seconds a split")
     others = [(scheme, number) for number in range(1, given.splits) for scheme in SCHEMES]
-    for scheme, number in track(others, "training on the other splits", console=console, transient=True):
+    for scheme, number in track(others, "training", console=console, transient=True):
         results[scheme].append(train_and_evaluate(scheme, number, given.epochs))
     console.print(comparison(results, *cells_per_class(module)))
     console.print(
-        "With natural weights, a rare type is one cell in a hundred, and the model hardly finds it; with uniform "
-        "weights it is one in ten. An illustration with few cells of one donor; after ten epochs the two are closer.\n"
+        "With natural weights, a rare type is one drawn cell in a hundred, and the model hardly finds it;\n"
+        "with uniform weights it is one in ten. An illustration: few cells of one donor, two epochs;\n"
+        "after ten epochs the two are closer.\n"
     )
     console.print(f"loader: {cells_per_second(module):,.0f} cells/s on this machine (weighted draws, batches of 64)\n")
     write_report(folder, module)
@@ -220,10 +227,17 @@ def show_what_was_written(folder: Path, instance: str) -> None:
         ),
     ):
         console.print(f"  {(folder / path).relative_to(folder.parent)!s:28} {what}")
+    (run,) = (folder / "uniform" / "lightning_logs").iterdir()
+    (checkpoint,) = run.glob("checkpoints/*.ckpt")
+    programs, run_config, config, last = (
+        quote(str(path)) for path in (Path(sys.executable).parent, run / "config.yaml", CONFIG, checkpoint)
+    )
     console.print(
         "next:\n"
-        f"  export LAMIN_SETTINGS_DIR={folder} LAMIN_CURRENT_INSTANCE={instance}\n"
+        f"  export LAMIN_SETTINGS_DIR={quote(str(folder))} LAMIN_CURRENT_INSTANCE={instance} PATH={programs}:$PATH\n"
         f"  scdataloader inspect lamindb:{COLLECTION} --by {LABEL} --scheme uniform\n"
+        f"  scdataloader predict --config {run_config} --ckpt_path {last} --out predictions.parquet\n"
+        f"  scdataloader fit --config {config} --data.sampling.scheme saturating --data.sampling.saturation 20\n"
     )
 
 

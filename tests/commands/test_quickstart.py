@@ -64,6 +64,10 @@ def test_it_trains_twice_and_compares(tmp_path):
     assert splits[0] == splits[1]  # both are compared on the same cells
     assert "CL:0000451" in (tmp_path / "quickstart" / "report.html").read_text()
     assert not (home / ".lamin").exists()
+    following = done.stdout.split("next:\n")[1]
+    paths = re.findall(r"--(?:config|ckpt_path) (\S+)", following)
+    assert len(paths) == 3  # two configurations and a checkpoint
+    assert all(Path(path).is_file() for path in paths)
 
 
 def test_a_folder_of_the_user_is_left_alone(tmp_path):
