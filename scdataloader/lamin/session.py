@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -22,9 +24,10 @@ def session() -> Iterator[ModuleType]:
     """Yield the module ``lamindb``, set to report errors only and to leave its hub alone.
 
     Raises:
-        RuntimeError: no instance is connected, or its database does not answer or is locked.
+        RuntimeError: no instance is connected, none has the name in LAMIN_CURRENT_INSTANCE, or the database does not
+            answer or is locked.
         PermissionError: a bucket refuses the credentials.
-        ConnectionError: a bucket or a download cannot be reached.
+        ConnectionError: a bucket, a download or lamindb's hub cannot be reached.
     """
     check_connected()
     with quiet(), translate_errors():
@@ -116,9 +119,22 @@ def translate_errors() -> Iterator[None]:
     """Translate errors of databases, buckets and the network into one line with a remedy; see `session`."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
     from django.db.utils import OperationalError
+    from lamindb_setup.errors import InstanceNotFoundError
 
     try:
         yield
+    except InstanceNotFoundError as error:
+        named = os.environ.get("LAMIN_CURRENT_INSTANCE")
+        which = f"instance {named!r}, which LAMIN_CURRENT_INSTANCE names" if named else "instance of this name"
+        raise RuntimeError(
+            f"lamindb finds no {which} ({_first_line(error)}); correct the name, or create the instance with "
+            "`scdataloader instance init`"
+        ) from error
+    except URLError as error:
+        raise ConnectionError(
+            f"the hub of lamindb cannot be reached ({error.reason}); check the network, and the name in "
+            "LAMIN_CURRENT_INSTANCE: those of this machine are found without the network"
+        ) from error
     except OperationalError as error:
         raise RuntimeError(_database_message(str(error))) from error
     except (NoCredentialsError, PermissionError, ClientError) as error:

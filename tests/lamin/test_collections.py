@@ -183,6 +183,22 @@ def test_without_an_instance_lamindb_is_not_imported_and_the_error_says_what_to_
     assert done.returncode == 0, done.stderr
 
 
+def test_an_instance_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    settings = {"LAMIN_SETTINGS_DIR": str(tmp_path), "LAMIN_CURRENT_INSTANCE": "nobody-has-this"}
+    done = subprocess.run(
+        [sys.executable, "-m", "scdataloader", "inspect", "lamindb:blood"],
+        cwd=tmp_path,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "no instance 'nobody-has-this'" in done.stderr
+    assert "LAMIN_CURRENT_INSTANCE" in done.stderr
+
+
 def put(lamin: ModuleType, address: str, local: Path):
     """Upload a file and register it where it lies."""
     import boto3
