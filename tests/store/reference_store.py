@@ -222,16 +222,7 @@ def read_record(record: bytes, cell: int, floats: int | None, *, as_bits: bool =
     n_large, width = last % 2**30, last >> 30
     assert floats in {None, int(width == 3)}
     assert n_large == 0 or width < 2
-    at = 16
-    exceptions = []
-    for many in (n_gaps, n_large):
-        pairs = dict(struct.iter_unpack("<II", record[at : at + 8 * many]))
-        assert list(pairs) == sorted(pairs)
-        assert len(pairs) == many
-        assert all(place < n for place in pairs)
-        exceptions.append(pairs)
-        at += 8 * many
-    long_gaps, large = exceptions
+    long_gaps, large, at = read_exceptions(record, 16, n, n_gaps, n_large)
     letter = "BHIf"[width]
     if as_bits:
         assert n == 0 or width == 3
@@ -257,14 +248,10 @@ def read_record(record: bytes, cell: int, floats: int | None, *, as_bits: bool =
     return found
 
 
-def read_short(record: bytes, floats: int | None) -> dict[int, float]:
-    """{gene: value} of a short record."""
-    _, n, third, fourth, n_gaps, n_wide = struct.unpack("<IIIIII", record[:24])
-    assert floats in {None, 0}
-    n_raised, n_large = third % 2**31, fourth % 2**24
-    assert fourth >> 24 == 6
-    assert n <= 2**14
-    at = 24
+def read_exceptions(
+    record: bytes, at: int, n: int, n_gaps: int, n_large: int
+) -> tuple[dict[int, int], dict[int, int], int]:
+    """Long gaps and large values from a byte on, {position: number} each, and the byte after them."""
     exceptions = []
     for many in (n_gaps, n_large):
         pairs = dict(struct.iter_unpack("<II", record[at : at + 8 * many]))
@@ -273,7 +260,17 @@ def read_short(record: bytes, floats: int | None) -> dict[int, float]:
         assert all(place < n for place in pairs)
         exceptions.append(pairs)
         at += 8 * many
-    long_gaps, large = exceptions
+    return (*exceptions, at)
+
+
+def read_short(record: bytes, floats: int | None) -> dict[int, float]:
+    """{gene: value} of a short record."""
+    _, n, third, fourth, n_gaps, n_wide = struct.unpack("<IIIIII", record[:24])
+    assert floats in {None, 0}
+    n_raised, n_large = third % 2**31, fourth % 2**24
+    assert fourth >> 24 == 6
+    assert n <= 2**14
+    long_gaps, large, at = read_exceptions(record, 24, n, n_gaps, n_large)
     raised = struct.unpack(f"<{n_raised}H", record[at : at + 2 * n_raised])
     at += 2 * n_raised
     wide = struct.unpack(f"<{n_wide}H", record[at : at + 2 * n_wide])

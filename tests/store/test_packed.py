@@ -15,36 +15,20 @@ import scdataloader as scd
 from scdataloader.commands.main import main
 from scdataloader.kernels.records.decode import BAD_RECORD, OK
 from scdataloader.kernels.records.encode import COMPACT, COUNTS, EITHER, FLOATS, encode_rows, most_words
-from scdataloader.kernels.records.format import Records, parts_of, record_checksum
+from scdataloader.kernels.records.format import parts_of, record_checksum
 from scdataloader.kernels.records.packed import sum_fields
-from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND, check_records, unpack_records
+from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
+from tests.store.one_record import CELL, encoded, status_of
 from tests.store.reference_store import read_record, read_store
 
-CELL = 3
 PAGE = (Path(__file__).parents[2] / "docs" / "explanation" / "store.md").read_text(encoding="utf-8")
 
 
 def packed(genes, bits, kind=COUNTS, n_genes=None):
     """The words of one packed record."""
-    n, n_genes = len(genes), n_genes or max(genes, default=0) + 1
-    words, offsets, sizes = np.empty(most_words(1, n), np.uint64), np.empty(1, np.int64), np.empty(1, np.uint32)
-    given = np.array([0, n]), np.array(genes, np.int32), np.array(bits, np.uint32), np.arange(n_genes, dtype=np.int32)
-    n_words = encode_rows(*given, kind | COMPACT, CELL, words, offsets, sizes)
-    assert 0 < n_words <= len(words)
-    assert (offsets[0], sizes[0]) == (0, n)
-    return words[:n_words].copy()
-
-
-def status_of(words, size, n_genes, kind):
-    records = Records(np.array([CELL]), np.array([words.ctypes.data]), np.array([words.nbytes]), np.array([size]))
-    found, no_table = np.zeros(1, np.uint8), (np.zeros(1, np.int64), np.empty(0, np.bool_), np.zeros(2, np.int64))
-    check_records(records, np.array([n_genes]), *no_table, kind, found)
-    indices, bits = np.empty(size, np.int32), np.empty(size, np.uint32)
-    order = np.arange(n_genes, dtype=np.int32)
-    unpacked = unpack_records(records, order, kind & ~COMPACT != COUNTS, np.zeros(1, np.int64), indices, bits)[0]
-    return found[0], unpacked, indices, bits
+    return encoded(genes, bits, kind | COMPACT, n_genes)
 
 
 SIZES = st.sampled_from([0, 1, 2, 15, 16, 17, 63, 64, 65, 200]) | st.integers(0, 400)

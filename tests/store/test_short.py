@@ -12,36 +12,16 @@ from hypothesis import strategies as st
 
 import scdataloader as scd
 from scdataloader.kernels.records.decode import BAD_RECORD, OK
-from scdataloader.kernels.records.encode import COUNTS, EITHER, SHORT, encode_rows, most_words
+from scdataloader.kernels.records.encode import COUNTS, EITHER, SHORT
 from scdataloader.kernels.records.format import Records, record_checksum
 from scdataloader.kernels.records.short import is_short, plain_buffer, plain_record, shorten
-from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND, check_records, unpack_records
+from scdataloader.kernels.records.unpack import BAD_FORM, BAD_KIND
 from scdataloader.store.reader import Store
 from scdataloader.store.verify import verify
+from tests.store.one_record import CELL, encoded, status_of
 from tests.store.reference_store import read_record
 
-CELL = 3
 PAGE = (Path(__file__).parents[2] / "docs" / "explanation" / "store.md").read_text(encoding="utf-8")
-
-
-def encoded(genes, values, kind, n_genes=None):
-    """The words of one record."""
-    n, n_genes = len(genes), n_genes or max(genes, default=0) + 1
-    words, offsets, sizes = np.empty(most_words(1, n), np.uint64), np.empty(1, np.int64), np.empty(1, np.uint32)
-    given = np.array([0, n]), np.array(genes, np.int32), np.array(values, np.uint32), np.arange(n_genes, dtype=np.int32)
-    n_words = encode_rows(*given, kind, CELL, words, offsets, sizes)
-    assert 0 < n_words <= len(words)
-    return words[:n_words].copy()
-
-
-def status_of(words, size, n_genes, kind):
-    records = Records(np.array([CELL]), np.array([words.ctypes.data]), np.array([words.nbytes]), np.array([size]))
-    found, no_table = np.zeros(1, np.uint8), (np.zeros(1, np.int64), np.empty(0, np.bool_), np.zeros(2, np.int64))
-    check_records(records, np.array([n_genes]), *no_table, kind, found)
-    indices, bits = np.empty(size, np.int32), np.empty(size, np.uint32)
-    order = np.arange(n_genes, dtype=np.int32)
-    unpacked = unpack_records(records, order, False, np.zeros(1, np.int64), indices, bits)[0]
-    return found[0], unpacked, indices, bits
 
 
 SIZES = st.sampled_from([0, 1, 2, 3, 31, 32, 33, 64, 125, 126, 127, 128, 129, 200, 257]) | st.integers(0, 700)
